@@ -39,10 +39,23 @@ def test_the_whole_catalogue_is_there():
     assert set(FILES) >= WHOLE_CATALOGUE
 
 
+# What is unusual and true all the same; a new warning is looked into before it is listed here.
+UNUSUAL = {
+    ("apple-m2-ultra", "memory.lpddr"), ("apple-m4-max", "memory.lpddr"),  # nobody's STREAM of their GPUs was found
+    ("apple-m2-ultra", "memory.lpddr.bandwidth"),  # Apple rounds 819 GB/s down to 800
+    ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
+    ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
+    ("tenstorrent-wormhole-n300", "compute.matrix.peak.fp8"),  # at the lowest fidelity
+    ("trainium3", "compute.matrix.peak.fp8"),  # microscaled formats at four times bf16
+    ("v100-sxm2-32gb", "compute.matrix.peak.int8"),  # on the vector pipes
+}
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_each_shipped_profile_is_without_lint_errors(name, shipped):
+def test_each_shipped_profile_is_without_lint_errors_and_with_no_warning_but_the_known(name, shipped):
     findings = lint(load_hardware(name), load_yaml(FILES[name]), tuple(shipped.values()))
-    assert [str(finding) for finding in findings if finding.severity == "error"] == []
+    assert [str(finding) for finding in findings
+            if finding.severity == "error" or (name, str(finding.where.key)) not in UNUSUAL] == []
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,13 +1,19 @@
 """The physics checks: each shipped truth passes, each slip that people make is found at its line."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from simkit.catalog import catalogue_files
+from simkit.errors import UserError
 from simkit.hardware.catalog import KIND, list_hardware
+from simkit.hardware.figures import profile_figures
 from simkit.hardware.lint import Finding, lint
+from simkit.hardware.lint.check import RULES
+from simkit.hardware.lint.links import wire_bytes_per_s
 from simkit.hardware.schema import profile_from_yaml
+from simkit.units import format_quantity
 from simkit.yaml_source import YamlSource, load_yaml, parse_yaml
 
 FILES = catalogue_files(KIND)
@@ -59,6 +65,121 @@ def test_a_slip_in_a_shipped_profile_is_an_error_at_its_key(name, true, slip, ke
     assert text.count(true) == 1
     source = parse_yaml(text.replace(true, slip), file=f"{name}.yaml")
     assert key in _errors_at(source, catalogue)
+
+
+# Profile, a figure and a slip in it, how grave the remark is, where it stands and what it says: every rule once.
+REMARKS = [
+    ("h100-sxm", "memory.hbm.bandwidth", "33.5 TB/s", "error", "memory.hbm.bandwidth", "pins at 5.238 Gb/s carry"),
+    ("h100-sxm", "memory.hbm.dram.data_rate", "5.238 MHz", "error", "memory.hbm.dram.data_rate", "not a speed of HBM3"),
+    ("h100-sxm", "memory.hbm.dram.bus_width_bits", "4096", "error", "memory.hbm.dram.bus_width_bits", "a stack of HBM3"),
+    ("h100-sxm", "memory.hbm.dram.channels", "16", "error", "memory.hbm.dram.channels", "channels of HBM3 have 32 or 64"),
+    ("h100-sxm", "memory.hbm.dram.stacks", "50", "error", "memory.hbm.bandwidth", "does not fit 50 stacks"),
+    ("h100-sxm", "memory.hbm.capacity", "640 GiB", "error", "memory.hbm.capacity", "in each of 5 stacks"),
+    ("l40s", "memory.gddr.dram.access_granularity_bytes", "320", "error",
+     "memory.gddr.dram.access_granularity_bytes", "no DRAM moves bursts of 320 bytes"),
+    ("l40s", "memory.gddr.capacity", "480 GiB", "error", "memory.gddr.capacity", "expected 15 ms to 100 ms of GDDR"),
+    ("mi300x", "memory.l2.bandwidth", "100 TB/s", "error", "memory.l2.bandwidth", "more than the nearer 'smem'"),
+    ("h100-sxm", "memory.smem.bandwidth", "30.9 TB/s", "error", "memory.smem.bandwidth", "bytes a clock for each SM"),
+    ("groq-lpu", "memory.sram.capacity", "230 GB", "warning", "memory.sram.capacity", "expected 400 ns to 1 ms"),
+    ("h100-sxm", "memory.l2.capacity", "500 MiB", "warning", "memory.l2.capacity", "3.97 MB for each SM"),
+    ("mi300x", "memory.hbm.latency", "4.27 us", "error", "memory.hbm.latency", "expected 150 ns to 900 ns"),
+    ("h100-sxm", "memory.smem.latency", "1.62 ns", "warning", "memory.smem.latency", "2.96 cycles"),
+    ("h100-sxm", "memory.hbm.latency", "34.5 us", "error", "memory.hbm.latency", "more than the units' private memory"),
+    ("h100-sxm", "compute.outstanding_bytes", "1 KiB", "warning", "compute.outstanding_bytes", "reach only"),
+    ("sambanova-sn40l", "memory.hbm.bandwidth", "1.6 GB/s", "error", "memory.hbm.bandwidth", "the ridge point would be"),
+    ("h100-sxm", "memory.hbm.achievable_fraction", "1.0", "warning", "memory.hbm", "no achievable_fraction"),
+    ("h100-sxm", "memory.hbm.achievable_fraction", "0.0949", "warning", "memory.hbm.achievable_fraction", "of the peak"),
+    ("h100-sxm", "memory.hbm.reserve_fraction", "0.008", "warning", "memory.hbm.reserve_fraction", "runtimes keep"),
+    ("a100-sxm-80gb", "compute.clock", "14.1 GHz", "error", "compute.clock", "lie between 1 GHz and 3.3 GHz"),
+    ("h100-sxm", "compute.matrix.peak.bf16", "989 GFLOP/s", "error", "compute.matrix.peak.bf16", "flops a clock in each"),
+    ("tpu-v5p", "compute.units", "20", "warning", "compute.vector_peak", "near no power of two"),
+    ("tpu-v4", "compute.vector_peak", "430 GFLOP/s", "error", "compute.vector_peak", "640 times the vector rate"),
+    ("h100-sxm", "compute.matrix.peak.tf32", "989 TFLOP/s", "warning", "compute.matrix.peak.tf32", "1 times the 16-bit"),
+    ("h100-sxm", "compute.matrix.peak.fp8", "3958 TFLOP/s", "warning", "compute.matrix.peak.fp8", "a sparse figure"),
+    ("b200-sxm", "compute.matrix.peak.fp4", "18000 TFLOP/s", "warning", "compute.matrix.peak.fp4", "a sparse figure"),
+    ("h100-sxm", "compute.special_rate", "387 Gop/s", "warning", "compute.special_rate", "1.6 results a clock"),
+    ("h100-sxm", "compute.special_rate", "387 Top/s", "error", "compute.special_rate", "more exponentials"),
+    ("h100-sxm", "compute.matrix.achievable_fraction", "0.08", "warning", "compute.matrix.achievable_fraction", "0.08"),
+    ("h100-sxm", "compute.matrix.tile_rows", "160", "warning", "compute.matrix.tile_rows", "no power of two"),
+    ("h100-sxm", "compute.matrix.tile_rows", "1024", "error", "compute.matrix.tile_rows", "no matrix unit"),
+    ("h100-sxm", "links.scale_up.bandwidth", "315 TB/s", "error", "links.scale_up.bandwidth", "more than main memory"),
+    ("mi300x", "links.scale_up.bandwidth", "31 GB/s", "warning", "links.scale_up.bandwidth", "times less than main memory"),
+    ("h100-pcie", "links.scale_up.bandwidth", "630 GB/s", "error", "links.scale_up.bandwidth", "'PCIe 5.0 x16' carries 63"),
+    ("mi300x", "links.scale_out.bandwidth", "500 MB/s", "error", "links.scale_out.bandwidth", "of the nearer link"),
+    ("gb200", "links.scale_up.latency", "46 us", "warning", "links.scale_up.latency", "for a small message"),
+    ("h100-sxm", "links.scale_up.max_chips", "2048", "error", "links.scale_up.max_chips", "the farther network joins"),
+    ("l40s", "links.scale_up.max_chips", "80", "warning", "links.scale_up.max_chips", "the largest system has 8"),
+    ("l40s", "system.max_chips", "80", "error", "system.max_chips", "the links reach only 8"),
+    ("apple-m4-max", "system.max_chips", "8", "warning", "system.max_chips", "no link joins them"),
+    ("l40s", "links.scale_up.direct_chips", "16", "error", "links.scale_up.direct_chips", "16 of 8 chips"),
+    ("l40s", "links.scale_up.shared_bandwidth", "180 GB/s", "warning", "links.scale_up.shared_bandwidth", "shared by 8"),
+    ("b200-sxm", "memory.hbm.energy", "1.1 pJ/bit", "error", "memory.hbm.energy", "expected 6 to 35 pJ/bit"),
+    ("b200-sxm", "memory.smem.energy", "1.52 pJ/bit", "error", "memory.l2.energy", "less than a nearer level takes"),
+    ("h100-sxm", "memory.hbm.energy", "30 pJ/bit", "warning", "memory.hbm.energy", "over the chip's power"),
+    ("tpu-v7", "power.tdp", "100 W", "error", "power.tdp", "0.0433 pJ a flop"),
+    ("h100-sxm", "power.flop_energy", "0.052 pJ/FLOP", "warning", "power.flop_energy", "only 0.073 of the chip's power"),
+    ("h100-sxm", "power.flop_energy", "5.2 pJ/FLOP", "warning", "power.flop_energy", "more than the chip's power"),
+    ("h100-sxm", "power.idle", "12.2 W", "error", "power.idle", "expected 0.05 to 0.6"),
+    ("h100-sxm", "overheads.kernel_launch", "12.6 us", "warning", "overheads.kernel_launch", "expected 500 ns to 8"),
+    ("groq-lpu", "overheads.layer_latency", "380 us", "warning", "overheads.layer_latency", "expected 5"),
+    ("h100-sxm", "price.per_hour", "19 USD/h", "warning", "price.per_hour", "a dense 16-bit TFLOP/s"),
+    ("h100-sxm", "price.purchase", "306780 USD", "warning", "price.purchase", "a dense 16-bit TFLOP/s"),
+]
+
+
+@pytest.mark.parametrize(("name", "figure", "slip", "severity", "key", "words"), REMARKS,
+                         ids=[f"{name}-{figure}={slip}" for name, figure, slip, *_ in REMARKS])
+def test_a_rule_says_what_is_wrong_and_where(name, figure, slip, severity, key, words, catalogue):
+    source = load_yaml(FILES[name])
+    before = {(finding.severity, str(finding.where.key), finding.message) for finding in _findings(source, catalogue)}
+    slipped = lint(profile_from_yaml(source, {figure: slip}), source, catalogue)
+    after = {(finding.severity, str(finding.where.key), finding.message) for finding in slipped}
+    assert any(one == severity and where == key and words in said for one, where, said in after - before), after - before
+
+
+def test_every_rule_has_a_slip_that_it_finds(catalogue):
+    silent = {rule.__name__ for rule in RULES}
+    for name, figure, slip, *_ in REMARKS:
+        profile = profile_from_yaml(load_yaml(FILES[name]), {figure: slip})
+        silent -= {rule.__name__ for rule in RULES if list(rule(profile))}
+    assert not silent
+
+
+@pytest.mark.parametrize(("factor", "least_share"), [(10.0, 0.85), (0.1, 0.83), (1000.0, 0.96), (0.001, 0.96)])
+def test_a_slip_in_any_one_figure_is_mostly_found(factor, least_share, catalogue):
+    """Every figure of every fifth profile in turn: a decimal point, or a unit (TB for GB), or a range of the schema.
+
+    What stays unseen is tied to nothing: capacities of SRAM without a bandwidth, units of chips without a clock.
+    """
+    found = Counter()
+    for name in sorted(FILES)[::5]:
+        source = load_yaml(FILES[name])
+        profile = profile_from_yaml(source)
+        before = {(finding.severity, finding.message) for finding in lint(profile, source, catalogue)}
+        for figure in profile_figures(profile):
+            stated = figure.key in profile.provenance and not figure.key.startswith("kernel")
+            if not stated or figure.dimension is None or not isinstance(figure.value, int | float):
+                continue
+            whole = isinstance(figure.value, int)
+            slip = str(round(figure.value * factor)) if whole else format_quantity(
+                figure.value * factor, figure.dimension, digits=12)
+            try:
+                after = lint(profile_from_yaml(source, {figure.key: slip}), source, catalogue)
+            except UserError:
+                found[True] += 1
+                continue
+            found[bool({(finding.severity, finding.message) for finding in after} - before)] += 1
+    assert found.total() > 200
+    assert found[True] / found.total() >= least_share, found
+
+
+@pytest.mark.parametrize(("name", "gigabytes_per_s"), [
+    ("PCIe 4.0 x16", 31.5), ("PCIe 5.0 x8", 31.5), ("NVLink 4 through NVSwitch", 450), ("InfiniBand NDR", 50),
+    ("24 x 200 GbE RoCE", 600), ("400 Gb/s, one NIC per GPU", 50), ("on-die Ethernet", None)])
+def test_the_name_of_a_link_says_what_its_wires_carry(name, gigabytes_per_s):
+    """PCI-SIG, NVIDIA and IBTA data rates of one direction, after line coding."""
+    expected = None if gigabytes_per_s is None else pytest.approx(gigabytes_per_s * 1e9, rel=2e-3)
+    assert wire_bytes_per_s(name) == expected
 
 
 def test_a_finding_points_to_the_line_of_the_figure(catalogue):

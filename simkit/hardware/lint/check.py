@@ -1,0 +1,52 @@
+"""All rules over one profile, each remark at its line of the file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from simkit.errors import Location
+from simkit.hardware.catalog import list_hardware
+from simkit.hardware.lint import compute, costs, dram, links, memory
+from simkit.hardware.lint.likeness import figures_resemble_like_chips
+from simkit.hardware.lint.remarks import Remark, Rule, Severity
+from simkit.hardware.lint.sources import figures_name_their_source
+from simkit.hardware.profile import HardwareProfile
+from simkit.yaml_source import YamlSource
+
+RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *links.RULES, *costs.RULES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One remark on a profile: how grave, what is wrong with which figures, and where it stands."""
+
+    severity: Severity
+    message: str
+    where: Location
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.severity}: {self.message}"
+
+
+def lint(profile: HardwareProfile, source: YamlSource,
+         catalogue: Sequence[HardwareProfile] | None = None) -> list[Finding]:
+    """Every remark on a profile, in the order of the file.
+
+    Parameters: source: the document the profile was read from, for places and sources; catalogue: the chips to
+    compare with, the shipped ones when not given.
+    """
+    remarks: list[Remark] = [remark for rule in RULES for remark in rule(profile)]
+    remarks += figures_name_their_source(source)
+    remarks += figures_resemble_like_chips(profile, _shipped() if catalogue is None else catalogue)
+    findings = [Finding(severity=severity, message=message, where=source.locate(path))
+                for severity, path, message in remarks]
+    return sorted(findings, key=lambda finding: (finding.where.file != source.file, finding.where.line or 0,
+                                                 finding.severity, finding.message))
+
+
+@functools.cache
+def _shipped() -> tuple[HardwareProfile, ...]:
+    return tuple(list_hardware())

@@ -1,0 +1,114 @@
+"""Rules on networks and systems: what a wire of that name carries, and how many chips hang on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from simkit.hardware.lint.ranges import INFINIBAND_BYTES_PER_S, NVLINK_BYTES_PER_S, PCIE_LANE_BYTES_PER_S
+from simkit.hardware.lint.remarks import Remark, outside, rate_words
+from simkit.hardware.profile import HardwareProfile, Link
+from simkit.units import SECONDS, format_quantity
+
+_PCIE: Final = re.compile(r"PCIe (\d)(?:\.0)? x(\d+)")
+_NVLINK: Final = re.compile(r"NVLink (\d)")
+_INFINIBAND: Final = re.compile(r"\b(HDR|NDR|XDR)\b")
+_BITS: Final = re.compile(r"(?:(\d+) x )?(\d+) ?(?:GbE|Gb/s)")
+
+
+def wire_bytes_per_s(name: str) -> float | None:
+    """What one direction of a link carries by its name (PCIe 5.0 x16, NVLink 4, 8 x 100 GbE); None for other names."""
+    pcie, nvlink, infiniband, bits = (form.search(name) for form in (_PCIE, _NVLINK, _INFINIBAND, _BITS))
+    if pcie and pcie[1] in PCIE_LANE_BYTES_PER_S:
+        return PCIE_LANE_BYTES_PER_S[pcie[1]] * int(pcie[2])
+    if nvlink:
+        return NVLINK_BYTES_PER_S.get(nvlink[1])
+    if infiniband:
+        return INFINIBAND_BYTES_PER_S[infiniband[1]]
+    return int(bits[1] or 1) * int(bits[2]) * 1e9 / 8 if bits else None
+
+
+def _links(profile: HardwareProfile) -> list[tuple[str, Link]]:
+    named = (("scale_up", profile.scale_up), ("scale_out", profile.scale_out))
+    return [(name, link) for name, link in named if link is not None]
+
+
+def links_are_slower_than_memory(profile: HardwareProfile) -> Iterator[Remark]:
+    """A port to another chip is narrower than the memory that fills it, and the next network no wider.
+
+    Chips whose cache lives in DRAM have 1.3 to 45 bytes a second of memory for one of the link.
+    """
+    fastest = max((level.chip_bandwidth_bytes_per_s or 0.0 for level in profile.memory), default=0.0)
+    main = profile.main_memory.chip_bandwidth_bytes_per_s or fastest
+    for name, link in _links(profile):
+        path = ("links", name, "bandwidth")
+        if main and link.bandwidth_bytes_per_s > main:
+            yield "error", path, (
+                f"{rate_words(link.bandwidth_bytes_per_s)} between chips is more than main memory has "
+                f"({rate_words(main)})")
+        elif main and name == "scale_up" and profile.main_memory.kind == "dram":
+            ratio = main / link.bandwidth_bytes_per_s
+            severity = outside(ratio, 1.0, 80.0, 20)
+            if severity:
+                yield severity, path, (
+                    f"{rate_words(link.bandwidth_bytes_per_s)} between chips is {ratio:.3g} times less than main "
+                    "memory has: expected 1 to 80")
+    if profile.scale_up and profile.scale_out:
+        far = profile.scale_out.bandwidth_bytes_per_s
+        severity = outside(profile.scale_up.bandwidth_bytes_per_s / far, 1.0, 60.0, 5)
+        if severity:
+            yield severity, ("links", "scale_out", "bandwidth"), (
+                f"{rate_words(far)} beside {rate_words(profile.scale_up.bandwidth_bytes_per_s)} of the nearer link: "
+                "expected the same to a sixtieth of it")
+
+
+def links_are_within_their_wires(profile: HardwareProfile) -> Iterator[Remark]:
+    """A link's name says what its wires carry in one direction; software reaches a fifth of it at the least."""
+    for name, link in _links(profile):
+        wire = wire_bytes_per_s(link.name)
+        severity = None if wire is None else outside(link.bandwidth_bytes_per_s / wire, 0.2, 1.03, 1.5)
+        if wire is not None and severity:
+            yield severity, ("links", name, "bandwidth"), (
+                f"{rate_words(link.bandwidth_bytes_per_s)}, but '{link.name}' carries {rate_words(wire)} in one "
+                "direction")
+
+
+def messages_take_microseconds(profile: HardwareProfile) -> Iterator[Remark]:
+    """A small message takes 0.3 us on the best fabric and 30 us through a network stack."""
+    for name, link in _links(profile):
+        severity = outside(link.latency_s, 0.3e-6, 30e-6, 10)
+        if severity:
+            yield severity, ("links", name, "latency"), (
+                f"{format_quantity(link.latency_s, SECONDS)} for a small message: expected 300 ns to 30 µs")
+
+
+def systems_are_as_large_as_their_links(profile: HardwareProfile) -> Iterator[Remark]:
+    """The largest system is what the farthest network joins, and a farther network joins more chips than a nearer."""
+    links = _links(profile)
+    reach = max((link.max_chips for _, link in links), default=1)
+    if profile.max_chips > reach:
+        joined = f"the links reach only {reach}" if links else "no link joins them"
+        yield "error" if links else "warning", ("system", "max_chips"), f"{profile.max_chips} chips, but {joined}"
+    elif profile.max_chips < reach:
+        name = next(name for name, link in links if link.max_chips == reach)
+        yield "warning", ("links", name, "max_chips"), (
+            f"joins {reach} chips, but the largest system has {profile.max_chips}")
+    if profile.scale_up and profile.scale_out and profile.scale_up.max_chips > profile.scale_out.max_chips:
+        yield "error", ("links", "scale_up", "max_chips"), (
+            f"{profile.scale_up.max_chips} chips are more than the farther network joins "
+            f"({profile.scale_out.max_chips})")
+    if reach > 100_000:
+        yield "warning", ("links", links[-1][0], "max_chips"), f"no system of {reach} chips has been built"
+    for name, link in links:
+        if link.direct_chips > link.max_chips:
+            yield "error", ("links", name, "direct_chips"), f"{link.direct_chips} of {link.max_chips} chips"
+        shared = link.shared_bandwidth_bytes_per_s
+        if shared is not None and outside(shared / link.bandwidth_bytes_per_s, 0.1, link.max_chips / 2, 1):
+            yield "warning", ("links", name, "shared_bandwidth"), (
+                f"{rate_words(shared)} shared by {link.max_chips} chips of {rate_words(link.bandwidth_bytes_per_s)} "
+                "each")
+
+
+RULES = (links_are_slower_than_memory, links_are_within_their_wires, messages_take_microseconds,
+         systems_are_as_large_as_their_links)

@@ -1,0 +1,27 @@
+"""What a rule says of a figure: how grave, where, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from simkit.hardware.profile import HardwareProfile
+from simkit.units import BYTES_PER_S, format_quantity
+
+Severity = Literal["warning", "error"]
+Path = tuple[str, ...]
+Remark = tuple[Severity, Path, str]
+Rule = Callable[[HardwareProfile], Iterator[Remark]]
+Range = tuple[float, float]
+
+
+def outside(value: float, least: float, most: float, slip_ratio: float) -> Severity | None:
+    """None inside [least, most]; a warning outside; an error when even ``slip_ratio`` times beyond."""
+    if least <= value <= most:
+        return None
+    return "error" if value < least / slip_ratio or value > most * slip_ratio else "warning"
+
+
+def rate_words(bytes_per_s: float) -> str:
+    """A bandwidth with its unit."""
+    return format_quantity(bytes_per_s, BYTES_PER_S)
