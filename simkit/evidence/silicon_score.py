@@ -108,7 +108,10 @@ def _configurations(rows: Measured) -> Any:
 
 
 def _resampled(ascending: Any, clusters: Any, seed: int) -> tuple[Any, Any]:
-    """Mean and median of sorted values over draws of whole clusters, with replacement."""
+    """Mean and median of sorted values over draws of whole clusters, with replacement.
+
+    A median of an even number of rows is the mean of the middle two, as in :func:`score`.
+    """
     _, clusters = np.unique(clusters, return_inverse=True)
     count = int(clusters.max()) + 1
     generator = np.random.default_rng(seed)
@@ -117,7 +120,8 @@ def _resampled(ascending: Any, clusters: Any, seed: int) -> tuple[Any, Any]:
         weight = np.bincount(generator.integers(0, count, count), minlength=count)[clusters]
         upto = np.cumsum(weight)
         means[draw] = float(ascending @ weight) / upto[-1]
-        medians[draw] = ascending[min(int(np.searchsorted(upto, upto[-1] / 2.0)), len(ascending) - 1)]
+        below, above = np.searchsorted(upto, ((upto[-1] + 1) // 2, upto[-1] // 2 + 1))
+        medians[draw] = (ascending[below] + ascending[above]) / 2.0
     return means, medians
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from simkit.errors import UserError
 from simkit.evidence.silicon import compare, compare_systems
-from simkit.evidence.silicon_score import advantages, regimes
+from simkit.evidence.silicon_score import advantages, regimes, score
 from simkit.evidence.silicon_tables import parse_table, read_table
 from simkit.hardware.catalog import load_hardware
 from tests.reference_data import reference_path
@@ -194,3 +194,23 @@ def test_the_shipped_tables_are_small():
     folder = Path(__file__).resolve().parents[2] / "simkit" / "evidence" / "data"
     for path in folder.glob("silicon_*.csv"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 1001, path
+
+
+@pytest.mark.parametrize("chip", ["a100-sxm-80gb", "h100-sxm", "b200-sxm", "l40s"])
+def test_fitted_figures_name_the_table_that_they_were_fitted_to(chip):
+    # AIConfigurator keeps attention, MLA and products in tables of their own.
+    provenance = load_hardware(chip).provenance
+    for key, figure in provenance.items():
+        if key.startswith("kernel.latent."):
+            assert "MLA decode kernels" in figure.source, key
+        elif key.startswith("kernel.gemm."):
+            assert "products of up to 256 rows" in figure.source, key
+
+
+def test_the_interval_of_a_median_is_of_the_same_estimate_as_the_median():
+    # One configuration: every draw is the whole table, so both ends are numpy's median, of an even number of rows too.
+    rows = parse_table("system,dtype,chips,elements,latency_us\n"
+                       + "".join(f"h100_sxm,bfloat16,2,{2 ** n},1\n" for n in range(4)), "t.csv")
+    scored = score(rows, 1e-6 * (1 + np.array([0.1, 0.2, 0.4, 0.9])), np.ones(4, dtype=bool), seed=0)
+    assert scored["median_ape"] == pytest.approx(0.3)
+    assert (scored["median_ape_low"], scored["median_ape_high"]) == pytest.approx((0.3, 0.3))

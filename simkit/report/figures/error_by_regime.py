@@ -66,6 +66,7 @@ def error_by_regime(systems: Sequence[SystemComparison]) -> Figure:
             axes.set_ylabel("KV bytes / cache")
         if place + columns >= len(shown):
             axes.set_xlabel("query heads a KV head")
+            axes.tick_params(axis="x", labelbottom=True)  # a shared axis hides them above an empty place
     if image is not None:
         bar = figure.colorbar(image, ax=list(panels[:len(shown)]), shrink=0.8, pad=0.02, aspect=28, extend="max")
         bar.set_label("mean error [%]")

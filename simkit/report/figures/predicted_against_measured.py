@@ -38,6 +38,7 @@ def predicted_against_measured(systems: Sequence[SystemComparison], *, seed: int
             axes.set_ylabel("predicted / measured")
         if place + columns >= len(shown):
             axes.set_xlabel("measured time")
+            axes.tick_params(axis="x", labelbottom=True)  # a shared axis hides them above an empty place
     return figure
 
 
