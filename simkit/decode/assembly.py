@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simkit.decode.collectives import collective_time_s
+from simkit.decode.layer_latency import layers_wait_s
 from simkit.decode.operators import Collective, DecodeStep, Operator
 from simkit.decode.result import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, StepTiming
 from simkit.hardware.profile import HardwareProfile
@@ -50,7 +51,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile,
             level_bytes[name] = level_bytes[name] + operator.count * moved
 
     links = {item.name: item.count * _link_time(item, hardware, static=workload.static) for item in step.collectives}
-    fixed_s = workload.model.n_layers * hardware.overheads.layer_latency_s
+    fixed_s = layers_wait_s(workload, hardware.overheads)
     stages_s = layers_s + sum(links.values()) + fixed_s
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.
     imbalance: Any = 1.0

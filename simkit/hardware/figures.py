@@ -72,6 +72,8 @@ def _entries(profile: HardwareProfile) -> Iterator[Entry]:
     yield "system.max_chips", profile.max_chips, COUNT
     yield "overheads.kernel_launch", profile.overheads.kernel_launch_s, SECONDS
     yield "overheads.layer_latency", profile.overheads.layer_latency_s, SECONDS
+    yield "overheads.layer_latency_weights", profile.overheads.layer_latency_weights_bytes, BYTES
+    yield "overheads.layer_latency_distance_fraction", profile.overheads.layer_latency_distance_fraction, COUNT
     yield "overheads.step", profile.overheads.step_s, SECONDS
     yield "power.tdp", power.tdp_w, WATTS
     yield "power.idle", power.idle_w, WATTS

@@ -141,11 +141,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overheads:
-    """Times that no roof explains: a kernel's launch and drain, a layer's fabric latency, a step's host work."""
+    """Times that no roof explains: a kernel's launch and drain, a layer's fabric latency, a step's host work.
+
+    ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.decode.layer_latency.layers_wait_s`.
+    """
 
     kernel_launch_s: float = 0.0
     layer_latency_s: float = 0.0
     step_s: float = 0.0
+    layer_latency_weights_bytes: float | None = None
+    layer_latency_distance_fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,6 +190,10 @@ class OverheadsSchema(StrictRecord):
     """Of each operator: launch and drain."""
     layer_latency: Latency = 0.0
     """Of each layer: fabric and schedule of machines without launches."""
+    layer_latency_weights: Capacity | None = None
+    """Bytes of the weights of the layer that layer_latency was measured on."""
+    layer_latency_distance_fraction: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """The part of layer_latency that grows with the distance across a layer's weights, as their square root."""
     step: Latency = 0.0
     """Of each step: host work and sampling."""
 
@@ -280,6 +284,9 @@ class ProfileSchema(StrictRecord):
                 raise rule(f"no memory level holds the {tensor}: add '{tensor}' to a level's 'holds'", "memory")
         if not any(rate is not None for rate in self.compute.matrix.peak.values()):
             raise rule("no rate: expected at least one, such as 'bf16: 989.4 TFLOP/s'", "compute", "matrix", "peak")
+        if self.overheads.layer_latency_distance_fraction and self.overheads.layer_latency_weights is None:
+            raise rule("a part that grows with a layer's weights: say of how many it is measured, such as 436 MB",
+                       "overheads", "layer_latency_weights")
         return self
 
 
@@ -407,7 +414,9 @@ def _to_profile(schema: ProfileSchema, provenance: Mapping[str, Provenance], fil
             vector_peak_flop_per_s=compute.vector_peak, special_ops_per_s=compute.special_rate,
             outstanding_bytes_per_unit=compute.outstanding_bytes),
         overheads=Overheads(kernel_launch_s=schema.overheads.kernel_launch,
-                            layer_latency_s=schema.overheads.layer_latency, step_s=schema.overheads.step),
+                            layer_latency_s=schema.overheads.layer_latency, step_s=schema.overheads.step,
+                            layer_latency_weights_bytes=schema.overheads.layer_latency_weights,
+                            layer_latency_distance_fraction=schema.overheads.layer_latency_distance_fraction),
         power=Power(tdp_w=schema.power.tdp, idle_w=schema.power.idle, energy_j_per_flop=schema.power.flop_energy),
         price=Price(usd_per_hour=schema.price.per_hour, purchase_usd=schema.price.purchase),
         sharding=schema.system.sharding,

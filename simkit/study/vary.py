@@ -28,7 +28,9 @@ _LEVEL: Final = {"capacity": "capacity_bytes", "bandwidth": "bandwidth_bytes_per
                  "energy": "energy_j_per_byte"}
 _LINK: Final = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s", "energy": "energy_j_per_byte"}
 _SECTIONS: Final = {
-    "overheads": {"kernel_launch": "kernel_launch_s", "layer_latency": "layer_latency_s", "step": "step_s"},
+    "overheads": {"kernel_launch": "kernel_launch_s", "layer_latency": "layer_latency_s", "step": "step_s",
+                  "layer_latency_weights": "layer_latency_weights_bytes",
+                  "layer_latency_distance_fraction": "layer_latency_distance_fraction"},
     "power": {"tdp": "tdp_w", "idle": "idle_w", "flop_energy": "energy_j_per_flop"},
     "price": {"per_hour": "usd_per_hour", "purchase": "purchase_usd"},
 }

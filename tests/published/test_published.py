@@ -15,7 +15,6 @@ ROWS = {row.id: row for row in read_published()}
 OUT_OF_REACH = {
     "deepseek-throughput.ratio", "speculation-measured.ende-large-t0", "speculation-measured.ende-large-t1",
     "speculation-engine.ende-base-t0", "speculation-engine.ende-large-t0", "speculation-engine.ende-large-t1",
-    "groq.mixtral-8x7b", "cerebras.llama-3.1-70b",
 }
 
 
