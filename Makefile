@@ -60,8 +60,8 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 docs: $(READY)
-	$(RUN) docs/build_figures.py
-	$(RUN) docs/build_pages.py
+	$(RUN) -m docs.build_figures
+	$(RUN) -m docs.build_pages
 
 dist: $(READY)
 	$(RUN) -m build --no-isolation --outdir dist

@@ -21,32 +21,19 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from click.testing import CliRunner
 
+from docs.reference_tables import TABLES, markdown_table
 from simkit.commands.main import main as simkit
 from simkit.console import cell
-from simkit.hardware.json_schema import complete_profile_schema
-from simkit.study.kernel import KERNEL_FIELDS
-from simkit.study.record import FIELDS, Field
-from simkit.units import COUNT, dimensions
-from simkit.validation import Quantity
+from simkit.study.record import FIELDS
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-# A quantity's pattern names its units; a description of its own may stand in the place of their words.
-_QUANTITIES: Final = {
-    schema["pattern"]: schema["description"].replace(", such as", ":").replace("'", "`")
-    for schema in (Quantity(dimension, 0, 1).json_schema() for dimension in dimensions()) if "pattern" in schema}
-# Units that tables print as plain numbers.
-_COMPOUND_UNITS: Final = {
-    "tokens_per_s": "tokens/s", "tokens_per_s_per_user": "tokens/s", "flops": "flops", "fits": "true or false",
-    "arithmetic_intensity": "flops/byte", "energy_j_per_token": "joules/token", "cost_usd_per_mtok": "US dollars/Mtok",
-    "kv_len": "tokens", "q_len": "tokens",
-}
 _PART: Final = re.compile(
     r"<!-- file: (?P<file>\S+) -->\n```yaml\n(?P<yaml>.*?)```\n"
     r"|```sh\n(?P<sh>.*?)```\n"
@@ -123,13 +110,6 @@ def run_python(code: str, folder: Path) -> str:
     return stream.getvalue()
 
 
-def markdown_table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; bars inside cells are escaped."""
-    lines = [list(heading), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
-
-
 def results_table(records: list[Mapping[str, Any]]) -> str:
     """Decode steps as a reader compares them."""
     def shown(record: Mapping[str, Any], name: str) -> str:
@@ -145,27 +125,6 @@ def results_table(records: list[Mapping[str, Any]]) -> str:
                           map(row, records))
 
 
-def record_fields() -> str:
-    """Every name in a record of ``simkit simulate``, its unit and its meaning."""
-    return _field_table(FIELDS)
-
-
-def kernel_fields() -> str:
-    """The names that only ``simkit attention`` adds."""
-    return _field_table({name: field for name, field in KERNEL_FIELDS.items() if name not in FIELDS})
-
-
-def _field_table(fields: Mapping[str, Field]) -> str:
-    return markdown_table(["name", "unit", "meaning"], (
-        [f"`{field.name}`", _unit(field), field.meaning] for field in fields.values()))
-
-
-def _unit(field: Field) -> str:
-    if field.dimension is None:
-        return "text"
-    return _COMPOUND_UNITS.get(field.name, "-") if field.dimension == COUNT else field.dimension
-
-
 def silicon_evidence() -> str:
     """Errors of predicted kernel times and advantages at serving sizes, chip by chip."""
     records = json.loads(run(["evidence", "silicon", "--format", "json"], REPOSITORY))
@@ -176,74 +135,7 @@ def silicon_evidence() -> str:
          for record in records if record["regime"] == "serving" and record["mape"] is not None))
 
 
-def profile_keys() -> str:
-    """Every key of a profile with what it takes, from the schema that checks profiles."""
-    schema = complete_profile_schema()
-    return markdown_table(["key", "takes", "meaning"], _keys(schema, schema["$defs"], ()))
-
-
-def _keys(section: Mapping[str, Any], sections: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[list[str]]:
-    required = section.get("required", ())
-    for name, key in section["properties"].items():
-        if name == "scale_out":  # the same keys as scale_up, which the page says
-            continue
-        inner = _inner_section(key)
-        if inner is not None and inner[1] == "KernelFigures":
-            yield [f"`{'.'.join((*path, name))}`", "a section", _one_line(key.get("description", ""))]
-        elif inner is not None:
-            yield from _keys(sections[inner[1]], sections, (*path, name, *inner[0]))
-        else:
-            text = f"`{'.'.join((*path, name))}`" + (" *" if name in required else "")
-            takes, meaning = _takes(key), _one_line(key.get("description", ""))
-            yield [text, takes, meaning]
-
-
-def _inner_section(key: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:
-    """The section that a key opens, and the wildcard between them: ``memory.NAME.capacity``."""
-    for form in (key, *key.get("anyOf", ())):
-        if "$ref" in form:
-            return (), form["$ref"].rpartition("/")[2]
-    for form in key.get("patternProperties", {}).values():
-        if "$ref" in form:
-            return ("NAME",), form["$ref"].rpartition("/")[2]
-    return None
-
-
-def _takes(key: Mapping[str, Any]) -> str:
-    """What may be written for a key, in words."""
-    if "additionalProperties" in key and isinstance(key["additionalProperties"], dict):
-        names = key.get("propertyNames", {}).get("enum")
-        inside = _takes(key["additionalProperties"])
-        return (f"for each of {', '.join(names)}: " if names else "names with ") + inside
-    forms = key.get("anyOf", [key])
-    bare = [form for form in forms if form.get("type") not in {"object", "null"}] or [key]
-    form = bare[0]
-    words = "or null" if any(form.get("type") == "null" for form in forms) and "default" not in key else ""
-    if "const" in form:
-        return f"{form['const']} {words}".strip()
-    if "enum" in form:
-        return f"{', '.join(map(str, form['enum']))} {words}".strip()
-    if form.get("type") == "array":
-        return f"a list of {', '.join(form['items'].get('enum', ['names or texts']))} {words}".strip()
-    if form.get("type") == "integer":
-        return f"a whole number, {form['minimum']} to {form['maximum']} {words}".strip()
-    kinds = {"boolean": "true or false", "number": _between(form), "string": "text"}
-    return f"{_QUANTITIES.get(form.get('pattern')) or kinds[form['type']]} {words}".strip()
-
-
-def _between(form: Mapping[str, Any]) -> str:
-    low = form.get("minimum", form.get("exclusiveMinimum"))
-    high = form.get("maximum", form.get("exclusiveMaximum"))
-    return "a number" if low is None or high is None else f"a number, {low:g} to {high:g}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-GENERATED: Final[Mapping[str, Callable[[], str]]] = {
-    "record-fields": record_fields, "kernel-fields": kernel_fields, "profile-keys": profile_keys,
-    "silicon-evidence": silicon_evidence}
+GENERATED: Final[Mapping[str, Callable[[], str]]] = {**TABLES, "silicon-evidence": silicon_evidence}
 
 
 def main() -> None:

@@ -28,18 +28,26 @@ class MlaSchema(StrictRecord):
     rope_head_dim: Heads
     """d_r: width of the decoupled rotary key."""
     nope_head_dim: Heads
+    """Width of a query and key head without the rotary part."""
     v_head_dim: Heads
+    """Width of a value head."""
     q_lora_rank: Rank | None = None
+    """Width of the compressed query; without it queries are projected directly."""
 
 
 class AttentionSchema(StrictRecord):
     """Heads, and which layers see how much of the context."""
 
     n_q_heads: Heads
+    """Query heads of a layer."""
     n_kv_heads: Heads
+    """Key/value heads as trained; it divides n_q_heads."""
     head_dim: Heads
+    """Elements of a head."""
     mla: MlaSchema | None = None
+    """Latent attention in place of key/value heads."""
     sliding_window: Window | None = None
+    """Tokens that 'local' layers see."""
     pattern: Annotated[list[Literal["local", "global"]], Field(min_length=1, max_length=1000)] | None = None
     """Layer kinds, repeated over the layers; 'local' layers see sliding_window tokens. Default: all local when a
     sliding_window is given, else all global."""
@@ -59,19 +67,26 @@ class MlpSchema(StrictRecord):
     """A dense feed-forward block."""
 
     size: Width
+    """Inner width."""
     gated: Flag
+    """true for SwiGLU and GeGLU: three matrices in place of two."""
 
 
 class MoeSchema(StrictRecord):
     """A mixture of experts."""
 
     experts: Annotated[int, WholeNumber(2, 100_000)]
+    """Routed experts of a layer."""
     top_k: Annotated[int, WholeNumber(1, 100_000)]
+    """Experts that a token uses."""
     expert_size: Width
+    """Inner width of one expert."""
     shared_size: Annotated[int, WholeNumber(0, 1_000_000)] = 0
     """Total width of the experts that every token uses."""
     gated: Flag = True
+    """As for the dense block."""
     first_dense_layers: Annotated[int, WholeNumber(0, 10_000)] = 0
+    """Layers before the first with experts, which use the dense mlp."""
 
     @model_validator(mode="after")
     def _top_k_fits(self) -> MoeSchema:
@@ -84,15 +99,25 @@ class ModelSchema(StrictRecord):
     """A simkit model architecture."""
 
     schema_version: Literal[1]
+    """Form of this file."""
     name: Name
+    """As on the command line; by custom the file's name."""
     title: Text
+    """As in headings."""
     layers: Annotated[int, WholeNumber(1, 10_000)]
+    """Decoder layers."""
     hidden_size: Width
+    """Width of the residual stream."""
     vocab_size: Annotated[int, WholeNumber(1, 100_000_000)]
+    """Rows of the embedding."""
     tied_embeddings: Flag = False
+    """true: input and output share one embedding."""
     attention: AttentionSchema
+    """Heads, and which layers see how much of the context."""
     mlp: MlpSchema | None = None
+    """The dense feed-forward block."""
     moe: MoeSchema | None = None
+    """The mixture of experts, in place of it or beside it."""
     parallel_block: Flag = False
     """true: attention and MLP read the same input and their outputs are reduced together (PaLM, Falcon)."""
     learned_positions: Annotated[int, WholeNumber(0, 100_000_000)] = 0
@@ -100,13 +125,19 @@ class ModelSchema(StrictRecord):
     encoder_layers: Annotated[int, WholeNumber(0, 10_000)] = 0
     """Layers of the encoder beside the decoder (T5): stored, never read while decoding."""
     max_context: Window | None = None
+    """Tokens that the model was made for."""
     params_published: Count | None = None
+    """Parameters as published, held to within 1 % by the tests."""
     params_active_published: Count | None = None
+    """Parameters that one token uses, as published."""
     active_excludes_embedding: Flag = False
     """true when params_active_published leaves the input embedding out (DeepSeek, gpt-oss)."""
     pretraining_tokens: Count | None = None
+    """Tokens that it was trained on, for the cost of uptraining."""
     source: Text | None = None
+    """Where the dimensions come from."""
     notes: list[Text] = Field(default_factory=list)
+    """Printed by model show."""
 
     @model_validator(mode="after")
     def _has_an_mlp(self) -> ModelSchema:

@@ -86,25 +86,38 @@ class FocusSchema(StrictRecord):
     """The point at which figures of a single point are drawn."""
 
     batch: Point
+    """Sequences of figures that show a single point."""
     kv_len: Point
+    """Their cached tokens."""
 
 
 class FigureSchema(StrictRecord):
     """One figure; what it leaves out it takes from the study."""
 
     kind: FigureKind
+    """What it shows; docs/studies.md lists them."""
     name: Name | None = None
     """Name of its files; default: the kind."""
     title: Text | None = None
+    """Heading; default: the kind's own."""
     hardware: Names | None = None
+    """Profiles in place of the study's."""
     model: Text | None = None
+    """Model in place of the study's first."""
     layouts: Names | None = None
+    """Layouts in place of the study's."""
     batch: Axis | None = None
+    """Sequences in place of the study's; a single one moves the focus."""
     kv_len: Axis | None = None
+    """Cached tokens likewise."""
     kv_dtype: Text | None = None
+    """Format of the cache in place of the study's."""
     weight_dtype: Text | None = None
+    """Format of the weights likewise."""
     chips: Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each"] | None = None
+    """Chips in place of the study's."""
     engine: Text | None = None
+    """Engine in place of the study's."""
     reducers: Names | None = None
     """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
     note: Text | None = None
@@ -121,25 +134,40 @@ class StudySchema(StrictRecord):
     """A simkit study."""
 
     schema_version: Literal[1]
+    """Form of this file."""
     name: Name
+    """Of the folder under out/."""
     title: Text
+    """Heading of the page."""
     question: Text
+    """The question that the page answers."""
     text: list[Text] = Field(default_factory=list)
     """Paragraphs above the figures."""
     assumptions: list[Text] = Field(default_factory=list)
+    """What a reader must know to judge the figures, listed under the text."""
     hardware: Names
+    """Profiles by name or path."""
     labels: dict[str, Annotated[str, Field(min_length=1, max_length=24)]] = Field(default_factory=dict)
     """Short names of chips in figures."""
     models: Names
+    """Models by name or path; the first is drawn where a figure takes one."""
     layouts: Names
+    """mha, gqa-K, mqa, mla or as-trained, in the order of legends."""
     batch: Axis
+    """Sequences, a list or range as on the command line."""
     kv_len: Axis
+    """Cached tokens a sequence, likewise."""
     kv_dtype: Text = "bf16"
+    """Format of the KV cache, as after --kv-dtype."""
     weight_dtype: Text = "bf16"
+    """Format of the weights."""
     chips: Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each"] = "fit"
+    """A number; fit: the fewest on which every layout fits; fit-each: for each point alone."""
     engine: Text = "roofline"
+    """roofline or replay."""
     focus: FocusSchema
     figures: Annotated[list[FigureSchema], Field(min_length=1, max_length=40)]
+    """What to draw, in the order of the page."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> StudySchema:

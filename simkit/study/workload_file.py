@@ -66,26 +66,47 @@ class WorkloadSchema(StrictRecord):
     """A workload: what is decoded and how its cache is kept."""
 
     schema_version: Literal[1]
+    """Form of this file."""
     name: Name
+    """By custom the file's name."""
     title: Text | None = None
+    """For readers of the file."""
     model: Words | None = None
+    """Names or paths, as after -M."""
     attention: Words | None = None
+    """Layouts, as after -A."""
     batch: Words | None = None
+    """Sequences, as after --batch."""
     kv_len: Words | None = None
+    """Cached tokens a sequence, as after --kv-len."""
     q_len: Words | None = None
+    """Query tokens a sequence and step, as after --q-len."""
     kv_dtype: Words | None = None
+    """Formats of the cache, as after --kv-dtype."""
     weight_dtype: Words | None = None
+    """Format of the weights, as after --weight-dtype."""
     eviction: Words | None = None
+    """What is kept of long contexts, as after --eviction."""
     layer_budgets: Words | None = None
+    """Factors on the eviction budget, as after --layer-budgets."""
     page: Annotated[int, WholeNumber(1, 1_000_000)] | None = None
+    """Tokens a page of a paged cache."""
     reserve: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = None
+    """Tokens reserved contiguously for each sequence."""
     lengths: Words | None = None
+    """Contexts across the batch, as after --lengths."""
     attention_kernel: Words | None = None
+    """As after --attention-kernel."""
     cache_order: Words | None = None
+    """As after --cache-order."""
     attention_sharding: Words | None = None
+    """As after --attention-sharding."""
     ep: Annotated[int, WholeNumber(1, 100_000)] | None = None
+    """Chips that hold different experts."""
     speculation: Words | None = None
+    """Draft or heads, as after --speculation."""
     encoder_len: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = None
+    """Tokens that an encoder read, for cross-attention."""
 
 
 # Each word is read once here, so that a slip is found at its line and not in the middle of a run.
