@@ -18,7 +18,8 @@ def host(*, profile: str | None, points: bool, quick: bool, form: str | None, ou
     """Run MHA, GQA and MQA decode attention in float32 on this machine, from cache to DRAM, beside the prediction.
 
     The prediction is the closed-form engine's on the profile as calibrated, with caches as a looped kernel finds them.
-    Nothing is fitted to attention. Errors are fractions; baseline is bytes over DRAM bandwidth.
+    Nothing is fitted to attention. Errors are fractions; baseline is bytes over DRAM bandwidth. Intervals (5-95 %) draw
+    the shapes anew.
     """
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit
@@ -49,7 +50,8 @@ def host(*, profile: str | None, points: bool, quick: bool, form: str | None, ou
     errors = {
         "profile": Column(heading="profile", liftable=True), "regime": Column(heading="regime"),
         **{name: Column(heading=name.replace("_", " "), dimension=COUNT)
-           for name in ("rows", "mape", "median_ape", "p90_ape", "bias", "advantage_median_ape", "baseline_mape")}}
+           for name in ("rows", "mape", "median_ape", "median_ape_low", "median_ape_high", "p90_ape", "bias",
+                        "advantage_median_ape", "baseline_mape")}}
     if to.is_table and to.output is None and not points:
         print_table(list(shapes.values()), [[record[name] for name in shapes] for record in records])
         click.echo()

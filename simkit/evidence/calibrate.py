@@ -59,7 +59,7 @@ class FittedFigure:
     @property
     def identified(self) -> bool:
         """True when the interval is no wider than a factor of two either way."""
-        return self.interval is not None and self.interval[1] / self.value <= math.exp(NOT_IDENTIFIED)
+        return self.interval is not None and self.value / self.interval[0] <= math.exp(NOT_IDENTIFIED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,8 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     found = []
     for (name, _), start, log, width in zip(free, starts, result.x, half, strict=True):
         value = start * math.exp(float(log))
-        interval = (value * math.exp(-width), value * math.exp(width)) if width < MEANINGLESS else None
+        highest = 1.0 if name.rpartition(".")[2] in SHARES else math.inf
+        interval = (value * math.exp(-width), min(value * math.exp(width), highest)) if width < MEANINGLESS else None
         found.append(FittedFigure(name=name, start=start, value=value, interval=interval))
     return found
 

@@ -20,6 +20,7 @@ from simkit.decode.workload import DecodeWorkload
 from simkit.errors import UserError
 from simkit.evidence.host_clock import Timing, time_loops
 from simkit.evidence.host_measure import HEAD_DIM, rows_of
+from simkit.evidence.silicon_score import BEYOND_CACHE, INTERVAL, RESAMPLES
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
@@ -32,8 +33,6 @@ KV_LENGTHS: Final = (32, 128, 512, 2048, 8192)
 QUICK_LENGTHS: Final = (32, 256, 2048)
 MOST_MEMORY_SHARE: Final = 0.1
 ROUNDS: Final = 3
-# As `simkit evidence silicon` has it: beyond the caches from twice the last one's capacity.
-BEYOND_CACHE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +95,17 @@ def _parts(point: HostPoint, threads: int) -> list[Callable[[int], Any]]:
     return [part() for _ in range(threads)]
 
 
+def points_of(threads: int, most_bytes: float, lengths: Sequence[int] = KV_LENGTHS) -> list[HostPoint]:
+    """Shapes whose MHA cache has at most so many bytes, tokens rounded up so that every thread gets as many of them.
+
+    >>> sorted({point.kv_len for point in points_of(24, 1e9)})
+    [48, 144, 528, 2064, 8208]
+    """
+    rounded = dict.fromkeys(-(-length // threads) * threads for length in lengths)
+    return [HostPoint(n_kv_heads=heads, kv_len=length) for length in rounded for heads in KV_HEADS
+            if HostPoint(n_kv_heads=max(KV_HEADS), kv_len=length).kv_bytes <= most_bytes]
+
+
 def compare(profile: HardwareProfile, *, budget_s: float = 20.0, quick: bool = False) -> list[dict[str, Any]]:
     """One record a shape: ``n_kv_heads, kv_len, kv_cache_bytes, measured_s, predicted_s, ape, advantage_measured,
     advantage_predicted, advantage_ape, baseline_ape, spread``.
@@ -106,9 +116,8 @@ def compare(profile: HardwareProfile, *, budget_s: float = 20.0, quick: bool = F
     if profile.kind != "cpu":
         raise UserError(f"{profile.name} is a profile of a {profile.kind}, and this kernel runs on a CPU",
                         hint="simkit calibrate host -o my-machine.yaml")
-    most = profile.main_memory.chip_capacity_bytes * MOST_MEMORY_SHARE
-    points = [HostPoint(n_kv_heads=heads, kv_len=length) for length in (QUICK_LENGTHS if quick else KV_LENGTHS)
-              for heads in KV_HEADS if HostPoint(n_kv_heads=max(KV_HEADS), kv_len=length).kv_bytes <= most]
+    points = points_of(profile.compute.units, profile.main_memory.chip_capacity_bytes * MOST_MEMORY_SHARE,
+                       QUICK_LENGTHS if quick else KV_LENGTHS)
     slot_s = budget_s / len(points) / ROUNDS
     rounds = [[measured(point, profile.compute.units, slot_s) for point in points] for _ in range(ROUNDS)]
     # All shapes once, then all again: a burst of other programs' work hits one round, and the middle one counts.
@@ -146,8 +155,16 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rows.append({
             "system": "host", "profile": own[0]["profile"], "engine": own[0]["engine"], "regime": regime,
             "rows": len(own), "mape": float(errors.mean()), "median_ape": float(np.median(errors)),
+            **_median_interval(errors),
             "p90_ape": float(np.quantile(errors, 0.9)),
             "bias": float(np.mean([record["ratio"] - 1 for record in own])),
             "advantage_median_ape": float(np.median(advantages)) if advantages else None,
             "baseline_mape": float(np.mean([record["baseline_ape"] for record in own]))})
     return rows
+
+
+def _median_interval(errors: Any) -> dict[str, float]:
+    """Ends of the 5-95 % interval of the median, shapes drawn anew with replacement."""
+    drawn = np.random.default_rng(0).choice(errors, size=(RESAMPLES, len(errors)))
+    low, high = np.quantile(np.median(drawn, axis=1), INTERVAL)
+    return {"median_ape_low": float(low), "median_ape_high": float(high)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 SYSFS: Final = Path("/sys/devices/system/cpu")
+SHARED_LEVEL: Final = 3  # from here on caches belong to a cluster of cores or to a socket
 # What sysconf calls each level, and what is assumed where nothing says (the least common denominator of 2015-2025).
 _SYSCONF: Final = {1: "SC_LEVEL1_DCACHE_SIZE", 2: "SC_LEVEL2_CACHE_SIZE", 3: "SC_LEVEL3_CACHE_SIZE"}
 _ASSUMED: Final = {1: 32 * 1024, 2: 512 * 1024, 3: 8 * 1024 * 1024}
@@ -38,8 +39,11 @@ def _from_sysfs(cpus: list[int], sysfs: Path) -> list[CacheSize]:
             words = {name: _text(index / name) for name in ("level", "type", "size", "shared_cpu_list")}
             if words["type"] in {"Data", "Unified"} and words["size"] and words["level"].isdigit():
                 sharing.setdefault(int(words["level"]), {})[words["shared_cpu_list"]] = size_bytes(words["size"])
-    return [CacheSize(level=level, instance_bytes=max(instances.values()), per_core=len(instances) >= len(cpus),
-                      instances=len(instances), source="/sys/devices/system/cpu")
+    # A process that may use one processor sees one instance of each level; the last is shared with others all the same.
+    nearest = set(sharing[min(sharing)]) if sharing else set()
+    return [CacheSize(level=level, instance_bytes=max(instances.values()), instances=len(instances),
+                      per_core=level < SHARED_LEVEL and len(instances) >= len(cpus) and set(instances) == nearest,
+                      source="/sys/devices/system/cpu")
             for level, instances in sorted(sharing.items())]
 
 
@@ -48,8 +52,8 @@ def _from_libc(level: int, count: int) -> CacheSize:
         given = os.sysconf(_SYSCONF[level]) if _SYSCONF[level] in os.sysconf_names else 0
     except (AttributeError, OSError, ValueError):  # no sysconf on Windows; names that this system does not answer
         given = 0
-    return CacheSize(level=level, instance_bytes=float(given if given > 0 else _ASSUMED[level]), per_core=level < 3,
-                     instances=count if level < 3 else 1, assumed=given <= 0,
+    return CacheSize(level=level, instance_bytes=float(given if given > 0 else _ASSUMED[level]),
+                     per_core=level < SHARED_LEVEL, instances=count if level < SHARED_LEVEL else 1, assumed=given <= 0,
                      source="sysconf" if given > 0 else "assumed: this system does not say")
 
 

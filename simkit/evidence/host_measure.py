@@ -24,10 +24,12 @@ ROW_BYTES: Final = HEAD_DIM * 4
 GEMM_WIDTH: Final = 768
 WHOLE_BUDGET_S: Final = 20.0
 QUICK_BUDGET_S: Final = 5.0
-LARGEST_BUFFER_BYTES: Final = 256e6
+LARGEST_BUFFER_BYTES: Final = 256e6  # enough where the last cache is a third of it or less
+LEAST_BEYOND_CACHE: Final = 3.0
 BEYOND_CACHE: Final = 6.0  # times the last cache: what is left of it no longer helps
 # Sizes around the last cache at which its effective capacity is looked for, over the nominal one.
-CAPACITY_STEPS: Final = (0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+CAPACITY_STEPS: Final = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+ASSUMED_STEPS: Final = (2.0, 4.0)  # further ones where nobody says how large the cache is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,8 @@ def measure_host(*, budget_s: float = 30.0) -> HostFigures:
     caches = cache_sizes(usable_cpus())
     memory_bytes = _memory_bytes()
     slot_s = budget_s / (2 * len(caches) + len(CAPACITY_STEPS) + 9)
-    last = caches[-1].instance_bytes * caches[-1].instances
-    beyond = min(max(BEYOND_CACHE * last, 64e6), memory_bytes / 8, LARGEST_BUFFER_BYTES)
+    last = caches[-1].instance_bytes * caches[-1].instances * (max(ASSUMED_STEPS) if caches[-1].assumed else 1.0)
+    beyond = buffer_beyond_caches_bytes(last, memory_bytes)
     # DRAM is shared with whatever else runs: read at the start, in the middle and at the end, the middle rate counts.
     reads = [_read(beyond, count, slot_s)]
     levels = [_cache_figures(cache, caches, count, slot_s) for cache in caches]
@@ -82,13 +84,23 @@ def measure_host(*, budget_s: float = 30.0) -> HostFigures:
     reads.append(_read(beyond, count, slot_s))
     dram = sorted(reads, key=lambda read: read[0])[1]
     if not caches[-1].per_core:
-        levels[-1] = replace(levels[-1], capacity_bytes=_effective_capacity(last, levels[-1], dram[0], count, slot_s))
+        levels[-1] = replace(levels[-1], capacity_bytes=_effective_capacity(levels[-1], dram[0], count, slot_s))
     levels.append(LevelFigures(name="dram", cache=None, capacity_bytes=memory_bytes, bandwidth_bytes_per_s=dram[0],
                                latency_s=latency.time_s, spread_fraction=dram[1].spread_fraction))
     return HostFigures(
         processor=_processor(), cores=count, clock_hz=_clock_hz(), levels=at_least_as_fast_as_what_passes(levels),
         memory_bytes=memory_bytes,
         outstanding_bytes=alone[0] * latency.time_s, **arithmetic)
+
+
+def buffer_beyond_caches_bytes(last_cache_bytes: float, memory_bytes: float) -> float:
+    """A working set that DRAM has to serve: some times the last cache, and an eighth of the memory at most.
+
+    >>> buffer_beyond_caches_bytes(32e6, 16e9) / 1e6, buffer_beyond_caches_bytes(768e6, 1e12) / 1e6
+    (192.0, 2304.0)
+    """
+    most = max(LARGEST_BUFFER_BYTES, LEAST_BEYOND_CACHE * last_cache_bytes)
+    return min(max(BEYOND_CACHE * last_cache_bytes, 64e6), most, memory_bytes / 8)
 
 
 def at_least_as_fast_as_what_passes(levels: Sequence[LevelFigures]) -> tuple[LevelFigures, ...]:
@@ -111,9 +123,12 @@ def _cache_figures(cache: CacheSize, caches: list[CacheSize], count: int, slot_s
     nearer = [other.instance_bytes * (count if other.per_core else other.instances)
               for other in caches if other.level < cache.level]
     inside = whole / 2 if not nearer else max(whole / 2, min(1.5 * nearer[-1], 0.75 * whole))
+    sizes = [inside]
     if not cache.per_core:
-        inside = max(whole / 4, min(2.0 * nearer[-1], whole / 2) if nearer else 0.0)
-    rate, timing = _read(inside, count, slot_s)
+        # Others use a shared cache too and may leave less than a quarter of it; a smaller working set is read as well.
+        inside = min(4.0 * nearer[-1], whole / 2) if nearer else whole / 8
+        sizes = [inside, max(whole / 4, inside)]
+    rate, timing = max((_read(size, count, slot_s / len(sizes)) for size in sizes), key=lambda read: read[0])
     chased = inside / count if cache.per_core else inside
     capacity = cache.instance_bytes * (1 if cache.per_core else cache.instances)
     return LevelFigures(name=f"l{cache.level}", cache=cache, capacity_bytes=capacity, bandwidth_bytes_per_s=rate,
@@ -131,20 +146,22 @@ def _read(total_bytes: float, count: int, budget_s: float) -> tuple[float, Timin
     return count * 2 * rows * ROW_BYTES / timing.time_s, timing
 
 
-def _effective_capacity(nominal: float, level: LevelFigures, dram_bytes_per_s: float, count: int,
-                        slot_s: float) -> float:
+def _effective_capacity(level: LevelFigures, dram_bytes_per_s: float, count: int, slot_s: float) -> float:
     """The working set at which bandwidth falls halfway (geometrically) from the cache's to DRAM's.
 
     A last cache is shared with other programs, on a rented machine with other tenants: less than its size is ours.
     """
     halfway = np.sqrt(level.bandwidth_bytes_per_s * dram_bytes_per_s)
-    sizes = [nominal * step for step in CAPACITY_STEPS]
+    assumed = level.cache is not None and level.cache.assumed
+    nominal = level.capacity_bytes
+    sizes = [nominal * step for step in (*CAPACITY_STEPS, *(ASSUMED_STEPS if assumed else ()))]
+    most = sizes[-1] if assumed else nominal
     rates = [_read(size, count, slot_s)[0] for size in sizes]
     for before, after in zip(range(len(sizes)), range(1, len(sizes)), strict=False):
         if rates[after] < halfway:
             share = (np.log(rates[before]) - np.log(halfway)) / (np.log(rates[before]) - np.log(rates[after]))
-            return float(np.clip(sizes[before] + share * (sizes[after] - sizes[before]), sizes[0], nominal))
-    return nominal
+            return float(np.clip(sizes[before] + share * (sizes[after] - sizes[before]), sizes[0], most))
+    return most
 
 
 def _latency(size_bytes: float, budget_s: float) -> Timing:

@@ -79,8 +79,9 @@ def _level(level: LevelFigures) -> list[str]:
         head.append(f"    scope: {'unit' if cache.per_core else 'chip'}")
         nominal = cache.instance_bytes * (1 if cache.per_core else cache.instances)
         source = cache.source
-        if level.capacity_bytes < nominal:
-            source = f"measured: where bandwidth falls halfway to DRAM's; {nominal / 2**20:g} MiB by {cache.source}"
+        if level.capacity_bytes != nominal:
+            says = "nothing says its size" if cache.assumed else f"{nominal / 2**20:g} MiB by {cache.source}"
+            source = f"measured: where bandwidth falls halfway to DRAM's; {says}"
     confidence = "estimate" if cache is not None and cache.assumed else "calibration"
     share = level.bandwidth_bytes_per_s / (cache.instances if cache is not None and cache.per_core else 1)
     return [

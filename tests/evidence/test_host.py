@@ -19,12 +19,18 @@ from simkit.evidence.host import (
     HostPoint,
     compare,
     operator_of,
+    points_of,
     predicted_s,
     summarise,
 )
 from simkit.evidence.host_caches import cache_sizes, size_bytes
 from simkit.evidence.host_clock import time_loops
-from simkit.evidence.host_measure import LevelFigures, at_least_as_fast_as_what_passes, measure_host
+from simkit.evidence.host_measure import (
+    LevelFigures,
+    at_least_as_fast_as_what_passes,
+    buffer_beyond_caches_bytes,
+    measure_host,
+)
 from simkit.evidence.host_profile import profile_of, profile_text
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.lint import lint
@@ -186,6 +192,8 @@ def test_cache_sizes_come_from_the_kernel_s_tables(tmp_path):
     assert [cache.instance_bytes for cache in caches] == [48 * 1024, 2 * 2**20, 32 * 2**20]
     assert [cache.per_core for cache in caches] == [True, True, False]
     assert [cache.instances for cache in caches] == [2, 2, 1]
+    # One processor of the two sees one instance of each, and still shares the last with the other.
+    assert [cache.per_core for cache in cache_sizes([0], tmp_path)] == [True, True, False]
 
 
 def test_without_tables_sizes_are_those_of_the_c_library_or_said_to_be_assumed(tmp_path):
@@ -240,3 +248,35 @@ def test_a_disturbed_reading_of_a_nearer_level_is_raised_to_what_passed_through_
     measured = [level("l1", 131e9), level("l2", 152e9), level("l3", 60e9), level("dram", 20e9)]
     rates = [one.bandwidth_bytes_per_s for one in at_least_as_fast_as_what_passes(measured)]
     assert rates == [152e9, 152e9, 60e9, 20e9]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 6, 24, 96, 192])
+def test_every_core_gets_as_many_items_of_as_many_tokens(threads):
+    for point in points_of(threads, 1e12):
+        pieces = point.pieces(threads)
+        assert point.kv_len % pieces == 0  # whole tokens: what runs is what is predicted
+        assert (point.n_kv_heads * pieces) % threads == 0
+
+
+def test_two_cores_run_the_lengths_as_they_stand():
+    assert sorted({point.kv_len for point in points_of(2, 1e12)}) == [32, 128, 512, 2048, 8192]
+
+
+@pytest.mark.parametrize("cache_mb", [1, 32, 384, 768])
+def test_what_dram_serves_is_well_beyond_the_last_cache(cache_mb):
+    # Two sockets of Genoa hold 768 MB in their last caches: a buffer of 256 MB would measure those.
+    assert buffer_beyond_caches_bytes(cache_mb * 1e6, 1.5e12) >= 3 * cache_mb * 1e6
+
+
+def test_a_machine_whose_tables_are_bare_still_gets_a_profile(figures):
+    # Arm's /proc/cpuinfo has neither "model name" nor "cpu MHz".
+    text = profile_text(replace(figures, processor="aarch64", clock_hz=None), "arm")
+    assert profile_from_yaml(parse_yaml(text, file="arm.yaml")).compute.clock_hz is None
+
+
+def test_the_interval_of_the_median_holds_the_median_and_closes_on_equal_errors():
+    row = {"profile": "p", "engine": "roofline", "regime": "in_cache", "ratio": 1.1, "advantage_ape": None, "baseline_ape": 0.5}
+    spread = summarise([row | {"ape": ape} for ape in (0.05, 0.1, 0.1, 0.2, 0.4)])[0]
+    assert spread["median_ape_low"] < spread["median_ape"] < spread["median_ape_high"]
+    equal = summarise([row | {"ape": 0.1}] * 4)[0]
+    assert (equal["median_ape_low"], equal["median_ape_high"]) == (pytest.approx(0.1), pytest.approx(0.1))

@@ -28,7 +28,7 @@ def residual_figure(found: Calibration) -> Figure:
         axes.minorticks_off()
         axes.set_ylim(_TICKS[0] * 0.95, _TICKS[-1] * 1.05)
         decade_axis(axes, "x", SECONDS)
-        axes.set_title(f"{when}: median error {100 * np.median(np.abs(ratio - 1.0)):.1f} %")
+        axes.set_title(f"{when}: median {100 * np.median(np.abs(ratio - 1.0)):.1f} %")
         axes.set_xlabel("measured time")
     panels[0].set_ylabel("predicted / measured")
     return figure
