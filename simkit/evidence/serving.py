@@ -3,7 +3,11 @@
 Rows name the chip, model, framework, precision, prompt and output length, clients and split. Each is played through one
 replica (:mod:`simkit.study.serving`) whose clients send ten requests each, all lengths equal, as such benchmarks do.
 What the rows leave open is assumed here and said: an empty precision is bf16; TensorRT-LLM keeps the cache of an 8- or
-4-bit model in fp8, vLLM and SGLang in bf16 (their defaults).
+4-bit model in fp8, vLLM and SGLang in bf16 (their defaults). Splits wider than a node whose ``tp`` is the square of
+``moe_ep`` are read as ``tp = moe_ep``: most such runs stand in the table a second time that way, times and all.
+
+Rows that no machine of that many chips can serve as they are labelled, by the arithmetic of their prompts alone
+(:func:`prompts_over_peak`), are compared like the others and counted beside the error.
 """
 
 from __future__ import annotations
@@ -19,9 +23,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.decode.workload import NATIVE_GEMM_FORMATS
 from simkit.errors import Location, UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.model.parameters import count_parameters
 from simkit.study.scenario import parse_scenario
 from simkit.study.serving.replica import build_replicas, paged
 from simkit.study.serving.requests import CHUNK_REQUESTS, Requests, Stream
@@ -39,6 +46,7 @@ MODELS: Final = {
 CHIPS: Final = {"h100_sxm": "h100-sxm", "b200_sxm": "b200-sxm"}
 REQUESTS_A_CLIENT: Final = 10
 PAGE_TOKENS: Final = 16
+NODE_CHIPS: Final = 8
 # Tokens of an iteration: TensorRT-LLM's max_num_tokens and vLLM's max_num_batched_tokens on these chips, by default.
 CHUNK_TOKENS: Final = 8192
 COLUMNS: Final = ("system", "model", "precision", "framework", "isl", "osl", "concurrency", "tp", "pp", "attention_dp",
@@ -65,10 +73,15 @@ class Measured:
     line: int
 
     @property
+    def shared_by(self) -> int:
+        """Chips that share a layer; see the module's reading of squares."""
+        return self.moe_ep if self.tp > NODE_CHIPS and self.tp == self.moe_ep**2 else self.tp
+
+    @property
     def comparable(self) -> bool:
         """True for a chip and model of the catalogue, split by tensors (and experts) within one group of chips."""
         return (self.system in CHIPS and self.model in MODELS and self.attention_dp == 1 and self.pp == 1
-                and self.moe_ep <= self.tp)
+                and self.moe_ep <= self.shared_by)
 
     @property
     def kv_dtype(self) -> str:
@@ -118,7 +131,7 @@ def _server(system: str, model: str, precision: str, kv_dtype: str, tp: int, ep:
 
 def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline") -> tuple[float, float]:
     """``(TPOT, TTFT)`` in seconds, means over all requests, of one row under a runtime. Raises :class:`UserError`."""
-    server = _server(row.system, row.model, row.precision, row.kv_dtype, row.tp, row.moe_ep, engine)
+    server = _server(row.system, row.model, row.precision, row.kv_dtype, row.shared_by, row.moe_ep, engine)
     server = replace(server, policy=replace(server.policy, runtime=runtime, clients=row.clients))
     count = row.clients * REQUESTS_A_CLIENT
 
@@ -132,9 +145,31 @@ def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline") -> tup
     spans = served.spans
     if not len(spans):
         raise UserError(f"{row.model}: {row.prompt_tokens} + {row.output_tokens} tokens do not fit on "
-                        f"{row.tp} x {row.system}")
+                        f"{row.shared_by} x {row.system}")
     return (float(np.mean((spans[:, 4] - spans[:, 3]) / max(row.output_tokens - 1, 1))),
             float(np.mean(spans[:, 3] - spans[:, 1])))
+
+
+def prompts_over_peak(row: Measured) -> float:
+    r"""Flops a second of the row's prompts over the peak of all its chips, from its own labels and times.
+
+    .. math:: \frac{C}{T_{first} + (o - 1)\,T_{token}} \cdot \frac{2\,P_{active}\,i}{p\,\pi}
+
+    ``C`` clients that each wait for ``o`` tokens send that many prompts of ``i`` tokens a second; attention's own
+    flops are left out. Above 1 the row is not what its labels say: its prompts were cached, or more chips served them.
+    """
+    requests_per_s = row.clients / (row.ttft_s + (row.output_tokens - 1) * row.tpot_s)
+    token_flops, peak = _token_flops_and_peak(row.system, row.model, row.precision)
+    return requests_per_s * row.prompt_tokens * token_flops / (row.shared_by * peak)
+
+
+@lru_cache(maxsize=256)
+def _token_flops_and_peak(system: str, model: str, precision: str) -> tuple[float, float]:
+    """Flops of a prompt token in the linear layers, and a chip's peak in the format that multiplies them."""
+    compute, architecture = load_hardware(CHIPS[system]).compute, load_model(MODELS[model])
+    active = count_parameters(architecture, parse_layout("as-trained", architecture)).active_without_embedding
+    dtype = compute.matrix_dtype(precision if precision in NATIVE_GEMM_FORMATS else "bf16")
+    return 2.0 * active, float(compute.matrix_peak_flop_per_s[dtype])
 
 
 def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roofline") -> list[dict[str, Any]]:
@@ -162,6 +197,7 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
 def _compared(key: tuple[str, str, str, str], rows: Sequence[Measured], left_out: int, runtime: str | None,
               engine: str) -> dict[str, Any]:
     tpot, ttft, bias = [], [], []
+    over_peak = sum(prompts_over_peak(row) > 1 for row in rows)
     for row in rows:
         try:
             predicted = predict(row, load_runtime(runtime or row.framework), engine=engine)
@@ -175,7 +211,7 @@ def _compared(key: tuple[str, str, str, str], rows: Sequence[Measured], left_out
     return {
         "system": system, "model": model, "framework": framework, "precision": precision, "engine": engine,
         "rows": len(tpot), "tpot_median_ape": _median(tpot), "tpot_mape": _mean(tpot), "tpot_bias": _mean(bias),
-        "ttft_median_ape": _median(ttft), "not_compared": left_out,
+        "ttft_median_ape": _median(ttft), "not_compared": left_out, "over_peak": over_peak,
     }
 
 

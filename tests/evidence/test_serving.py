@@ -3,7 +3,7 @@
 import pytest
 
 from simkit.errors import UserError
-from simkit.evidence.serving import COLUMNS, compare, predict, read_rows
+from simkit.evidence.serving import COLUMNS, compare, predict, prompts_over_peak, read_rows
 from simkit.study.serving.runtime import IDEAL, load_runtime
 from tests.reference_data import reference_path
 
@@ -46,6 +46,36 @@ def test_a_table_of_one_row_is_compared(tmp_path):
     assert (known["rows"], known["not_compared"]) == (1, 0)
     assert known["tpot_median_ape"] < 0.3
     assert (unknown["rows"], unknown["not_compared"], unknown["tpot_median_ape"]) == (0, 1, None)
+
+
+def test_prompts_that_no_chip_could_compute_are_counted(tmp_path):
+    """NVIDIA's figures: 989 TFLOP/s bf16 of an H100; Qwen3-32B has 31.2 G parameters beside its input embedding."""
+    slow, fast = ROW.replace(",fp8,", ",bf16,"), ROW.replace(",fp8,", ",bf16,").replace("165.1,11.87", "10,0.05")
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), slow, fast]) + "\n", encoding="utf-8")
+    possible, impossible = read_rows(tmp_path / "rows.csv")
+    seconds = 0.1651 + 127 * 0.01187
+    assert prompts_over_peak(possible) == pytest.approx(8 / seconds * 1024 * 2 * 32.0e9 / (2 * 989e12), rel=0.03)
+    assert prompts_over_peak(impossible) > 1
+    (record,) = compare(tmp_path / "rows.csv")
+    assert (record["rows"], record["over_peak"]) == (2, 1)
+
+
+def test_a_split_written_as_its_square_is_read_as_one_node(tmp_path):
+    whole = ROW.replace(",8,2,1,,1,", ",8,8,1,1,8,")
+    square, wide = whole.replace(",8,8,1,1,8,", ",8,64,1,1,8,"), whole.replace(",8,8,1,1,8,", ",8,16,1,1,8,")
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), whole, square, wide]) + "\n", encoding="utf-8")
+    assert [row.shared_by for row in read_rows(tmp_path / "rows.csv")] == [8, 8, 16]
+
+
+def test_most_squares_stand_in_the_table_a_second_time_with_the_same_times():
+    rows = [row for row in read_rows(reference_path("serving_tpot.csv.gz")) if row.attention_dp == 1]
+    plain = {(row.framework, row.precision, row.prompt_tokens, row.output_tokens, row.clients, row.tp, row.moe_ep,
+              row.tpot_s, row.ttft_s) for row in rows if row.tp == row.shared_by}
+    squares = [row for row in rows if row.tp != row.shared_by]
+    twice = [(row.framework, row.precision, row.prompt_tokens, row.output_tokens, row.clients, row.shared_by, row.moe_ep,
+              row.tpot_s, row.ttft_s) in plain for row in squares]
+    assert len(squares) > 100
+    assert sum(twice) > 20
 
 
 @pytest.mark.parametrize(("text", "message"), [

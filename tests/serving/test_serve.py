@@ -102,6 +102,20 @@ def test_shares_of_time_sum_to_one_and_cost_is_rent_over_tokens(server):
     assert record["cost_usd_per_mtok"] == pytest.approx(price / 3600 / record["tokens_per_s"] * 1e6)
 
 
+@pytest.mark.parametrize("replicas", [2, 7])
+def test_idle_replicas_count_into_shares_rates_and_joules(server, replicas):
+    # Five requests, 100 s apart: each replica idles before its first and after its last, and two of seven throughout.
+    record = serve(server, requests("300/50", rate=0.01, count=5, cv=0.01), replicas=replicas).record
+    names = ("attention", "rest_of_decode", "prefill", "host", "swap", "idle")
+    assert sum(record[f"{name}_share"] for name in names) == pytest.approx(1.0)
+    assert record["idle_share"] > 0.95
+    # Four gaps of about 100 s between the first arrival and the last, whichever replica they fall to.
+    assert record["duration_s"] == pytest.approx(400, rel=0.1)
+    assert record["goodput_requests_per_s"] == record["requests_per_s"] == pytest.approx(5 / record["duration_s"])
+    idle_w = load_hardware("h100-sxm").power.idle_w
+    assert record["output_tokens"] / record["tokens_per_j"] > replicas * idle_w * record["duration_s"]
+
+
 def test_four_times_fewer_kv_heads_hold_more_users_but_not_always_four_times_the_goodput():
     policy = Policy(slo_ttft_s=2.0, slo_tpot_s=0.05, most_running=4096)
     rates, users = {}, {}
@@ -128,8 +142,22 @@ def test_host_work_of_a_runtime_lengthens_each_token_by_as_much(server):
     slower = serve(host, requests("300/50", rate=0.01, count=10), keep_events=10).spans
     runtime = load_runtime("vllm")
     grew = ((slower[:, 4] - slower[:, 3]) - (ideal[:, 4] - ideal[:, 3])) / 49
-    layers = load_model("llama-3.1-8b").n_layers
-    assert grew == pytest.approx(layers * runtime.layer_s + runtime.host_sequence_s)
+    # A layer: two norms, QKV, append, attention, output, two of the MLP; at the ends embedding, norm, LM head, sampling.
+    kernels = load_model("llama-3.1-8b").n_layers * 8 + 4
+    assert grew == pytest.approx(kernels * runtime.kernel_gap_s + runtime.host_sequence_s)
+
+
+def test_a_layer_of_latents_and_experts_runs_more_kernels_than_a_dense_one():
+    def kernels_a_layer(model):
+        return server_of(model=model, chips="fit", weight_dtype="fp8",
+                         policy=Policy(most_running=2, chunk_tokens=16)).replica.kernels / load_model(model).n_layers
+
+    # MLA: queries down and up, latents down, key and value absorbed (5 for 1); experts: router, up, down (3 for 2).
+    assert kernels_a_layer("deepseek-v2-lite") > 1.3 * kernels_a_layer("llama-3.1-8b")
+    drafted = server_of(speculation="draft=llama-3.2-1b,gamma=4,acceptance=0.8",
+                        policy=Policy(most_running=2, chunk_tokens=16)).replica
+    own, draft = (8 * load_model(name).n_layers + 4 for name in ("llama-3.1-8b", "llama-3.2-1b"))
+    assert drafted.kernels == own + 4 * draft
 
 
 def test_every_runtime_says_where_its_figures_come_from():

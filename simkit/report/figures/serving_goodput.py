@@ -9,7 +9,7 @@ import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, margin_labels
+from simkit.report.labels import Label, place_labels
 from simkit.report.points import Omission, for_each_chip
 from simkit.report.style import DARK, SOFT_INK, count, layout_name, new_figure, times
 from simkit.study.group import FIT_EACH
@@ -38,6 +38,7 @@ class _Line:
     attention: str
     kv_dtype: str
     chips: float
+    room_tokens: float
     max_requests_per_s: float | None
     offered: Any
     goodput: Any
@@ -66,7 +67,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     done, omissions = for_each_chip(request.hardware, lines)
     rows = [{"hardware": chip, "chips": line.chips, "model": request.model.name, "attention": line.attention,
              "kv_dtype": line.kv_dtype, "offered_requests_per_s": float(offered),
-             "goodput_requests_per_s": float(good), "max_requests_per_s": line.max_requests_per_s}
+             "goodput_requests_per_s": float(good), "max_requests_per_s": line.max_requests_per_s,
+             "cache_room_tokens": line.room_tokens}
             for chip, found in done.items() for line in found
             for offered, good in zip(line.offered, line.goodput, strict=True)]
     omissions += [Omission(chip=chip, reason=f"{line.name} meets the objective at no rate")
@@ -104,8 +106,9 @@ def _line(server: Server, rate: float | None, offered: Any, requests: int) -> _L
                for one in offered]
     kv_dtype = replica.scenario.kv_dtype
     name = layout_name(replica.attention) + ("" if kv_dtype == "bf16" else f" {kv_dtype}")
-    return _Line(name=name, attention=replica.attention, kv_dtype=kv_dtype,
-                 chips=float(replica.split.chips), max_requests_per_s=rate, offered=offered, goodput=np.array(goodput))
+    room_tokens = replica.total_blocks * PAGE_TOKENS / sum(layers for layers, _ in replica.block_kinds)
+    return _Line(name=name, attention=replica.attention, kv_dtype=kv_dtype, chips=float(replica.split.chips),
+                 room_tokens=room_tokens, max_requests_per_s=rate, offered=offered, goodput=np.array(goodput))
 
 
 def _figure(context: FigureContext, done: dict[str, list[_Line]]) -> Any:
@@ -114,30 +117,39 @@ def _figure(context: FigureContext, done: dict[str, list[_Line]]) -> Any:
     for axes, (chip, found) in zip(panels, done.items(), strict=True):
         most = float(max(line.offered[-1] for line in found))
         axes.plot([0, most], [0, most], color=SOFT_INK, linewidth=0.6, linestyle=":")
-        for colour, line in zip(_COLOURS, found, strict=False):
-            axes.plot(line.offered, line.goodput, color=colour)
+        # Lines that lie on one another: the later ones are thinner, so that the earlier ones show beside them.
+        for colour, line, width in zip(_COLOURS, found, np.linspace(2.4, 1.0, len(found)), strict=False):
+            axes.plot(line.offered, line.goodput, color=colour, linewidth=width)
         axes.set_xlim(0, most)
-        axes.set_ylim(0, 1.05 * max(float(line.goodput.max()) for line in found))
+        axes.set_ylim(0, 1.15 * max(float(line.goodput.max()) for line in found))
         chips = found[0].chips
         axes.set_title(f"{context.label(chip)}, {count(chips)} chip{'s' if chips > 1 else ''}")
         axes.set_ylabel("within the objective, a second")
-        margin_labels(axes, [Label(x=most, y=float(line.goodput[-1]), colour=colour, text=line.name)
-                             for colour, line in zip(_COLOURS, found, strict=False)])
+        labels = [_peak_label(line, colour) for colour, line in zip(_COLOURS, found, strict=False)]
+        place_labels(axes, labels, avoid=[(line.offered, line.goodput) for line in found])
     panels[-1].set_xlabel("requests that arrive, a second")
     return figure
 
 
+def _peak_label(line: _Line, colour: str) -> Label:
+    """A line's name at its best rate: beyond the rates that it can serve all lines meet."""
+    best = int(np.argmax(line.goodput))
+    return Label(x=float(line.offered[best]), y=float(line.goodput[best]), colour=colour, text=line.name)
+
+
 def _finding(context: FigureContext, done: dict[str, list[_Line]]) -> str:
+    """Requests a second beside the room for caches: what the division says, and what arrivals make of it."""
     parts = []
     for chip, found in done.items():
         first = found[0]
-        gains = [f"{times(line.max_requests_per_s / first.max_requests_per_s)} with {line.name}" for line in found[1:]
+        gains = [f"{line.name} has room for {times(line.room_tokens / first.room_tokens)} the tokens and serves "
+                 f"{times(line.max_requests_per_s / first.max_requests_per_s)} the requests" for line in found[1:]
                  if line.max_requests_per_s and first.max_requests_per_s]
         if gains:
             parts.append(f"{context.label(chip)} serves {_rate(first.max_requests_per_s)} requests a second with "
-                         f"{first.name}, {', '.join(gains)}")
-    return ("A cache several times smaller does not serve several times the users once prompts and weights take the "
-            "time: " + "; ".join(parts) + ".")
+                         f"{first.name}; {', '.join(gains)}")
+    return ("Room for more users is not as many more users served, once prompts and weights take the time. "
+            + ". ".join(parts) + ".")
 
 
 def _rate(value: float | None) -> str:

@@ -167,6 +167,18 @@ class Replica:
             joules = joules + (np.nan if energy is None else flops * energy)
         return time, joules
 
+    @cached_property
+    def kernels(self) -> float:
+        """Kernels that a step launches on one chip, those of a draft model's steps included."""
+        question = self.question(1.0, float(self.page_tokens))
+        speculation = self.scenario.speculation
+        steps = [(1, question.workload(self.layout, self.split.tp, self.split.pp))]
+        if speculation is not None:
+            draft = question.draft_workload(speculation, self.split.tp, self.split.pp)
+            steps += [] if draft is None else [(speculation.draft_tokens, draft)]
+        return float(sum(times * operator.count * operator.launches
+                         for times, workload in steps for operator in build_step(workload).operators))
+
     @property
     def fixed_step_s(self) -> float:
         """Host time that the profile itself states for a step."""

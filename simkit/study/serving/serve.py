@@ -110,7 +110,7 @@ class Server:
             chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
             swap_s_per_block=replica.bytes_per_block / (policy.swap_bytes_per_s * chips),
             host_blocks=int(policy.swap_bytes * chips / replica.bytes_per_block) if swapping else 0,
-            host_step_s=policy.runtime.layer_s * replica.model.n_layers,
+            host_step_s=policy.runtime.kernel_gap_s * replica.kernels,
             host_sequence_s=policy.runtime.host_sequence_s,
             prefill_fraction=policy.runtime.prefill_fraction, slo_ttft_s=policy.slo_ttft_s,
             slo_tpot_s=policy.slo_tpot_s, clients=policy.clients)
@@ -197,12 +197,14 @@ def fresh_state(rules: state_of.Rules, keep_events: int) -> state_of.State:
 
 
 def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dict[str, Any]:
-    """All replicas in one record; rates are over the time from the first arrival to the last token."""
+    """All replicas in one record; rates are over the time from the first arrival to the last token, of any replica."""
     replica, policy, replicas = server.replica, server.policy, len(states)
     clock = np.sum([state.clock_s for state in states], axis=0)
     count = np.sum([state.tally for state in states], axis=0)
-    span_s = np.array([state.clock_s[state_of.NOW] - max(state.clock_s[state_of.START], 0.0) for state in states])
-    lasted_s = float(span_s.max())
+    # A replica that no request reached has neither beginning nor end (START < 0): it is idle throughout.
+    starts_s = [state.clock_s[state_of.START] for state in states if state.clock_s[state_of.START] >= 0.0]
+    lasted_s = float(max(state.clock_s[state_of.NOW] for state in states) - min(starts_s, default=0.0))
+    whole_s = lasted_s * replicas
     chips = float(replica.split.chips) * replicas
     tokens = int(count[state_of.TOKENS_OUT])
     histograms = sum((state.histograms for state in states[1:]), states[0].histograms)
@@ -211,12 +213,14 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
     joules = float(clock[state_of.JOULES]) + (math.nan if replica.hardware.power.idle_w is None
                                           else replica.hardware.power.idle_w * chips * lasted_s)
     requests = int(count[state_of.FINISHED] + count[state_of.REFUSED])
+    # Idle is the rest: a replica also idles before its first request and after its last.
+    busy_s = float(sum(clock[part] for part in (state_of.DECODE, state_of.PREFILL, state_of.HOST, state_of.SWAP)))
 
     def per_s(amount: float) -> float:
         return amount / lasted_s if lasted_s > 0 else math.nan
 
     def share(seconds: float) -> float:
-        return seconds / float(span_s.sum()) if span_s.sum() > 0 else math.nan
+        return seconds / whole_s if whole_s > 0 else math.nan
 
     record: dict[str, Any] = {
         "hardware": replica.hardware.name, "chips": chips, "tp": float(replica.split.tp), "pp": float(replica.split.pp),
@@ -244,7 +248,7 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
         "max_kv_occupancy": max(int(state.tally[state_of.MOST_USED]) for state in states) / blocks,
         "preemptions": int(count[state_of.PREEMPTED]), "swaps": int(count[state_of.SWAPPED_OUT]),
         "iterations": int(count[state_of.ITERATIONS]),
-        "idle_share": share(float(clock[state_of.IDLE] + lasted_s * replicas - span_s.sum())),
+        "idle_share": max(share(whole_s - busy_s), 0.0),
         "attention_share": share(float(clock[state_of.ATTENTION])),
         "rest_of_decode_share": share(float(clock[state_of.DECODE] - clock[state_of.ATTENTION])),
         "prefill_share": share(float(clock[state_of.PREFILL])), "host_share": share(float(clock[state_of.HOST])),
