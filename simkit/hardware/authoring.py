@@ -11,10 +11,17 @@ from simkit.errors import UserError
 from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
 from simkit.hardware.inherit import resolve
 from simkit.hardware.schema import profile_from_yaml
+from simkit.resources import shipped_folder
 from simkit.yaml_source import parse_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_EDITOR: Final = "# yaml-language-server: $schema="
 _TOP_KEY: Final = "^{key}:.*(?:\n[ \t].*)*\n"
+
+
+def editor_line() -> str:
+    """The first line of a profile from which editors know what to complete and check, wherever the file lies."""
+    return _EDITOR + (shipped_folder(KIND) / "profile.schema.json").as_uri()
 
 
 def require_name(name: str) -> None:
@@ -40,9 +47,9 @@ def copy_profile(name: str, like: str, *, profiles: Path | str | None = None) ->
     text = re.sub(_TOP_KEY.format(key="aliases"), "", text, count=1, flags=re.MULTILINE)
     heading = (f"# {name}: started as a copy of {original.name}. Every figure below is that chip's until you change\n"
                "# it; give each new figure its own source. `simkit profile check` reads this file back.\n#\n")
-    first, newline, rest = text.partition("\n")
-    schema_line = first.startswith("# yaml-language-server")
-    text = first + newline + heading + rest if schema_line else heading + text
+    first, _, rest = text.partition("\n")
+    # A shipped file names the schema beside it, and beside the copy there is none.
+    text = f"{editor_line()}\n{heading}{rest if first.startswith(_EDITOR) else text}"
     copied = parse_yaml(text, file=str(path.parent / f"{name}.yaml"))
     extended = copied.data.get("extends")
     if isinstance(extended, str) and ("/" in extended or Path(extended).suffix):

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, get_args, get_origin
 
 from pydantic import create_model
 
 from simkit.errors import UserError
+from simkit.hardware.authoring import editor_line
 from simkit.hardware.schema import (
     CONFIDENCES,
     ComputeSchema,
@@ -100,6 +101,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
             yield from lines("  ", entries)
 
     text = "\n".join([
+        editor_line(),
         f"# {name}: written from answers to `simkit profile new {name}`. All figures share one source:",
         "# give each its own, with the confidence that it deserves. `simkit profile check` reads this file back.",
         "schema_version: 1", f"name: {name}", *lines("", head), "sources:", f"  answers: {source}",
@@ -162,9 +164,12 @@ def _field(schema: type[StrictRecord], key: str, ask: Ask, *, default: str | Non
            prefix: str = "") -> _Line:
     """Ask for one key of a schema in its own words, and check the answer as the schema would."""
     info = schema.model_fields[key]
-    meaning = " ".join((info.description or "").split())
-    answer = ask(f"{prefix}{key.replace('_', ' ')} ({meaning.rstrip('.')})",
-                 _reader(info.rebuild_annotation(), optional=default == ""), default=default)
+    meaning, annotation = " ".join((info.description or "").split()), info.rebuild_annotation()
+    choices = [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
+    spelled = [word for word in choices if word not in meaning]  # many a description explains each of its words
+    words = "; ".join([", ".join(spelled), meaning.rstrip(".")] if spelled else [meaning.rstrip(".")])
+    answer = ask(f"{prefix}{key.replace('_', ' ')} ({words})", _reader(annotation, optional=default == ""),
+                 default=default)
     return _Line(key=key, answer=answer, meaning=meaning, sourced=sourced)
 
 

@@ -1,6 +1,7 @@
 """``simkit profile``: what it lists, shows, checks, compares and writes."""
 
 import json
+from urllib.request import urlopen
 
 import jsonschema
 import pytest
@@ -151,6 +152,13 @@ def test_diff_names_the_figures_that_differ_and_their_ratio(cli):
 
 def test_diff_of_a_profile_with_itself_is_empty(cli):
     assert cli("profile", "diff", "h100-sxm", "h100-sxm").stdout == "no figure differs\n"
+
+
+def test_a_new_profile_tells_editors_where_its_schema_lies(cli, tmp_path):
+    assert cli("profile", "new", "mine", "--like", "h100-sxm", "-o", str(tmp_path / "mine.yaml")).exit_code == 0
+    line = (tmp_path / "mine.yaml").read_text(encoding="utf-8").splitlines()[0]
+    with urlopen(line.removeprefix("# yaml-language-server: $schema=")) as schema:
+        assert json.load(schema) == json.loads(cli("profile", "schema").stdout)
 
 
 def test_a_new_profile_keeps_comments_and_passes_the_check(cli, tmp_path):

@@ -94,6 +94,14 @@ def test_a_title_may_hold_what_yaml_would_take_for_its_own(answer, tmp_path):
         assert load_hardware(tmp_path / "mine.yaml").title == title
 
 
+def test_a_question_with_few_answers_names_them(answer):
+    asked = answer(TWO_LEVELS).stderr
+    for question, words in (("kind (", ("gpu", "asic", "tpu", "cpu")), ("type (", ("HBM3e", "GDDR7", "LPDDR5X")),
+                            ("link topology (", ("switch", "ring", "torus", "mesh", "all-to-all"))):
+        text = asked[asked.index(question):]
+        assert all(word in text[: text.index(")")] for word in words), text[:200]
+
+
 def test_without_a_terminal_a_profile_to_start_from_must_be_named(cli, tmp_path):
     result = cli("profile", "new", "mine", stdin="\n")
     assert result.exit_code == 2

@@ -82,7 +82,7 @@ def multiplier_arrays_are_powers_of_two(profile: HardwareProfile) -> Iterator[Re
         if not 0.9 <= off <= 1.1:
             yield "warning", path, (
                 f"{format_quantity(rate, FLOP_PER_S)} is {per_clock:.4g} flops a clock in each of {compute.units} "
-                f"{compute.unit_name}s, which is near no power of two")
+                f"{compute.unit_name}s, which is near no power of two: a slip in it, in the units or in the clock?")
 
 
 def rates_are_in_order(profile: HardwareProfile) -> Iterator[Remark]:

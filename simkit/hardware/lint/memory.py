@@ -141,8 +141,8 @@ def ridge_point_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
         severity = outside(ridge, least, most, 3)
         if severity:
             yield severity, ("memory", level.name, "bandwidth"), (
-                f"the ridge point would be {ridge:.3g} flops/byte: {level.kind} of a {profile.kind} has {least:g} "
-                f"to {most:g}")
+                f"the ridge point would be {ridge:.3g} flops/byte: expected {least:g} to {most:g} of "
+                f"{level.kind}, kind '{profile.kind}'")
 
 
 def gpu_memory_states_what_reads_achieve(profile: HardwareProfile) -> Iterator[Remark]:
