@@ -103,7 +103,8 @@ class Misfit:
     """Points of one chip, model, KV format and layout that do not fit, and how many chips would do.
 
     ``batch`` and ``kv_len`` are of the smallest such point. ``chips_needed`` has one number for each point that some
-    number of chips would hold; ``impossible`` counts the others.
+    number of chips would hold; ``impossible`` counts the others. ``unknown_link`` is the figure whose lack leaves the
+    chip alone, where the profile names a link and no source gives its bandwidth.
     """
 
     hardware: str
@@ -118,6 +119,7 @@ class Misfit:
     points_in_all: int
     chips_needed: tuple[int, ...]
     impossible: int
+    unknown_link: str | None = None
 
     def __str__(self) -> str:
         several = self.points_in_all > 1
@@ -125,6 +127,9 @@ class Misfit:
         text = (f"{self.model} with {self.attention} and {self.kv_dtype} cache, batch {self.batch} x {self.kv_len} "
                 f"tokens, does not fit on {_chips(self.chips)} of {self.hardware}{extent}")
         nowhere = f"no number of chips of this system (at most {self.max_chips})"
+        if self.unknown_link:
+            return (f"{text}, and no source gives {self.unknown_link}, without which chips cannot share a model; --set "
+                    f"{self.unknown_link}=... states an assumption")
         if not self.chips_needed:
             return f"{text}: {nowhere} would do"
         least, most = min(self.chips_needed), max(self.chips_needed)
@@ -134,6 +139,13 @@ class Misfit:
 
 def _chips(count: int) -> str:
     return f"{count} chip" if count == 1 else f"{count} chips"
+
+
+def _unknown_link(hardware: HardwareProfile) -> str | None:
+    """The figure that a chip lacks for joining others; None where it has a link, or names none."""
+    if hardware.scale_up is not None or hardware.scale_out is not None:
+        return None
+    return next((key for key in hardware.missing if key.startswith("links.")), None)
 
 
 def misfits(grid: Grid, columns: Mapping[str, Any], **options: Any) -> list[Misfit]:
@@ -157,5 +169,6 @@ def misfits(grid: Grid, columns: Mapping[str, Any], **options: Any) -> list[Misf
             hardware=hardware.name, model=model.name, attention=attention, kv_dtype=kv_dtype,
             chips=int(picked["chips"][smallest]), max_chips=hardware.max_chips, batch=int(picked["batch"][smallest]),
             kv_len=int(picked["kv_len"][smallest]), points=len(where), points_in_all=unfit[tuple(at)].size,
-            chips_needed=tuple(int(n) for n in np.unique(fitted["chips"][holds])), impossible=int((~holds).sum())))
+            chips_needed=tuple(int(n) for n in np.unique(fitted["chips"][holds])), impossible=int((~holds).sum()),
+            unknown_link=_unknown_link(hardware)))
     return found

@@ -139,6 +139,16 @@ def test_a_context_that_no_number_of_chips_holds_is_said_so(cli):
     assert "no number of chips of this system" in result.stderr
 
 
+def test_a_chip_whose_link_no_source_gives_stands_alone_and_says_why(cli, tmp_path):
+    (tmp_path / "alone.yaml").write_text("name: alone\nextends: h100-sxm\nsystem: {max_chips: 8}\n"
+                                         "links: {scale_up: {bandwidth: null}, scale_out: null}\n", encoding="utf-8")
+    result = cli("simulate", "-H", "alone.yaml", "-A", "gqa-8")
+    assert result.exit_code == 2
+    assert "no source gives links.scale_up.bandwidth, without which chips cannot share a model" in result.stderr
+    assert cli("simulate", "-H", "alone.yaml", "-A", "gqa-8", "--set", "links.scale_up.bandwidth=450GB/s").exit_code == 0
+    assert cli("profile", "check", "alone.yaml").stdout.count("joins") == 0
+
+
 def test_compared_layouts_run_on_the_same_chips_unless_fit_each_says_otherwise(cli):
     arguments = ("simulate", "-A", "mha,mqa", "--batch", "64", "--kv-len", "8k", "--format", "json")
     assert len({record["chips"] for record in records_of(cli(*arguments))}) == 1

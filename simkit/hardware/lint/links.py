@@ -47,7 +47,7 @@ def links_are_slower_than_memory(profile: HardwareProfile) -> Iterator[Remark]:
             yield "error", path, (
                 f"{rate_words(link.bandwidth_bytes_per_s)} between chips is more than main memory has "
                 f"({rate_words(main)})")
-        elif main and name == "scale_up" and profile.main_memory.kind == "dram":
+        elif name == "scale_up" and profile.main_memory.kind == "dram" and profile.main_memory.bandwidth_bytes_per_s:
             ratio = main / link.bandwidth_bytes_per_s
             severity = outside(ratio, 1.0, 80.0, 20)
             if severity:
@@ -87,6 +87,8 @@ def systems_are_as_large_as_their_links(profile: HardwareProfile) -> Iterator[Re
     """The largest system is what the farthest network joins, and a farther network joins more chips than a nearer."""
     links = _links(profile)
     reach = max((link.max_chips for _, link in links), default=1)
+    if not links and any(key.startswith("links.") for key in profile.missing):
+        return  # a link there is, and no source gives its bandwidth
     if profile.max_chips > reach:
         joined = f"the links reach only {reach}" if links else "no link joins them"
         yield "error" if links else "warning", ("system", "max_chips"), f"{profile.max_chips} chips, but {joined}"
