@@ -18,6 +18,7 @@ from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity
 from simkit.study.claim import Axis, Claim, Finding, Names, Point, listed, verdict_over, within
 from simkit.study.group import FIT
+from simkit.study.point import decode_step
 from simkit.study.scenario import parse_scenario
 from simkit.units import BYTES, COUNT, format_quantity
 from simkit.validation import Number, Quantity, Text
@@ -123,6 +124,41 @@ class _Room(Claim, test="room"):
                          f"{parse_layout(self.attention, model).n_kv_heads} KV heads are stored {bad[0][1]:g} times")
         return Finding(verdict=verdict, condition=condition, found=float(ratio[0]), claimed=self.claimed_ratio,
                        figure=f"{what}: {figures} chips; on {widths[0]}: {ours[0]:g} instead of {theirs[0]:g}")
+
+
+class ProportionalReads(Claim, test="proportional_reads"):
+    """A step reads at least ``enough_share`` of the factor fewer bytes by which the cache of one sequence shrinks."""
+
+    hardware: Text
+    model: Text
+    attention: Text
+    batch: Axis
+    kv_len: Point
+    tp: Axis
+    enough_share: Ratio
+
+    def judge(self, engine: str) -> Finding:
+        """Bytes of the cache, and of cache and weights, that all chips read in a step, over widths and batches."""
+        model, widths = load_model(self.model), [int(width) for width in self.tp]
+        factor = (kv_bytes_per_token(model, parse_layout("mha", model))
+                  / kv_bytes_per_token(model, parse_layout(self.attention, model)))
+        cache, whole = [], []
+        for width in widths:
+            read = decode_step(self.hardware, self.model, attention=[["mha"], [self.attention]], engine=engine,
+                               batch=np.array(self.batch)[None, :], kv_len=self.kv_len, chips=width, tp=width)
+            of_cache, of_weights = read["kv_read_bytes"], read["weight_read_bytes"]
+            cache.append(of_cache[0] / of_cache[1])
+            whole.append((of_cache + of_weights)[0] / (of_cache + of_weights)[1])
+        kept = np.array(cache) >= self.enough_share * factor
+        good = [width for width, row in zip(widths, kept, strict=True) if row.all()]
+        figures = ", ".join(f"{row.max():.3g}x on {width}" for row, width in zip(cache, widths, strict=True))
+        best = np.array(whole)
+        verdict = verdict_over(kept)
+        return Finding(
+            verdict=verdict, found=float(np.max(cache)), claimed=factor,
+            figure=f"{factor:g}x smaller caches; cache bytes of a step: {figures} chips",
+            condition=f"tensor parallelism is {listed(good)}; with the weights, which every step reads too, "
+                      f"{best.min():.2f}x at batch {self.batch[0]:g} to {best.max():.2f}x at {self.batch[-1]:g}")
 
 
 class MoreUsers(_Room, test="more_users"):

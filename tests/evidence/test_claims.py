@@ -50,6 +50,23 @@ def test_the_step_never_speeds_up_by_more_than_the_bytes_shrink_on_a_gpu(records
     assert records["speed-in-proportion"]["claimed"] == 8
 
 
+def test_cache_reads_shrink_in_proportion_until_chips_outnumber_kv_heads(records):
+    found = records["reads-in-proportion"]
+    assert found["verdict"] == "holds when"
+    assert found["found"] == pytest.approx(8)  # 64 KV heads on 8
+    assert "tensor parallelism is 1, 2, 4 and 8" in found["condition"]
+    # 138 GB of weights beside 10.7 GB of MHA's cache and 1.34 GB of GQA-8's (less the shrunken projections): 1.1 at batch 1.
+    assert "1.11x at batch 1" in found["condition"]
+
+
+def test_quality_is_what_papers_printed(records):
+    # Ainslie et al., Table 1: 47.2 (MHA), 47.1 (GQA-8), 46.6 (MQA); Shazeer, Table 1: BLEU 28.4 (MHA), 28.5 (MQA).
+    assert records["gqa-quality"]["verdict"] == "holds"
+    assert records["gqa-quality"]["found"] == pytest.approx(100 * (1 - 47.1 / 47.2))
+    assert records["mqa-quality"]["verdict"] == "holds when"
+    assert records["mqa-quality"]["found"] == pytest.approx(100 * (1 - 46.6 / 47.2))
+
+
 def test_users_grow_in_proportion_until_chips_outnumber_kv_heads(records):
     # Llama 3 8B has eight KV heads: sixteen chips store each of them twice (model.md section 2).
     for name in ("4x-users", "4x-longer-contexts"):
