@@ -6,8 +6,9 @@ MHA to MQA, from which advantages come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +83,8 @@ def compare_systems(data: Path | None = None, *, engine: str = "roofline", targe
     for system in rows.systems:
         of_system = _sampled(rows.of_system(system), sample, seed)
         own_ladders = of_system if data else _sampled(ladders.of_system(system), sample, seed)
-        found.append(_compared(system, of_system, own_ladders, engine, profiles, overrides))
+        found.append(_compared(system, of_system, own_ladders, engine,
+                               partial(load_hardware, system, overrides=overrides, profiles=profiles)))
     return found
 
 
@@ -92,12 +94,32 @@ def _sampled(rows: Measured, sample: int | None, seed: int) -> Measured:
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
 
 
-def _compared(system: str, rows: Measured, ladders: Measured, engine: str, profiles: Path | str | None,
-              overrides: Mapping[str, str] | None) -> SystemComparison:
+def compare_chips(chips: Sequence[HardwareProfile], table: str = SHIPPED_SPREAD, *, engine: str = "roofline",
+                  sample: int | None = None, seed: int = 0) -> list[SystemComparison]:
+    """Those of ``chips`` that a shipped table has, in the order of ``chips``; its rows are also the ladders.
+
+    Parameters: table: :data:`SHIPPED_SPREAD` or :data:`SHIPPED_LADDERS`; engine, sample, seed: as of :func:`compare`.
+    """
+    measured = shipped_table(table)
+
+    def one(system: str, chip: HardwareProfile) -> SystemComparison:
+        rows = _sampled(measured.of_system(system), sample, seed)
+        return _compared(system, rows, rows, engine, lambda: chip)
+
+    return [one(system, chip) for chip in chips for system in systems_of(chip) if system in measured.systems]
+
+
+def systems_of(chip: HardwareProfile) -> tuple[str, ...]:
+    """Names under which measurements may know a chip."""
+    return tuple(dict.fromkeys((chip.name, *chip.aliases)))
+
+
+def _compared(system: str, rows: Measured, ladders: Measured, engine: str,
+              load: Callable[[], HardwareProfile]) -> SystemComparison:
     nothing = np.zeros(0)
     profile = None
     try:
-        profile = load_hardware(system, overrides=overrides, profiles=profiles)
+        profile = load()
         predicted = predicted_times_s(rows, profile, engine)
         ladder_times = predicted if ladders is rows else predicted_times_s(ladders, profile, engine)
         baseline = baseline_times_s(rows, profile)

@@ -50,7 +50,8 @@ MAX_GRID_POINTS: Final = 200_000
 FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown", "advantage_heatmap",
                      "separate_causes", "bandwidth_scaling", "concurrent_users", "energy_cost", "tp_replication",
                      "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
-                     "serving_goodput"]
+                     "serving_goodput", "predicted_against_measured", "error_by_regime",
+                     "advantage_against_measured", "published_figures"]
 # Figures of a layout's advantage over MHA.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "bandwidth_scaling", "concurrent_users",
                      "energy_cost", "tp_replication", "quality_speed")
@@ -120,6 +121,8 @@ class FigureSchema(StrictRecord):
     """Engine in place of the study's."""
     reducers: Names | None = None
     """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
+    beside: Text | None = None
+    """For ``grouping_law``: a second engine, drawn beside the first."""
     note: Text | None = None
     """A sentence printed under the caption."""
 
@@ -127,6 +130,8 @@ class FigureSchema(StrictRecord):
     def _has_only_its_own_options(self) -> FigureSchema:
         if self.reducers is not None and self.kind != "stacking":
             raise rule(f"only a stacking figure has reducers, not {self.kind}", "reducers")
+        if self.beside is not None and self.kind != "grouping_law":
+            raise rule(f"only a grouping_law figure has a second engine, not {self.kind}", "beside")
         return self
 
 
@@ -198,6 +203,7 @@ class FigureRequest:
     chips: int | str
     engine: str
     reducers: tuple[str, ...] = DEFAULT_STACK
+    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,8 +329,9 @@ class _Loader:
             named = getattr(figure, word)
             if named is not None:
                 _at(self.source, (*key, word), lambda text=named: parse_format(text))
-        if figure.engine:
-            _check_engine(self.source, (*key, "engine"), figure.engine)
+        for word in ("engine", "beside"):
+            if named := getattr(figure, word):
+                _check_engine(self.source, (*key, word), named)
         if figure.hardware:
             hardware = tuple(self.chip(name, *key, "hardware", i) for i, name in enumerate(figure.hardware))
         batch, kv_len = figure.batch or schema.batch, figure.kv_len or schema.kv_len
@@ -335,7 +342,7 @@ class _Loader:
             focus_kv_len=kv_len[0] if len(kv_len) == 1 else schema.focus.kv_len,
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
             chips=figure.chips or schema.chips, engine=figure.engine or schema.engine,
-            reducers=tuple(figure.reducers or DEFAULT_STACK))
+            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside)
 
 
 def _check_words(source: YamlSource, schema: StudySchema) -> None:

@@ -24,7 +24,7 @@ kv_len: 1k..16k*4
 focus: {batch: 32, kv_len: 4k}
 figures:
   - kind: roofline
-  - kind: grouping_law
+  - {kind: grouping_law, beside: replay}
   - kind: separate_causes
   - {kind: step_breakdown, hardware: [h100-sxm, groq-lpu], note: "A note of <u>one's</u> own."}
   - {kind: advantage_heatmap, hardware: [h100-sxm, groq-lpu], batch: "1..16*4"}
@@ -38,6 +38,10 @@ figures:
   - {kind: replay_against_roofline, hardware: [h100-sxm, groq-lpu]}
   - {kind: serving_goodput, hardware: [h100-sxm]}
   - {kind: stacking, hardware: [h100-sxm, groq-lpu], reducers: [mha, gqa-8, kv=fp8]}
+  - kind: advantage_against_measured
+  - kind: predicted_against_measured
+  - kind: error_by_regime
+  - kind: published_figures
 """
 
 

@@ -16,6 +16,8 @@ from simkit.report.labels import spread
 from simkit.report.style import COLUMN_WIDTH_INCHES, DARK, PAPER, chip_styles, house_style
 from simkit.study.study_file import FIGURE_KINDS
 
+# Drawn from tables that name their own models.
+OF_MEASUREMENTS = ("predicted_against_measured", "advantage_against_measured", "error_by_regime", "published_figures")
 NAMES = [*(kind for kind in FIGURE_KINDS if kind != "kv_capacity"), "capacity"]
 
 
@@ -38,7 +40,7 @@ def test_a_figure_is_one_column_wide_with_words_and_data(drawn, name) -> None:
     assert item.figure.get_figwidth() == COLUMN_WIDTH_INCHES
     assert any(character.isdigit() for character in item.finding)
     assert item.rows
-    assert "Llama 2 70B" in item.inputs
+    assert "Llama 2 70B" in item.inputs or name in OF_MEASUREMENTS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from simkit.evidence.silicon import SystemComparison
 from simkit.evidence.silicon_score import streamed_bytes
+from simkit.report.figures.drawn import DrawnFigure, FigureContext
+from simkit.report.measured import inputs_of, measured_systems, name_of
 from simkit.report.style import FILL_INK, INK, SMALL_POINTS, new_figure
 
 _OCCUPANCY: Final = (0.0, 0.05, 0.25, 0.6, 1.1, 2.0, 8.0, np.inf)
@@ -17,8 +19,34 @@ _OCCUPANCY_TEXTS: Final = ("<.05", ".05-.25", ".25-.6", ".6-1.1", "1.1-2", "2-8"
 _GROUPS: Final = (0.0, 1.0, 4.0, 8.0, 16.0, 32.0, np.inf)
 _GROUP_TEXTS: Final = ("1", "\u22644", "\u22648", "\u226416", "\u226432", ">32")
 _LEAST_ROWS: Final = 5  # fewer say nothing about a cell
+_GOOD: Final = 15.0  # per cent
 _HIGHEST: Final = 40.0  # per cent; the colour scale ends here, the number in the cell does not
 _COLOURS: Final = "YlOrRd"
+
+
+def draw(context: FigureContext) -> DrawnFigure:
+    """The shipped kernels of the request's chips, by what they read and how they group."""
+    request = context.request
+    systems, omissions = measured_systems(request)
+    cells = {name_of(one): mean_error_by_cell(one) for one in systems}
+    rows = [{"hardware": name, "kv_bytes_over_cache": _OCCUPANCY_TEXTS[row],
+             "query_heads_per_kv_head": _GROUP_TEXTS[column], "mean_error_percent": float(value)}
+            for name, table in cells.items() for (row, column), value in np.ndenumerate(table) if np.isfinite(value)]
+    worst = {name: np.unravel_index(int(np.nanargmax(table)), table.shape) for name, table in cells.items()}
+    said = ", ".join(f"{context.label(name)} {cells[name][at]:.0f} % (KV bytes {_OCCUPANCY_TEXTS[at[0]]} of the cache, "
+                     f"query heads a KV head {_GROUP_TEXTS[at[1]]})" for name, at in worst.items())
+    below = np.concatenate([table[np.isfinite(table)] for table in cells.values()])
+    return DrawnFigure(
+        title=request.title or "Where the error sits",
+        figure=error_by_regime(systems, labels={name: context.label(name) for name in cells}), rows=rows,
+        finding=f"{np.count_nonzero(below <= _GOOD)} of {below.size} fields have a mean error of at most {_GOOD:.0f} "
+                f"%; the worst: {said}.",
+        how_to_read="Number: mean of |predicted / measured - 1| in per cent, of the kernels in a field. Upwards: bytes "
+                    "of KV cache that a kernel reads over the capacity of the last on-chip cache (below 1 the loop "
+                    "finds them there); to the right: how many query heads share a KV head. Empty: fewer than "
+                    f"{_LEAST_ROWS} kernels.",
+        inputs=inputs_of(request, systems), omissions=omissions,
+        alt=f"Heat maps of mean error, one panel a chip. Worst fields: {said}.")
 
 
 def mean_error_by_cell(one: SystemComparison) -> Any:
@@ -39,8 +67,11 @@ def mean_error_by_cell(one: SystemComparison) -> Any:
     return cells
 
 
-def error_by_regime(systems: Sequence[SystemComparison]) -> Figure:
-    """One heat map a system of attention kernels: KV bytes over the last cache's capacity, query heads a KV head."""
+def error_by_regime(systems: Sequence[SystemComparison], *, labels: Mapping[str, str] | None = None) -> Figure:
+    """One heat map a system of attention kernels: KV bytes over the last cache's capacity, query heads a KV head.
+
+    Parameters: systems: compared ones; labels: short names of chips by profile.
+    """
     shown = [one for one in systems if one.skip_reason is None and one.rows.kind == "decode_attention"]
     columns = min(len(shown), 2) or 1
     lines = -(-len(shown) // columns) or 1
@@ -61,7 +92,7 @@ def error_by_regime(systems: Sequence[SystemComparison]) -> Figure:
         axes.set_xticks(range(len(_GROUP_TEXTS)), _GROUP_TEXTS)
         axes.set_yticks(range(len(_OCCUPANCY_TEXTS)), _OCCUPANCY_TEXTS)
         axes.tick_params(length=0)
-        axes.set_title(shown[place].system)
+        axes.set_title((labels or {}).get(name_of(shown[place]), shown[place].system))
         if place % columns == 0:
             axes.set_ylabel("KV bytes / cache")
         if place + columns >= len(shown):

@@ -4,11 +4,13 @@ r"""The law of grouping: what fewer KV heads buy against the ridge of the memory
 
 ``R`` is the ridge (achievable arithmetic over achievable bandwidth), ``g`` the query heads that share a KV head. Full
 below ``R = I_1`` nothing is gained, above ``R = g I_1`` all of it. Above: the attention kernel alone on one chip, in
-every level that may hold the cache. Below: the whole decode step at the study's point, on the machine it needs.
+every level that may hold the cache; beside it what silicon measured at equal query heads, and a second engine where
+the request names one. Below: the whole decode step at the study's point, on the machine it needs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,13 +20,15 @@ from matplotlib.axes import Axes
 from simkit.decode.placement import Placement
 from simkit.decode.step import build_step
 from simkit.decode.workload import DecodeWorkload
+from simkit.errors import UserError
+from simkit.evidence.head_ladders import MeasuredAdvantage, nearest_advantages
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
 from simkit.report.labels import Label, place_labels
 from simkit.report.points import Omission, cache_home, evaluate, fits, for_each_chip, inputs_text, scalar
-from simkit.report.style import PAPER, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.style import INK, PAPER, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 from simkit.study.group import engine_named
 from simkit.study.study_file import FigureRequest
 
@@ -40,7 +44,17 @@ class _Point:
     group_size: int
     ridge_flop_per_byte: float
     attention_speedup: float
+    beside_speedup: float | None
     step_speedup: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A measured kernel's advantage at the ridge of the memory that its cache was in."""
+
+    layout: str
+    ridge_flop_per_byte: float
+    found: MeasuredAdvantage
 
 
 def law_speedup(ridge_flop_per_byte: Any, group_size: int, mha_intensity_flop_per_byte: float) -> Any:
@@ -59,25 +73,62 @@ def draw(context: FigureContext) -> DrawnFigure:
     layouts = [name for name in request.layouts if name != "mha"]
     done, omissions = for_each_chip(request.hardware, lambda chip: _points(request, chip, layouts))
     points = [point for found in done.values() for point in found]
+    measured = _measured(request, layouts)
     stepped = {point.chip for point in points if point.step_speedup is not None}
     omissions += [Omission(chip=chip, reason="not in the lower panel: MHA does not fit on the chips that its system "
                            "has, or that the study gives it") for chip in done if chip not in stepped]
     rows = [{"hardware": p.chip, "level": p.level, "attention": p.layout, "group_size": p.group_size,
-             "batch": request.focus_batch, "kv_len": request.focus_kv_len,
+             "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": request.engine,
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
              "law_speedup_vs_mha": float(law_speedup(p.ridge_flop_per_byte, p.group_size, _mha_intensity(request))),
-             "speedup_vs_mha": p.step_speedup} for p in points]
+             "speedup_vs_mha": p.step_speedup, f"{request.beside}_kernel_speedup_vs_mha": p.beside_speedup}
+            for p in points]
+    rows = [{name: value for name, value in row.items() if not name.startswith("None_")} for row in rows]
+    rows += [{"hardware": m.found.hardware, "level": "", "attention": m.layout,
+              "group_size": request.model.n_q_heads // m.found.n_kv_heads, "batch": m.found.batch,
+              "kv_len": m.found.kv_len, "from": "measured", "ridge_flop_per_byte": m.ridge_flop_per_byte,
+              "kernel_speedup_vs_mha": m.found.measured_speedup,
+              "predicted_kernel_speedup_vs_mha": m.found.predicted_speedup} for m in measured]
     return DrawnFigure(
         title=request.title or "The law of grouping: GQA's advantage against machine balance",
-        figure=_figure(context, points, layouts), rows=rows, finding=_finding(context, points, layouts),
+        figure=_figure(context, points, measured, layouts), rows=rows,
+        finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
         how_to_read=f"Lines: the law S(g) ≤ R·b/2; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
                     f"rings: {', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
-                    "cache in the level named.",
+                    "cache in the level named." + _words_for_marks(request, measured),
         inputs=inputs_text(request), omissions=omissions,
         alt="Two log-log plots of speedup over MHA against the ridge point of the memory that holds the cache. "
             + "; ".join(f"{context.label(p.chip)} {p.level}: {p.attention_speedup:.2g} times in attention"
                         for p in points if p.layout == layouts[0]) + ".")
+
+
+def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
+    """Measured kernels of the request's chips whose size is nearest to the study's point, a layout each."""
+    heads = {name: parse_layout(name, request.model).n_kv_heads for name in layouts
+             if parse_layout(name, request.model).kind != "mla"}
+    found = []
+    for chip in request.hardware:
+        rate = chip.main_memory.achievable_bytes_per_s
+        if rate is None or not heads:
+            continue
+        ridge = chip.compute.matrix_achievable_flop_per_s("bf16") / rate
+        advantages = nearest_advantages(chip, request.model, list(heads.values()), kv_dtype=request.kv_dtype,
+                                        tokens=float(request.focus_batch * request.focus_kv_len))
+        found += [_Measured(layout=name, ridge_flop_per_byte=ridge, found=advantage) for advantage in advantages
+                  for name, count in heads.items() if count == advantage.n_kv_heads]
+    return found
+
+
+def _words_for_marks(request: FigureRequest, measured: list[_Measured]) -> str:
+    words = f" Crosses: the {request.beside} engine, the same kernels." if request.beside else ""
+    if measured:
+        sizes = sorted({(m.found.batch, m.found.kv_len) for m in measured})
+        words += (f" Bars: measured kernels with {request.model.n_q_heads} query heads of {request.model.head_dim} "
+                  "elements, of the sizes measured the nearest to the study's cached tokens ("
+                  + ", ".join(f"{batch} × {kv_len}" for batch, kv_len in sizes)
+                  + "), timed in a loop with a warm cache (NVIDIA AIConfigurator, ai-dynamo/aiconfigurator@095f58a).")
+    return words
 
 
 def _mha_intensity(request: FigureRequest) -> float:
@@ -93,17 +144,31 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
             rate = level.achievable_bytes_per_s
             if rate is None:
                 continue
-            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name) for name in ("mha", layout))
+            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, request.engine)
+                             for name in ("mha", layout))
             known = level.name == home and fits(step) and np.isfinite(scalar(step, "speedup_vs_mha"))
             points.append(_Point(
                 chip=chip.name, level=level.name, overflow=level.overflow, layout=layout,
                 group_size=request.model.n_q_heads // parse_layout(layout, request.model).n_kv_heads,
                 ridge_flop_per_byte=chip.compute.matrix_achievable_flop_per_s("bf16") / rate,
-                attention_speedup=mha_s / ours_s, step_speedup=scalar(step, "speedup_vs_mha") if known else None))
+                attention_speedup=mha_s / ours_s,
+                beside_speedup=_beside_speedup(request, chip, level.name, layout),
+                step_speedup=scalar(step, "speedup_vs_mha") if known else None))
     return points
 
 
-def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, layout: str) -> float:
+def _beside_speedup(request: FigureRequest, chip: HardwareProfile, level: str, layout: str) -> float | None:
+    """What the second engine says of the same kernel; None without one, or where it cannot replay the chip."""
+    if request.beside is None:
+        return None
+    try:
+        mha_s, ours_s = (_kernel_time_s(request, chip, level, name, request.beside) for name in ("mha", layout))
+    except UserError:
+        return None
+    return mha_s / ours_s
+
+
+def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
     """The attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
     chosen = parse_layout(layout, request.model)
     workload = DecodeWorkload(
@@ -113,12 +178,12 @@ def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, la
     placement = Placement(weights={level: 1.0}, kv={level: 1.0}, fits=True, max_batch=1.0)
     whole = build_step(workload)
     alone = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
-    return float(np.ravel(engine_named(request.engine)(alone, placement, chip).attention_time_s)[0])
+    return float(np.ravel(engine_named(engine)(alone, placement, chip).attention_time_s)[0])
 
 
-def _figure(context: FigureContext, points: list[_Point], layouts: list[str]) -> Any:
-    figure = new_figure(5.4)
-    above, below = figure.subplots(2, 1, sharex=True)
+def _figure(context: FigureContext, points: list[_Point], measured: list[_Measured], layouts: list[str]) -> Any:
+    figure = new_figure(5.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1.0))
     first = _mha_intensity(context.request)
     groups = {p.layout: p.group_size for p in points}
     top = max(groups.values())
@@ -129,14 +194,21 @@ def _figure(context: FigureContext, points: list[_Point], layouts: list[str]) ->
         log_ticks(axes, "x", [0.25, 1, 4, 16, 64, 256, 1024, 4096, 16384],
                   ["¼", "1", "4", "16", "64", "256", "1k", "4k", "16k"])
         axes.set_xlim(0.25, 16384)
-    ticks = [value for value in (1, 2, 4, 8, 16, 32, 64, 128) if value <= top * 1.01]
+    highest_above = max([top, *(m.found.measured_speedup for m in measured)])
+    ticks = [value for value in (1, 2, 4, 8, 16, 32, 64, 128, 256) if value <= highest_above * 1.01]
     log_ticks(above, "y", ticks, [f"{value}×" for value in ticks])
-    above.set_ylim(0.8, top * 1.6)
-    _scatter(context, above, [(p, p.attention_speedup) for p in points], layouts)
+    above.set_ylim(0.8, highest_above * 2.0)
+    _mark_others(context, above, points, measured)
+    _scatter(context, above, [(p, p.attention_speedup) for p in points], layouts,
+             taken=[(m.ridge_flop_per_byte, m.found.measured_speedup) for m in measured])
     for layout in layouts:
         above.annotate(f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), xytext=(0, 1.5),
                        textcoords="offset points", fontsize=SMALL_POINTS, color=SOFT_INK, va="bottom")
         above.plot([0.25, groups[layout] * first], [groups[layout]] * 2, color=SOFT_INK, linewidth=0.4, linestyle=":")
+    key = [f"● {layout_name(layouts[0])}", *(f"○ {layout_name(name)}" for name in layouts[1:2]),
+           *(["▬ measured"] if measured else []),
+           *([f"× {context.request.beside}"] if context.request.beside else [])]
+    above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
     steps = [(p, p.step_speedup) for p in points if p.step_speedup is not None]
@@ -151,7 +223,19 @@ def _figure(context: FigureContext, points: list[_Point], layouts: list[str]) ->
     return figure
 
 
-def _scatter(context: FigureContext, axes: Axes, values: list[tuple[_Point, float]], layouts: list[str]) -> None:
+def _mark_others(context: FigureContext, axes: Axes, points: list[_Point], measured: list[_Measured]) -> None:
+    """Crosses of a second engine and bars of measurements, in their chips' colours."""
+    for point in points:
+        if point.beside_speedup is not None:
+            axes.plot(point.ridge_flop_per_byte, point.beside_speedup, "x", color=INK, markersize=2.6,
+                      markeredgewidth=0.6, zorder=7)
+    for mark in measured:
+        axes.plot(mark.ridge_flop_per_byte, mark.found.measured_speedup, "_", markersize=11, markeredgewidth=1.6,
+                  color=context.styles[mark.found.hardware].colour, zorder=6)
+
+
+def _scatter(context: FigureContext, axes: Axes, values: list[tuple[_Point, float]], layouts: list[str], *,
+             taken: Sequence[tuple[float, float]] = ()) -> None:
     for point, speedup in values:
         style = context.styles[point.chip]
         filled = point.layout == layouts[0]
@@ -170,7 +254,17 @@ def _scatter(context: FigureContext, axes: Axes, values: list[tuple[_Point, floa
     curves: list[tuple[Any, Any]] = [(_RIDGES[::8], law_speedup(_RIDGES[::8], size, first))
                                      for size in sorted({p.group_size for p, _ in values})]
     curves += [(x, y) for x, y, _ in stems]
-    place_labels(axes, labels, avoid=curves, markers=[(p.ridge_flop_per_byte, s) for p, s in values])
+    place_labels(axes, labels, avoid=curves, markers=[*((p.ridge_flop_per_byte, s) for p, s in values),
+                                                        *taken])
+
+
+def _finding_of_measured(context: FigureContext, measured: list[_Measured], layouts: list[str]) -> str:
+    shown = [m for m in measured if m.layout == layouts[0]]
+    if not shown:
+        return ""
+    return (f" Measured kernels gain {layout_name(layouts[0])}'s " + ", ".join(
+        f"{times(m.found.measured_speedup)} on {context.label(m.found.hardware)} (predicted at that size: "
+        f"{times(m.found.predicted_speedup)})" for m in shown) + ".")
 
 
 def _finding(context: FigureContext, points: list[_Point], layouts: list[str]) -> str:

@@ -8,12 +8,16 @@ from types import MappingProxyType
 from typing import Final
 
 from simkit.report.figures import (
+    advantage_against_measured,
     advantage_heatmap,
     bandwidth_scaling,
     concurrent_users,
     energy_cost,
+    error_by_regime,
     grouping_law,
     kv_capacity,
+    predicted_against_measured,
+    published_figures,
     quality_speed,
     roofline,
     separate_causes,
@@ -43,12 +47,16 @@ def _serving_goodput(context: FigureContext) -> DrawnFigure:
 
 
 FIGURES: Final[Mapping[str, Callable[[FigureContext], DrawnFigure]]] = MappingProxyType({
+    "advantage_against_measured": advantage_against_measured.draw,
     "advantage_heatmap": advantage_heatmap.draw,
     "bandwidth_scaling": bandwidth_scaling.draw,
     "concurrent_users": concurrent_users.draw,
     "energy_cost": energy_cost.draw,
+    "error_by_regime": error_by_regime.draw,
     "grouping_law": grouping_law.draw,
     "kv_capacity": kv_capacity.draw,
+    "predicted_against_measured": predicted_against_measured.draw,
+    "published_figures": published_figures.draw,
     "quality_speed": quality_speed.draw,
     "replay_against_roofline": _replay_against_roofline,
     "roofline": roofline.draw,
