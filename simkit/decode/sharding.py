@@ -17,6 +17,7 @@ import numpy as np
 from simkit.errors import UserError, did_you_mean
 
 AttentionSharding = Literal["heads", "batch", "context"]
+MANY_POINTS: Final = 512  # from here on a look-up is cheaper than arithmetic
 ATTENTION_SHARDINGS: Final[tuple[AttentionSharding, ...]] = ("heads", "batch", "context")
 
 
@@ -72,6 +73,12 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
             ways=ways, q_per_chip=_plain(n_q_heads / head_ways), kv_per_chip=_plain(n_kv_heads / head_ways), copies=1.0,
             batch_ways=_plain(rest if sharding == "batch" else rest * 0 + 1.0),
             context_ways=_plain(rest if sharding == "context" else rest * 0 + 1.0))
+    if np.size(ways) > MANY_POINTS and np.ndim(n_kv_heads) == 0 and np.max(ways) <= n_q_heads:
+        # Few widths, many points: each width once, and a look-up. Widths are whole numbers here.
+        widths = shard_heads(n_q_heads, n_kv_heads, np.arange(1.0, n_q_heads + 1), static=False)
+        at = np.asarray(ways, dtype=np.int64) - 1
+        return ShardedHeads(ways=ways, q_per_chip=widths.q_per_chip[at], kv_per_chip=widths.kv_per_chip[at],
+                            copies=widths.copies[at])
     own = np.asarray(n_q_heads // np.asarray(ways), dtype=np.int64)
     group = np.asarray(n_q_heads // np.asarray(n_kv_heads), dtype=np.int64)
     # A run of `own` query heads starting anywhere on a grid of gcd(own, group) touches at most this many groups.

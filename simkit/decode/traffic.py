@@ -61,6 +61,8 @@ def _resident_bytes(operator: Operator, placement: Placement) -> dict[str, Any]:
     kv_bytes = operator.kv_read_bytes + operator.kv_write_bytes
     at_home: dict[str, Any] = {}
     for shares, amount in ((placement.weights, operator.weight_bytes), (placement.kv, kv_bytes)):
+        if np.ndim(amount) == 0 and amount == 0.0:
+            continue  # shares may be one a point, and nothing of it is read
         for name, share in shares.items():
             at_home[name] = at_home.get(name, 0.0) + amount * share
     return at_home

@@ -16,7 +16,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AttentionLayout, parse_layout
 from simkit.study.fit import Split, fit_chips, split_chips
-from simkit.study.group import FIT, Question, engine_named
+from simkit.study.group import FIT, Question, engine_named, largest_first
 from simkit.study.scenario import Scenario
 
 LONGEST_CONTEXT: Final = 2**40
@@ -42,8 +42,8 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     parsed = [parse_layout(name, model) for name in layouts]
     question = _question(hardware, model, scenario, batch, kv_len)
     if chips == FIT and tp is None and pp is None:
-        split = fit_chips(hardware, [question.need(layout) for layout in parsed], batch.shape, model.n_q_heads,
-                          model.n_layers)
+        needs = [question.need(layout) for layout in largest_first(parsed)]
+        split = fit_chips(hardware, needs, batch.shape, model.n_q_heads, model.n_layers)
     else:
         count = (tp or 1) * (pp or 1) if chips == FIT else int(chips)
         one, two = split_chips(hardware, model.n_q_heads, model.n_layers, count, tp, pp)

@@ -89,7 +89,8 @@ def fit_chips(hardware: HardwareProfile, needs: list[Need], shape: tuple[int, ..
               n_layers: int) -> Split:
     """The fewest chips on which every one of the given needs fits, point by point.
 
-    ``needs`` has one function of ``(tp, pp)`` a layout that is compared, so all run on the same machine.
+    ``needs`` has one function of ``(tp, pp)`` a layout that is compared, so all run on the same machine; the search is
+    shortest when the largest comes first.
     Points that fit on no number of chips get the largest, and ``Placement.fits`` is false for them. A tier of last
     resort is used only by points that fit nowhere without it.
     """
@@ -110,16 +111,22 @@ def _first_fit(hardware: HardwareProfile, needs: list[Need], shape: tuple[int, .
                options: list[tuple[int, float, float]], *, overflow: bool) -> Any:
     """Index of the first option on which all needs fit; ``len(options)`` where none does.
 
-    Room grows with chips, so a bisection over options serves all points at once.
+    Room grows with chips: a bisection over options serves all points at once, and the answer is the largest need's.
+    So the first need is searched for, and of the others it is only asked whether they fit there.
     """
-    low = np.zeros(shape, dtype=int)
-    high = np.full(shape, len(options), dtype=int)
     table = np.array([*options, options[-1]], dtype=float)
-    while np.any(low < high):
-        middle = (low + high) // 2
-        fits: Any = True
-        for need in needs:
-            fits = fits & place(need(table[middle, 1], table[middle, 2]), hardware, overflow=overflow).fits
-        high = np.where(fits & (low < high), middle, high)
-        low = np.where(~fits & (low < high), middle + 1, low)
-    return low
+    found = np.zeros(shape, dtype=int)
+    for place_in_order, need in enumerate(needs):
+        def fits(index: Any, need: Need = need) -> Any:
+            return place(need(table[index, 1], table[index, 2]), hardware, overflow=overflow).fits
+
+        low, high = found, np.full(shape, len(options), dtype=int)
+        if place_in_order:
+            enough = fits(found)
+            low, high = np.where(enough, found, np.minimum(found + 1, high)), np.where(enough, found, high)
+        while np.any(low < high):
+            middle = (low + high) // 2
+            good = fits(middle)
+            low, high = (np.where(~good & (low < high), middle + 1, low), np.where(good & (low < high), middle, high))
+        found = low
+    return found

@@ -62,6 +62,11 @@ class Question:
     q_len: Any
     engine: Engine
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the points; a number that all share may stand alone."""
+        return np.broadcast_shapes(np.shape(self.batch), np.shape(self.kv_len), np.shape(self.q_len))
+
     def workload(self, layout: AttentionLayout, tp: Any, pp: Any) -> DecodeWorkload:
         """The step under a layout, split ``tp`` x ``pp``."""
         return self.scenario.workload(self.hardware, self.model, layout, batch=self.batch, kv_len=self.kv_len,
@@ -131,25 +136,43 @@ def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attentio
     ``rivals`` are the layouts compared with this one: ``fit`` takes the chips that the largest of them needs.
     ``scenario`` wins over ``kv_dtype`` and ``weight_dtype``. Raises :class:`UserError`.
     """
-    run = engine_named(engine)
-    layout = parse_layout(attention, model)
     scenario = scenario or parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype)
+    question, layout, split = asked(hardware, model, attention, rivals=rivals, batch=batch, kv_len=kv_len, q_len=q_len,
+                                    scenario=scenario, chips=chips, tp=tp, pp=pp, engine=engine)
+    return answered(question, layout, attention, split, engine=engine, baseline=baseline)
+
+
+def asked(hardware: HardwareProfile, model: ModelArchitecture, attention: str, *, rivals: list[str], batch: Any,
+          kv_len: Any, q_len: Any, scenario: Scenario, chips: Any, tp: int | None, pp: int | None,
+          engine: str) -> tuple[Question, AttentionLayout, Split]:
+    """The question, its layout and the chips of every point; parameters as of :func:`evaluate_group`."""
+    layout = parse_layout(attention, model)
     batch, kv_len, q_len = (np.asarray(value, dtype=float) for value in (batch, kv_len, q_len))
     question = Question(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len, q_len=q_len,
-                        engine=run)
-    compared = [layout] if chips == FIT_EACH else [parse_layout(rival, model) for rival in rivals]
-    split = _split(question, chips, tp, pp, compared)
+                        engine=engine_named(engine))
+    compared = [layout] if chips == FIT_EACH else largest_first([parse_layout(rival, model) for rival in rivals])
+    return question, layout, _split(question, chips, tp, pp, compared)
+
+
+def answered(question: Question, layout: AttentionLayout, attention: str, split: Split, *, engine: str,
+             baseline: bool) -> Evaluated:
+    """A question answered on given chips, and MHA on the same ones beside it."""
     step, placement, timing = question.answer(layout, split)
     columns = _columns(question, layout, attention, engine, step, placement, timing, split)
     if baseline:
-        mha = parse_layout("mha", model)
+        mha = parse_layout("mha", question.model)
         _, mha_placement, mha_timing = (step, placement, timing) if layout == mha else question.answer(mha, split)
         both = placement.fits & mha_placement.fits
         columns["speedup_vs_mha"] = np.where(both, mha_timing.step_time_s / timing.step_time_s, np.nan)
         columns["attention_speedup_vs_mha"] = np.where(
             both, mha_timing.attention_time_s / timing.attention_time_s, np.nan)
-    return Evaluated(columns=columns, hardware=hardware, model=model, layout=layout, step=step, placement=placement,
-                     timing=timing)
+    return Evaluated(columns=columns, hardware=question.hardware, model=question.model, layout=layout, step=step,
+                     placement=placement, timing=timing)
+
+
+def largest_first(layouts: list[AttentionLayout]) -> list[AttentionLayout]:
+    """Layouts by what they cache of a token, largest first: the order in which a fit is found soonest."""
+    return sorted(layouts, key=lambda layout: -layout.n_kv_heads * layout.elements_per_token)
 
 
 def _split(question: Question, chips: Any, tp: int | None, pp: int | None, layouts: list[AttentionLayout]) -> Split:
@@ -158,7 +181,7 @@ def _split(question: Question, chips: Any, tp: int | None, pp: int | None, layou
         if chips not in (FIT, FIT_EACH):
             raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT} or {FIT_EACH}")
         if tp is None and pp is None:
-            return fit_chips(hardware, [question.need(layout) for layout in layouts], np.shape(question.batch),
+            return fit_chips(hardware, [question.need(layout) for layout in layouts], question.shape,
                              model.n_q_heads, model.n_layers)
         chips = (tp or 1) * (pp or 1)
     ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), tp, pp)
@@ -170,7 +193,8 @@ def _columns(question: Question, layout: AttentionLayout, attention: str, engine
              placement: Placement, timing: StepTiming, split: Split) -> dict[str, Any]:
     workload, scenario, hardware = step.workload, question.scenario, question.hardware
     batch, heads = question.batch, workload.heads
-    fits = np.broadcast_to(placement.fits, batch.shape)
+    shape = question.shape
+    fits = np.broadcast_to(placement.fits, shape)
     time = np.where(fits, timing.step_time_s, np.nan)
     speculation = scenario.speculation
     tokens_per_step = np.asarray(workload.q_len if speculation is None else speculation.tokens_per_step)
@@ -186,13 +210,13 @@ def _columns(question: Question, layout: AttentionLayout, attention: str, engine
         draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     def full(value: Any) -> Any:
-        return np.full(batch.shape, value, dtype=object if isinstance(value, str) else None)
+        return np.full(shape, value, dtype=object if isinstance(value, str) else None)
 
     return {
         "hardware": full(hardware.name), "chips": full(split.chips), "tp": full(split.tp), "pp": full(split.pp),
         "model": full(question.model.name), "attention": full(attention), "n_q_heads": full(question.model.n_q_heads),
         "n_kv_heads": full(layout.n_kv_heads), "kv_dtype": full(scenario.kv_dtype),
-        "weight_dtype": full(scenario.weight_dtype), "batch": batch, "kv_len": question.kv_len,
+        "weight_dtype": full(scenario.weight_dtype), "batch": full(batch), "kv_len": full(question.kv_len),
         "q_len": full(workload.q_len), "engine": full(engine), "fits": fits, "step_time_s": time,
         "tokens_per_s": tokens_per_s, "tokens_per_s_per_user": tokens_per_step / time,
         "attention_time_s": np.where(fits, timing.attention_time_s, np.nan), "kv_cache_bytes": full(logical),
