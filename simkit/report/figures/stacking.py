@@ -87,7 +87,7 @@ def _figure(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) 
                       linewidth=1.8 if field == "step_speedup" else 1.0)
             ends.append((float(values[-1]), word))
         ticks = [2.0**power for power in range(-6, 12) if lowest <= 2.0**power <= highest * 1.05]
-        log_ticks(axes, "y", ticks, [f"{tick:g}×" for tick in ticks])
+        log_ticks(axes, "y", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
         axes.set_ylim(lowest * 0.85, highest * 1.35)
         placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.065,
                         float(np.log(lowest)), float(np.log(highest * 1.3)))
