@@ -14,22 +14,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.operators import Operator
 from simkit.errors import UserError, did_you_mean
-from simkit.evidence.kernels_attention import attention_operators, kernel_alone_s
+from simkit.evidence.kernels_attention import LibraryOperators, fastest_s, library_operators
 from simkit.evidence.kernels_other import gemm_times_s
 from simkit.evidence.silicon_tables import ELEMENT_BYTES, Measured
-from simkit.hardware.kernel import DecodeKernel
+from simkit.hardware.kernel import LIBRARIES, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
 
 CHIP_FIGURES: Final = (
-    "dram_achieved_fraction", "item_setup_cycles", "vector_item_setup_cycles", "vector_item_setup_ratio_8bit",
-    "load_bytes_per_cycle_per_unit", "split_combine_cycles", "vector_elements_per_cycle",
-    "vector_elements_per_cycle_8bit", "launch_ratio_native_8bit", "dequantise_elements_per_cycle")
-LIBRARY_FIGURES: Final = (
-    "launch_cycles", "vector_launch_ratio", "launch_ratio_8bit", "narrow_head_launch_ratio", "narrow_head_setup_ratio",
-    "setup_ratio_native_8bit", "setup_ratio_8bit", "exposed_setup_fraction", "dram_ramp_ratio",
-    "dram_run_overhead_bytes", "matrix_efficiency", "row_cycles", "combine_cycles_per_64_bytes")
+    "dram_achieved_fraction", "item_setup_cycles", "load_bytes_per_cycle_per_unit", "split_combine_cycles",
+    "matrix_efficiency", "vector_item_setup_cycles", "vector_item_setup_ratio_8bit", "vector_elements_per_cycle",
+    "vector_elements_per_cycle_8bit", "dequantise_elements_per_cycle")
+LAUNCH: Final = "launch_ratio"  # of each library on a chip: ``vllm.launch_ratio``
+FAMILY_FIGURES: Final = (
+    "vector_launch_ratio", "narrow_head_launch_ratio", "narrow_head_setup_ratio", "setup_ratio_native_8bit",
+    "setup_ratio_8bit", "launch_ratio_native_8bit", "exposed_setup_fraction", "dram_ramp_ratio",
+    "dram_run_overhead_bytes", "cache_bytes_per_cycle_per_unit", "row_cycles", "combine_cycles_per_64_bytes",
+    "sglang.launch_ratio_8bit", "trtllm.launch_ratio_8bit", "vllm.launch_ratio_8bit", "trtllm.item_setup_ratio",
+    "vllm.item_setup_ratio")
 LATENT_FIGURES: Final = (
     "launch_cycles", "launch_ratio_8bit", "item_setup_cycles", "load_bytes_per_cycle_per_unit", "matrix_efficiency",
     "split_combine_cycles", "dequantise_elements_per_cycle", "row_cycles")
@@ -77,7 +79,9 @@ def figures_of(rows: Measured) -> tuple[str, ...]:
     """Names of the figures that rows of this kind can speak about, those of 8-bit formats only with 8-bit rows."""
     if rows.kind == "allreduce":
         raise UserError("all-reduces say nothing about kernel figures", hint="they speak of links.scale_up")
-    names = {"decode_attention": CHIP_FIGURES, "decode_mla": tuple(f"latent.{name}" for name in LATENT_FIGURES),
+    libraries = [name for name in LIBRARIES if name in rows.measured_by and np.any(rows.measured_by[name])]
+    of_chip = (*CHIP_FIGURES, *(f"{name}.{LAUNCH}" for name in libraries))
+    names = {"decode_attention": of_chip, "decode_mla": tuple(f"latent.{name}" for name in LATENT_FIGURES),
              "decode_gemm": tuple(f"gemm.{name}" for name in GEMM_FIGURES)}[rows.kind]
     formats = rows.columns["kv_dtype" if "kv_dtype" in rows.columns else "dtype"]
     if not any(ELEMENT_BYTES[str(name)] < 2 for name in np.unique(formats)):
@@ -129,42 +133,44 @@ class FitRows:
 
     rows: Measured
     hardware: HardwareProfile
-    operators: tuple[tuple[Any, Operator], ...] = ()
+    operators: tuple[LibraryOperators, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows.kind in ("decode_attention", "decode_mla"):
-            object.__setattr__(self, "operators", tuple(attention_operators(self.rows)))
+            object.__setattr__(self, "operators", library_operators(self.rows, self.hardware))
 
     def times_s(self, kernel: DecodeKernel) -> Any:
         """Predicted seconds with these figures."""
         hardware = replace(self.hardware, kernel=kernel)
         if not self.operators:
             return gemm_times_s(self.rows, hardware)
-        times = np.empty(len(self.rows))
-        for where, operator in self.operators:
-            times[where] = kernel_alone_s(operator, hardware)
-        return times
+        return fastest_s(self.operators, hardware, len(self.rows))
 
 
 def with_figures(kernel: DecodeKernel, figures: Mapping[str, float]) -> DecodeKernel:
-    """The kernel with figures replaced; names may begin with ``latent.`` or ``gemm.``."""
-    own: dict[str, Any] = {name: value for name, value in figures.items() if "." not in name}
-    latent = {name.removeprefix("latent."): value for name, value in figures.items() if name.startswith("latent.")}
-    gemm: dict[str, Any] = {
-        name.removeprefix("gemm."): value for name, value in figures.items() if name.startswith("gemm.")}
-    if gemm and kernel.gemm is not None:
-        own["gemm"] = replace(kernel.gemm, **gemm)
-    return replace(kernel, **own, latent={**kernel.latent, **latent})
+    """The kernel with figures replaced; names may begin with a section: ``latent.``, ``gemm.`` or a library's."""
+    own: dict[str, Any] = {}
+    of_section: dict[str, dict[str, Any]] = {}
+    for name, value in figures.items():
+        section, _, inner = name.rpartition(".")
+        (of_section.setdefault(section, {}) if section else own)[inner] = value
+    if "latent" in of_section:
+        own["latent"] = {**kernel.latent, **of_section.pop("latent")}
+    if "gemm" in of_section and kernel.gemm is not None:
+        own["gemm"] = replace(kernel.gemm, **of_section.pop("gemm"))
+    libraries = {name: replace(library, **of_section.get(name, {})) for name, library in kernel.libraries.items()}
+    return replace(kernel, **own, libraries=libraries)
 
 
 def figure_value(kernel: DecodeKernel, name: str) -> float:
-    """The figure of that name. Raises :class:`UserError` for a product's figure of a chip that has none."""
+    """The figure of that name. Raises :class:`UserError` for a section that the kernel lacks."""
     section, _, inner = name.rpartition(".")
     if section == "latent":
         return float(kernel.latent.get(inner, getattr(kernel, inner)))
-    if section == "gemm" and kernel.gemm is None:
-        raise UserError("the kernel section has no gemm figures to start from")
-    return float(getattr(kernel.gemm if section == "gemm" else kernel, inner))
+    holder: Any = kernel if not section else kernel.gemm if section == "gemm" else kernel.libraries.get(section)
+    if holder is None:
+        raise UserError(f"the kernel section has no {section} figures to start from")
+    return float(getattr(holder, inner))
 
 
 def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,

@@ -10,6 +10,7 @@ from simkit.errors import Location, UserError
 from simkit.evidence.calibrate import Calibration
 from simkit.evidence.silicon_tables import Measured
 from simkit.hardware.authoring import copy_profile
+from simkit.hardware.kernel import SECTIONS
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import profile_from_yaml
 from simkit.yaml_source import parse_yaml
@@ -37,7 +38,7 @@ def calibrated_text(found: Calibration, name: str, measured: str) -> str:
     text = re.sub(_KERNEL_SECTION, "", copy_profile(name, hardware.file or hardware.name), count=1, flags=re.MULTILINE)
     fitted = {figure.name: figure for figure in found.figures}
     source = f'"least squares on {len(found.rows)} rows of {Path(measured).name} (simkit calibrate)"'
-    sections: dict[str, list[str]] = {"": [], "latent": [], "gemm": []}
+    sections: dict[str, list[str]] = {"": []} | {section: [] for section in SECTIONS}
     for key, value in (hardware.kernel_figures or {}).items():
         section, _, short = key.rpartition(".")
         if key in fitted and (interval := fitted[key].interval) is not None:
@@ -53,7 +54,7 @@ def calibrated_text(found: Calibration, name: str, measured: str) -> str:
     if hardware.kernel_like is not None:
         lines.append(f"  like: {hardware.kernel_like}")
     lines += sections[""]
-    for section in ("latent", "gemm"):
+    for section in SECTIONS:
         if sections[section]:
             lines += [f"  {section}:", *sections[section]]
     text = text.rstrip("\n") + "\n" + "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,15 +22,45 @@ from simkit.replay.attention import replay_attention, scalar_operator
 from simkit.roofline.engine import operator_times
 
 OperatorTimer = Callable[[Operator, HardwareProfile], Any]
+LibraryOperators = tuple[str | None, Any, Operator]  # a library's name or None, row numbers, the operator of these rows
 _MLA: Final = Mla(kv_lora_rank=512, q_lora_rank=1536, nope_head_dim=128, rope_head_dim=64, v_head_dim=128)
 
 
 def attention_times_s(rows: Measured, hardware: HardwareProfile, engine: str) -> Any:
     """Predicted seconds of each row: the kernel looped alone, its cache warm, its whole floor included."""
     timer = ENGINES[engine]
-    times = np.empty(len(rows))
-    for where, operator in attention_operators(rows):
-        times[where] = timer(operator, hardware)
+    return fastest_s(library_operators(rows, hardware), hardware, len(rows), timer)
+
+
+def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[LibraryOperators, ...]:
+    """The rows' operators for each software library that was measured on them.
+
+    Libraries differ in which kernels they have (:class:`simkit.hardware.kernel.LibraryKernels`); a row's best time is
+    the least over those that were measured. Rows of unknown libraries may have been run by any.
+    """
+    libraries = hardware.kernel.libraries if hardware.kernel is not None else {}
+    if rows.kind != "decode_attention" or not libraries:
+        return tuple((None, where, operator) for where, operator in attention_operators(rows))
+    known = {name: mask for name, mask in rows.measured_by.items() if name in libraries}
+    anybody = np.ones(len(rows), dtype=bool)
+    found: list[LibraryOperators] = []
+    for name in libraries:
+        among = np.flatnonzero(known.get(name, np.zeros(len(rows), dtype=bool)) if known else anybody)
+        if len(among):
+            found += [(name, among[where], operator) for where, operator in attention_operators(rows.take(among))]
+    return tuple(found)
+
+
+def fastest_s(operators: Iterable[LibraryOperators], hardware: HardwareProfile, count: int,
+              timer: OperatorTimer | None = None) -> Any:
+    """The least time of each of ``count`` rows over the libraries that were measured on it."""
+    timed = timer or kernel_alone_s
+    times = np.full(count, np.inf)
+    for library, where, operator in operators:
+        chip = hardware
+        if library is not None and hardware.kernel is not None:
+            chip = replace(hardware, kernel=hardware.kernel.for_library(library))
+        times[where] = np.minimum(times[where], timed(operator, chip))
     return times
 
 

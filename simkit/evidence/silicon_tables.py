@@ -45,7 +45,8 @@ LARGEST: Final = 1e12
 class Measured:
     """Rows of one kind of kernel, by column: texts, whole numbers as floats, and ``time_s`` as measured.
 
-    ``unmeasured`` counts rows of the file that say nothing about the target.
+    ``unmeasured`` counts rows of the file that say nothing about the target. ``measured_by`` has a mask for each
+    software library that the target may come from: which rows it was measured on. Without one, any may have run.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Measured:
     columns: Mapping[str, Any] = field(repr=False)
     time_s: Any = field(repr=False)
     unmeasured: int = 0
+    measured_by: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -60,7 +62,8 @@ class Measured:
     def take(self, where: Any) -> Measured:
         """The rows of an index or mask."""
         return replace(self, columns={name: column[where] for name, column in self.columns.items()},
-                       time_s=self.time_s[where])
+                       time_s=self.time_s[where],
+                       measured_by={name: mask[where] for name, mask in self.measured_by.items()})
 
     def of_system(self, system: str) -> Measured:
         """The rows of one system."""
@@ -132,8 +135,24 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
                 texts["n_kv_heads"], name, at)
     if not measured.any():
         raise UserError(f"no row was measured for '{target}'", where=Location(file=name, line=int(at[0])))
-    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()))
+    by = _measured_by(kind, texts, target, measured)
+    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()),
+                     measured_by=by)
     return table.take(measured)
+
+
+def _measured_by(kind: Kind, texts: Mapping[str, Any], target: str, measured: Any) -> dict[str, Any]:
+    """Masks of the rows that each library was measured on, of the libraries that the target is taken from.
+
+    Rows of which a table says only the best are nobody's in particular: any library may have run.
+    """
+    if kind != "decode_attention":
+        return {}
+    if target != "best":
+        return {target: measured}
+    found = {name: texts[f"latency_us_{name}"] != "" for name in FRAMEWORKS if f"latency_us_{name}" in texts}
+    unknown = measured & ~np.logical_or.reduce(list(found.values())) if found else measured
+    return {name: mask | unknown for name, mask in found.items()} if found else {}
 
 
 def _kind(header: Sequence[str], name: str, line: int) -> Kind:

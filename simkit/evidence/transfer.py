@@ -3,9 +3,11 @@
 The rule is the one by which a profile without figures of its own gets them: cycles and ratios are the geometric mean of
 the other chips' (a cycle is shorter on a faster clock), data paths are raised to what the chip's own DRAM asks for
 (:meth:`simkit.hardware.kernel.DecodeKernel.provisioned`), DRAM reaches the fraction of peak that streaming benchmarks
-reach on the chip, scaled as on the others; latency, units, clock, caches and peaks are its datasheet's. Everything is
-fitted here and now, library figures included: no fitted figure of the chip left out takes part. What stays from the
-shipped files are structural figures (tile and page sizes, how sharply a cache falls off) that scans over all chips set.
+reach on the chip, scaled as on the others; launches of a library take the mean of the other chips' seconds, being
+made of latencies that no clock scales. Latency, units, clock, caches and peaks are its datasheet's, and which kernels
+a library has for it is known from the library. Everything is fitted here and now, figures of the family included: no
+fitted figure of the chip left out takes part. What stays from the shipped files are structural figures (tile and page
+sizes, how sharply a cache falls off) that scans over all chips set.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import numpy as np
 
 from simkit.errors import Location, UserError
 from simkit.evidence.calibrate import (
-    CHIP_FIGURES,
-    LIBRARY_FIGURES,
+    FAMILY_FIGURES,
+    LAUNCH,
     FitRows,
-    figure_value,
     figures_of,
     fit,
     with_figures,
@@ -36,12 +37,11 @@ from simkit.evidence.silicon import (
 )
 from simkit.evidence.silicon_tables import Measured, read_table, shipped_table
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.kernel import DecodeKernel
+from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
 
 LEAST_CHIPS: Final = 3
 SAMPLE: Final = 250  # rows a chip that the fit sees
-HIGHEST_FRACTION: Final = 0.985
 NEUTRAL_CACHE_FRACTION: Final = 0.85
 RUNS: Final = 8
 
@@ -84,33 +84,46 @@ def _drawn(rows: Measured, sample: int, seed: int) -> Measured:
 
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
     """The figures that the other chips give one that nobody measured: fitted on their rows, then carried by rule."""
-    own = {index: figures_of(chip.rows) for index, chip in enumerate(others)}
-    free: list[tuple[str, int | None]] = [(name, None) for name in LIBRARY_FIGURES]
-    free += [(name, index) for index in own for name in CHIP_FIGURES if name in own[index]]
+    own = {index: [name for name in figures_of(chip.rows) if _calibrated(name, chip.hardware)]
+           for index, chip in enumerate(others)}
+    free: list[tuple[str, int | None]] = [(name, None) for name in FAMILY_FIGURES]
+    free += [(name, index) for index in own for name in own[index]]
     fitted = fit(others, free, most_evaluations=RUNS)
     values: dict[tuple[str, int | None], float] = {
         key: figure.value for key, figure in zip(free, fitted, strict=True)}
-    kernel = others[0].hardware.kernel
-    assert kernel is not None and hardware.kernel is not None  # noqa: S101, PT018  # FitRows were fitted
-    figures = {name: values[name, None] for name in LIBRARY_FIGURES}
-    for name in CHIP_FIGURES:
-        known = [values[name, index] for index in own if name in own[index]]
-        figures[name] = float(np.exp(np.mean(np.log(known)))) if known else figure_value(kernel, name)
+    kernel = hardware.kernel
+    assert kernel is not None  # noqa: S101  # chips without one are not compared
+    figures = {name: values[name, None] for name in FAMILY_FIGURES}
+    for name in sorted({name for names in own.values() for name in names}):
+        known = np.array([[values[name, index], others[index].hardware.compute.clock_hz or 1.0]
+                          for index in own if name in own[index]])
+        clock_hz = hardware.compute.clock_hz or 1.0
+        scale = clock_hz / known[:, 1] if name.endswith(LAUNCH) else 1.0
+        figures[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
     figures["dram_achieved_fraction"] = _dram_fraction(others, own, values, hardware)
     carried = with_figures(kernel, figures)
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
     cycles = float(hardware.compute.clock_hz or 1.0) * hardware.compute.units
-    # Structural figures of the first of the others would be arbitrary: those of the family's file stand.
-    carried = replace(carried, tuned_for_bytes_per_s=peak, matrix_least_rows=1.0, tile_tokens=64.0,
+    # Structural figures that a scan set for this chip would be knowledge of its rows: the family's stand.
+    carried = replace(carried, tuned_for_bytes_per_s=peak, tile_tokens=64.0,
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)
     return carried.provisioned(peak / cycles)
+
+
+def _calibrated(name: str, hardware: HardwareProfile) -> bool:
+    """Whether the rows identify the figure: its profile states it, and as calibrated (A100's DRAM is hidden)."""
+    stated = hardware.provenance.get(f"kernel.{name}")
+    return stated is not None and stated.confidence == "calibration"
 
 
 def _dram_fraction(others: Sequence[FitRows], own: Mapping[int, Sequence[str]],
                    values: Mapping[tuple[str, int | None], float], hardware: HardwareProfile) -> float:
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
-    ratios = [values["dram_achieved_fraction", index] / others[index].hardware.main_memory.achievable_fraction
-              for index in own]
+    ratios = []
+    for index, chip in enumerate(others):
+        assert chip.hardware.kernel is not None  # noqa: S101  # FitRows were fitted
+        reached = values.get(("dram_achieved_fraction", index), chip.hardware.kernel.dram_achieved_fraction)
+        ratios.append(reached / chip.hardware.main_memory.achievable_fraction)
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from simkit.catalog import catalogue_files, find_file, user_folders
 from simkit.errors import Location, UserError
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
-from simkit.hardware.kernel import DecodeKernel, kernel_from_figures
+from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_figures
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import kernel_file_from_yaml, profile_from_yaml
 from simkit.resources import shipped_folder
@@ -18,6 +18,7 @@ from simkit.yaml_source import load_yaml
 
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
+REACHED: Final = "dram_achieved_fraction"
 
 
 def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | None = None,
@@ -53,6 +54,10 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
             raise UserError(f"{like.name} has no kernel figures of its own", hint="expected a chip that was measured",
                             where=Location(file=profile.file or profile.name, key="kernel.like"))
         borrowed = dict(like.kernel_figures)
+        if REACHED in borrowed:
+            # What kernels reach of a stream's bandwidth is alike; what streams reach of the peak is the chip's own.
+            ratio = profile.main_memory.achievable_fraction / like.main_memory.achievable_fraction
+            borrowed[REACHED] = min(borrowed[REACHED] * ratio, HIGHEST_FRACTION)
     everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
@@ -61,7 +66,8 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
     kernel = kernel_from_figures(everywhere, borrowed, own, tuned_for_bytes_per_s=bandwidth)
     if "load_bytes_per_cycle_per_unit" in own:
         return kernel
-    return kernel.provisioned(bandwidth / profile.compute.units / clock)
+    share = bandwidth / profile.compute.units / clock
+    return kernel.reaching(kernel.dram_achieved_fraction * share) if borrowed else kernel.provisioned(share)
 
 
 def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:

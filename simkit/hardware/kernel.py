@@ -8,6 +8,7 @@ compute unit's clock, so that borrowed figures scale with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -36,10 +37,30 @@ class GemmKernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryKernels:
+    """Which attention kernels one software library has for a chip, and what its launches and items cost.
+
+    ``launch_ratio`` and, for 8-bit caches, ``launch_ratio_8bit`` on top multiply the common ``launch_cycles``,
+    ``item_setup_ratio`` the chip's ``item_setup_cycles``. Kernels that share a tile among the query heads of a group
+    exist for groups from ``matrix_least_group`` to ``matrix_most_group``, kernels of one query head an item for groups
+    up to ``vector_most_group``; ``native_8bit`` is 1 where the library multiplies 8-bit operands as they are.
+    A group for which it has neither runs one query head an item.
+    """
+
+    launch_ratio: float
+    launch_ratio_8bit: float
+    item_setup_ratio: float
+    matrix_least_group: float
+    matrix_most_group: float
+    vector_most_group: float
+    native_8bit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeKernel:
     """Calibrated figures of decode-attention kernels on one chip.
 
-    Of the chip (ten figures):
+    Of the chip (about ten figures, with those of :class:`LibraryKernels`):
 
     - ``dram_achieved_fraction`` of peak on endless runs
     - ``item_setup_cycles``, ``vector_item_setup_cycles``: start, prologue and epilogue of one work item on one unit,
@@ -48,15 +69,16 @@ class DecodeKernel:
     - ``load_bytes_per_cycle_per_unit``: outstanding bytes over latency of one unit (Little's law)
     - ``split_combine_cycles``: second pass of an item that was split along the tokens
     - ``vector_elements_per_cycle``, ``.._8bit``: cache elements that one unit's vector lanes consume
-    - ``launch_ratio_native_8bit``: launch of the kernel that multiplies 8-bit operands as they are, over the 16-bit one
     - ``dequantise_elements_per_cycle``: 8-bit to 16-bit conversion on one unit
+    - ``matrix_efficiency`` of the dense 16-bit rate, on tiles of a few query rows
 
     Of kernel libraries and chip families: the rest. ``launch_cycles`` is the whole floor of a kernel looped alone in a
     graph; inside a step the profile's ``overheads.kernel_launch`` stands for it. ``tuned_for_bytes_per_s`` is the
     memory bandwidth for which the data paths are wide enough; a study that gives the chip more of it widens them in
-    proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``matrix_least_rows`` are the fewest
-    for which libraries use the matrix unit, ``most_item_rows`` and ``most_sequence_units`` bound one item's rows and
-    the units that share a sequence. ``latent`` holds the figures that differ for MLA, ``gemm`` those of products.
+    proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
+    ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the figures that
+    differ for MLA, ``gemm`` those of products, ``libraries`` those of software libraries. The kernel as it stands is
+    what the best of them would run; :meth:`for_library` is one of them.
     """
 
     dram_achieved_fraction: float
@@ -91,62 +113,93 @@ class DecodeKernel:
     tile_tokens: float
     vector_tile_tokens: float
     native_8bit_rows: float
-    matrix_least_rows: float
     most_item_rows: float
     most_sequence_units: float
     tuned_for_bytes_per_s: float
     latent: Mapping[str, float] = field(default_factory=dict)
     gemm: GemmKernel | None = None
+    libraries: Mapping[str, LibraryKernels] = field(default_factory=dict)
+    matrix_least_group: float = 1.0
+    matrix_most_group: float = math.inf
+    vector_most_group: float = math.inf
+
+    def for_library(self, name: str) -> DecodeKernel:
+        """These figures for the kernels of one library of ``libraries``."""
+        library = self.libraries[name]
+        return replace(
+            self,
+            libraries={},
+            launch_cycles=self.launch_cycles * library.launch_ratio,
+            launch_ratio_8bit=library.launch_ratio_8bit,
+            item_setup_cycles=self.item_setup_cycles * library.item_setup_ratio,
+            native_8bit_rows=self.native_8bit_rows if library.native_8bit else 0.0,
+            matrix_least_group=library.matrix_least_group,
+            matrix_most_group=library.matrix_most_group,
+            vector_most_group=library.vector_most_group)
 
     def for_latents(self) -> DecodeKernel:
         """These figures for kernels that read one latent a token for all heads (MLA), which libraries write apart."""
         changed: Any = dict(self.latent)
-        return replace(self, **changed, latent={}) if changed else self
+        return replace(self, **changed, latent={}, libraries={}) if changed else self
 
     def provisioned(self, dram_bytes_per_cycle_per_unit: float) -> DecodeKernel:
-        """These figures on a chip that borrows them: data paths raised to what its own DRAM asks for.
+        """These figures on a chip that no family member speaks for: data paths raised to what its DRAM asks for.
 
         Kernels are tuned until one unit's loads can saturate its share of DRAM, with a quarter to spare; a load path or
-        vector rate taken from a chip with slower memory would cap a faster one.
+        vector rate averaged over chips with slower memory would cap a faster one.
         """
         need = PROVISION_MARGIN * dram_bytes_per_cycle_per_unit
-        load = max(self.load_bytes_per_cycle_per_unit, need)
-        latent = dict(self.latent)
-        if LOAD_PATH in latent:
-            latent[LOAD_PATH] *= load / self.load_bytes_per_cycle_per_unit
         return replace(
-            self,
-            latent=latent,
-            load_bytes_per_cycle_per_unit=load,
+            self.reaching(need),
             vector_elements_per_cycle=max(self.vector_elements_per_cycle, need / 2),
             vector_elements_per_cycle_8bit=max(self.vector_elements_per_cycle_8bit, need * 0.75),
             dequantise_elements_per_cycle=max(self.dequantise_elements_per_cycle, need))
 
+    def reaching(self, dram_bytes_per_cycle_per_unit: float) -> DecodeKernel:
+        """These figures with a load path of at least so many bytes, as a sibling with faster memory needs it.
 
+        The units of one family are the same: what they compute a cycle stays.
+        """
+        load = max(self.load_bytes_per_cycle_per_unit, dram_bytes_per_cycle_per_unit)
+        latent = dict(self.latent)
+        if LOAD_PATH in latent:
+            latent[LOAD_PATH] *= load / self.load_bytes_per_cycle_per_unit
+        return replace(self, latent=latent, load_bytes_per_cycle_per_unit=load)
+
+
+HIGHEST_FRACTION = 0.985  # of a DRAM's peak: refresh alone takes 1.5 %
 PROVISION_MARGIN = 1.25
 LOAD_PATH = "load_bytes_per_cycle_per_unit"
-_NOT_FIGURES = ("tuned_for_bytes_per_s", "latent", "gemm")
-FIGURES = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_FIGURES)
+LIBRARIES = ("sglang", "trtllm", "vllm")
 GEMM_FIGURES = tuple(entry.name for entry in fields(GemmKernel))
+LIBRARY_FIGURES = tuple(entry.name for entry in fields(LibraryKernels))
+_NOT_FIGURES = ("tuned_for_bytes_per_s", "latent", "gemm", "libraries", "matrix_least_group", "matrix_most_group",
+                "vector_most_group")
+FIGURES = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_FIGURES)
+# Sections within a kernel section, and the figures that each may state.
+SECTIONS = {"latent": FIGURES, "gemm": GEMM_FIGURES} | dict.fromkeys(LIBRARIES, LIBRARY_FIGURES)
 
 
 def kernel_from_figures(*layers: Mapping[str, float], tuned_for_bytes_per_s: float) -> DecodeKernel:
-    """Merge figures, later layers winning; ``latent.NAME`` and ``gemm.NAME`` are those of MLA kernels and products.
+    """Merge figures, later layers winning; ``latent.NAME``, ``gemm.NAME`` and ``vllm.NAME`` are those of a section.
 
     Raises :class:`UserError` naming what no layer gives.
     """
     merged: dict[str, float] = {}
     for layer in layers:
         merged.update(layer)
-    latent = _taken_out(merged, "latent.")
-    gemm = _taken_out(merged, "gemm.")
+    sections = {section: _taken_out(merged, f"{section}.") for section in SECTIONS}
+    latent = sections.pop("latent")
     absent = [name for name in FIGURES if name not in merged]
-    absent += [f"gemm.{name}" for name in GEMM_FIGURES if gemm and name not in gemm]
+    absent += [f"{section}.{name}" for section, stated in sections.items() if stated
+               for name in SECTIONS[section] if name not in stated]
     if absent:
         raise UserError(f"the kernel section lacks {', '.join(absent)}",
                         hint="or name a chip to take them from: like: h100-sxm")
+    gemm = sections.pop("gemm")
     return DecodeKernel(**merged, tuned_for_bytes_per_s=tuned_for_bytes_per_s, latent=latent,
-                        gemm=GemmKernel(**gemm) if gemm else None)
+                        gemm=GemmKernel(**gemm) if gemm else None,
+                        libraries={name: LibraryKernels(**stated) for name, stated in sections.items() if stated})
 
 
 def _taken_out(figures: dict[str, float], prefix: str) -> dict[str, float]:

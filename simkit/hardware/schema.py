@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, create_model, model_validator
 
 from simkit.errors import Location, UserError, did_you_mean, raise_collected, shorten, shown
-from simkit.hardware.kernel import FIGURES, GEMM_FIGURES
+from simkit.hardware.kernel import FIGURES, GEMM_FIGURES, LIBRARIES, LIBRARY_FIGURES, SECTIONS
 from simkit.hardware.profile import (
     Compute,
     DramGeometry,
@@ -226,8 +226,12 @@ LatentFigures: Any = create_model(
 GemmFigures: Any = create_model(
     "GemmFigures", __base__=StrictRecord, **dict.fromkeys(GEMM_FIGURES, _OptionalFigure),
     __doc__="Figures of products of a few rows.")
+LibraryFigures: Any = create_model(
+    "LibraryFigures", __base__=StrictRecord, **dict.fromkeys(LIBRARY_FIGURES, _OptionalFigure),
+    __doc__="Which attention kernels a software library has for this chip, and what its launches and items cost.")
 _KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(FIGURES, _OptionalFigure),
-                                "latent": (LatentFigures | None, None), "gemm": (GemmFigures | None, None)}
+                                "latent": (LatentFigures | None, None), "gemm": (GemmFigures | None, None),
+                                **dict.fromkeys(LIBRARIES, (LibraryFigures | None, None))}
 KernelFigures: Any = create_model(
     "KernelFigures", __base__=StrictRecord, **_KERNEL_KEYS,
     __doc__="Calibrated figures of decode-attention kernels (simkit/hardware/kernel.py), or like: a chip to take them "
@@ -436,7 +440,7 @@ def kernel_file_from_yaml(source: YamlSource) -> dict[str, float]:
 
 def _kernel_figures(kernel: Any) -> dict[str, float]:
     found = {name: float(value) for name in FIGURES if (value := getattr(kernel, name)) is not None}
-    for section, names in (("latent", FIGURES), ("gemm", GEMM_FIGURES)):
+    for section, names in SECTIONS.items():
         inner = getattr(kernel, section)
         found |= {f"{section}.{name}": float(value) for name in names
                   if inner is not None and (value := getattr(inner, name)) is not None}

@@ -120,11 +120,12 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
     best = {"body": np.full(count, np.inf), LATENCY: np.zeros(count), COMPUTE: np.zeros(count),
             "floor": np.ones(count)}
     floor_s = kernel.launch_cycles / hz if alone else 0.0
+    shared = (work.rows >= kernel.matrix_least_group) & (work.rows <= kernel.matrix_most_group)
     tried: list[_UnitKernel] = []
     for rows in _row_groups(work.rows):
         unit = _matrix_kernel(work, rows, task, hardware, kernel, widened)
         # More items that each cost the same never win.
-        wanted = (rows >= kernel.matrix_least_rows) & (rows <= kernel.most_item_rows)
+        wanted = (rows <= kernel.most_item_rows) & shared
         for other in tried:
             wanted &= ~unit.costs_the_same_as(other)
         tried.append(unit)
@@ -136,7 +137,7 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
         return best  # kernels for latents are written for the matrix unit alone
     unit = _vector_kernel(work, task, kernel, widened)
     _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s + 0.0 * rows_s, kernel,
-               floor_s, units, hz, np.ones(count, dtype=bool))
+               floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group))
     return best
 
 
@@ -179,8 +180,8 @@ def _matrix_kernel(work: _Shape, rows: Any, task: AttentionTask, hardware: Hardw
     cycles = float(compute.clock_hz or 1.0) * compute.units
     eight = work.token_bytes < 1.5 * work.width
     narrow = task.key_dim <= NARROW_HEAD
-    # Kernels that multiply 8-bit operands as they are exist for shared heads of ordinary width.
-    has_native = eight & (work.rows > 1) & (not narrow and kernel.native_8bit_rows > 0)
+    # Kernels that multiply 8-bit operands as they are exist for shared heads.
+    has_native = eight & (work.rows > 1) & (kernel.native_8bit_rows > 0)
     native = has_native & (rows <= kernel.native_8bit_rows)
     head_launch = kernel.narrow_head_launch_ratio if narrow else 1.0
     head_setup = kernel.narrow_head_setup_ratio if narrow else 1.0
@@ -196,8 +197,8 @@ def _matrix_kernel(work: _Shape, rows: Any, task: AttentionTask, hardware: Hardw
         setup=kernel.item_setup_cycles * head_setup * np.where(
             native, kernel.setup_ratio_native_8bit, np.where(eight, kernel.setup_ratio_8bit, 1.0)),
         # Libraries take that kernel for groups that fit one tile, in parts if need be.
-        floor=head_launch * np.where(has_native & (work.rows <= MATRIX_ROWS), kernel.launch_ratio_native_8bit,
-                                     np.where(eight, kernel.launch_ratio_8bit, 1.0)))
+        floor=head_launch * np.where(eight, kernel.launch_ratio_8bit, 1.0) * np.where(
+            has_native & (work.rows <= MATRIX_ROWS), kernel.launch_ratio_native_8bit, 1.0))
 
 
 def _vector_kernel(work: _Shape, task: AttentionTask, kernel: DecodeKernel, widened: Any) -> _UnitKernel:
