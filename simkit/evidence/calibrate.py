@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.errors import UserError, did_you_mean
-from simkit.evidence.kernels_attention import LibraryOperators, fastest_s, library_operators
+from simkit.evidence.kernels_attention import LibraryOperator, fastest_s, library_operators
 from simkit.evidence.kernels_other import gemm_times_s
 from simkit.evidence.silicon_tables import ELEMENT_BYTES, Measured
 from simkit.hardware.kernel import LIBRARIES, DecodeKernel
@@ -133,7 +133,7 @@ class FitRows:
 
     rows: Measured
     hardware: HardwareProfile
-    operators: tuple[LibraryOperators, ...] = ()
+    operators: tuple[LibraryOperator, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows.kind in ("decode_attention", "decode_mla"):

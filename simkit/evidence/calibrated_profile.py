@@ -38,7 +38,7 @@ def calibrated_text(found: Calibration, name: str, measured: str) -> str:
     text = re.sub(_KERNEL_SECTION, "", copy_profile(name, hardware.file or hardware.name), count=1, flags=re.MULTILINE)
     fitted = {figure.name: figure for figure in found.figures}
     source = f'"least squares on {len(found.rows)} rows of {Path(measured).name} (simkit calibrate)"'
-    sections: dict[str, list[str]] = {"": []} | {section: [] for section in SECTIONS}
+    sections: dict[str, list[str]] = {section: [] for section in ("", *SECTIONS)}
     for key, value in (hardware.kernel_figures or {}).items():
         section, _, short = key.rpartition(".")
         if key in fitted and (interval := fitted[key].interval) is not None:

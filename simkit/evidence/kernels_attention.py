@@ -21,46 +21,40 @@ from simkit.model.kv_cache import parse_format
 from simkit.replay.attention import replay_attention, scalar_operator
 from simkit.roofline.engine import operator_times
 
-OperatorTimer = Callable[[Operator, HardwareProfile], Any]
-LibraryOperators = tuple[str | None, Any, Operator]  # a library's name or None, row numbers, the operator of these rows
+OperatorTimer = Callable[[Operator, HardwareProfile, Any], Any]
+LibraryOperator = tuple[Any, Operator, Any]  # row numbers, their operator, and each row's library by number, or None
 _MLA: Final = Mla(kv_lora_rank=512, q_lora_rank=1536, nope_head_dim=128, rope_head_dim=64, v_head_dim=128)
 
 
 def attention_times_s(rows: Measured, hardware: HardwareProfile, engine: str) -> Any:
     """Predicted seconds of each row: the kernel looped alone, its cache warm, its whole floor included."""
-    timer = ENGINES[engine]
-    return fastest_s(library_operators(rows, hardware), hardware, len(rows), timer)
+    return fastest_s(library_operators(rows, hardware), hardware, len(rows), ENGINES[engine])
 
 
-def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[LibraryOperators, ...]:
-    """The rows' operators for each software library that was measured on them.
+def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[LibraryOperator, ...]:
+    """The rows' operators, a row as often as software libraries were measured on it.
 
     Libraries differ in which kernels they have (:class:`simkit.hardware.kernel.LibraryKernels`); a row's best time is
     the least over those that were measured. Rows of unknown libraries may have been run by any.
     """
     libraries = hardware.kernel.libraries if hardware.kernel is not None else {}
     if rows.kind != "decode_attention" or not libraries:
-        return tuple((None, where, operator) for where, operator in attention_operators(rows))
-    known = {name: mask for name, mask in rows.measured_by.items() if name in libraries}
+        return tuple((where, operator, None) for where, operator in attention_operators(rows))
     anybody = np.ones(len(rows), dtype=bool)
-    found: list[LibraryOperators] = []
-    for name in libraries:
-        among = np.flatnonzero(known.get(name, np.zeros(len(rows), dtype=bool)) if known else anybody)
-        if len(among):
-            found += [(name, among[where], operator) for where, operator in attention_operators(rows.take(among))]
-    return tuple(found)
+    known = {name: mask for name, mask in rows.measured_by.items() if name in libraries}
+    ran = [known.get(name, ~anybody) if known else anybody for name in libraries]
+    number, which = (np.concatenate(parts) for parts in zip(
+        *((np.flatnonzero(mask), np.full(int(mask.sum()), library)) for library, mask in enumerate(ran)), strict=True))
+    return tuple((number[where], operator, which[where])
+                 for where, operator in attention_operators(rows.take(number)))
 
 
-def fastest_s(operators: Iterable[LibraryOperators], hardware: HardwareProfile, count: int,
+def fastest_s(operators: Iterable[LibraryOperator], hardware: HardwareProfile, count: int,
               timer: OperatorTimer | None = None) -> Any:
     """The least time of each of ``count`` rows over the libraries that were measured on it."""
-    timed = timer or kernel_alone_s
     times = np.full(count, np.inf)
-    for library, where, operator in operators:
-        chip = hardware
-        if library is not None and hardware.kernel is not None:
-            chip = replace(hardware, kernel=hardware.kernel.for_library(library))
-        times[where] = np.minimum(times[where], timed(operator, chip))
+    for where, operator, which in operators:
+        np.minimum.at(times, where, (timer or _closed_form)(operator, hardware, which))
     return times
 
 
@@ -129,17 +123,28 @@ def kernel_alone_s(operator: Operator, hardware: HardwareProfile) -> Any:
     return operator_times(operator, in_main_memory(hardware), hardware, start="warm", alone=True).total_s
 
 
-def _replay(operator: Operator, hardware: HardwareProfile) -> Any:
+def _closed_form(operator: Operator, hardware: HardwareProfile, which: Any) -> Any:
+    if which is not None and hardware.kernel is not None:
+        hardware = replace(hardware, kernel=hardware.kernel.for_libraries(which))
+    return kernel_alone_s(operator, hardware)
+
+
+def _replay(operator: Operator, hardware: HardwareProfile, which: Any) -> Any:
     task = operator.attention
     assert task is not None  # noqa: S101  # attention_operators gives nothing else
     shape = np.shape(np.asarray(operator.kv_read_bytes))
+    kernel = hardware.kernel
+    chips = [hardware]
+    if which is not None and kernel is not None:
+        chips = [replace(hardware, kernel=kernel.for_libraries(library)) for library in range(len(kernel.libraries))]
     times = np.empty(shape)
     for index in range(times.size):
         one = scalar_operator(operator, index, shape)
         assert one.attention is not None  # noqa: S101  # as above
-        replayed = replay_attention(one, one.attention, in_main_memory(hardware), hardware, start="warm")
+        chip = chips[0 if which is None else int(which[index])]
+        replayed = replay_attention(one, one.attention, in_main_memory(chip), chip, start="warm")
         times.flat[index] = replayed.total_s
     return times
 
 
-ENGINES: Final[Mapping[str, OperatorTimer]] = MappingProxyType({"roofline": kernel_alone_s, "replay": _replay})
+ENGINES: Final[Mapping[str, OperatorTimer]] = MappingProxyType({"roofline": _closed_form, "replay": _replay})

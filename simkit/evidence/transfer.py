@@ -100,7 +100,7 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
         clock_hz = hardware.compute.clock_hz or 1.0
         scale = clock_hz / known[:, 1] if name.endswith(LAUNCH) else 1.0
         figures[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
-    figures["dram_achieved_fraction"] = _dram_fraction(others, own, values, hardware)
+    figures["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
     carried = with_figures(kernel, figures)
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
     cycles = float(hardware.compute.clock_hz or 1.0) * hardware.compute.units
@@ -116,8 +116,8 @@ def _calibrated(name: str, hardware: HardwareProfile) -> bool:
     return stated is not None and stated.confidence == "calibration"
 
 
-def _dram_fraction(others: Sequence[FitRows], own: Mapping[int, Sequence[str]],
-                   values: Mapping[tuple[str, int | None], float], hardware: HardwareProfile) -> float:
+def _dram_fraction(others: Sequence[FitRows], values: Mapping[tuple[str, int | None], float],
+                   hardware: HardwareProfile) -> float:
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
     ratios = []
     for index, chip in enumerate(others):

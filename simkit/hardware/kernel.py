@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from simkit.errors import UserError
 
 
@@ -78,11 +80,11 @@ class DecodeKernel:
     proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
     ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the figures that
     differ for MLA, ``gemm`` those of products, ``libraries`` those of software libraries. The kernel as it stands is
-    what the best of them would run; :meth:`for_library` is one of them.
+    what the best of them would run; :meth:`for_libraries` is one of them.
     """
 
     dram_achieved_fraction: float
-    item_setup_cycles: float
+    item_setup_cycles: Any
     vector_item_setup_cycles: float
     vector_item_setup_ratio_8bit: float
     load_bytes_per_cycle_per_unit: float
@@ -91,9 +93,9 @@ class DecodeKernel:
     vector_elements_per_cycle_8bit: float
     launch_ratio_native_8bit: float
     dequantise_elements_per_cycle: float
-    launch_cycles: float
+    launch_cycles: Any
     vector_launch_ratio: float
-    launch_ratio_8bit: float
+    launch_ratio_8bit: Any
     narrow_head_launch_ratio: float
     narrow_head_setup_ratio: float
     setup_ratio_native_8bit: float
@@ -112,30 +114,31 @@ class DecodeKernel:
     combine_cycles_per_64_bytes: float
     tile_tokens: float
     vector_tile_tokens: float
-    native_8bit_rows: float
+    native_8bit_rows: Any
     most_item_rows: float
     most_sequence_units: float
     tuned_for_bytes_per_s: float
     latent: Mapping[str, float] = field(default_factory=dict)
     gemm: GemmKernel | None = None
     libraries: Mapping[str, LibraryKernels] = field(default_factory=dict)
-    matrix_least_group: float = 1.0
-    matrix_most_group: float = math.inf
-    vector_most_group: float = math.inf
+    matrix_least_group: Any = 1.0
+    matrix_most_group: Any = math.inf
+    vector_most_group: Any = math.inf
 
-    def for_library(self, name: str) -> DecodeKernel:
-        """These figures for the kernels of one library of ``libraries``."""
-        library = self.libraries[name]
+    def for_libraries(self, which: Any) -> DecodeKernel:
+        """These figures for the kernels of one of ``libraries`` by number, or of one for each row of an array."""
+        figures = {name: np.array([getattr(library, name) for library in self.libraries.values()])[which]
+                   for name in LIBRARY_FIGURES}
         return replace(
             self,
             libraries={},
-            launch_cycles=self.launch_cycles * library.launch_ratio,
-            launch_ratio_8bit=library.launch_ratio_8bit,
-            item_setup_cycles=self.item_setup_cycles * library.item_setup_ratio,
-            native_8bit_rows=self.native_8bit_rows if library.native_8bit else 0.0,
-            matrix_least_group=library.matrix_least_group,
-            matrix_most_group=library.matrix_most_group,
-            vector_most_group=library.vector_most_group)
+            launch_cycles=self.launch_cycles * figures["launch_ratio"],
+            launch_ratio_8bit=figures["launch_ratio_8bit"],
+            item_setup_cycles=self.item_setup_cycles * figures["item_setup_ratio"],
+            native_8bit_rows=self.native_8bit_rows * figures["native_8bit"],
+            matrix_least_group=figures["matrix_least_group"],
+            matrix_most_group=figures["matrix_most_group"],
+            vector_most_group=figures["vector_most_group"])
 
     def for_latents(self) -> DecodeKernel:
         """These figures for kernels that read one latent a token for all heads (MLA), which libraries write apart."""
