@@ -149,7 +149,8 @@ def test_a_system_without_a_profile_is_listed_with_the_reason(tmp_path):
 def test_a_framework_of_its_own_can_be_the_target(tmp_path):
     path = written(tmp_path, HEADER, ROW)
     (best, *_), (vllm, *_) = compare(path), compare(path, target="vllm")
-    assert vllm["bias"] == pytest.approx((1 + best["bias"]) * 98.0 / 101.5 - 1)
+    predicted_for_vllm, predicted_for_best = (1 + vllm["bias"]) * 101.5, (1 + best["bias"]) * 98.0
+    assert predicted_for_best <= predicted_for_vllm < 1.2 * predicted_for_best  # one of several is never the faster
     with pytest.raises(UserError, match="no row was measured for 'sglang'"):
         compare(path, target="sglang")
 
