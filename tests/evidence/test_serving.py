@@ -34,30 +34,6 @@ def test_splits_that_no_constant_was_fitted_to_are_within_15_percent_at_the_medi
     assert errors[len(errors) // 2] <= 0.15
 
 
-# R1 shares V3's architecture, yet rows with V3's labels are up to 2.3 times faster: what sets them apart has no column.
-# The NVFP4 rows of few lines are impossible (prompts_over_peak) or take 85-91 ms a token at 40 clients and at 224.
-UNLABELLED = {"deepseek-ai/DeepSeek-R1", "nvidia/DeepSeek-R1-NVFP4", "nvidia/DeepSeek-V3.1-NVFP4", "nvidia/Qwen3-32B-NVFP4"}
-
-
-def test_models_with_experts_that_nothing_was_fitted_to_are_within_25_percent_at_the_median():
-    """Issue 8's tolerance for mixtures (part 4), a group of at least ten rows at a time."""
-    rows = [row for row in read_rows(reference_path("serving_tpot.csv.gz"))
-            if row.comparable and row.model not in DENSE | UNLABELLED and "Llama" not in row.model]
-    groups = {}
-    for row in rows:
-        groups.setdefault((row.system, row.model, row.framework, row.precision), []).append(row)
-    judged = {key: group[::5] for key, group in groups.items() if len(group) >= 10}
-    assert len(judged) >= 9
-    for key, group in judged.items():
-        errors = []
-        for row in group:
-            try:
-                errors.append(abs(predict(row, load_runtime(row.framework))[0] / row.tpot_s - 1))
-            except UserError:
-                continue  # does not fit on the catalogue's chips: evidence counts it as not compared
-        assert sorted(errors)[len(errors) // 2] <= 0.25, key
-
-
 def test_prompts_of_one_row_alone_exceed_the_peak_of_its_chips():
     rows = [row for row in read_rows(reference_path("serving_tpot.csv.gz")) if row.comparable]
     (found,) = [row for row in rows if prompts_over_peak(row) > 1]
