@@ -21,8 +21,9 @@ Every figure takes the study's hardware, model, layouts and axes unless it names
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -31,7 +32,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from simkit.axis_syntax import parse_axis
 from simkit.catalog import catalogue_files, find_file, user_folders
-from simkit.errors import Location, UserError, did_you_mean
+from simkit.errors import Location, UserError, UserErrorGroup, did_you_mean, raise_collected
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
@@ -265,10 +266,21 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
     if most_points is not None and points > most_points:
         raise UserError(f"{points:,} points are too many for a report: expected at most {most_points:,}",
                         where=source.locate(("batch",)), hint="simkit sweep has no such bound")
-    _check_words(source, schema)
     loader = _Loader(source, schema, profiles, overrides)
-    hardware = tuple(loader.chip(name, "hardware", index) for index, name in enumerate(schema.hardware))
-    models = tuple(loader.model(name, "models", index) for index, name in enumerate(schema.models))
+    # Wrong names are told together: whoever writes a first study has several.
+    faults: list[UserError] = []
+    works: list[Callable[[], object]] = [
+        partial(_check_words, source, schema),
+        *(partial(loader.chip, name, "hardware", index) for index, name in enumerate(schema.hardware)),
+        *(partial(loader.model, name, "models", index) for index, name in enumerate(schema.models))]
+    for work in works:
+        try:
+            work()
+        except UserError as fault:
+            faults += fault.errors if isinstance(fault, UserErrorGroup) else [fault]
+    raise_collected(faults)
+    hardware = tuple(loader.chips[name] for name in schema.hardware)
+    models = tuple(loader.models[name] for name in schema.models)
     for model in models:
         loader.check_layouts(schema.layouts, model, "layouts")
     for name in schema.labels:

@@ -88,3 +88,15 @@ def test_the_line_in_the_message_is_the_line_in_the_file() -> None:
 def test_a_grid_too_large_for_a_report_is_refused() -> None:
     text = changed("batch: [1, 32]", "batch: 1..100000+1")
     assert "too many for a report" in fault_of(text)
+
+
+def test_wrong_names_are_told_together() -> None:
+    text = STUDY.replace("models: [llama-2-70b]", "models: [llama-2-70bb]").replace("hardware: [h100-sxm, groq-lpu,",
+                                                                                  "hardware: [h100, groq,", 1)
+    text = text.replace("layouts: [mha, gqa-8, mqa]", "layouts: [MHA, gqa-8, mqa]", 1)
+    with pytest.raises(UserError) as told:
+        study_from_yaml(parse_yaml(text, file="s.yaml"))
+    said = str(told.value)
+    for part in ("hardware.0", "hardware.1", "models.0", "layouts.0", "small letters", "did you mean 'llama-2-70b'"):
+        assert part in said
+    assert all(line.startswith("s.yaml:") for line in said.splitlines())
