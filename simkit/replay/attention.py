@@ -17,13 +17,16 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.replay import timeline
 from simkit.replay.cache_hits import cyclic_hit_share
 from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
+from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernel
 from simkit.replay.machine import Machine, Server, machine_of
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
+from simkit.replay.unit_kernel import Figures, figures_of
 
 Start = Literal["cold", "warm"]
 IMBALANCE: Final = "imbalance"
 LAUNCH: Final = "launch"
+CLEARLY: Final = 1.02  # beyond what an extrapolated steady state may miss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class AttentionReplay:
 
 
 def replay_attention(operator: Operator, task: AttentionTask, placement: Placement, hardware: HardwareProfile, *,
-                     start: Start = "cold", exact: bool = False, most_events: int = MOST_EVENTS,
+                     start: Start = "cold", alone: bool = False, exact: bool = False, most_events: int = MOST_EVENTS,
                      most_recorded_items: int = 0, bins: int = 0) -> AttentionReplay:
     """Replay one operator whose fields are single numbers.
 
@@ -72,6 +75,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     ----------
     operator, task, placement, hardware: what is read, where it lives, on which chip.
     start: ``cold`` (other layers' bytes went through the cache since) or ``warm`` (the kernel loops alone).
+    alone: the kernel is timed by itself, so that its whole launch floor counts instead of a launch inside a step.
     exact: replay every granule instead of extrapolating the steady state.
     most_events: loads replayed before the steady state is extrapolated.
     most_recorded_items: work items whose start and end are kept for a timeline.
@@ -83,7 +87,8 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     shares = {name: float(np.max(share)) for name, share in placement.kv.items()}
     shares = {name: share for name, share in shares.items() if share > 0} or {next(iter(shares)): 1.0}
     options: dict[str, Any] = {
-        "exact": exact, "most_events": most_events, "most_recorded_items": most_recorded_items, "bins": bins}
+        "alone": alone, "exact": exact, "most_events": most_events, "most_recorded_items": most_recorded_items,
+        "bins": bins}
     replays = [
         (share, _best_of(machine_of(hardware, name), operator, task, replace(placement, kv={name: 1.0}), start,
                          options))
@@ -102,42 +107,75 @@ def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placemen
     """
     starts: tuple[Start, ...] = ("cold",) if start == "cold" else ("warm", "cold")
     token_bytes = float(np.max(task.bytes_per_token_head))
-    found: list[AttentionReplay] = []
-    in_flight = machine.outstanding_bytes_per_slot
+    best: AttentionReplay | None = None
+    tried: set[Any] = set()
+    buffered = machine
     while True:
-        buffered = replace(machine, outstanding_bytes_per_slot=in_flight)
-        found += [_replay_in(buffered, operator, task, placement, start=one, **options) for one in starts]
-        if not np.isfinite(in_flight) or in_flight < LEAST_GRANULE_TOKENS * token_bytes:
-            return min(found, key=lambda one: one.total_s)
-        in_flight /= 2
+        for one in starts:
+            found = _replay_in(buffered, operator, task, placement, start=one, best=best, tried=tried, **options)
+            if found is not None and (best is None or found.total_s < best.total_s):
+                best = found
+        in_flight = _in_flight_bytes(buffered, task)
+        if best is not None and (not np.isfinite(in_flight) or in_flight < LEAST_GRANULE_TOKENS * token_bytes):
+            return best
+        buffered = replace(buffered, load_fraction=buffered.load_fraction / 2,
+                           outstanding_bytes_per_slot=buffered.outstanding_bytes_per_slot / 2)
+
+
+def _in_flight_bytes(machine: Machine, task: AttentionTask) -> float:
+    """What one slot's loads may fill: what the profile says, and the load path of measured kernels."""
+    figures = figures_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
+    if figures is None:
+        return machine.outstanding_bytes_per_slot
+    in_flight = figures.load_bytes_per_s * figures.dram_latency_s * machine.load_fraction
+    return min(machine.outstanding_bytes_per_slot, in_flight)
 
 
 def _replay_in(machine: Machine, operator: Operator, task: AttentionTask, placement: Placement, *, start: Start,
-               exact: bool, most_events: int, most_recorded_items: int, bins: int) -> AttentionReplay:
+               best: AttentionReplay | None, tried: set[Any], alone: bool, exact: bool, most_events: int,
+               most_recorded_items: int, bins: int) -> AttentionReplay | None:
+    """One way to run the kernel; None when it was tried or its least possible time is clearly above the best one's."""
     hardware = machine.hardware
-    plan = plan_kernel(operator, task, machine)
+    figures = figures_of(task, hardware, machine.home) if machine.schedule == "dispatched" else None
+    kv_bytes = float(np.max(operator.kv_read_bytes))
+    hit_share = 0.0
+    if start == "warm":
+        hit_share = cyclic_hit_share(machine.cache, kv_bytes, effective_fraction=(
+            1.0 if figures is None else figures.kernel.cache_effective_fraction))
+    machine = _as_measured(_with_page_table(machine, task, figures), figures)
+    plan = plan_kernel(operator, task, machine, figures=figures, hit_share=hit_share, alone=alone)
+    if (start, plan.name) in tried:
+        return None
+    tried.add((start, plan.name))
     rate = _dram_rate(machine, plan, operator, task)
     arithmetic = {COMPUTE: float(np.max(compute_time_s(operator, hardware))),
                   SPECIAL_FUNCTION: float(np.max(special_function_time_s(operator, hardware)))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
-    kv_bytes = float(np.max(operator.kv_read_bytes))
     once = _level_bytes(replace(operator, kv_reread_bytes=0.0), placement, hardware)
     loop = KernelLoop(
-        machine=_with_page_table(machine, task), plan=plan, home_rate_fraction=rate.fraction,
-        compute_s=arithmetic[busiest],
-        hit_share=cyclic_hit_share(machine.cache, kv_bytes) if start == "warm" else 0.0,
+        machine=machine, plan=plan, home_rate_fraction=rate.fraction, compute_s=arithmetic[busiest],
+        hit_share=hit_share, exposed_setup_share=0.0 if figures is None else figures.kernel.exposed_setup_fraction,
         extra_bytes=np.array([once[server.name] - kv_bytes for server in machine.path]))
+    if best is not None and loop.least_s > CLEARLY * best.total_s:
+        return None
     events = np.zeros((most_recorded_items, timeline.EVENT_COLUMNS))
     run = loop.run(exact=exact, most_events=most_events, events=events, bins=bins)
+    launch_s = hardware.overheads.kernel_launch_s
+    if alone and plan.unit is not None:
+        launch_s = plan.unit.floor_s
     stalls = {
-        LAUNCH: operator.launches * hardware.overheads.kernel_launch_s,
+        LAUNCH: operator.launches * launch_s,
         LATENCY: float(run.stalls[timeline.SETUP] + run.stalls[timeline.WAIT_LATENCY]),
         busiest: float(run.stalls[timeline.COMPUTE] + run.stalls[timeline.CONTENTION]),
         IMBALANCE: float(run.stalls[timeline.IMBALANCE]),
         **{server.name: float(run.stalls[timeline.FIRST_SERVER + i]) for i, server in enumerate(machine.path)},
     }
-    through, combine_s = _combine(plan, machine)
-    stalls[through.name] += combine_s
+    if figures is None or plan.unit is None:
+        through, combine_s = _combine(plan, machine)
+        stalls[through.name] += combine_s
+    else:
+        stalls[LATENCY] += (figures.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s
+                            + figures.ramp_s * (1.0 - hit_share))
     total = sum(stalls.values())
     level_bytes = _moved(once, machine, loop, run.home_share, kv_bytes)
     clock, ended = hardware.compute.clock_hz, int(np.count_nonzero(events[:, 3]))
@@ -173,11 +211,29 @@ def _moved(once: dict[str, float], machine: Machine, loop: KernelLoop, home_shar
     return found
 
 
-def _with_page_table(machine: Machine, task: AttentionTask) -> Machine:
-    """A paged cache's first load waits for its page number; later ones are read ahead."""
-    if task.page <= 1 or machine.schedule == "static":
+def _with_page_table(machine: Machine, task: AttentionTask, figures: Figures | None) -> Machine:
+    """A paged cache's first load waits for its page number; later ones are read ahead.
+
+    Measured kernels were paged: their set-up holds that wait.
+    """
+    if task.page <= 1 or machine.schedule == "static" or figures is not None:
         return machine
     return replace(machine, item_setup_s=machine.item_setup_s + machine.path[-1].latency_s)
+
+
+def _as_measured(machine: Machine, figures: Figures | None) -> Machine:
+    """The path at the rates that measured kernels reach: of the home's peak, and out of the shared cache."""
+    if figures is None:
+        return machine
+    peak = machine.home.chip_bandwidth_bytes_per_s
+    path = [*machine.path]
+    if machine.home is machine.hardware.main_memory and peak is not None:
+        reached = float(peak) * figures.kernel.dram_achieved_fraction
+        path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, reached))
+    if machine.cache is not None:
+        cache = path[machine.cache_server]
+        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, figures.cache_bytes_per_s))
+    return replace(machine, path=tuple(path))
 
 
 def _dram_rate(machine: Machine, plan: KernelPlan, operator: Operator, task: AttentionTask) -> PatternRate:

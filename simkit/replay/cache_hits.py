@@ -17,8 +17,11 @@ from simkit.hardware.profile import MemoryLevel
 from simkit.replay.machine import CACHE_WAYS
 
 
-def cyclic_hit_share(cache: MemoryLevel | None, scanned_bytes: float, ways: int = CACHE_WAYS) -> float:
+def cyclic_hit_share(cache: MemoryLevel | None, scanned_bytes: float, ways: int = CACHE_WAYS,
+                     effective_fraction: float = 1.0) -> float:
     """Share of a repeated scan that the cache serves; 0 without a cache.
+
+    ``effective_fraction`` of its capacity holds distinct lines: partitioned caches keep copies of each other's.
 
     >>> from simkit.hardware.catalog import load_hardware
     >>> l2 = load_hardware("h100-sxm").level("l2")
@@ -27,10 +30,10 @@ def cyclic_hit_share(cache: MemoryLevel | None, scanned_bytes: float, ways: int 
     """
     if cache is None:
         return 0.0
-    mean = ways * scanned_bytes / float(cache.usable_bytes)
+    mean = ways * scanned_bytes / (effective_fraction * float(cache.usable_bytes))
     if mean > 50 * ways:
         return 0.0
-    if mean <= 0:
-        return 1.0
+    if mean <= 0.01 * ways:
+        return 1.0  # less than a line in 1e30 misses
     # Sum of Poisson terms k = 0 .. w-1, in logs so that large means do not underflow.
     return min(1.0, sum(math.exp(-mean + k * math.log(mean) - math.lgamma(k + 1)) for k in range(ways)))

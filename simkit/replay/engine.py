@@ -1,7 +1,8 @@
 """The replay engine behind the engines' common interface: operators and placement in, :class:`StepTiming` out.
 
-Attention over the cache is replayed point by point; all other operators stream weights or activations, which the
-closed forms of bytes and flops describe exactly, plus the latency of the first byte that those leave out.
+Attention over the cache is replayed point by point, and the append of new tokens put through the DRAM's banks beside
+it; all other operators stream weights or activations, which the closed forms of bytes and flops describe exactly, plus
+the latency of the first byte that those leave out.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 
 from simkit.decode.arithmetic import compute_time_s, special_function_time_s
 from simkit.decode.assembly import TimedOperator, assemble
+from simkit.decode.attention_operators import KV_APPEND
 from simkit.decode.operators import AttentionTask, DecodeStep, Operator
 from simkit.decode.placement import Placement
 from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
 from simkit.decode.traffic import memory_times
 from simkit.hardware.profile import HardwareProfile
+from simkit.replay.append import with_append
 from simkit.replay.attention import AttentionReplay, Start, replay_attention, scalar_operator
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each
@@ -40,12 +43,29 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile, 
     shape = _shape(step, placement, hardware)
     chips = profiles_of_points(hardware, shape)
 
+    readers = _readers(step)
+
     def timed(operator: Operator) -> TimedOperator:
         if operator.attention is None:
-            return streamed(operator, placement, hardware)
+            found = streamed(operator, placement, hardware)
+            reader = readers.get(id(operator))
+            return found if reader is None else with_append(found, operator, reader, placement, chips, shape)
         return _replayed(operator, placement, chips, shape, start=start, exact=exact, store=store)
 
     return assemble(step, hardware, timed)
+
+
+def _readers(step: DecodeStep) -> dict[int, Operator]:
+    """The attention operator that reads what an append writes, by the append's identity."""
+    found: dict[int, Operator] = {}
+    waiting: list[Operator] = []
+    for operator in step.layer_operators:
+        if operator.name == KV_APPEND:
+            waiting.append(operator)
+        elif operator.attention is not None:
+            found |= {id(append): operator for append in waiting}
+            waiting = []
+    return found
 
 
 def streamed(operator: Operator, placement: Placement, hardware: HardwareProfile) -> TimedOperator:

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.decode.operators import AttentionTask, Operator
+from simkit.replay.kernel_choice import KernelChoice, choose_kernel
 from simkit.replay.machine import Machine
+from simkit.replay.unit_kernel import PARTIAL_ELEMENT_BYTES, Figures, UnitKernel
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
 MOST_SPLITS: Final = 128
@@ -23,7 +25,6 @@ MIN_SPLIT_TOKENS: Final = 256  # shorter pieces cost more in the combine pass th
 # below a quarter.
 GRANULES_IN_FLIGHT: Final = 4
 LEAST_GRANULE_TOKENS: Final = 4
-PARTIAL_ELEMENT_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class KernelPlan:
 
     ``stream`` names the distinct range of the cache that an item reads; items of one stream read the same bytes.
     ``distinct_tokens`` are those that are read at least once. ``splits`` is the mean number of items a head is cut
-    into.
+    into, ``cut`` the pieces of each sequence. ``unit`` is what an item costs its unit where kernels were measured.
     """
 
     item_tokens: NDArray[np.int64]
@@ -44,11 +45,18 @@ class KernelPlan:
     bytes_per_token: float
     splits: float
     combine_bytes: float
+    cut: NDArray[np.int64]
+    unit: UnitKernel | None = None
 
     @property
     def items(self) -> int:
         """Work items."""
         return len(self.item_tokens)
+
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """Equal for plans of one operator that run alike."""
+        return self.unit, self.granule_tokens, self.granules_in_flight, self.cut.tobytes()
 
     @property
     def granules(self) -> NDArray[np.int64]:
@@ -89,13 +97,22 @@ def sequence_tokens(task: AttentionTask, sequences: int) -> NDArray[np.int64]:
     return np.asarray(np.maximum(lengths, 1), dtype=np.int64)
 
 
-def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine) -> KernelPlan:
+def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine, *, figures: Figures | None = None,
+                hit_share: float = 0.0, alone: bool = False) -> KernelPlan:
     """Work items of one attention operator on one chip.
 
-    A statically scheduled machine has one item: the whole cache as one stream.
+    Parameters
+    ----------
+    operator, task, machine: what is read, on which chip. A statically scheduled machine has one item: the whole cache
+        as one stream.
+    figures: of the chip's measured kernels; the plan is then what a library would choose.
+    hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernel` takes them.
     """
     sequences, kv_heads = max(1, round(float(np.max(task.sequences)))), max(1, round(float(np.max(task.kv_heads))))
     lengths = sequence_tokens(task, sequences)
+    if figures is not None:
+        choice = choose_kernel(operator, task, machine, figures, lengths, hit_share=hit_share, alone=alone)
+        return _chosen_plan(choice, operator, machine, figures, lengths, kv_heads)
     rows = float(np.max(task.query_rows))
     readers = 1
     if task.kernel == "per-query-head":
@@ -110,7 +127,7 @@ def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine) -> Ke
         granule, in_flight = _granule(bytes_per_token, machine, int(whole[0]))
         return KernelPlan(
             item_tokens=whole, item_stream=np.zeros(1, dtype=np.int64), streams=1, granule_tokens=granule,
-            distinct_tokens=int(lengths.sum()) * kv_heads, granules_in_flight=in_flight, splits=1.0,
+            distinct_tokens=int(lengths.sum()) * kv_heads, granules_in_flight=in_flight, splits=1.0, cut=cut,
             bytes_per_token=bytes_per_token, combine_bytes=0.0)
     if machine.schedule == "banked":
         cut = _bank_cuts(lengths, kv_heads * readers, machine.units, bytes_per_token, partial_bytes)
@@ -122,7 +139,26 @@ def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine) -> Ke
     return KernelPlan(
         item_tokens=tokens, item_stream=stream, streams=int(stream.max()) + 1, granule_tokens=granule,
         distinct_tokens=int(lengths.sum()) * kv_heads, granules_in_flight=in_flight, bytes_per_token=bytes_per_token,
-        splits=float(cut.mean()), combine_bytes=cut_items * partial_bytes)
+        splits=float(cut.mean()), combine_bytes=cut_items * partial_bytes, cut=cut)
+
+
+def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, figures: Figures,
+                 lengths: NDArray[np.int64], kv_heads: int) -> KernelPlan:
+    """The items of a library's choice, with buffers that hold what their unit loads in one latency of the home."""
+    unit = choice.unit
+    bytes_per_token = float(np.max(operator.kv_read_bytes)) / float(lengths.sum() * kv_heads)
+    tokens, stream = _items(lengths, choice.cut, kv_heads, unit.readers)
+    rate = min(unit.load_bytes_per_s, bytes_per_token / unit.token_s)
+    in_flight_bytes = min(rate * figures.dram_latency_s, machine.outstanding_bytes_per_slot)
+    granule = _granule_tokens(in_flight_bytes / bytes_per_token, int(tokens.max()))
+    in_flight = in_flight_bytes / (granule * bytes_per_token)
+    if in_flight_bytes < machine.outstanding_bytes_per_slot:
+        # One more passes the load path; and what is computed leaves room for the next load.
+        in_flight = max(np.ceil(in_flight) + 1, GRANULES_IN_FLIGHT)
+    return KernelPlan(
+        item_tokens=tokens, item_stream=stream, streams=int(stream.max()) + 1, granule_tokens=granule,
+        distinct_tokens=int(lengths.sum()) * kv_heads, granules_in_flight=max(1, int(in_flight)),
+        bytes_per_token=bytes_per_token, splits=float(choice.cut.mean()), combine_bytes=0.0, cut=choice.cut, unit=unit)
 
 
 def _cuts(lengths: NDArray[np.int64], heads: int, slots: int) -> NDArray[np.int64]:
@@ -180,12 +216,19 @@ def _granule(bytes_per_token: float, machine: Machine, longest_item: int) -> tup
     Without a bound on the bytes in flight, as many as hide the path's latency at its rate. A sixteenth of the longest
     item at most, so that filling the pipeline with the first load stays a detail.
     """
-    most = int(np.clip(2 ** np.floor(np.log2(max(longest_item / 16, 1))), LEAST_GRANULE_TOKENS, TILE_TOKENS))
     if np.isfinite(machine.outstanding_bytes_per_slot):
-        tokens = machine.outstanding_bytes_per_slot / GRANULES_IN_FLIGHT / bytes_per_token
-        granule = int(np.clip(2 ** np.floor(np.log2(max(tokens, 1))), LEAST_GRANULE_TOKENS, most))
+        granule = _granule_tokens(machine.outstanding_bytes_per_slot / bytes_per_token, longest_item)
         return granule, max(1, int(machine.outstanding_bytes_per_slot / (granule * bytes_per_token)))
-    granule = min(most, longest_item)
+    granule = min(_most_granule_tokens(longest_item), longest_item)
     rate = min(server.bytes_per_s for server in machine.path) / machine.slots
     hidden = max(server.latency_s for server in machine.path) * rate / (granule * bytes_per_token)
     return granule, GRANULES_IN_FLIGHT + int(np.ceil(hidden))
+
+
+def _most_granule_tokens(longest_item: int) -> int:
+    return int(np.clip(2 ** np.floor(np.log2(max(longest_item / 16, 1))), LEAST_GRANULE_TOKENS, TILE_TOKENS))
+
+
+def _granule_tokens(in_flight_tokens: float, longest_item: int) -> int:
+    tokens = max(in_flight_tokens / GRANULES_IN_FLIGHT, 1)
+    return int(np.clip(2 ** np.floor(np.log2(tokens)), LEAST_GRANULE_TOKENS, _most_granule_tokens(longest_item)))

@@ -11,7 +11,8 @@ from simkit.errors import UserError
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
 
 # Work items that share one compute unit, so that one item's set-up hides behind another's loads: decode kernels of
-# 128 threads and 2 x 32 KiB of tiles leave room for two blocks on every GPU here (CUDA occupancy rules).
+# 128 threads and 2 x 32 KiB of tiles leave room for two blocks on every GPU here (CUDA occupancy rules). Where kernels
+# were measured, set-up and load path are those of a whole unit, whatever shares it: one item runs at a time.
 RESIDENT_ITEMS: Final = 2
 CACHE_WAYS: Final = 16  # set associativity of the shared cache; with hashed sets it fixes how sharply hits fall off
 
@@ -38,7 +39,7 @@ class Machine:
     ``schedule``: ``dispatched`` units take work items as they become free and keep bounded bytes in flight;
     ``banked`` machines hold the KV cache in SRAM banks beside their units, dealt out by a compiler;
     ``static`` ones run one compiled program that streams through the whole chip, with loads issued early enough to
-    hide every latency but the first.
+    hide every latency but the first. ``load_fraction`` of the buffers of a unit's load path are in use.
     """
 
     hardware: HardwareProfile
@@ -50,6 +51,7 @@ class Machine:
     home: MemoryLevel
     cache: MemoryLevel | None
     schedule: Schedule
+    load_fraction: float = 1.0
 
     @property
     def slots(self) -> int:
@@ -75,7 +77,7 @@ def machine_of(hardware: HardwareProfile, home_name: str) -> Machine:
     caches = [level for level in before if level.kind == "cache" and level.scope == "chip"]
     schedule = schedule_of(hardware, home)
     compute = hardware.compute
-    resident = RESIDENT_ITEMS if schedule == "dispatched" else 1
+    resident = RESIDENT_ITEMS if schedule == "dispatched" and hardware.kernel is None else 1
     in_flight: Any = compute.outstanding_bytes_per_unit if schedule == "dispatched" else None
     return Machine(
         hardware=hardware, units=1 if schedule == "static" else compute.units, slots_per_unit=resident,

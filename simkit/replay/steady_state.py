@@ -48,7 +48,8 @@ class KernelLoop:
     """The event loop's inputs.
 
     ``extra_bytes`` load each server beside the cache's own bytes; ``compute_s`` is the arithmetic of the whole kernel
-    on the whole chip.
+    on the whole chip; ``exposed_setup_share`` the part of an item's set-up in which its unit's part of memory is idle.
+    The unit's load path is a server of its own before those of the machine's path; waiting for it is latency.
     """
 
     machine: Machine
@@ -57,11 +58,23 @@ class KernelLoop:
     hit_share: float
     compute_s: float
     extra_bytes: NDArray[np.float64]
+    exposed_setup_share: float = 0.0
 
     @cached_property
     def tokens(self) -> int:
         """Tokens read, repeated reads counted."""
         return int(self.plan.item_tokens.sum())
+
+    @property
+    def least_s(self) -> float:
+        """What no order of events beats: the units' even share of the work, and the home's bytes at its rate."""
+        plan, machine = self.plan, self.machine
+        token_s = self._compute_s_per_token
+        if plan.unit is not None:
+            token_s = max(token_s, plan.bytes_per_token / plan.unit.load_bytes_per_s)
+        work_s = float(self._setup_s.sum()) / machine.slots + self.tokens * token_s / machine.units
+        missed = plan.distinct_tokens * plan.bytes_per_token * (1.0 - self.hit_share)
+        return max(work_s, missed * float(self._s_per_byte()[-1]))
 
     def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int = 0) -> Run:
         """Replay all of it, or a few lengths and the line through them."""
@@ -83,7 +96,8 @@ class KernelLoop:
         def at_the_end(first: Any, last: Any) -> Any:
             return np.maximum(last + (last - first) * (beyond / span), 0.0)
 
-        seconds = float(times[-1] + slope * beyond)
+        # Set-up that binds short runs may hide behind memory in the whole one, which has its own least time.
+        seconds = max(float(times[-1] + slope * beyond), self.least_s)
         stalls = at_the_end(runs[0][1], runs[-1][1])
         # Shorter lengths are rounded to whole granules item by item: one granule of each is the least uncertainty.
         return Run(kernel_s=seconds, stalls=stalls * (seconds / stalls.sum()), replayed_fraction=lengths[-1] / whole,
@@ -101,7 +115,9 @@ class KernelLoop:
             return None
         # Four lengths n, n + k, n + 2k, n + 3k with n = 3k cost 18 k granules of every item.
         step = max(round(most_events / events_a_granule / 18 / rounds), 1) * rounds
-        first = whole % rounds + max(3 * step, LEAST_ROUNDS * rounds)
+        # The usual item streams too, not only the longest: else its first loads would be most of a short run.
+        least = int(np.ceil(LEAST_ROUNDS * whole / float(np.median(plan.granules)))) * rounds
+        first = whole % rounds + max(3 * step, least)
         lengths = [first + k * step for k in range(LENGTHS)]
         return lengths if sum(lengths) < whole else None
 
@@ -124,26 +140,53 @@ class KernelLoop:
         items = timeline.Items(
             tokens=tokens, stream=plan.item_stream, granule_tokens=plan.granule_tokens,
             granules_per_stream=int(-(-int(tokens.max()) // plan.granule_tokens)), in_flight=plan.granules_in_flight,
-            bytes_per_token=plan.bytes_per_token, setup_s=machine.item_setup_s,
+            bytes_per_token=plan.bytes_per_token, setup_s=self._setup_s, exposed_setup_share=self.exposed_setup_share,
             shared=plan.items > plan.streams and machine.cache is not None,
-            compute_s_per_token=self.compute_s * machine.units / self.tokens)
+            compute_s_per_token=self._compute_s_per_token)
         path = timeline.Path(
             units=machine.units, slots_per_unit=machine.slots_per_unit, s_per_byte=self._s_per_byte(),
-            per_unit=np.array([int(server.per_unit) for server in machine.path], dtype=np.int64),
-            latency_s=np.array([server.latency_s for server in machine.path]), cache_server=machine.cache_server,
-            extra_share=self.extra_bytes / (self.tokens * plan.bytes_per_token), hit_share=self.hit_share,
-            reread_window_bytes=window * length / whole)
+            per_unit=np.array([1, *(int(server.per_unit) for server in machine.path)], dtype=np.int64),
+            latency_s=np.array([0.0, *(server.latency_s for server in machine.path)]),
+            cache_server=-1 if machine.cache is None else machine.cache_server + 1,
+            extra_share=np.concatenate(([0.0], self.extra_bytes / (self.tokens * plan.bytes_per_token))),
+            hit_share=self.hit_share, reread_window_bytes=window * length / whole)
+        bins = 0 if binned_bytes is None else binned_bytes.shape[1]
         record = timeline.Record(
-            stalls=np.zeros(timeline.FIRST_SERVER + len(machine.path)), home_tokens=np.zeros(1, dtype=np.int64),
-            events=events, bin_s=bin_s,
-            binned_bytes=np.zeros((len(machine.path), 0)) if binned_bytes is None else binned_bytes)
+            stalls=np.zeros(timeline.FIRST_SERVER + 1 + len(machine.path)), home_tokens=np.zeros(1, dtype=np.int64),
+            events=events, bin_s=bin_s, binned_bytes=np.zeros((1 + len(machine.path), bins)))
         seconds = timeline.run_items(items, path, record)
         distinct = plan.distinct_tokens * (float(tokens.sum()) / self.tokens)
-        return float(seconds), record.stalls / machine.slots, float(record.home_tokens[0]) / distinct
+        if binned_bytes is not None:
+            binned_bytes += record.binned_bytes[1:]
+        stalls = np.delete(record.stalls, timeline.FIRST_SERVER)
+        stalls[timeline.WAIT_LATENCY] += record.stalls[timeline.FIRST_SERVER]
+        return float(seconds), stalls / machine.slots, float(record.home_tokens[0]) / distinct
 
     def _s_per_byte(self) -> NDArray[np.float64]:
         """Of one server of each kind; the home's with the losses of the access pattern."""
         machine = self.machine
-        times = np.array([(machine.units if server.per_unit else 1) / server.bytes_per_s for server in machine.path])
+        load = 0.0 if self.plan.unit is None else 1.0 / self.plan.unit.load_bytes_per_s
+        times = np.array([load, *(
+            (machine.units if server.per_unit else 1) / server.bytes_per_s for server in machine.path)])
         times[-1] /= self.home_rate_fraction
         return times
+
+    @cached_property
+    def _compute_s_per_token(self) -> float:
+        """Of one item on its unit: at least its even part of the chip's arithmetic."""
+        even = self.compute_s * self.machine.units / self.tokens
+        return even if self.plan.unit is None else max(even, self.plan.unit.token_s)
+
+    @cached_property
+    def _setup_s(self) -> NDArray[np.float64]:
+        """Of each item; what is left of its last tile is loaded and computed without use."""
+        plan, unit = self.plan, self.plan.unit
+        if unit is None:
+            return np.full(plan.items, self.machine.item_setup_s)
+        # Timed kernels waited for their first loads inside their set-up; here these are waited for when they are made.
+        waited = self.machine.path[-1].latency_s
+        if self.hit_share == 1.0:
+            waited = self.machine.path[self.machine.cache_server].latency_s
+        rest = -plan.item_tokens % unit.tile_tokens
+        token_s = max(self._compute_s_per_token, plan.bytes_per_token / unit.load_bytes_per_s)
+        return np.asarray(self.machine.item_setup_s + max(unit.setup_s - waited, 0.0) + rest * token_s)

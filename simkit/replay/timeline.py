@@ -29,7 +29,8 @@ class Items(NamedTuple):
     """Work items in dispatch order; ``stream`` numbers the range of the cache that an item reads.
 
     ``granules_per_stream`` are those of the longest stream; ``in_flight`` loads of ``granule_tokens`` a slot are
-    under way at most; ``shared``: some stream has several readers.
+    under way at most; ``shared``: some stream has several readers. For ``exposed_setup_share`` of an item's set-up its
+    unit's part of every shared server stands idle: no neighbour has loads to put there.
     """
 
     tokens: NDArray[np.int64]
@@ -39,7 +40,8 @@ class Items(NamedTuple):
     in_flight: int
     bytes_per_token: float
     compute_s_per_token: float
-    setup_s: float
+    setup_s: NDArray[np.float64]
+    exposed_setup_share: float
     shared: bool
 
 
@@ -138,31 +140,39 @@ def _move(heap: _Heap, source: int, target: int) -> None:
 
 @njit(cache=True)
 def _load(now: float, unit: int, size_bytes: float, missed: float, path: Path, free: NDArray[np.float64],
-          record: Record) -> tuple[float, int, float]:
-    """Pass one load through its servers: when the last of them has served it, which that is, and its latency."""
+          record: Record) -> tuple[float, int, int, float]:
+    """Pass one load through its servers: when the last of them has served it, which, if it queued, and its latency."""
     home = len(path.s_per_byte) - 1
     deepest = home if missed > 0.0 or path.cache_server < 0 else path.cache_server
-    served, slowest = now, deepest
+    served, slowest, queued = now, deepest, 0
     for server in range(deepest + 1):
         moved = missed if server > path.cache_server >= 0 else size_bytes
         own = unit if path.per_unit[server] else 0
         busy = (moved + size_bytes * path.extra_share[server]) * path.s_per_byte[server]
+        taken = int(free[server, own] > now)
         free[server, own] = max(free[server, own], now) + busy
         if free[server, own] > served:
-            served, slowest = free[server, own], server
+            served, slowest, queued = free[server, own], server, taken
         if record.binned_bytes.shape[1]:
             place = min(int(free[server, own] / record.bin_s), record.binned_bytes.shape[1] - 1)
             record.binned_bytes[server, place] += moved
-    return served, slowest, path.latency_s[deepest]
+    return served, slowest, queued, path.latency_s[deepest]
 
 
 @njit(cache=True)
-def _start_item(slot: int, now: float, item: int, items: Items, slots: _Slots, stalls: NDArray[np.float64]) -> float:
+def _start_item(slot: int, now: float, item: int, items: Items, path: Path, slots: _Slots, free: NDArray[np.float64],
+                stalls: NDArray[np.float64]) -> float:
     """Give a slot its next item: when it asks for its first load."""
     slots.item[slot], slots.granule[slot], slots.started[slot], slots.busy[slot] = item, 0, now, 0.0
-    stalls[SETUP] += items.setup_s
-    slots.ready[slot] = now + items.setup_s
-    return now + items.setup_s
+    setup_s = items.setup_s[item]
+    stalls[SETUP] += setup_s
+    slots.ready[slot] = now + setup_s
+    idle_s = items.exposed_setup_share * setup_s / path.units
+    if idle_s > 0.0:
+        for server in range(len(path.s_per_byte)):
+            if not path.per_unit[server]:
+                free[server, 0] = max(free[server, 0], now) + idle_s
+    return float(now + setup_s)
 
 
 @njit(cache=True)
@@ -178,15 +188,16 @@ def _missing(number: int, size_bytes: float, path: Path, fills: _Fills, now: flo
 
 
 @njit(cache=True)
-def _account_wait(slot: int, now: float, served: float, slowest: int, arrival: float, slots: _Slots,
+def _account_wait(slot: int, now: float, served: float, slowest: int, queued: int, arrival: float, slots: _Slots,
                   stalls: NDArray[np.float64]) -> None:
-    """Charge a slot's wait for a load to queueing for bandwidth and to pure latency, as their lengths are.
+    """Charge a slot's wait for a load to the bandwidth that it queued for, or to being served and pure latency.
 
-    Computing that the slot did meanwhile was hidden behind the load: it is charged to the load too.
+    Where loads queue, a shorter latency would only lengthen the queue: all of the wait is the server's. Computing that
+    the slot did meanwhile was hidden behind the load: it is charged to the load too.
     """
     ready = slots.ready[slot]
     hidden = min(slots.busy[slot], max(ready - now, 0.0))
-    share = (served - now) / (arrival - now) if arrival > now else 0.0
+    share = 1.0 if queued else (served - now) / (arrival - now) if arrival > now else 0.0
     stalls[COMPUTE] -= hidden
     stalls[FIRST_SERVER + slowest] += (arrival - ready + hidden) * share
     stalls[WAIT_LATENCY] += (arrival - ready + hidden) * (1.0 - share)
@@ -214,12 +225,12 @@ def _load_granule(slot: int, now: float, tokens: int, items: Items, path: Path, 
         missed, present = _missing(number, size_bytes, path, fills, now)
     if missed > 0.0:
         record.home_tokens[0] += tokens
-    served, slowest, latency = _load(now, slot % path.units, size_bytes, missed, path, free, record)
+    served, slowest, queued, latency = _load(now, slot % path.units, size_bytes, missed, path, free, record)
     arrival = max(served + latency, present)  # a second reader waits for the fill that is under way
     if missed > 0.0:
         fills.present[number] = arrival
     if arrival > slots.ready[slot]:
-        _account_wait(slot, now, served, slowest, arrival, slots, record.stalls)
+        _account_wait(slot, now, served, slowest, queued, arrival, slots, record.stalls)
     return max(arrival, float(slots.ready[slot]))
 
 
@@ -241,7 +252,7 @@ def run_items(items: Items, path: Path, record: Record) -> float:
         if slots.item[slot] < 0:
             if next_item < len(items.tokens):
                 # Its first load waits its turn in the heap: servers see requests in order of time.
-                heap.time[0] = _start_item(slot, now, next_item, items, slots, record.stalls)
+                heap.time[0] = _start_item(slot, now, next_item, items, path, slots, free, record.stalls)
                 next_item += 1
             else:
                 size -= 1

@@ -1,0 +1,106 @@
+r"""Which kernel, and how finely cut, a library would run: the least of what its own cost model says.
+
+Kernel libraries choose the rows of an item, the pieces of a sequence and the unit before a launch, by heuristics that
+aim at the least time. So does this: for every choice the time of the busiest unit, or of memory with what set-up
+leaves exposed, and the combine pass. The chosen one is then replayed; its time is the replay's, never this estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.decode.operators import AttentionTask, Operator
+from simkit.replay.machine import Machine
+from simkit.replay.unit_kernel import Figures, UnitKernel, unit_kernels
+
+SPLITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+UNSPLIT_ITEMS: Final = 2.0  # items a unit from which libraries no longer cut equal sequences
+EVEN_WAVES: Final = 8  # from so many items a unit on, dynamic scheduling evens out the last wave
+RAGGED: Final = 1.5  # a longest sequence of so many means is worth cutting however many items there are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChoice:
+    """A kernel, the pieces of each sequence, and the time that the library's cost model expects."""
+
+    unit: UnitKernel
+    cut: NDArray[np.int64]
+    estimate_s: float
+
+
+def choose_kernel(operator: Operator, task: AttentionTask, machine: Machine, figures: Figures,
+                  lengths: NDArray[np.int64], *, hit_share: float, alone: bool) -> KernelChoice:
+    """The kernel of least estimated time.
+
+    Parameters
+    ----------
+    operator, task, machine, figures: what is read, on which chip.
+    lengths: tokens of each sequence.
+    hit_share: share of the reads that a warm cache serves.
+    alone: the kernel is timed by itself, so that its own launch floor counts.
+    """
+    heads = max(1, round(float(np.max(task.kv_heads))))
+    kv_bytes = float(np.max(operator.kv_read_bytes))
+    dram_s = kv_bytes * (1.0 - hit_share) / float(machine.path[-1].bytes_per_s)
+    best: KernelChoice | None = None
+    for unit in unit_kernels(operator, task, machine.hardware, figures, machine.load_fraction):
+        if unit.readers > 1 and machine.cache is None and task.kernel != "per-query-head":
+            continue  # every reader would read memory again
+        memory_s = max(dram_s, kv_bytes * unit.readers / figures.cache_bytes_per_s)
+        for cut in _cuts(lengths, heads * unit.readers, task, machine, figures, unit):
+            found = _estimate_s(lengths, cut, heads * unit.readers, unit, figures, kv_bytes, memory_s)
+            found += figures.combine_s(partial_elements(task, cut)) + unit.rows_s + (unit.floor_s if alone else 0.0)
+            if best is None or found < best.estimate_s:
+                best = KernelChoice(unit=unit, cut=cut, estimate_s=found)
+    if best is None:
+        raise ValueError(f"{machine.hardware.name}: no kernel for {task.query_rows} query rows")
+    return best
+
+
+def partial_elements(task: AttentionTask, cut: NDArray[np.int64]) -> float:
+    """Elements of partial results that the pieces of cut sequences leave for the combine pass."""
+    pieces = float(cut[cut > 1].sum())
+    return pieces * float(np.max(task.kv_heads)) * float(np.max(task.query_rows)) * task.value_dim
+
+
+def _cuts(lengths: NDArray[np.int64], heads: int, task: AttentionTask, machine: Machine, figures: Figures,
+          unit: UnitKernel) -> list[NDArray[np.int64]]:
+    """Pieces of each sequence worth trying: one piece length for the whole batch, so that a giant is cut into many."""
+    whole = np.ones(len(lengths), dtype=np.int64)
+    if task.kernel in ("grouped-unsplit", "unfused"):
+        return [whole]
+    mean = float(lengths.mean())
+    ragged = lengths.max() > RAGGED * mean
+    found = [whole]
+    for splits in SPLITS:
+        if splits > figures.kernel.most_sequence_units or (splits > 1 and mean / splits < unit.tile_tokens):
+            break
+        if splits > 1 and len(lengths) * heads >= UNSPLIT_ITEMS * machine.units and not ragged:
+            break
+        if splits > 1 or ragged:
+            pieces = np.ceil(lengths / (mean / splits))
+            found.append(np.clip(pieces, 1, figures.kernel.most_sequence_units).astype(np.int64))
+    return found
+
+
+def _estimate_s(lengths: NDArray[np.int64], cut: NDArray[np.int64], heads: int, unit: UnitKernel, figures: Figures,
+                kv_bytes: float, memory_s: float) -> float:
+    r"""Time of the busiest unit, or of memory and exposed set-up.
+
+    .. math:: \max\big( w\,(t_{setup} + N_{tiles}\,c),\; T_{memory} + x\,w\,t_{setup} \big)
+    """
+    tokens = np.ceil(lengths / (cut * unit.tile_tokens)) * unit.tile_tokens
+    token_bytes = kv_bytes / (float(lengths.sum()) * (heads / unit.readers))
+    item_s = unit.setup_s + tokens * max(unit.token_s, token_bytes / unit.load_bytes_per_s)
+    count = cut * float(heads)
+    waves = float(count.sum()) / figures.units
+    if item_s.max() == item_s.min():
+        waves = float(np.ceil(waves)) if waves < EVEN_WAVES else waves
+        unit_s = waves * float(item_s[0])
+    else:
+        unit_s = max(float((count * item_s).sum()) / figures.units, float(item_s.max()))
+    return max(unit_s, memory_s + figures.kernel.exposed_setup_fraction * waves * unit.setup_s)
