@@ -24,6 +24,7 @@ BINS: Final = 200
 STEP_PROCESS, KERNEL_PROCESS = 1, 2
 LAYER_TRACK: Final = 1
 MICROSECONDS: Final = 1e6
+NANOSECONDS: Final = 1e9
 
 Event = dict[str, Any]
 
@@ -47,7 +48,7 @@ def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]
         took_s = float(np.ravel(timing.operator_time_s[operator.name])[0]) / runs[operator.name]
         events.append({
             "name": operator.name, "cat": "operator", "ph": "X", "pid": STEP_PROCESS, "tid": LAYER_TRACK,
-            "ts": now * MICROSECONDS, "dur": took_s * MICROSECONDS, "args": _operator_arguments(operator, runs)})
+            **_span(now, now + took_s), "args": _operator_arguments(operator, runs)})
         if operator.attention is not None and replay is None:
             one = scalar_operator(operator, 0, np.shape(timing.step_time_s))
             replay = replay_attention(
@@ -60,8 +61,7 @@ def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]
         took_s = float(np.ravel(np.asarray(time))[0])
         if name not in runs and took_s > 0:
             events.append({"name": f"{name} (all of the step)", "cat": "between operators", "ph": "X",
-                           "pid": STEP_PROCESS, "tid": LAYER_TRACK, "ts": now * MICROSECONDS,
-                           "dur": took_s * MICROSECONDS, "args": {}})
+                           "pid": STEP_PROCESS, "tid": LAYER_TRACK, **_span(now, now + took_s), "args": {}})
             now += took_s
     # Names first, then by time: the order in which every reader accepts them.
     events.sort(key=lambda event: (event["ph"] != "M", event.get("ts", 0.0)))
@@ -69,6 +69,16 @@ def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]
         "hardware": hardware.name, "model": evaluated.model.name,
         "attention": str(np.ravel(evaluated.columns["attention"])[0]),
         "step_time_s": float(np.ravel(timing.step_time_s)[0]), **notes}}
+
+
+def _span(begin_s: float, end_s: float) -> dict[str, float]:
+    """When an event starts and how long it lasts, in microseconds, on whole nanoseconds.
+
+    Perfetto truncates to them and drops an event that overlaps the one before on its track: a start that says a tenth
+    of a nanosecond more is not truncated to the one before, and a duration that is truncated ends early at worst.
+    """
+    begin, end = round(begin_s * NANOSECONDS), round(end_s * NANOSECONDS)
+    return {"ts": (begin + 0.1) / 1e3, "dur": (end - begin) / 1e3}
 
 
 def _operator_arguments(operator: Operator, runs: dict[str, int]) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _kernel_events(replay: AttentionReplay, begin_s: float, unit_name: str) -> l
         if int(slot) in slots:
             events.append({
                 "name": f"item {int(item)}", "cat": "work item", "ph": "X", "pid": KERNEL_PROCESS, "tid": int(slot) + 1,
-                "ts": (begin_s + start) * MICROSECONDS, "dur": (end - start) * MICROSECONDS,
+                **_span(begin_s + start, begin_s + end),
                 "args": {"item": int(item), "tokens": int(tokens)}})
     bin_s = replay.replayed_s / BINS
     for level, moved in zip(replay.path, replay.binned_bytes, strict=True):

@@ -48,14 +48,17 @@ def test_times_are_microseconds_from_zero_in_order(trace):
     assert names == list(range(len(names)))
 
 
-def test_slices_of_a_track_never_overlap_which_viewers_would_draw_wrongly(trace):
+@pytest.mark.parametrize("nanoseconds", [lambda us: int(us * 1000), lambda us: round(us * 1000)])
+def test_slices_of_a_track_never_overlap_in_whole_nanoseconds_where_perfetto_drops_them(trace, nanoseconds):
+    """Its trace processor counts in nanoseconds and dropped a slice that began within the last one of its neighbour."""
     tracks = defaultdict(list)
     for event in events(trace, "X"):
-        tracks[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+        start = nanoseconds(event["ts"])
+        tracks[event["pid"], event["tid"]].append((start, start + nanoseconds(event["dur"])))
     for slices in tracks.values():
         slices.sort()
         for (_, end), (start, _) in pairwise(slices):
-            assert start >= end - 1e-6 * max(end, 1.0)
+            assert start >= end
 
 
 def test_every_track_is_named_and_their_number_is_bounded_and_told(trace):
@@ -85,8 +88,8 @@ def test_counters_integrate_to_the_bytes_that_the_kernel_reads(trace):
 def test_work_items_lie_inside_the_attention_operator_and_hold_all_tokens(trace):
     attention = next(e for e in events(trace, "X", STEP_PROCESS) if e["name"] == "attention")
     items = events(trace, "X", KERNEL_PROCESS)
-    assert min(e["ts"] for e in items) >= attention["ts"]
-    assert max(e["ts"] + e["dur"] for e in items) <= attention["ts"] + attention["dur"] * (1 + 1e-9)
+    assert min(e["ts"] for e in items) >= attention["ts"]  # a nanosecond is what a time is rounded to
+    assert max(e["ts"] + e["dur"] for e in items) <= attention["ts"] + attention["dur"] + 1e-3
     assert trace["otherData"]["work_items"] >= trace["otherData"]["work_items_recorded"] > len(items) > 0
     assert all(e["args"]["tokens"] > 0 for e in items)
 
