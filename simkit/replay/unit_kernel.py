@@ -104,11 +104,14 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
     """
     rows, heads = float(np.max(task.query_rows)), float(np.max(task.sequences)) * float(np.max(task.kv_heads))
     kernel = figures.kernel
-    groups = [float(np.max(operator.query_rows))] if task.kernel == "per-query-head" else _row_groups(rows)
-    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in groups
-             if kernel.matrix_least_rows <= part <= kernel.most_item_rows]
+    if task.kernel == "per-query-head":
+        return [_matrix_kernel(float(np.max(operator.query_rows)), rows, heads, task, hardware, figures, load_fraction),
+                _vector_kernel(rows, task, figures)]
+    shared = bool(kernel.matrix_least_group <= rows <= kernel.matrix_most_group)
+    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in _row_groups(rows)
+             if shared and part <= kernel.most_item_rows]
     # Kernels for latents are written for the matrix unit alone.
-    if task.cache_value_dim != 0 or not found:
+    if not found or (task.cache_value_dim != 0 and (not shared or rows <= kernel.vector_most_group)):
         found.append(_vector_kernel(rows, task, figures))
     return found
 
@@ -130,7 +133,7 @@ def _matrix_kernel(rows: float, all_rows: float, heads: float, task: AttentionTa
     kernel, hz, compute = figures.kernel, figures.clock_hz, hardware.compute
     narrow, eight = task.key_dim <= NARROW_HEAD, _is_eight_bit(task)
     width = task.cache_key_dim + task.cache_value_dim
-    has_native = eight and all_rows > 1 and not narrow and kernel.native_8bit_rows > 0
+    has_native = eight and all_rows > 1 and kernel.native_8bit_rows > 0
     native = has_native and rows <= kernel.native_8bit_rows
     tiles = math.ceil(rows / MATRIX_ROWS) * MATRIX_ROWS
     rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / (hz * compute.units)
@@ -143,10 +146,9 @@ def _matrix_kernel(rows: float, all_rows: float, heads: float, task: AttentionTa
     setup = kernel.item_setup_cycles * (kernel.narrow_head_setup_ratio if narrow else 1.0)
     setup *= kernel.setup_ratio_native_8bit if native else kernel.setup_ratio_8bit if eight else 1.0
     floor = kernel.launch_cycles * (kernel.narrow_head_launch_ratio if narrow else 1.0)
-    if has_native and all_rows <= MATRIX_ROWS:
-        floor *= kernel.launch_ratio_native_8bit
-    elif eight:
-        floor *= kernel.launch_ratio_8bit
+    floor *= kernel.launch_ratio_8bit if eight else 1.0
+    # Libraries take that kernel for groups that fit one tile, in parts if need be.
+    floor *= kernel.launch_ratio_native_8bit if has_native and all_rows <= MATRIX_ROWS else 1.0
     row_elements = heads * all_rows * task.value_dim
     return UnitKernel(
         matrix=True, readers=max(1, round(all_rows / rows)), setup_s=setup / hz, token_s=cycles / hz,
