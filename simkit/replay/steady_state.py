@@ -74,7 +74,8 @@ class KernelLoop:
             token_s = max(token_s, plan.bytes_per_token / plan.unit.load_bytes_per_s)
         work_s = float(self._setup_s.sum()) / machine.slots + self.tokens * token_s / machine.units
         missed = plan.distinct_tokens * plan.bytes_per_token * (1.0 - self.hit_share)
-        return max(work_s, missed * float(self._s_per_byte()[-1]))
+        servers = machine.units if machine.path[-1].per_unit else 1
+        return max(work_s, missed * float(self._s_per_byte()[-1]) / servers)
 
     def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int = 0) -> Run:
         """Replay all of it, or a few lengths and the line through them."""
