@@ -19,6 +19,9 @@ from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.machine import Machine
 
 MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extrapolated
+# Where the longest item outlasts the others by far, phases follow one another that short runs do not have in proportion:
+# such a kernel is replayed whole while that stays below about a second.
+MOST_UNEVEN_EVENTS: Final = 3_000_000
 LEAST_ROUNDS: Final = 3  # of a slot's buffers, so that the first loads' latency has passed
 LENGTHS: Final = 4
 
@@ -112,7 +115,8 @@ class KernelLoop:
         plan = self.plan
         rounds = plan.granules_in_flight
         events_a_granule = float(plan.granules.sum()) / whole
-        if events_a_granule * whole <= most_events:
+        uneven = whole > 2 * float(np.median(plan.granules))
+        if events_a_granule * whole <= (max(most_events, MOST_UNEVEN_EVENTS) if uneven else most_events):
             return None
         # Four lengths n, n + k, n + 2k, n + 3k with n = 3k cost 18 k granules of every item.
         step = max(round(most_events / events_a_granule / 18 / rounds), 1) * rounds
