@@ -19,8 +19,8 @@ from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.machine import Machine
 
 MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extrapolated
-# Where the longest item outlasts the others by far, phases follow one another that short runs do not have in proportion:
-# such a kernel is replayed whole while that stays below about a second.
+# Where the longest item outlasts the others by far, phases follow one another that short runs do not have in
+# proportion: such a kernel is replayed whole while that stays below about a second.
 MOST_UNEVEN_EVENTS: Final = 3_000_000
 LEAST_ROUNDS: Final = 3  # of a slot's buffers, so that the first loads' latency has passed
 LENGTHS: Final = 4
