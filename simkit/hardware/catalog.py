@@ -19,6 +19,7 @@ from simkit.yaml_source import load_yaml
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
 REACHED: Final = "dram_achieved_fraction"
+LATENT_LOAD: Final = "latent.load_bytes_per_cycle_per_unit"
 
 
 def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | None = None,
@@ -58,6 +59,10 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
             # What kernels reach of a stream's bandwidth is alike; what streams reach of the peak is the chip's own.
             ratio = profile.main_memory.achievable_fraction / like.main_memory.achievable_fraction
             borrowed[REACHED] = min(borrowed[REACHED] * ratio, HIGHEST_FRACTION)
+        if LATENT_LOAD in borrowed:
+            # Kernels for latents are written against the chip's DRAM: their loads keep up with a faster one.
+            lent = _dram_bytes_per_cycle(like)
+            borrowed[LATENT_LOAD] *= max(_dram_bytes_per_cycle(as_built) / lent, 1.0) if lent else 1.0
     everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
@@ -66,8 +71,14 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
     kernel = kernel_from_figures(everywhere, borrowed, own, tuned_for_bytes_per_s=bandwidth)
     if "load_bytes_per_cycle_per_unit" in own:
         return kernel
-    share = bandwidth / profile.compute.units / clock
+    share = _dram_bytes_per_cycle(as_built)
     return kernel.reaching(kernel.dram_achieved_fraction * share) if borrowed else kernel.provisioned(share)
+
+
+def _dram_bytes_per_cycle(profile: HardwareProfile) -> float:
+    """Of one unit, at the main memory's peak."""
+    compute = profile.compute
+    return float(profile.main_memory.chip_bandwidth_bytes_per_s or 0.0) / compute.units / float(compute.clock_hz or 1.0)
 
 
 def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:

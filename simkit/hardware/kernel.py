@@ -152,8 +152,12 @@ class DecodeKernel:
         vector rate averaged over chips with slower memory would cap a faster one.
         """
         need = PROVISION_MARGIN * dram_bytes_per_cycle_per_unit
+        latent = dict(self.latent)
+        if LOAD_PATH in latent:
+            latent[LOAD_PATH] *= max(need / self.load_bytes_per_cycle_per_unit, 1.0)
         return replace(
             self.reaching(need),
+            latent=latent,
             vector_elements_per_cycle=max(self.vector_elements_per_cycle, need / 2),
             vector_elements_per_cycle_8bit=max(self.vector_elements_per_cycle_8bit, need * 0.75),
             dequantise_elements_per_cycle=max(self.dequantise_elements_per_cycle, need))
@@ -163,11 +167,8 @@ class DecodeKernel:
 
         The units of one family are the same: what they compute a cycle stays.
         """
-        load = max(self.load_bytes_per_cycle_per_unit, dram_bytes_per_cycle_per_unit)
-        latent = dict(self.latent)
-        if LOAD_PATH in latent:
-            latent[LOAD_PATH] *= load / self.load_bytes_per_cycle_per_unit
-        return replace(self, latent=latent, load_bytes_per_cycle_per_unit=load)
+        return replace(self, load_bytes_per_cycle_per_unit=max(self.load_bytes_per_cycle_per_unit,
+                                                               dram_bytes_per_cycle_per_unit))
 
 
 HIGHEST_FRACTION = 0.985  # of a DRAM's peak: refresh alone takes 1.5 %
