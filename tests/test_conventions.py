@@ -35,7 +35,8 @@ RATIOS = frozenset({
 })
 # Counts that may be fractional (a mean, an expectation), under the command line's own names or the thing counted.
 COUNTS = frozenset({
-    "batch", "chips", "cycles", "kv_len", "params_active_published", "params_published", "q_len", "splits", "times", "tokens",
+    "batch", "chips", "cycles", "kv_len", "matrix_least_group", "matrix_most_group", "params_active_published", "params_published", "q_len", "splits", "times", "tokens",
+    "vector_most_group",
 })
 # Public floats without a unit whose names need no such ending, each with what it is.
 DIMENSIONLESS = {
@@ -55,6 +56,7 @@ DIMENSIONLESS = {
     "least": "a bound in the unit of the quantity that is checked against it",
     "minimum": "as least",
     "most": "as least",
+    "native_8bit": "1 where a library has such kernels, 0 elsewhere",
     "norm_epsilon": "a checkpoint's own number, added to a mean square",
     "ours": "a figure of our own beside a published one, in its unit",
     "own_value": "as start",

@@ -14,6 +14,7 @@ from simkit.evidence.transfer import carried_over
 from simkit.hardware.catalog import load_hardware
 
 H100 = load_hardware("h100-sxm")
+UNSEEN = ["matrix_efficiency"]  # in the few shipped rows of H100 loads bind, hardly ever the matrix unit
 
 
 def rows_of(system: str, table: str = SHIPPED_SPREAD) -> Measured:
@@ -25,14 +26,14 @@ def test_figures_that_made_the_times_are_found_again():
     rows = rows_of("h100_sxm")
     truth = {"item_setup_cycles": 4200.0, "load_bytes_per_cycle_per_unit": 14.0, "dram_achieved_fraction": 0.85}
     made = FitRows(rows=rows, hardware=H100).times_s(with_figures(H100.kernel, truth))
-    found = calibrate(replace(rows, time_s=made), H100)
+    found = calibrate(replace(rows, time_s=made), H100, keep=UNSEEN)
     values = {figure.name: figure.value for figure in found.figures}
     for name, expected in truth.items():
         assert values[name] == pytest.approx(expected, rel=0.03)
 
 
 def test_measured_rows_are_fitted_no_worse_than_before_and_with_intervals():
-    found = calibrate(rows_of("h100_sxm"), H100)
+    found = calibrate(rows_of("h100_sxm"), H100, keep=UNSEEN)
     before, after = (np.median(np.abs(np.log(time / found.rows.time_s))) for time in (found.before_s, found.after_s))
     assert after <= before * 1.05
     for figure in found.figures:
@@ -49,7 +50,7 @@ def test_rows_that_cannot_identify_a_figure_are_refused_by_its_name():
 
 
 def test_kept_figures_stay_as_they_are():
-    found = calibrate(rows_of("h100_sxm"), H100, keep=["item_setup_cycles"])
+    found = calibrate(rows_of("h100_sxm"), H100, keep=[*UNSEEN, "item_setup_cycles"])
     assert "item_setup_cycles" not in [figure.name for figure in found.figures]
     assert found.hardware.kernel.item_setup_cycles == H100.kernel.item_setup_cycles
     with pytest.raises(UserError, match=r"--keep item_setup_cycle: not a figure.*did you mean 'item_setup_cycles'"):
@@ -67,7 +68,7 @@ def test_a_chip_without_a_kernel_section_is_refused():
 
 
 def test_the_written_profile_reads_back_with_the_fitted_figures(tmp_path):
-    found = calibrate(rows_of("h100_sxm"), H100)
+    found = calibrate(rows_of("h100_sxm"), H100, keep=UNSEEN)
     path = tmp_path / "mine.yaml"
     path.write_text(calibrated_text(found, "mine", "kernels.csv"), encoding="utf-8")
     mine = load_hardware(path)
