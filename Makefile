@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Passed on to pytest: make test PYTEST_ARGS="-k roofline -x". A file's tests share one worker and its fixtures.
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
-.PHONY: help setup report test bench lint docs dist lock clean
+.PHONY: help setup report test fuzz bench lint docs dist lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make report   run the default study: out/gqa_on_asics/index.html"
 	@echo "make test     run the tests and the docstrings' examples"
 	@echo "make evidence-host   time decode attention on this machine beside the prediction"
+	@echo "make fuzz     every reader against made-up input, 20000 times each, guided by coverage and blind (an hour)"
 	@echo "make bench    run every benchmarks/bench_*.py"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make docs     renew the figures, tables and outputs in README.md and docs/"
@@ -44,6 +45,17 @@ report: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest $(PYTEST_ARGS)
+
+# FUZZ_RUNS=N for more or fewer. Atheris has wheels for Linux only, and no test needs it: it is installed here.
+FUZZ_RUNS ?= 20000
+fuzz: $(READY)
+	@$(RUN) -c 'import atheris' 2>/dev/null || $(RUN) -m pip install --quiet --only-binary :all: atheris==3.0.0
+	@for target in $$($(RUN) -c 'from tests.fuzz.targets import TARGETS; print(*TARGETS)'); do \
+		echo "== $$target"; \
+		$(RUN) tests/fuzz/run.py $$target --blind --runs $(FUZZ_RUNS) || exit 1; \
+		$(RUN) tests/fuzz/run.py $$target --runs $(FUZZ_RUNS) 2>&1 | tail -n 20; \
+		test -z "$$(ls out/fuzz/$$target/crash-* out/fuzz/$$target/timeout-* out/fuzz/$$target/oom-* 2>/dev/null)" || exit 1; \
+	done
 
 # By itself, not with the tests: it times this machine, and other workers would be in its caches.
 evidence-host: $(READY)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from simkit.errors import UserError
@@ -33,18 +34,25 @@ def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, who
     >>> parse_axis("1k..4k*2")
     [1024, 2048, 4096]
     """
+    pieces = [_piece(part.strip(), what) for part in str(text).split(",")]
+    # Counted before any is made, duplicates too: the same range a thousand times over is work, and no more values.
+    if sum(piece.most_values for piece in pieces) > MAX_AXIS_VALUES:
+        raise UserError(f"{what}: more than {MAX_AXIS_VALUES:,} values")
     values: dict[float, None] = {}
-    for part in str(text).split(","):
-        for value in _expand(part.strip(), what):
-            if minimum is not None and value < minimum:
-                raise UserError(f"{what} {_show(value)} is below {_show(minimum)}", hint=_FORMS)
-            if abs(value) > MAX_AXIS_VALUE:
-                raise UserError(f"{what} {_show(value)} is above {_show(MAX_AXIS_VALUE)}", hint=_FORMS)
-            if whole and value != int(value):
-                raise UserError(f"{what} {_show(value)} is not a whole number")
-            values[int(value) if whole else value] = None
-            if len(values) > MAX_AXIS_VALUES:
-                raise UserError(f"{what}: more than {MAX_AXIS_VALUES:,} values")
+    for piece in pieces:
+        made = _expand(piece)
+        least, most = made[0], made[-1]  # a range only grows
+        if minimum is not None and least < minimum:
+            raise UserError(f"{what} {_show(least)} is below {_show(minimum)}", hint=_FORMS)
+        if max(abs(least), abs(most)) > MAX_AXIS_VALUE:
+            beyond = most if abs(most) > MAX_AXIS_VALUE else least
+            raise UserError(f"{what} {_show(beyond)} is above {_show(MAX_AXIS_VALUE)}", hint=_FORMS)
+        if whole:
+            fraction = next((value for value in made if not value.is_integer()), None)
+            if fraction is not None:
+                raise UserError(f"{what} {_show(fraction)} is not a whole number")
+            made = [int(value) for value in made]
+        values |= dict.fromkeys(made)
     return list(values)
 
 
@@ -55,9 +63,21 @@ def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def _expand(part: str, what: str) -> list[float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """One number or range of a list; ``most_values`` is how many it may hold, rounding included."""
+
+    start: float
+    stop: float
+    step: float
+    geometric: bool
+    most_values: int
+
+
+def _piece(part: str, what: str) -> _Piece:
     if ".." not in part:
-        return [_number(part, what)]
+        value = _number(part, what)
+        return _Piece(start=value, stop=value, step=1.0, geometric=False, most_values=1)
     match = _RANGE.fullmatch(part)
     if match is None:
         raise UserError(f"{what}: '{part[:40]}' is not a range", hint=_FORMS)
@@ -69,13 +89,18 @@ def _expand(part: str, what: str) -> list[float]:
     intervals = math.log(stop / start) / math.log(step) if geometric else (stop - start) / step
     if intervals >= MAX_AXIS_VALUES:
         raise UserError(f"{what}: range '{part[:40]}' has more than {MAX_AXIS_VALUES:,} values")
+    return _Piece(start=start, stop=stop, step=step, geometric=geometric, most_values=int(intervals) + 1)
+
+
+def _expand(piece: _Piece) -> list[float]:
+    start, stop, step = piece.start, piece.stop, piece.step
     # Fractions miss their end by rounding (0..0.3+0.1 reaches 0.30000000000000004); whole numbers do not.
     slack = 0.0 if start.is_integer() and step.is_integer() else 1e-12 * max(abs(start), abs(stop))
     values: list[float] = []
     value = start
     while value <= stop + slack and len(values) < MAX_AXIS_VALUES:
         values.append(min(value, stop))
-        value = start * step ** len(values) if geometric else start + len(values) * step
+        value = start * step ** len(values) if piece.geometric else start + len(values) * step
     return values
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO
 
 import click
 
+from simkit.errors import one_line
 from simkit.units import format_quantity
 
 _GAP: Final = 2
@@ -37,7 +38,7 @@ class Column:
 
 def warn(message: str) -> None:
     """Say something on stderr that did not stop the work."""
-    click.echo(f"warning: {message}", err=True)
+    click.echo(f"warning: {one_line(message)}", err=True)
 
 
 class ProgressLine:
@@ -93,7 +94,7 @@ def cell(value: Any, dimension: str | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if dimension is None or isinstance(value, str):
-        return str(value)
+        return one_line(" ".join(str(value).splitlines()))
     return format_quantity(value, dimension)
 
 

@@ -52,7 +52,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
-        return _one_line(f"{text}; {self.hint}" if self.hint else text)
+        return one_line(f"{text}; {self.hint}" if self.hint else text)
 
     def __reduce__(self) -> Any:
         # Exceptions are rebuilt from their positional arguments; keywords must survive the way out of a worker.
@@ -60,33 +60,38 @@ class UserError(Exception):
 
 
 class UserErrorGroup(UserError):  # noqa: N818 - a group of errors, named as ExceptionGroup is
-    """Several mistakes of one file, found in one reading and reported together, one a line."""
+    """Several mistakes of one file, found in one reading and reported together, one a line.
 
-    def __init__(self, errors: Iterable[UserError]) -> None:
+    ``unlisted``: how many there are besides ``errors``, too many for each to be put into words.
+    """
+
+    def __init__(self, errors: Iterable[UserError], unlisted: int = 0) -> None:
         self.errors = tuple(errors)
+        self.unlisted = unlisted
         first = self.errors[0]
         super().__init__(first.message, where=first.where, hint=first.hint)
 
     def __str__(self) -> str:
         lines = [str(error) for error in self.errors[:MAX_SHOWN_ERRORS]]
-        if len(self.errors) > MAX_SHOWN_ERRORS:
-            lines.append(f"... and {len(self.errors) - MAX_SHOWN_ERRORS:,} more")
+        more = len(self.errors) + self.unlisted - len(lines)
+        if more:
+            lines.append(f"... and {more:,} more")
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        return UserErrorGroup, (self.errors,)
+        return UserErrorGroup, (self.errors, self.unlisted)
 
 
 def _rebuild(kind: type[UserError], message: str, where: Location | None, hint: str | None) -> UserError:
     return kind(message, where=where, hint=hint)
 
 
-def raise_collected(errors: list[UserError]) -> None:
-    """Raise nothing, the single error, or all of them as one :class:`UserErrorGroup`."""
-    if len(errors) == 1:
+def raise_collected(errors: list[UserError], unlisted: int = 0) -> None:
+    """Raise nothing, the single error, or all of them as one :class:`UserErrorGroup`, with ``unlisted`` others."""
+    if len(errors) == 1 and not unlisted:
         raise errors[0]
     if errors:
-        raise UserErrorGroup(errors)
+        raise UserErrorGroup(errors, unlisted)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
@@ -140,7 +145,7 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Escape line breaks and whatever could steer a terminal: names in a file are not trusted."""
     if text.isprintable():
         return text

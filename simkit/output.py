@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ from simkit.errors import Location, UserError, shorten
 
 Record = Mapping[str, Any]
 FORMATS: Final = ("table", "csv", "json")
-# A cell that begins so is run as a formula by spreadsheets (OWASP, "CSV Injection").
-_FORMULA_STARTS: Final = ("=", "+", "-", "@")
+# A cell that begins so is run as a formula by spreadsheets, full-width forms included (OWASP, "CSV Injection").
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def json_text(records: Sequence[Record]) -> str:
@@ -56,8 +58,9 @@ def _csv_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # Python's csv writer leaves a lone carriage return unquoted, which readers take for the end of the row.
-        line = " ".join(value.splitlines())
+        # Python's csv writer leaves a lone carriage return unquoted, which readers take for the end of the row; other
+        # controls could steer the terminal that the file is shown on.
+        line = _CONTROLS.sub(" ", value)
         return "'" + line if line.lstrip().startswith(_FORMULA_STARTS) else line
     return value
 

@@ -18,10 +18,14 @@ import yaml
 from yaml.reader import ReaderError
 
 from simkit.errors import Location, UserError, shorten
+from simkit.input_file import read_text
 
 KeyPath = tuple[str | int, ...]
 MAX_FILE_BYTES: Final = 250_000
+MAX_VALUES: Final = 10_000  # half a second of PyYAML; the longest profile has some 600
 _MAX_DEPTH: Final = 30
+# Controls but for tab and line ends, and the marks that change the order of letters ("Trojan Source", CVE-2021-42574).
+_UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
 _INT: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _FLOAT: Final = re.compile(r"[+-]?(?:\d{1,30}\.\d{0,30}|\.\d{1,30}|\d{1,30}(?=[eE]))(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -59,23 +63,7 @@ def load_yaml(path: Path | str) -> YamlSource:
     Raises :class:`UserError` with file:line:column when the file is missing, unreadable, too large, not UTF-8
     or not the YAML that simkit reads.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise UserError("no such file", where=Location(file=str(path))) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot read: {reason}", where=Location(file=str(path))) from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise UserError(f"larger than {MAX_FILE_BYTES:,} bytes", where=Location(file=str(path)))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError("not UTF-8 text", where=Location(file=str(path), line=line)) from None
-    return parse_yaml(text, file=str(path))
+    return parse_yaml(read_text(path, most_bytes=MAX_FILE_BYTES), file=str(path))
 
 
 def parse_yaml(text: str, *, file: str) -> YamlSource:
@@ -103,7 +91,7 @@ class _Composer(yaml.SafeLoader):
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text)
         self._file = file
-        self._depth = 0
+        self._depth = self._values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -115,6 +103,9 @@ class _Composer(yaml.SafeLoader):
             raise UserError(f"tags ({shorten(tag, 40)}) are not read here", where=where)
         if self._depth >= _MAX_DEPTH:
             raise UserError(f"nested deeper than {_MAX_DEPTH} levels", where=where)
+        if self._values >= MAX_VALUES:
+            raise UserError(f"more than {MAX_VALUES:,} keys and values", where=where)
+        self._values += 1
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -133,7 +124,7 @@ def _build(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, tupl
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError("a key must be a single word", where=_place(key_node, file))
-            key = str(key_node.value)
+            key = _text(key_node, file)
             key_path = (*path, key)
             if key in mapping:
                 first = places[key_path][0]
@@ -144,8 +135,18 @@ def _build(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, tupl
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), file, places) for index, item in enumerate(node.value)]
+    text = _text(node, file)
     quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
-    return node.value if quoted else read_scalar(node.value)
+    return text if quoted else read_scalar(text)
+
+
+def _text(node: yaml.Node, file: str) -> str:
+    """A scalar's text, in which an escape such as "\\e" may have put what could steer a terminal or hide words."""
+    text = str(node.value)
+    found = None if text.isprintable() else _UNFIT.search(text)
+    if found:
+        raise UserError(f"a character that text files do not hold (code {ord(found[0])})", where=_place(node, file))
+    return text
 
 
 def read_scalar(text: str) -> str | int | float | bool | None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from simkit.errors import UserError, did_you_mean
+from simkit.errors import UserError, did_you_mean, one_line
 
 USER_ERROR, FAILED = 2, 1
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
@@ -95,7 +95,7 @@ class Program(CommandGroup):
                 click.echo(f"error: {line}", err=True)
             sys.exit(USER_ERROR)
         except click.ClickException as error:
-            click.echo(f"error: {_one_line(error.format_message())}", err=True)
+            click.echo(f"error: {one_line(' '.join(error.format_message().split()))}", err=True)
             context = getattr(error, "ctx", None)
             if context is not None:
                 click.echo(f"try '{context.command_path} --help'", err=True)
@@ -121,10 +121,6 @@ class Program(CommandGroup):
             click.echo(f"error: cannot write to the standard output: {error.strerror or error}", err=True)
             ctx.exit(FAILED)
         return result
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _abandon_stdout() -> None:

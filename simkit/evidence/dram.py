@@ -14,7 +14,6 @@ numbers (sequential, conflict, spread, mlp_sequential) show what the model itsel
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.errors import Location, UserError
+from simkit.evidence.csv_rows import table_rows
+from simkit.input_file import read_text
 from simkit.replay.dram.patterns import generate
 from simkit.replay.dram.simulate import DramConfig, Refresh, Scheduler, replay_requests
 from simkit.replay.dram.standards import standard_named
@@ -38,6 +39,9 @@ CROSS_CHECK_SIMULATOR: Final = "dramsim3"
 SCHEDULER_OF: Final[Mapping[str, str]] = {"rowhit": "rowhit", "frfcfs": "frfcfs", "perbank_frfcfs": "rowhit"}
 
 STREAM_BASE_DRAWS: Final = 8
+# The reference's runs are of 100,000 to 1,000,000 requests; a run is generated whole, some 100 bytes a request.
+MOST_REQUESTS: Final = 1e7
+MOST_BYTES: Final = 10_000_000
 
 REQUIRED_COLUMNS: Final = (
     "simulator", "dram_type", "pattern", "parameter", "achieved_fraction_of_peak", "requests", "mapping",
@@ -90,36 +94,30 @@ def read_runs(data: Path | None = None) -> list[ReferenceRun]:
         name = SHIPPED_TABLE
     else:
         name = str(data)
-        try:
-            text = data.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as problem:
-            reason = getattr(problem, "strerror", None) or "not a text file in UTF-8"
-            raise UserError(f"cannot read the DRAM table: {reason}", where=Location(file=name)) from None
-    lines = list(csv.reader(text.splitlines()))
-    header_at = next((i for i, cells in enumerate(lines) if cells and not cells[0].startswith("#")), None)
-    if header_at is None:
+        text = read_text(data, most_bytes=MOST_BYTES, failure="cannot read the DRAM table")
+    rows = table_rows(text, name)
+    header_line, header = next(rows, (1, []))
+    if not header:
         raise UserError("the DRAM table is empty", where=Location(file=name, line=1),
                         hint="expected a header line with " + ", ".join(REQUIRED_COLUMNS))
-    header = [cell.strip() for cell in lines[header_at]]
+    header = [cell.strip() for cell in header]
     missing = [column for column in REQUIRED_COLUMNS if column not in header]
     if missing:
         raise UserError("missing column " + ", ".join(f"'{column}'" for column in missing),
-                        where=Location(file=name, line=header_at + 1))
+                        where=Location(file=name, line=header_line))
     runs = []
-    for number, cells in enumerate(lines[header_at + 1:], start=header_at + 2):
-        if not cells or cells[0].startswith("#"):
-            continue
+    for number, cells in rows:
         if len(cells) != len(header):
             raise UserError(f"expected {len(header)} columns, found {len(cells)}",
                             where=Location(file=name, line=number))
         runs.append(_read_run(dict(zip(header, cells, strict=True)), name, number))
     if not runs:
-        raise UserError("the DRAM table has a header but no rows", where=Location(file=name, line=header_at + 1))
+        raise UserError("the DRAM table has a header but no rows", where=Location(file=name, line=header_line))
     return runs
 
 
 def _read_run(cells: Mapping[str, str], name: str, line: int) -> ReferenceRun:
-    def number(column: str, *, least: float | None = None, default: float | None = None) -> float:
+    def number(column: str, *, least: float, most: float = MOST_REQUESTS, default: float | None = None) -> float:
         text = cells[column].strip()
         where = Location(file=name, line=line, key=column)
         if not text and default is not None:
@@ -128,8 +126,10 @@ def _read_run(cells: Mapping[str, str], name: str, line: int) -> ReferenceRun:
             value = float(text)
         except ValueError:
             raise UserError(f"expected a number, found '{text}'", where=where) from None
-        if not np.isfinite(value) or (least is not None and value < least):
+        if not value >= least:
             raise UserError(f"expected a number of at least {least}, found '{text}'", where=where)
+        if value > most:
+            raise UserError(f"expected a number of at most {most:g}, found '{text}'", where=where)
         return value
 
     limit = number("mlp_limit", least=1, default=0)

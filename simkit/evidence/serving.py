@@ -12,8 +12,7 @@ Rows that no machine of that many chips can serve as they are labelled, by the a
 
 from __future__ import annotations
 
-import csv
-import gzip
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +24,9 @@ import numpy as np
 
 from simkit.decode.workload import NATIVE_GEMM_FORMATS
 from simkit.errors import Location, UserError
+from simkit.evidence.csv_rows import table_rows
 from simkit.hardware.catalog import load_hardware
+from simkit.input_file import read_text
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.parameters import count_parameters
@@ -49,6 +50,9 @@ PAGE_TOKENS: Final = 16
 NODE_CHIPS: Final = 8
 # Tokens of an iteration: TensorRT-LLM's max_num_tokens and vLLM's max_num_batched_tokens on these chips, by default.
 CHUNK_TOKENS: Final = 8192
+MOST_BYTES: Final = 50_000_000
+MOST_TOKENS: Final = 10**9
+MOST_CLIENTS: Final = 100_000
 COLUMNS: Final = ("system", "model", "precision", "framework", "isl", "osl", "concurrency", "tp", "pp", "attention_dp",
                   "moe_ep", "ttft_ms", "tpot_ms")
 
@@ -92,32 +96,41 @@ class Measured:
 def read_rows(path: Path | str) -> list[Measured]:
     """All rows of a table of measurements. Raises :class:`UserError` with file and line."""
     file = str(path)
-    try:
-        with (gzip.open(path, "rt", encoding="utf-8") if file.endswith(".gz") else
-              Path(path).open(encoding="utf-8", newline="")) as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-            if missing:
-                raise UserError("missing columns " + ", ".join(missing), where=Location(file=file, line=1))
-            return [_measured(row, Location(file=file, line=reader.line_num)) for row in reader]
-    except FileNotFoundError:
-        raise UserError("no such file", where=Location(file=file)) from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read: {error}", where=Location(file=file)) from None
+    rows = table_rows(read_text(path, most_bytes=MOST_BYTES, unpack=True), file)
+    _, header = next(rows, (1, []))
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise UserError("missing columns " + ", ".join(missing), where=Location(file=file, line=1))
+    found = []
+    for line, cells in rows:
+        where = Location(file=file, line=line)
+        if len(cells) != len(header):
+            raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=where)
+        found.append(_measured(dict(zip(header, cells, strict=True)), where))
+    return found
 
 
-def _measured(row: dict[str, Any], where: Location) -> Measured:
-    def number(name: str, default: str | None = None) -> float:
+def _measured(row: dict[str, str], where: Location) -> Measured:
+    def number(name: str, default: str = "", *, most: float = MOST_TOKENS) -> float:
         try:
-            return float(row[name] or default or "")
+            value = float(row[name] or default)
         except ValueError:
-            raise UserError(f"{name}: '{row[name]}' is not a number", where=where) from None
+            value = math.nan
+        if not 0 < value <= most:
+            raise UserError(f"{name}: '{row[name][:40]}' is not a number above 0 and up to {most:,.0f}", where=where)
+        return value
+
+    def count(name: str, default: str = "", *, most: float = MOST_TOKENS) -> int:
+        value = number(name, default, most=most)
+        if value != int(value):
+            raise UserError(f"{name}: '{row[name][:40]}' is not a whole number", where=where)
+        return int(value)
 
     return Measured(
         system=row["system"], model=row["model"], precision=row["precision"] or "bf16", framework=row["framework"],
-        prompt_tokens=int(number("isl")), output_tokens=int(number("osl")), clients=int(number("concurrency")),
-        tp=int(number("tp")), pp=int(number("pp", "1")), attention_dp=int(number("attention_dp", "1")),
-        moe_ep=int(number("moe_ep", "1")), ttft_s=number("ttft_ms") / 1e3, tpot_s=number("tpot_ms") / 1e3,
+        prompt_tokens=count("isl"), output_tokens=count("osl"), clients=count("concurrency", most=MOST_CLIENTS),
+        tp=count("tp"), pp=count("pp", "1"), attention_dp=count("attention_dp", "1"),
+        moe_ep=count("moe_ep", "1"), ttft_s=number("ttft_ms") / 1e3, tpot_s=number("tpot_ms") / 1e3,
         line=where.line or 0)
 
 

@@ -6,10 +6,6 @@ microseconds of one kernel, looped alone. Anybody's own timings with the same co
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -20,6 +16,8 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from simkit.errors import Location, UserError, did_you_mean
+from simkit.evidence.csv_rows import table_rows
+from simkit.input_file import read_text
 
 Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "allreduce"]
 KINDS: Final[tuple[Kind, ...]] = ("decode_attention", "decode_mla", "decode_gemm", "allreduce")
@@ -38,7 +36,10 @@ FORMATS: Final[Mapping[str, str]] = MappingProxyType({
     "float8": "fp8", "fp8_e4m3": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32"})
 ELEMENT_BYTES: Final[Mapping[str, float]] = MappingProxyType({
     "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0})
+SMALLEST: Final = 1e-9  # no latency is below it, in microseconds: less would be 0 in seconds
 LARGEST: Final = 1e12
+# The largest table, 100,907 kernels, has 5 MB.
+MOST_BYTES: Final = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +85,7 @@ def read_table(path: Path, target: str = "best") -> Measured:
     if target not in TARGETS:
         raise UserError(f"unknown target '{target[:40]}': expected one of {', '.join(TARGETS)}",
                         hint=did_you_mean(target, TARGETS))
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or "not a text file in UTF-8, nor one compressed by gzip"
-        raise UserError(f"cannot read the table: {reason}", where=Location(file=str(path))) from None
+    text = read_text(path, most_bytes=MOST_BYTES, unpack=True, failure="cannot read the table")
     return parse_table(text, str(path), target)
 
 
@@ -103,11 +99,9 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
     """As :func:`read_table`, from the text of a file called ``name``."""
     lines: list[int] = []
     rows: list[list[str]] = []
-    reader = csv.reader(io.StringIO(text))
-    for cells in reader:
-        if cells and not cells[0].startswith("#"):
-            rows.append(cells)
-            lines.append(reader.line_num)
+    for line, cells in table_rows(text, name):
+        rows.append(cells)
+        lines.append(line)
     if not rows:
         raise UserError("the table is empty", where=Location(file=name, line=1), hint=_expected())
     header = [cell.strip() for cell in rows[0]]
@@ -201,7 +195,8 @@ def _numbers(cells: Any, column: str, name: str, lines: Any, *, whole: bool) -> 
         values = np.array([_one_number(cell) for cell in filled])
         _refuse(np.isinf(values), "expected a number", column, cells, name, lines)
     empty = np.zeros(len(cells), dtype=bool) if whole else cells == ""
-    _refuse(~empty & ~((values > 0) & (values <= LARGEST)), "expected a number above 0", column, cells, name, lines)
+    possible = (values >= SMALLEST) & (values <= LARGEST)
+    _refuse(~empty & ~possible, "expected a number above 0", column, cells, name, lines)
     if whole:
         _refuse(values != np.round(values), "expected a whole number", column, cells, name, lines)
     return values

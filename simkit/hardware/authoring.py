@@ -11,8 +11,9 @@ from simkit.errors import UserError
 from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
 from simkit.hardware.inherit import resolve
 from simkit.hardware.schema import profile_from_yaml
+from simkit.input_file import read_text
 from simkit.resources import shipped_folder
-from simkit.yaml_source import parse_yaml
+from simkit.yaml_source import MAX_FILE_BYTES, parse_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _EDITOR: Final = "# yaml-language-server: $schema="
@@ -40,7 +41,7 @@ def copy_profile(name: str, like: str, *, profiles: Path | str | None = None) ->
     original = load_hardware(like, profiles=profiles)
     path = Path(original.file) if original.file else find_file(
         like, kind=KIND, what="hardware profile", folders=user_folders(profiles, VARIABLE))
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, most_bytes=MAX_FILE_BYTES)
     text = _replaced(text, "name", f"name: {name}\n")
     text = _replaced(text, "title", f'title: "{name}, started from {original.name}"\n')
     # Measured data names the chip that was measured, not its copy.

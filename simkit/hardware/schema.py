@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from simkit.errors import Location, UserError, did_you_mean, raise_collected, shorten, shown
+from simkit.errors import MAX_SHOWN_ERRORS, Location, UserError, did_you_mean, raise_collected, shorten, shown
 from simkit.hardware.kernel import FIGURES, GEMM_FIGURES, LIBRARIES, LIBRARY_FIGURES, SECTIONS
 from simkit.hardware.profile import (
     Compute,
@@ -336,7 +336,8 @@ def _strip_figures(node: Any, path: tuple[str | int, ...], source: YamlSource,
     for key, given in node.items():
         where = source.locate((*path, key))
         if key not in known:
-            faults.append(UserError("unknown key", where=where, hint=did_you_mean(key, known)))
+            hint = did_you_mean(key, known) if len(faults) < MAX_SHOWN_ERRORS else None  # of what is shown
+            faults.append(UserError("unknown key", where=where, hint=hint))
         elif key != "value" and given is not None and not isinstance(given, str):
             faults.append(UserError(f"{shown(given)} is not text", where=where))
         elif key == "confidence" and given is not None and given not in CONFIDENCES:

@@ -15,8 +15,9 @@ from simkit.model.tensor_files import TensorEntry, is_float, read_entries
 CONVERTIBLE: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-# The index of a model with 400 experts in 60 layers has some 10 MB.
-_LONGEST_INDEX_BYTES: Final = 100_000_000
+# The index of a model with 400 experts in 60 layers has some 10 MB and 150,000 tensors.
+_LONGEST_INDEX_BYTES: Final = 30_000_000
+_MOST_TENSORS: Final = 500_000
 _TENSOR: Final = re.compile(r"(?:model\.)?layers\.(\d{1,5})\.self_attn\.(.+)", re.ASCII)
 _KEY_OR_VALUE: Final = re.compile(r"[kv]_proj\.(weight|bias)", re.ASCII)
 _PROJECTIONS: Final = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
@@ -95,7 +96,7 @@ def read_shards(folder: Path) -> dict[str, Shard]:
                             where=Location(file=str(folder)))
         entries, metadata = read_entries(folder / SINGLE)
         return {SINGLE: Shard(entries=entries, metadata=metadata)}
-    index = load_json(folder / INDEX, most_bytes=_LONGEST_INDEX_BYTES)
+    index = load_json(folder / INDEX, most_bytes=_LONGEST_INDEX_BYTES, most_values=_MOST_TENSORS)
     weight_map = index.data.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError("no weight_map from tensors to files", where=index.locate(["weight_map"]))

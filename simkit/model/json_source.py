@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from simkit.errors import Location, UserError, shorten
+from simkit.input_file import read_text
 from simkit.yaml_source import KeyPath, YamlSource
 
 MAX_FILE_BYTES: Final = 2_000_000
+MAX_VALUES: Final = 50_000  # half a second; a configuration has some 50
 _MAX_DEPTH: Final = 30
 _MAX_DIGITS: Final = 64
 _TOKEN: Final = re.compile(
@@ -29,47 +31,33 @@ _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": N
 _NOT_NUMBERS: Final = frozenset({"NaN", "nan", "Infinity", "-Infinity", "inf", "-inf"})
 
 
-def load_json(path: Path | str, *, most_bytes: int = MAX_FILE_BYTES) -> YamlSource:
+def load_json(path: Path | str, *, most_bytes: int = MAX_FILE_BYTES, most_values: int = MAX_VALUES) -> YamlSource:
     """Read one JSON file whose top level is an object.
 
     Parameters
     ----------
     path: the file.
-    most_bytes: the largest file that is read: indexes of large checkpoints are longer than any configuration.
+    most_bytes, most_values: the largest file that is read: indexes of large checkpoints are longer than any
+        configuration.
 
     Raises :class:`UserError` with file:line:column when the file is missing, unreadable, too large, not UTF-8
     or not JSON.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(most_bytes + 1)
-    except FileNotFoundError:
-        raise UserError("no such file", where=Location(file=str(path))) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot read: {reason}", where=Location(file=str(path))) from None
-    if len(raw) > most_bytes:
-        raise UserError(f"larger than {most_bytes:,} bytes", where=Location(file=str(path)))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError("not UTF-8 text", where=Location(file=str(path), line=line)) from None
-    return parse_json(text, file=str(path))
+    return parse_json(read_text(path, most_bytes=most_bytes), file=str(path), most_values=most_values)
 
 
-def parse_json(text: str, *, file: str) -> YamlSource:
+def parse_json(text: str, *, file: str, most_values: int = MAX_VALUES) -> YamlSource:
     """Read JSON from a string; ``file`` is the name that messages use. Raises :class:`UserError`."""
-    return _Parser(text, file).document()
+    return _Parser(text, file, most_values).document()
 
 
 class _Parser:
     """Recursive descent over one text; depth is bounded before Python's stack is."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, most_values: int) -> None:
         self._text = text
         self._file = file
+        self._most_values = self._left = most_values
         self._at = 0
         self._line = 1
         self._line_start = 0
@@ -94,6 +82,9 @@ class _Parser:
         self._places.setdefault(path, place)
         if depth > _MAX_DEPTH:
             raise self._error(f"nested deeper than {_MAX_DEPTH} levels")
+        self._left -= 1
+        if self._left < 0:
+            raise self._error(f"more than {self._most_values:,} values")
         kind, token = self._token("a value")
         if token == "{":
             return self._object(path, depth)

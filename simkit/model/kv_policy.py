@@ -177,7 +177,8 @@ def parse_lengths(text: str) -> Lengths:
             factors = np.array([float(part) for part in name.split(",")])
         except ValueError:
             factors = np.array([])
-        if len(factors) < 2 or not np.all(np.isfinite(factors)) or not np.all(factors > 0) or len(factors) > 100_000:
+        # The mean of factors without bounds would overflow, and each length be none of it.
+        if not 2 <= len(factors) <= 100_000 or not np.all((factors >= 1e-9) & (factors <= 1e9)):
             raise UserError(f"lengths '{text[:40]}': expected equal, lognormal:CV, uniform:SPREAD below 1, or relative "
                             "lengths such as 8,1,1,1")
     factors = factors / factors.mean()

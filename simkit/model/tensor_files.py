@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.errors import Location, UserError
+from simkit.input_file import open_file
 
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 8
@@ -105,19 +106,19 @@ def checked_by_safetensors(path: Path) -> None:
     except ImportError:
         raise UserError("checkpoints need the package safetensors",
                         hint="install it with: pip install 'simkit[checkpoints]'") from None
+    with open_file(path):
+        pass  # a pipe or a folder is told from a file here, in our words and without waiting
     try:
         with safe_open(path, framework="numpy"):
             pass
-    except FileNotFoundError:
-        raise UserError("no such file", where=Location(file=str(path))) from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"not a whole safetensors file: {error}", where=Location(file=str(path))) from None
 
 
 def read_entries(path: Path) -> tuple[list[TensorEntry], dict[str, str]]:
     """The tensors of one file in the order of their bytes, and its metadata."""
     checked_by_safetensors(path)
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         header = json.loads(stream.read(length))
     metadata = header.pop("__metadata__", {})

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from simkit import __version__
 from simkit.errors import Location, UserError
+from simkit.input_file import read_text
 from simkit.report.export import csv_text, json_text, save_figure
 from simkit.report.figures.drawn import FigureContext
 from simkit.report.figures.registry import FIGURES
@@ -20,7 +21,9 @@ from simkit.report.style import chip_styles, house_style
 from simkit.study.study_file import Study
 
 MANIFEST: Final = "manifest.json"
+_FOLDERS: Final = ("figures", "data")
 PAGE: Final = "index.html"
+_MOST_MANIFEST_BYTES: Final = 1_000_000
 
 
 def default_folder(study: Study) -> Path:
@@ -56,8 +59,8 @@ def build_report(study: Study, out_dir: Path, *, force: bool = False, command: s
 
 
 def _write(study: Study, folder: Path, command: str) -> None:
-    (folder / "figures").mkdir()
-    (folder / "data").mkdir()
+    for name in _FOLDERS:
+        (folder / name).mkdir()
     styles = chip_styles(study.hardware, study.labels)
     extra = {chip.name: chip for request in study.figures for chip in request.hardware if chip.name not in styles}
     styles |= chip_styles([*study.hardware, *extra.values()], study.labels)
@@ -92,6 +95,11 @@ def _check_target(out_dir: Path, *, force: bool) -> dict[str, str]:
         raise UserError("is not a folder that a report can be written to", where=where, hint="give another with -o")
     if not out_dir.is_dir():
         return {}
+    for folder in _FOLDERS:
+        # What is written below a link lands somewhere else than in the folder that the user named.
+        if (out_dir / folder).is_symlink():
+            raise UserError("is a link: a report writes into its own folder only",
+                            where=Location(file=str(out_dir / folder)), hint="give another folder with -o")
     manifest = out_dir / MANIFEST
     if manifest.is_file():
         return _read_manifest(manifest)
@@ -103,11 +111,13 @@ def _check_target(out_dir: Path, *, force: bool) -> dict[str, str]:
 
 def _read_manifest(path: Path) -> dict[str, str]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path, most_bytes=_MOST_MANIFEST_BYTES))
         entries = content["files"]
+        # Only where reports write: a name that leads elsewhere, by itself or over a link, would be removed there.
         return {str(name): str(digest) for name, digest in entries.items()
-                if not Path(name).is_absolute() and ".." not in Path(name).parts}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                if "\0" not in name and Path(name).name not in ("", "..")
+                and Path(name).parent.as_posix() in (".", *_FOLDERS)}
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("not the manifest of a report", where=Location(file=str(path)),
                         hint="remove it, or give another folder with -o") from None
 

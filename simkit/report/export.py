@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from simkit import output
 from simkit.report.style import palette
 
 PNG_DOTS_PER_INCH: Final = 300
@@ -44,12 +44,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as CSV: every key of any row in order of appearance; what cannot be known is empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(plain(row))
-    return stream.getvalue()
+    return output.csv_text([dict.fromkeys(names) | plain(row) for row in rows])
 
 
 def json_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -18,11 +18,12 @@ from simkit.errors import UserError, did_you_mean, raise_collected
 from simkit.study import claim_memory, claim_quality, claim_speed
 from simkit.study.claim import Claim
 from simkit.validation import check
-from simkit.yaml_source import YamlSource, load_yaml
+from simkit.yaml_source import KeyPath, YamlSource, load_yaml
 
 KIND: Final = "workloads/studies"
 VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_CLAIMS: Final = "claims"
+MOST_CLAIMS: Final = 1_000
 # The modules register their tests by name as they are imported.
 TEST_MODULES: Final = (claim_memory, claim_quality, claim_speed)
 
@@ -40,18 +41,25 @@ def claims_from_yaml(source: YamlSource) -> list[Claim]:
         raise UserError("no claims: expected a list 'claims:' of statements with a test each",
                         where=source.locate(("claims",)),
                         hint="a study of figures is drawn by simkit report" if "figures" in source.data else None)
+    if len(entries) > MOST_CLAIMS:
+        raise UserError(f"more than {MOST_CLAIMS:,} claims", where=source.locate(("claims",)))
+    # Faults are told at the claim's own lines: its keys, seen from the claim.
+    places: list[dict[KeyPath, tuple[int, int]]] = [{} for _ in entries]
+    for path, place in source.places.items():
+        if len(path) >= 2 and path[0] == "claims" and isinstance(path[1], int):
+            places[path[1]][path[2:]] = place
     claims: list[Claim] = []
     faults: list[UserError] = []
     for index, entry in enumerate(entries):
         try:
-            claims.append(_claim(entry, index, source))
+            claims.append(_claim(entry, index, source, places[index]))
         except UserError as fault:
             faults.append(fault)
     raise_collected(faults)
     return claims
 
 
-def _claim(entry: Any, index: int, source: YamlSource) -> Claim:
+def _claim(entry: Any, index: int, source: YamlSource, places: dict[KeyPath, tuple[int, int]]) -> Claim:
     here = ("claims", index)
     if not isinstance(entry, dict) or not isinstance(entry.get("test"), str):
         raise UserError("expected a claim with 'id', 'says' and 'test'", where=source.locate(here))
@@ -59,8 +67,6 @@ def _claim(entry: Any, index: int, source: YamlSource) -> Claim:
     if schema is None:
         raise UserError(f"unknown test '{entry['test'][:40]}'", where=source.locate((*here, "test")),
                         hint=did_you_mean(entry["test"], Claim.tests))
-    # Faults are told at the claim's own lines: its keys, seen from the claim.
-    places = {path[2:]: place for path, place in source.places.items() if path[:2] == here}
     return check(schema, entry, YamlSource(file=source.file, data=entry, places=places))
 
 

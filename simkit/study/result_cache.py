@@ -27,13 +27,16 @@ from simkit.decode.assembly import TimedOperator
 from simkit.decode.operators import DecodeStep, Operator
 from simkit.decode.placement import Placement
 from simkit.decode.result import StepTiming
+from simkit.errors import UserError
 from simkit.hardware.profile import HardwareProfile
+from simkit.input_file import read_text
 from simkit.study.content import REPLAY_SOURCES, digest, source_digest
 
 VARIABLE: Final = "SIMKIT_CACHE"
 MOST_BYTES: Final = 512 * 2**20
 # An entry takes a whole block on disk, which is what the bound is about.
 BLOCK_BYTES: Final = 4096
+_MOST_ENTRY_BYTES: Final = 100_000
 _KEPT_WHEN_FULL: Final = 0.9  # so that a full cache is not swept at every entry
 _WRITES_BETWEEN_SWEEPS: Final = 2_000
 _PROFILES_REMEMBERED: Final = 64
@@ -162,11 +165,14 @@ class ResultCache:
 def _read(path: Path, name: str) -> TimedOperator | None:
     """The entry of that name; None when it is missing, damaged or another's."""
     try:
-        seal, _, body = path.read_text(encoding="ascii").rstrip("\n").partition("\n")
+        seal, _, body = read_text(path, most_bytes=_MOST_ENTRY_BYTES).rstrip("\n").partition("\n")
         if seal != _seal(name, body):
             return None
         total_s, cause_s, level_bytes = json.loads(body)
-    except (OSError, ValueError):
+        figures = [total_s, *cause_s.values(), *level_bytes.values()]
+    except (UserError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    if not all(type(figure) is float and 0 <= figure < math.inf for figure in figures):
         return None
     return TimedOperator(total_s=total_s, cause_s=cause_s, level_bytes=level_bytes)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit import __version__
-from simkit.errors import UserError
+from simkit.errors import UserError, shown
 from simkit.study.content import SWEEP_SOURCES, digest, source_digest
 from simkit.study.result_cache import without_cache
 from simkit.study.sweep import CHUNK_POINTS, Sweep
@@ -122,22 +122,29 @@ def changes(then: Any, now: dict[str, Any]) -> str | None:
     if not isinstance(then, dict) or then.get("manifest_version") != now["manifest_version"]:
         return "simkit's manifests have changed"
     for kind, word in (("hardware", "profile"), ("models", "model")):
-        before, after = then.get(kind) or [], now[kind]
-        if [name for name, _ in before] != [name for name, _ in after]:
+        before, after = then.get(kind), now[kind]
+        if not (isinstance(before, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in before)
+                and [name for name, _ in before] == [name for name, _ in after]):
             return f"the study has changed ({kind})"
         different = [name for (name, was), (_, is_now) in zip(before, after, strict=True) if was != is_now]
         if different:
             return f"the {word} {', '.join(different)} has changed"
-    before = then.get("study") or {}
+    before = _section(then, "study")
     for name, value in now["study"].items():
         if before.get(name) != value:
             return f"the study has changed ({name})"
-    before = then.get("made_with") or {}
+    before = _section(then, "made_with")
     for name, value in now["made_with"].items():
         if before.get(name) != value:
-            named = "its source text" if name == "sources" else f"{name} {before.get(name)} -> {value}"
+            named = "its source text" if name == "sources" else f"{name} {shown(before.get(name))} -> {value}"
             return f"simkit or what it stands on has changed ({named})"
     return "the plan of the parts has changed"
+
+
+def _section(manifest: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section of a manifest that was read back, and that anybody may have changed."""
+    found = manifest.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def compute_part(payload: bytes, index: int) -> bytes:

@@ -16,7 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,6 +29,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Self
 
 from simkit.errors import Location, UserError, shorten
+from simkit.input_file import read_text
 from simkit.output import atomic_file, check_target
 from simkit.study.executors import HereExecutor, Workers, is_loss
 from simkit.study.sweep import Sweep
@@ -36,6 +39,8 @@ from simkit.study.sweep_plan import MANIFEST, Plan, changes, compute_part, plan_
 _DIGITS: Final = 16  # of a part's digest, in its name
 _MANIFEST_NAME: Final = "manifest.json"
 _LOCK_NAME: Final = "lock"
+_PART_NAME: Final = re.compile(rf"part-(\d{{6,9}})-([0-9a-f]{{{_DIGITS}}})", re.ASCII)
+_MOST_MANIFEST_BYTES: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,7 @@ def _parts_folder(plan: Plan, output: Path, *, resume: bool, force: bool) -> Ite
     folder = _folder(output)
     where = Location(file=shorten(str(folder), 200))
     with _told(output):
+        _refuse_foreign(folder)
         if folder.is_dir() and not resume:
             if not force:
                 raise UserError("an unfinished sweep stands there", where=where,
@@ -131,6 +137,17 @@ def _parts_folder(plan: Plan, output: Path, *, resume: bool, force: bool) -> Ite
             with _told(output):
                 _write_whole(manifest, (plan.manifest_text + "\n").encode())
         yield folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Nothing but files of its own may stand where parts are: what is written over a link lands somewhere else."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError("not a folder of parts", where=Location(file=shorten(str(folder), 200)),
+                        hint="move it away, or give another output")
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if not stat.S_ISREG(entry.lstat().st_mode):
+            raise UserError("a link, folder or device where a sweep has files of its own",
+                            where=Location(file=shorten(str(entry), 200)), hint="move it away, or give another output")
 
 
 @contextmanager
@@ -235,9 +252,9 @@ def _finished(plan: Plan, folder: Path, form: Form) -> dict[int, Path]:
     """Whole parts by index; what was damaged on disk is removed and will be made again."""
     found: dict[int, Path] = {}
     for path in sorted(folder.glob(f"part-*.{form}")):
-        _, number, digest = path.stem.split("-")
-        if int(number) < plan.parts and _file_digest(path)[:_DIGITS] == digest:
-            found[int(number)] = path
+        name = _PART_NAME.fullmatch(path.stem)
+        if name and int(name[1]) < plan.parts and _file_digest(path)[:_DIGITS] == name[2]:
+            found[int(name[1])] = path
         else:
             path.unlink()
     return found
@@ -295,8 +312,10 @@ def _file_digest(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content: Any = json.loads(read_text(path, most_bytes=_MOST_MANIFEST_BYTES))
+    except (UserError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
         raise UserError("not the manifest of a sweep", where=Location(file=shorten(str(path), 200)),
                         hint="start again with --force") from None
     return content

@@ -15,7 +15,6 @@ The kind is told by the header. Arrivals count from the first request.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import math
 import re
@@ -28,10 +27,12 @@ from typing import Any, Final, TextIO
 import numpy as np
 
 from simkit.errors import Location, UserError, shorten
+from simkit.input_file import open_text
 from simkit.study.serving.requests import CHUNK_REQUESTS, Requests, Stream
 
 _MOST_TOKENS: Final = 10**9
 _LONGEST_LINE: Final = 1_000_000
+_MOST_EMPTY_LINES: Final = 100_000
 _KINDS: Final = {
     ("arrival_s", "prompt_tokens", "output_tokens"): "simkit",
     ("arrived_at", "num_prefill_tokens", "num_decode_tokens"): "vidur",
@@ -88,10 +89,8 @@ def _columns(rows: list[Row], first_s: float) -> Requests:
 
 def _rows(file: str) -> Iterator[Row]:
     try:
-        with _open(file) as stream:
+        with open_text(file) as stream:
             yield from _rows_of(stream, file)
-    except FileNotFoundError:
-        raise UserError("no such file", where=Location(file=shorten(file, 200))) from None
     except UnicodeDecodeError:
         raise UserError("not UTF-8 text", where=Location(file=file)) from None
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
@@ -99,19 +98,17 @@ def _rows(file: str) -> Iterator[Row]:
         raise UserError(f"cannot read: {reason}", where=Location(file=shorten(file, 200))) from None
 
 
-def _open(file: str) -> TextIO:
-    with open(file, "rb") as raw:  # noqa: PTH123 - Path.open raises ValueError on odd names in other words
-        packed = raw.read(2) == b"\x1f\x8b"
-    if packed:
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return open(file, encoding="utf-8-sig", newline="")  # noqa: PTH123 - closed by the caller's with
-
-
 def _lines(stream: TextIO, file: str) -> Iterator[str]:
-    """Lines of bounded length: a binary file without line ends must not fill memory."""
-    number = 0
+    """Lines of bounded length: a binary file without line ends must not fill memory.
+
+    Nor may a packed one that holds nothing but line ends keep the program busy for hours.
+    """
+    number = empty = 0
     while line := stream.readline(_LONGEST_LINE + 1):
         number += 1
+        empty += line.isspace()
+        if empty > _MOST_EMPTY_LINES:
+            raise UserError(f"more than {_MOST_EMPTY_LINES:,} empty lines", where=Location(file=file, line=number))
         if len(line) > _LONGEST_LINE:
             raise UserError(f"a line longer than {_LONGEST_LINE:,} characters", where=Location(file=file, line=number))
         yield line
@@ -157,7 +154,7 @@ def _mooncake(head: str, lines: Iterator[str], file: str) -> Iterator[Row]:
             continue
         try:
             record = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # ValueError: a number of thousands of digits, too
             raise UserError("not JSON", where=Location(file=file, line=number)) from None
         if not isinstance(record, dict) or any(key not in record for key in _MOONCAKE):
             raise UserError("expected the keys " + ", ".join(_MOONCAKE), where=Location(file=file, line=number))
@@ -199,7 +196,7 @@ def _count(text: str, where: Location) -> int:
     value: Any = None
     if text.isascii() and text.isdigit() and len(text) < 12:
         value = int(text)
-    elif text.endswith(".0") and text[:-2].isascii() and text[:-2].isdigit():
+    elif text.endswith(".0") and text[:-2].isascii() and text[:-2].isdigit() and len(text) < 14:
         value = int(text[:-2])
     if value is None or not 1 <= value <= _MOST_TOKENS:
         raise UserError(f"'{shorten(text, 40)}' is not a whole number of tokens from 1", where=where)
