@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from simkit import __version__
 from simkit.errors import Location, UserError
-from simkit.input_file import read_text
+from simkit.input_file import open_file, read_text
 from simkit.report.export import csv_text, json_text, save_figure
 from simkit.report.figures.drawn import FigureContext
 from simkit.report.figures.registry import FIGURES
@@ -85,7 +85,8 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open_file(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_target(out_dir: Path, *, force: bool) -> dict[str, str]:

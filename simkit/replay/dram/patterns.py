@@ -7,6 +7,7 @@ be those of the reference runs, number for number: the runs differ by less than 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -192,8 +193,17 @@ PATTERNS: Final[dict[str, Generator]] = {
 }
 
 
+# Bytes of a chunk, streams, reads per write, the share kept: what each kind of pattern can be made for.
+_PARAMETERS: Final = {"chunk": (1.0, 1e8), "random": (1.0, 1e8), "streams": (1.0, 65_536.0), "mixed": (1.0, 65_536.0),
+                      "evict": (0.001, 1.0)}
+
+
 def generate(pattern: str, config: DramConfig, *, requests: int, parameter: float, seed: int) -> Trace:
     """The trace of a named pattern with about ``requests`` bursts; ``parameter`` is the pattern's own number."""
     if pattern not in PATTERNS:
         raise UserError(f"unknown request pattern '{pattern}'", hint=did_you_mean(pattern, PATTERNS))
+    kind = pattern.partition("_")[0]
+    least, most = _PARAMETERS.get(kind, (0.0, math.inf))
+    if not least <= parameter <= most:
+        raise UserError(f"parameter {parameter:g} of {pattern}: expected {least:g} to {most:,.0f}")
     return PATTERNS[pattern](config, requests, parameter, np.random.default_rng(seed))
