@@ -24,7 +24,7 @@ _AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | ge
 _SHOWN: Final = 200
 
 
-def open_file(path: Path | str, *, failure: str = "cannot read") -> BinaryIO:
+def open_file(path: Path | str, *, failure: str = "cannot read") -> io.BufferedReader:
     """Open a regular file for reading bytes.
 
     Parameters: failure: the words before the reason when it cannot be read. Raises :class:`UserError` when there is
