@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Passed on to pytest: make test PYTEST_ARGS="-k roofline -x". A file's tests share one worker and its fixtures.
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
-.PHONY: help setup report test fuzz bench lint docs dist lock clean
+.PHONY: help setup report test fuzz bench bench-peers faults fresh lint docs dist lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,9 @@ help:
 	@echo "make evidence-host   time decode attention on this machine beside the prediction"
 	@echo "make fuzz     every reader against made-up input, 20000 times each, guided by coverage and blind (an hour)"
 	@echo "make bench    run every benchmarks/bench_*.py"
+	@echo "make bench-peers  simkit beside other tools, each installed into out/peers (not in simkit's own environment)"
+	@echo "make faults   strike running commands hundreds of times: signals, full disks, lost workers, two at once"
+	@echo "make fresh    the README's commands as a new user on other Pythons, locales and read-only folders"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make docs     renew the figures, tables and outputs in README.md and docs/"
 	@echo "make dist     build wheel and sdist into dist/"
@@ -28,16 +31,20 @@ help:
 
 setup: $(READY)
 
+# The path to this folder is written relative to where it stands: Python reads it in the locale's encoding, which may not
+# have this folder's letters.
+# PYTHONUTF8: venv of Python 3.12 fails in a folder named beyond ASCII when the locale is not UTF-8.
 # pip asks no index for what is already installed at the pinned version: a second run works offline.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "simkit needs Python 3.11 or newer, and '$(PYTHON)' is not one. Name one that is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
-	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	@$(RUN) -m pip --version >/dev/null 2>&1 || PYTHONUTF8=1 $(PYTHON) -m venv --clear $(VENV) || { \
 		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock || { \
 		echo "Set-up failed, see above. Every pinned package ships wheels for CPython 3.11 to 3.14 on Linux, macOS and Windows; the first run needs a package index." >&2; exit 1; }
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@for pth in $(VENV)/lib/python*/site-packages/*simkit*.pth; do [ ! -f "$$pth" ] || echo ../../../.. >"$$pth"; done
 	@touch $(READY)
 
 report: $(READY)
@@ -66,6 +73,19 @@ bench: $(READY)
 	@for script in benchmarks/bench_*.py; do \
 		echo "== $$script"; $(RUN) "$$script" || exit 1; \
 	done
+
+bench-peers: $(READY)
+	$(RUN) benchmarks/peers/compare.py
+
+# How many strikes: make faults TRIALS=1000
+TRIALS ?= 400
+faults: $(READY)
+	$(RUN) tests/faults/strikes.py $(TRIALS)
+
+# On other Pythons: make fresh PYTHONS="python3.11 python3.12 python3.13"
+PYTHONS ?= $(PYTHON)
+fresh:
+	@for python in $(PYTHONS); do bash .ci/fresh "$$python" || exit 1; done
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simkit.errors import Location, UserError, shorten
+from simkit.scratch import scratch
 
 Record = Mapping[str, Any]
 FORMATS: Final = ("table", "csv", "json")
@@ -95,31 +95,37 @@ def check_target(path: Path | str, *, force: bool) -> Path:
 def atomic_file(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     """A name to write to beside ``path``, with its suffix; moved into place when the block ends, removed if it fails.
 
-    Raises :class:`UserError` when the file cannot be written or stands already (see :func:`check_target`).
+    What a killed run left under such a name goes, too. Raises :class:`UserError` when the file cannot be written or
+    stands already (see :func:`check_target`).
     """
     target = check_target(path, force=force)
-    part = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.part{target.suffix}")
+    stem = target.stem[:80]
     try:
-        yield part
-        check_target(target, force=force)
-        os.replace(part, target)  # noqa: PTH105 - Path.replace is the same call; this one is the documented atom
+        with scratch(target.parent, f".{stem}.", f".part{target.suffix}", as_folder=False) as part:
+            yield part
+            check_target(target, force=force)
+            _place(part, target, force=force)
     except OSError as error:
         raise UserError(f"cannot write: {_reason(error)}", where=Location(file=shorten(str(path), 200))) from None
-    finally:
-        _remove(part)
+
+
+def _place(part: Path, target: Path, *, force: bool) -> None:
+    """Give a whole file its name in one step; without ``force`` never over what another run has just put there."""
+    if not force:
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            check_target(target, force=False)
+        except OSError:  # a file system without links
+            os.replace(part, target)  # noqa: PTH105 - Path.replace is the same call; this one is the documented atom
+        return
+    os.replace(part, target)  # noqa: PTH105 - as above
 
 
 def write_text(path: Path | str, text: str, *, force: bool = False) -> None:
     """Write a whole text file, or nothing. Raises :class:`UserError` as :func:`atomic_file` does."""
     with atomic_file(path, force=force) as part, part.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
-
-
-def _remove(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:
-        return  # the folder is gone or read-only: the error of the write itself is the one to tell
 
 
 def _reason(error: BaseException) -> str:

@@ -6,7 +6,8 @@ At the top stand only click and ``simkit.errors``: ``simkit --help`` must not pa
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -17,8 +18,13 @@ from simkit.errors import UserError, did_you_mean, one_line
 
 USER_ERROR, FAILED = 2, 1
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
+TERMINATED: Final = 143  # 128 + SIGTERM
 READER_GONE: Final = 141  # 128 + SIGPIPE: `simkit ... | head` ends as `cat ... | head` does
 HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Terminated(BaseException):
+    """SIGTERM: the system, a batch queue or `kill` asks to end. What is half-written goes, as on Ctrl-C."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +95,8 @@ class Program(CommandGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a µ must not be fatal on an ASCII terminal
         try:
-            code = super().main(args, prog_name or "simkit", complete_var, standalone_mode=False, **extra)
+            with _termination_heeded():
+                code = super().main(args, prog_name or "simkit", complete_var, standalone_mode=False, **extra)
         except UserError as error:
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
@@ -100,9 +107,12 @@ class Program(CommandGroup):
             if context is not None:
                 click.echo(f"try '{context.command_path} --help'", err=True)
             sys.exit(USER_ERROR)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+        except Terminated:
+            click.echo("terminated", err=True)
+            sys.exit(TERMINATED)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -121,6 +131,27 @@ class Program(CommandGroup):
             click.echo(f"error: cannot write to the standard output: {error.strerror or error}", err=True)
             ctx.exit(FAILED)
         return result
+
+
+@contextmanager
+def _termination_heeded() -> Iterator[None]:
+    """Turn SIGTERM into an exception, once: a second one ends the process at once."""
+    import signal
+    import threading
+
+    def terminate(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    # Whoever calls this from a thread, or has a handler of his own, keeps it.
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _abandon_stdout() -> None:

@@ -20,7 +20,7 @@ from simkit.commands.options import (
     profile_options,
     weight_dtype_option,
 )
-from simkit.errors import UserError
+from simkit.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
     from simkit.study.serving.ask import Answer, Load
@@ -255,21 +255,26 @@ def _folder(output: str | None, *, force: bool) -> Path | None:
 
 def _write(folder: Path, answers: list[Answer], records: list[dict[str, Any]]) -> None:
     """Records and figures of a served question."""
-    from simkit.output import csv_text, json_text, write_text
+    from simkit.output import csv_text, json_text
+    from simkit.output_folder import move_files, settled, staged_folder
     from simkit.report.export import save_figure
     from simkit.report.figures.serving_figures import draw_serving
     from simkit.report.style import house_style
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with staged_folder(folder) as staging:
+            texts = {"serving.csv": csv_text(records), "serving.json": json_text(records)}
+            with house_style():
+                for name, figure, rows in draw_serving(answers):
+                    save_figure(figure, staging, name)
+                    texts[f"{name}.csv"] = csv_text(rows)
+            for name, text in texts.items():
+                (staging / name).write_text(text, encoding="utf-8", newline="\n")
+            if not settled(staging, folder):
+                move_files(staging, folder, sorted(path.name for path in staging.iterdir()))
     except OSError as error:
-        raise UserError(f"{folder}: cannot make the folder: {error.strerror}") from None
-    write_text(folder / "serving.csv", csv_text(records), force=True)
-    write_text(folder / "serving.json", json_text(records), force=True)
-    with house_style():
-        for name, figure, rows in draw_serving(answers):
-            save_figure(figure, folder, name)
-            write_text(folder / f"{name}.csv", csv_text(rows), force=True)
+        where = Location(file=shorten(str(folder), 200))
+        raise UserError(f"cannot write: {error.strerror or error}", where=where) from None
     click.echo(f"{folder}: records and figures", err=True)
 
 

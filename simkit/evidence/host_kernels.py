@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from simkit.replay.dram.jit_cache import compiled
+
 TILE_TOKENS: Final = 16
 LINE_BYTES: Final = 64
 LOG2_E: Final = np.float32(1.4426950408889634)
@@ -77,7 +79,7 @@ def exponentials(scores: Any, top: Any, count: int, powers: Any, weights: Any) -
     return total
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True, nogil=True)
 def attend(queries: Any, keys: Any, values: Any, out: Any, repeats: int) -> None:
     """Decode attention: queries [items, rows, d] over keys and values [items, tokens, d], softmax in one pass.
 
@@ -113,7 +115,7 @@ def attend(queries: Any, keys: Any, values: Any, out: Any, repeats: int) -> None
                     out[item, row, i] /= sums[row]
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True, nogil=True)
 def row_products(query: Any, keys: Any, out: Any, repeats: int) -> None:
     """Dot products with, and weighted sums of, one tile of rows that stays in the nearest cache: 4 t d flops a turn."""
     tokens = keys.shape[0]
@@ -125,7 +127,7 @@ def row_products(query: Any, keys: Any, out: Any, repeats: int) -> None:
             out[i] *= np.float32(1e-6)
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True, nogil=True)
 def softmax_tiles(scores: Any, powers: Any, weights: Any, repeats: int) -> Any:
     """The online softmax of one tile of scores, over and over: its maximum, exponentials and their sum."""
     total, count = np.float32(0), scores.shape[0]
@@ -137,7 +139,7 @@ def softmax_tiles(scores: Any, powers: Any, weights: Any, repeats: int) -> Any:
     return total
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True, nogil=True)
 def read_tiles(first_data: Any, second_data: Any, query: Any, repeats: int) -> Any:
     """Reads two [n, d] arrays in tiles by turns, as attention reads keys and values: one product a row, no more."""
     tokens = first_data.shape[0]
@@ -153,7 +155,7 @@ def read_tiles(first_data: Any, second_data: Any, query: Any, repeats: int) -> A
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def chase(successor: Any, start: int, steps: int) -> int:
     """Follow ``successor`` for ``steps`` loads, each of which waits for the one before."""
     place = start

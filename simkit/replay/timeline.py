@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from simkit.replay.dram.jit_cache import compiled
 
 # Columns of the stall account, in slot-seconds.
 SETUP: Final = 0
@@ -112,7 +113,7 @@ class _Fills(NamedTuple):
     total: NDArray[np.float64]
 
 
-@njit(cache=True)
+@compiled()
 def _sift_down(heap: _Heap, size: int) -> None:
     """Let the first entry sink to its place."""
     time, turn, slot = heap.time[0], heap.turn[0], heap.slot[0]
@@ -133,12 +134,12 @@ def _sift_down(heap: _Heap, size: int) -> None:
     heap.time[place], heap.turn[place], heap.slot[place] = time, turn, slot
 
 
-@njit(cache=True)
+@compiled()
 def _move(heap: _Heap, source: int, target: int) -> None:
     heap.time[target], heap.turn[target], heap.slot[target] = heap.time[source], heap.turn[source], heap.slot[source]
 
 
-@njit(cache=True)
+@compiled()
 def _load(now: float, unit: int, size_bytes: float, missed: float, path: Path, free: NDArray[np.float64],
           record: Record) -> tuple[float, int, int, float]:
     """Pass one load through its servers: when the last of them has served it, which, if it queued, and its latency."""
@@ -159,7 +160,7 @@ def _load(now: float, unit: int, size_bytes: float, missed: float, path: Path, f
     return served, slowest, queued, path.latency_s[deepest]
 
 
-@njit(cache=True)
+@compiled()
 def _start_item(slot: int, now: float, item: int, items: Items, path: Path, slots: _Slots, free: NDArray[np.float64],
                 stalls: NDArray[np.float64]) -> float:
     """Give a slot its next item: when it asks for its first load."""
@@ -175,7 +176,7 @@ def _start_item(slot: int, now: float, item: int, items: Items, path: Path, slot
     return float(now + setup_s)
 
 
-@njit(cache=True)
+@compiled()
 def _missing(number: int, size_bytes: float, path: Path, fills: _Fills, now: float) -> tuple[float, float]:
     """Bytes of a granule that must come from the home, and when what is in the cache is there."""
     when, present = fills.when[number], now
@@ -187,7 +188,7 @@ def _missing(number: int, size_bytes: float, path: Path, fills: _Fills, now: flo
     return missed, present
 
 
-@njit(cache=True)
+@compiled()
 def _account_wait(slot: int, now: float, served: float, slowest: int, queued: int, arrival: float, slots: _Slots,
                   stalls: NDArray[np.float64]) -> None:
     """Charge a slot's wait for a load to the bandwidth that it queued for, or to being served and pure latency.
@@ -203,7 +204,7 @@ def _account_wait(slot: int, now: float, served: float, slowest: int, queued: in
     stalls[WAIT_LATENCY] += (arrival - ready + hidden) * (1.0 - share)
 
 
-@njit(cache=True)
+@compiled()
 def _end_item(slot: int, end: float, finished: int, slots: _Slots, events: NDArray[np.float64]) -> None:
     """Free a slot, and keep the item's start and end while there is room."""
     if finished < len(events):
@@ -213,7 +214,7 @@ def _end_item(slot: int, end: float, finished: int, slots: _Slots, events: NDArr
     slots.ended[slot] = end
 
 
-@njit(cache=True)
+@compiled()
 def _load_granule(slot: int, now: float, tokens: int, items: Items, path: Path, fills: _Fills, slots: _Slots,
                   free: NDArray[np.float64], record: Record) -> float:
     """Ask for a slot's next granule: when it is there and the slot is ready for it."""
@@ -234,7 +235,7 @@ def _load_granule(slot: int, now: float, tokens: int, items: Items, path: Path, 
     return max(arrival, float(slots.ready[slot]))
 
 
-@njit(cache=True)
+@compiled()
 def run_items(items: Items, path: Path, record: Record) -> float:
     """Run all items; returns the time from the first dispatch to the last result."""
     count, size = path.units * path.slots_per_unit, path.units * path.slots_per_unit

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 from simkit import __version__
 from simkit.errors import Location, UserError
 from simkit.input_file import open_file, read_text
+from simkit.output import atomic_file
+from simkit.output_folder import move_files, settled, staged_folder
 from simkit.report.export import csv_text, json_text, save_figure
 from simkit.report.figures.drawn import FigureContext
 from simkit.report.figures.registry import FIGURES
 from simkit.report.page import PageFigure, page_figure, render_page
 from simkit.report.points import grid_records
 from simkit.report.style import chip_styles, house_style
+from simkit.scratch import held
 from simkit.study.study_file import Study
 
 MANIFEST: Final = "manifest.json"
@@ -39,22 +40,17 @@ def build_report(study: Study, out_dir: Path, *, force: bool = False, command: s
     printed on the page. Raises :class:`UserError` when the folder cannot be written or holds other people's files.
     """
     out_dir = Path(out_dir)
-    earlier = _check_target(out_dir, force=force)
+    _check_target(out_dir, force=force)
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    except OSError as error:
-        raise _cannot_write(out_dir, error) from None
-    try:
-        try:
+        with staged_folder(out_dir) as staging:
             _write(study, staging, command)
             written = _manifest(staging)
-            _check_changed(out_dir, earlier, written, force=force)
-            _move(staging, out_dir, earlier, written)
-        except OSError as error:
-            raise _cannot_write(out_dir, error) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            _note(staging, written)
+            if not settled(staging, out_dir):
+                with held(out_dir, wait=True):
+                    _renew(staging, out_dir, written, force=force)
+    except OSError as error:
+        raise _cannot_write(out_dir, error) from None
     return out_dir / PAGE
 
 
@@ -89,8 +85,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_target(out_dir: Path, *, force: bool) -> dict[str, str]:
-    """The manifest of the report that stands there; empty when there is none."""
+def _check_target(out_dir: Path, *, force: bool) -> dict[str, set[str]]:
+    """The files of the report that stands there and the digests that are its own; empty when there is none."""
     where = Location(file=str(out_dir))
     if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
         raise UserError("is not a folder that a report can be written to", where=where, hint="give another with -o")
@@ -110,47 +106,56 @@ def _check_target(out_dir: Path, *, force: bool) -> dict[str, str]:
     return {}
 
 
-def _read_manifest(path: Path) -> dict[str, str]:
+def _read_manifest(path: Path) -> dict[str, set[str]]:
+    """Digests by name: one each, or two while one report replaces another, as a killed run leaves them."""
+    found: dict[str, set[str]] = {}
     try:
         content: Any = json.loads(read_text(path, most_bytes=_MOST_MANIFEST_BYTES))
-        entries = content["files"]
-        # Only where reports write: a name that leads elsewhere, by itself or over a link, would be removed there.
-        return {str(name): str(digest) for name, digest in entries.items()
-                if "\0" not in name and Path(name).name not in ("", "..")
-                and Path(name).parent.as_posix() in (".", *_FOLDERS)}
+        for entries in (content["files"], content.get("replaced", {})):
+            for name, digest in entries.items():
+                # Only where reports write: what leads elsewhere, by itself or over a link, would be removed there.
+                if ("\0" not in name and Path(name).name not in ("", "..")
+                        and Path(name).parent.as_posix() in (".", *_FOLDERS)):
+                    found.setdefault(str(name), set()).add(str(digest))
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("not the manifest of a report", where=Location(file=str(path)),
                         hint="remove it, or give another folder with -o") from None
+    return found
 
 
-def _check_changed(out_dir: Path, earlier: dict[str, str], written: dict[str, str], *, force: bool) -> None:
+def _check_changed(out_dir: Path, earlier: dict[str, set[str]], written: dict[str, str], *, force: bool) -> None:
     """Refuse to replace what a user put there or changed."""
     if force:
         return
     for name, digest in written.items():
         present = out_dir / name
-        if present.exists() and _digest(present) not in (earlier.get(name), digest):
+        if present.exists() and _digest(present) not in {digest, *earlier.get(name, ())}:
             why = "was changed since the last report" if name in earlier else "was not written by a report"
             raise UserError(f"{why}; it would be overwritten", where=Location(file=str(present)),
                             hint="move it away, or --force to overwrite")
 
 
-def _move(staging: Path, out_dir: Path, earlier: dict[str, str], written: dict[str, str]) -> None:
-    """Move every file into place, the manifest last; then remove what only the earlier report had."""
-    note = {"written_by": f"simkit {__version__}", "files": written}
-    (staging / MANIFEST).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8", newline="")
-    if not out_dir.exists():
-        staging.chmod(0o755)
-        staging.rename(out_dir)
-        return
-    for name in [*written, MANIFEST]:
-        target = out_dir / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (staging / name).replace(target)
-    for name, digest in earlier.items():
-        left_over = out_dir / name
-        if name not in written and left_over.is_file() and _digest(left_over) == digest:
-            left_over.unlink()
+def _note(folder: Path, files: dict[str, str], replaced: dict[str, str] | None = None) -> None:
+    """Write the manifest of a report in one step."""
+    note = {"written_by": f"simkit {__version__}", "files": files} | ({"replaced": replaced} if replaced else {})
+    with atomic_file(folder / MANIFEST, force=True) as part:
+        part.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8", newline="")
+
+
+def _renew(staging: Path, out_dir: Path, written: dict[str, str], *, force: bool) -> None:
+    """Replace an earlier report file by file, and remove what only that one had.
+
+    Until all is in place the manifest names the files of both, so that the next run knows what a killed one left.
+    """
+    earlier = _check_target(out_dir, force=force)
+    _check_changed(out_dir, earlier, written, force=force)
+    present = {name: _digest(out_dir / name) for name in earlier if (out_dir / name).is_file()}
+    replaced = {name: digest for name, digest in present.items() if digest in earlier[name]}
+    _note(out_dir, written, replaced)
+    move_files(staging, out_dir, written)
+    for name in replaced.keys() - written.keys():
+        (out_dir / name).unlink(missing_ok=True)
+    _note(out_dir, written)
 
 
 def _cannot_write(out_dir: Path, error: OSError) -> UserError:

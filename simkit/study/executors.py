@@ -61,6 +61,11 @@ def processes(count: int) -> Iterator[Workers]:
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Workers(executor=pool, in_flight=PARTS_EACH * count)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # the user does not wait for parts that nobody will write
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -41,6 +41,7 @@ _MANIFEST_NAME: Final = "manifest.json"
 _LOCK_NAME: Final = "lock"
 _PART_NAME: Final = re.compile(rf"part-(\d{{6,9}})-([0-9a-f]{{{_DIGITS}}})", re.ASCII)
 _MOST_MANIFEST_BYTES: Final = 10_000_000
+_REPLACES_NAME: Final = "replaces"  # the digest of the file that --force allowed to replace: a resumed run may, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def run_sweep(sweep: Sweep, output: Path | str, *, workers: Workers | None = Non
     output: a name that ends in ``.parquet`` or ``.csv``.
     workers: an executor and how many parts it is given at a time; left open, this thread.
     resume: keep the finished parts of an earlier run of the same sweep.
-    force: replace what stands there, unfinished parts included.
+    force: replace what stands there, unfinished parts included; if it dies, ``resume`` may replace it as well.
     cache: replayed points may come from the disk, and are kept there.
     progress: called after every part.
 
@@ -80,7 +81,7 @@ def run_sweep(sweep: Sweep, output: Path | str, *, workers: Workers | None = Non
     if resume and _is_complete(plan, output):
         shutil.rmtree(_folder(output), ignore_errors=True)
         return output
-    check_target(output, force=force or (resume and _folder(output).is_dir()))
+    check_target(output, force=force or (resume and (_folder(output) / _MANIFEST_NAME).is_file()))
     with _parts_folder(plan, output, resume=resume, force=force) as folder:
         joined = folder / f"joined{output.suffix}"
         with Joining(joined, form) as joining:
@@ -135,6 +136,8 @@ def _parts_folder(plan: Plan, output: Path, *, resume: bool, force: bool) -> Ite
                                 hint="undo the change to --resume, or start again with --force")
         else:
             with _told(output):
+                if force and output.is_file():
+                    _write_whole(folder / _REPLACES_NAME, _file_digest(output).encode())
                 _write_whole(manifest, (plan.manifest_text + "\n").encode())
         yield folder
 
@@ -265,7 +268,8 @@ def _finish(plan: Plan, joined: Path, folder: Path, output: Path, *, force: bool
     with _told(output):
         digest = _file_digest(joined)
         target = output.resolve()
-        if not force and target.exists() and _file_digest(target) != digest:
+        allowed = [digest, *(note.read_text(encoding="utf-8") for note in folder.glob(_REPLACES_NAME))]
+        if not force and target.exists() and _file_digest(target) not in allowed:
             raise UserError("exists already, and is not what this sweep gives; give --force to replace it",
                             where=Location(file=shorten(str(output), 200)))
         _sync(joined)

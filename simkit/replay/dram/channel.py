@@ -34,7 +34,7 @@ from simkit.replay.dram.candidates import (
 )
 from simkit.replay.dram.commands import activate, occupy_bus, precharge, transfer
 from simkit.replay.dram.intake import accept, next_acceptance, note_returned_reads
-from simkit.replay.dram.jit_cache import stamp_with_folder
+from simkit.replay.dram.jit_cache import compiled, stamp_with_folder
 from simkit.replay.dram.queues import release, relist, take_hit
 from simkit.replay.dram.refresh import issue_refresh_command, next_refresh_command, push_due_refreshes
 from simkit.replay.dram.timing import FAR
@@ -50,7 +50,7 @@ def direction_switches(control, high_mark, low_mark):
     return control.queued_writes > high_mark or control.queued_reads == 0
 
 
-@njit(cache=True)
+@compiled()
 def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are functions of other modules
     ticks, state, bit_table, address_of, write_of, arrival_of, first_request, read_queue, write_queue,
     accept_per_tick, outstanding_limit, high_mark, low_mark, row_hit_first, refresh_kind, drain,

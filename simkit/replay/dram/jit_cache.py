@@ -1,14 +1,45 @@
-"""Let Numba's file cache notice a change in any file whose functions a compiled function inlines.
+"""Functions compiled by Numba and kept on disk, where the disk may cost time but never a result.
 
-Numba stamps cached machine code with the time and size of the one file that defines the compiled function. The event
-loop inlines functions of the modules beside it, so without this a change in one of them would go unnoticed.
+A disk that is full or read-only is met quietly, and a change in any file whose functions a compiled function inlines is
+noticed: Numba stamps cached machine code with the time and size of the one file that defines the compiled function, and
+the event loop inlines functions of the modules beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from numba import njit
+
+from simkit.library_caches import prepare_numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+prepare_numba()
+
+
+def compiled(**options: Any) -> Callable[[Function], Function]:
+    """``numba.njit`` with its cache on disk; ``options`` are Numba's."""
+
+    def compile_function(function: Function) -> Function:
+        made: Function = njit(cache=True, **options)(function)
+        cache: Any = getattr(made, "_cache", None)  # absent when compilation is switched off (NUMBA_DISABLE_JIT)
+        save = getattr(cache, "save_overload", None)
+        if save is not None:
+
+            def save_if_possible(*found: Any) -> None:
+                try:
+                    save(*found)
+                except OSError:
+                    return  # compiled again next time
+
+            cache.save_overload = save_if_possible
+        return made
+
+    return compile_function
 
 
 def stamp_with_folder(compiled: Any, folder: Path) -> None:

@@ -192,7 +192,7 @@ class DramChannel:
         config = self.config
         room = count + self.state.slots.size if completions else 0
         done_request, done_tick = np.empty(room, np.int64), np.empty(room, np.int64)
-        finished = serve(
+        finished = serve(  # type: ignore[no-untyped-call]  # compiled from NumPy records
             self._tick_record, self.state, self._bit_table, address, write, arrival, self._sent,
             config.read_queue, config.write_queue, config.accept_per_tick,
             FAR if max_outstanding_reads is None else max_outstanding_reads,

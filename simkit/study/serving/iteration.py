@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from simkit.replay.dram.jit_cache import compiled
 from simkit.study.serving.jit_cache import stamp_module
 
 Floats = NDArray[np.float64]
@@ -37,14 +37,14 @@ class Tables(NamedTuple):
     fixed_s: float
 
 
-@njit(cache=True)
+@compiled()
 def cell(axis: Floats, value: float) -> int:
     """Index of the knot at or below ``value``, such that a next knot exists; the ends extrapolate."""
     at_or_below = int(np.searchsorted(axis, value, side="right")) - 1
     return min(max(at_or_below, 0), max(axis.size - 2, 0))
 
 
-@njit(cache=True)
+@compiled()
 def along_context(table: Floats, tables: Tables, batch: int, place: int) -> tuple[float, float]:
     """``(value at knot, slope per token)`` of a [batch, kv_len] table in the context cell ``place``."""
     if batch <= tables.batch.size and tables.batch[batch - 1] == batch:
@@ -59,7 +59,7 @@ def along_context(table: Floats, tables: Tables, batch: int, place: int) -> tupl
     return low, (high - low) / (tables.kv_len[place + 1] - tables.kv_len[place])
 
 
-@njit(cache=True)
+@compiled()
 def at_context(table: Floats, tables: Tables, batch: int, kv_len: float) -> float:
     """A [batch, kv_len] table read at one point."""
     place = cell(tables.kv_len, kv_len)
@@ -67,7 +67,7 @@ def at_context(table: Floats, tables: Tables, batch: int, kv_len: float) -> floa
     return float(value + slope * (kv_len - tables.kv_len[place]))
 
 
-@njit(cache=True)
+@compiled()
 def chunk_attention(table: Floats, tables: Tables, chunk_tokens: float, end_tokens: float) -> float:
     """A [chunk, end] table of a prompt's attention, bilinear."""
     row, column = cell(tables.chunk_tokens, chunk_tokens), cell(tables.end_tokens, end_tokens)
@@ -81,7 +81,7 @@ def chunk_attention(table: Floats, tables: Tables, chunk_tokens: float, end_toke
     return float(below + first * (above - below))
 
 
-@njit(cache=True)
+@compiled()
 def prompt_rows_s(tables: Tables, decoding_rows: int, prompt_rows: int, ending: int) -> float:
     """What prompt rows add to an iteration outside attention, and the sampling of prompts that end in it."""
     linear = tables.row_s[decoding_rows + prompt_rows] - tables.row_s[decoding_rows]
