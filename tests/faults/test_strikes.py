@@ -15,7 +15,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "fork"), r
     ("profile new", 24),  # three of each of eight faults
     ("sweep csv", 16),
     ("report", 8),
-    ("serve", 4),
     ("worker lost", 1),
 ])
 def test_what_is_struck_is_whole_or_not_there_and_ends_the_same_when_run_again(only, trials):
