@@ -21,9 +21,10 @@ MAX_FILE_BYTES: Final = 2_000_000
 MAX_VALUES: Final = 50_000  # half a second; a configuration has some 50
 _MAX_DEPTH: Final = 30
 _MAX_DIGITS: Final = 64
+# Possessive (++, *+): a text that is never closed would otherwise be tried in every way of cutting it into pieces.
 _TOKEN: Final = re.compile(
     r"""(?P<mark>[{}\[\]:,])
-    |(?P<string>"(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")
+    |(?P<string>"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")
     |(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)
     |(?P<word>[A-Za-z_+-][A-Za-z_]*)""", re.VERBOSE | re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\r\n]*", re.ASCII)

@@ -149,7 +149,8 @@ _RUNTIMES = _texts(nan=_RUNTIME.format(".nan", "x"), huge=_RUNTIME.format("1e308
 _CLAIMS = _texts(nothing_by_the_thousand="claims: [" + "{}," * 900 + "]", unknown_tests_by_the_hundred="claims:\n" + "".join(f"- {{test: memry{i}}}\n" for i in range(900)),
                  too_many="claims: [" + "{}," * 2000 + "]", test_with_escape_codes='claims: [{test: "\\e[31m"}]')
 
-_JSON = _texts(deep='{"a": ' + _DEEP + "}", values_by_the_thousand='{"a": [' + "1," * 60_000 + "1]}", half_a_character='{"a": "\\ud800"}', integer_of_5000_digits=f'{{"a": {_DIGITS}}}',
+_JSON = _texts(text_never_closed='{"' + "x" * 100_000, text_with_a_nul='{"' + "x" * 100_000 + '\0"', text_with_a_wrong_escape='{"' + "x" * 100_000 + '\\q"',
+               deep='{"a": ' + _DEEP + "}", values_by_the_thousand='{"a": [' + "1," * 60_000 + "1]}", half_a_character='{"a": "\\ud800"}', integer_of_5000_digits=f'{{"a": {_DIGITS}}}',
                nan='{"a": NaN}', twice='{"a": 1, "a": 2}', escape='{"\\u001b[31m": "\\u001b[0m"}', number_1e400='{"a": 1e400}', nul='{"a\\u0000b": "\\u0000"}')
 
 
