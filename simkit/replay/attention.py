@@ -103,7 +103,8 @@ def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placemen
     """The fastest of what a kernel may do with what it has: leave buffers idle, or not count on the cache.
 
     Granules are discrete, so that twice the buffers can happen to serve a queue in a worse order; a kernel that
-    measured this would use half of them. The halvings end where a slot waits for every single load.
+    measured this would use half of them. The halvings end where a slot waits for every single load and another one
+    could change nothing, or only what takes longer whatever its items do.
     """
     starts: tuple[Start, ...] = ("cold",) if start == "cold" else ("warm", "cold")
     token_bytes = float(np.max(task.bytes_per_token_head))
@@ -111,12 +112,15 @@ def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placemen
     tried: set[Any] = set()
     buffered = machine
     while True:
+        replayed = False
         for one in starts:
             found = _replay_in(buffered, operator, task, placement, start=one, best=best, tried=tried, **options)
+            replayed = replayed or found is not None
             if found is not None and (best is None or found.total_s < best.total_s):
                 best = found
         in_flight = _in_flight_bytes(buffered, task)
-        if best is not None and (not np.isfinite(in_flight) or in_flight < LEAST_GRANULE_TOKENS * token_bytes):
+        single = in_flight < LEAST_GRANULE_TOKENS * token_bytes
+        if best is not None and (not np.isfinite(in_flight) or (single and not replayed)):
             return best
         buffered = replace(buffered, load_fraction=buffered.load_fraction / 2,
                            outstanding_bytes_per_slot=buffered.outstanding_bytes_per_slot / 2)

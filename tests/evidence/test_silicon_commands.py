@@ -44,7 +44,9 @@ def test_calibrate_writes_a_profile_and_its_residuals(cli, tmp_path):
 
     table = resources.files("simkit.evidence").joinpath("data", "silicon_decode_attention.csv")
     output = tmp_path / "mine.yaml"
-    result = cli("calibrate", str(table), "--profile", "h100-sxm", "-o", output, "--format", "json")
+    # In the few shipped rows loads bind, hardly ever the matrix unit.
+    result = cli("calibrate", str(table), "--profile", "h100-sxm", "-o", output, "--format", "json",
+                 "--keep", "matrix_efficiency")
     assert result.exit_code == 0, result.stderr
     assert {"figure", "start", "value", "low", "high"} == set(json.loads(result.stdout)[0])
     assert (tmp_path / "mine.residuals.svg").exists()

@@ -121,6 +121,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Line]]) -> Any:
         for colour, line, width in zip(_COLOURS, found, np.linspace(2.4, 1.0, len(found)), strict=False):
             axes.plot(line.offered, line.goodput, color=colour, linewidth=width)
         axes.set_xlim(0, most)
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= most])
         axes.set_ylim(0, 1.15 * max(float(line.goodput.max()) for line in found))
         chips = found[0].chips
         axes.set_title(f"{context.label(chip)}, {count(chips)} chip{'s' if chips > 1 else ''}")
