@@ -4,7 +4,7 @@ A page may hold, in this order of reading:
 
 - a fenced ``sh`` block: its lines that start with ``simkit`` are run, one after another, in an empty folder
 - a fenced ``python`` block: run there
-- ``<!-- file: NAME -->`` and a fenced ``yaml`` block: written to that folder as NAME
+- ``<!-- file: NAME -->`` and a fenced ``yaml`` or ``csv`` block: written to that folder as NAME
 - ``<!-- prints -->`` and a fenced ``text`` block: what the last command or Python block printed
 - ``<!-- fails: simkit ... -->`` and a fenced ``text`` block: what that command says when it refuses (exit code 2)
 - ``<!-- output of: simkit ... -->`` and a table: that command's records
@@ -35,7 +35,7 @@ from simkit.study.record import FIELDS
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _PART: Final = re.compile(
-    r"<!-- file: (?P<file>\S+) -->\n```yaml\n(?P<yaml>.*?)```\n"
+    r"<!-- file: (?P<file>\S+) -->\n```(?:yaml|csv)\n(?P<text>.*?)```\n"
     r"|```sh\n(?P<sh>.*?)```\n"
     r"|```python\n(?P<python>.*?)```\n"
     r"|<!-- prints -->\n```text\n(?P<prints>.*?)```\n"
@@ -64,7 +64,7 @@ def refreshed(text: str, folder: Path) -> str:
         nonlocal printed
         whole = part[0]
         if part["file"]:
-            (folder / part["file"]).write_text(part["yaml"], encoding="utf-8")
+            (folder / part["file"]).write_text(part["text"], encoding="utf-8")
         elif part["sh"]:
             for command in simkit_commands(part["sh"]):
                 printed = run(command, folder)
