@@ -67,6 +67,8 @@ def test_a_reader_that_goes_away_is_met_quietly(tmp_path):
 def test_an_interrupt_is_exit_130_without_a_traceback(tmp_path):
     script = ("import os, signal, sys; from simkit.commands import main as m; import simkit.study.grid as g\n"
               "def waiting(*a, **k): os.kill(os.getpid(), signal.SIGINT)\n"
+              # A shell starts background jobs, and so this test, with interrupts ignored.
+              "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
               "g.decode_grid = waiting; sys.argv = ['simkit', 'simulate']; m.main()")
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
     assert signal.SIGINT == 2
