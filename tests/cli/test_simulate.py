@@ -181,17 +181,21 @@ def test_a_profile_and_a_model_may_be_paths_and_a_folder_may_come_first(cli, tmp
     assert by_path[0]["step_time_s"] == shipped[0]["step_time_s"]
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="processor time of one child needs os.wait4 (not on Windows)")
-def test_one_point_takes_under_a_second_for_the_whole_process(tmp_path):
-    # Processor time, best of four: the promise of a second is about a quiet machine (0.9 s on 2026-11-25); beside
-    # another worker of the tests, which takes its caches, the same program was seen to need 1.1 s.
-    processor_s = []
+def least_processor_s(*arguments: str, folder) -> float:
+    found = []
     for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "simkit", "simulate", "-A", "gqa-8", "--format", "json"], cwd=tmp_path,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        processor_s.append(usage.ru_utime + usage.ru_stime)
-    assert min(processor_s) < 1.25
+        found.append(usage.ru_utime + usage.ru_stime)
+    return min(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="processor time of one child needs os.wait4 (not on Windows)")
+def test_one_point_takes_under_a_second_for_the_whole_process(tmp_path):
+    """A second where the libraries alone take 0.29 s to import: a ratio in one run, as machines are shared."""
+    libraries_s = least_processor_s("-c", "import numpy, pydantic, yaml, click", folder=tmp_path)
+    whole_s = least_processor_s("-m", "simkit", "simulate", "-A", "gqa-8", "--format", "json", folder=tmp_path)
+    assert whole_s < libraries_s / 0.29
