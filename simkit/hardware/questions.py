@@ -28,7 +28,7 @@ from simkit.hardware.schema import (
     SystemSchema,
     profile_from_yaml,
 )
-from simkit.validation import KeyName, StrictRecord, Text, check
+from simkit.validation import KeyName, StrictRecord, Text, check, key_meanings
 from simkit.yaml_source import YamlSource, parse_yaml, read_scalar
 
 Check = Callable[[str], str]
@@ -164,7 +164,7 @@ def _field(schema: type[StrictRecord], key: str, ask: Ask, *, default: str | Non
            prefix: str = "") -> _Line:
     """Ask for one key of a schema in its own words, and check the answer as the schema would."""
     info = schema.model_fields[key]
-    meaning, annotation = " ".join((info.description or "").split()), info.rebuild_annotation()
+    meaning, annotation = " ".join(key_meanings(schema).get(key, "").split()), info.rebuild_annotation()
     choices = [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
     spelled = [word for word in choices if word not in meaning]  # many a description explains each of its words
     words = "; ".join([", ".join(spelled), meaning.rstrip(".")] if spelled else [meaning.rstrip(".")])
