@@ -91,7 +91,7 @@ def _root(text: str, file: str) -> yaml.Node | None:
     if yaml.__with_libyaml__:
         try:
             return _FastComposer(text, file).get_single_node()
-        except (yaml.MarkedYAMLError, ReaderError):
+        except (yaml.MarkedYAMLError, ReaderError, UnicodeEncodeError):  # the last: half of a surrogate pair
             pass  # PyYAML's own parser finds it again, and has the words
     return _PlainComposer(text, file).get_single_node()
 
@@ -103,7 +103,7 @@ class _Composer(Composer):
     _depth = _values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[attr-defined]
         where = _mark(event.start_mark, self._file)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise UserError("anchors and aliases (&, *) are not read here; write the value out", where=where)
@@ -138,9 +138,9 @@ class _PlainComposer(_Composer, yaml.SafeLoader):
         self._file = file
 
 
-class _FastComposer(_Composer, *((yaml.cyaml.CParser,) if yaml.__with_libyaml__ else ())):  # type: ignore[misc]
+class _FastComposer(_Composer, *((yaml.CSafeLoader,) if yaml.__with_libyaml__ else ())):  # type: ignore[misc]
     def __init__(self, text: str, file: str) -> None:
-        yaml.cyaml.CParser.__init__(self, text)
+        yaml.CSafeLoader.__init__(self, text)
         Composer.__init__(self)
         self._file = file
 

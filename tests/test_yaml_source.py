@@ -194,6 +194,17 @@ def test_every_key_is_found_at_the_line_and_column_where_it_stands(document):
             assert lines[line - 1][column - 1:].lstrip("'\"? ").startswith(path[-1])
 
 
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML without libyaml has one parser only")
+@given(DOCUMENTS, st.booleans())
+def test_both_parsers_of_pyyaml_give_the_same_values_at_the_same_places(document, flow):
+    text = yaml.safe_dump(document, default_flow_style=flow)
+    fast = parse_yaml(text, file="f")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "__with_libyaml__", False)
+        plain = parse_yaml(text, file="f")
+    assert (fast.data, fast.places) == (plain.data, plain.places)
+
+
 PIECES = st.sampled_from([
     "a", "b: 1", ": ", "- ", "? ", "\n", "  ", "\t", "{", "}", "[", "]", ",", "'", '"', "|", ">", "|-", "&a ", "*a", "!x ", "!!", "!<",
     "%YAML 1.1\n", "%YAML 9\n", "%TAG ! x\n", "---\n", "...\n", "#", "<<: ", "\r", "\0", "\ufeff", "\u2028", "\x85", "\\", "\\x", "\\u12",

@@ -70,7 +70,7 @@ class KernelLoop:
 
     @property
     def least_s(self) -> float:
-        """What no order of events beats: the units' even share of the work, and the home's bytes at its rate."""
+        """What no order of events beats: the units' even share of the work, the longest item, the home's bytes."""
         plan, machine = self.plan, self.machine
         token_s = self._compute_s_per_token
         if plan.unit is not None:
@@ -78,7 +78,8 @@ class KernelLoop:
         work_s = float(self._setup_s.sum()) / machine.slots + self.tokens * token_s / machine.units
         missed = plan.distinct_tokens * plan.bytes_per_token * (1.0 - self.hit_share)
         servers = machine.units if machine.path[-1].per_unit else 1
-        return max(work_s, missed * float(self._s_per_byte()[-1]) / servers)
+        longest_s = float((self._setup_s + plan.item_tokens * token_s).max())
+        return max(work_s, longest_s, missed * float(self._s_per_byte()[-1]) / servers)
 
     def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int = 0) -> Run:
         """Replay all of it, or a few lengths and the line through them."""

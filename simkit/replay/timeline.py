@@ -4,6 +4,9 @@ Events are ordered by (time, turn), so that equal inputs give equal results to t
 server on its way at once (cut-through): it arrives when the slowest of them has served it, plus the latency of the
 level it came from. Servers work in the order of requests. A slot computes its granules in order; the next load may
 start when a buffer is free. A unit computes one granule at a time, in the order in which they were asked for.
+
+The loop's functions take arrays and numbers, not tuples of them: Numba counts references for each array that it takes
+out of a tuple, which would cost twice as much as all else here (``benchmarks/bench_replay.py``).
 """
 
 from __future__ import annotations
@@ -81,123 +84,72 @@ class Record(NamedTuple):
     bin_s: float
 
 
-class _Slots(NamedTuple):
-    """What each slot is at.
-
-    Its item (-1: none) and granule, when its last granule was computed and for how long, when its item started and its
-    last one ended, and when each of its buffers becomes free.
-    """
-
-    item: NDArray[np.int64]
-    granule: NDArray[np.int64]
-    ready: NDArray[np.float64]
-    busy: NDArray[np.float64]
-    started: NDArray[np.float64]
-    ended: NDArray[np.float64]
-    ring: NDArray[np.float64]
-
-
-class _Heap(NamedTuple):
-    """Who asks next: earliest time first; of equal times whoever has waited longer, so that slots take turns."""
-
-    time: NDArray[np.float64]
-    turn: NDArray[np.int64]
-    slot: NDArray[np.int64]
-
-
-class _Fills(NamedTuple):
-    """Of each granule that several items read: bytes filled before its last use, and when it is there; bytes in all."""
-
-    when: NDArray[np.float64]
-    present: NDArray[np.float64]
-    total: NDArray[np.float64]
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.int64]
 
 
 @compiled()
-def _sift_down(heap: _Heap, size: int) -> None:
-    """Let the first entry sink to its place."""
-    time, turn, slot = heap.time[0], heap.turn[0], heap.slot[0]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and (heap.time[right] < heap.time[child] or (
-                heap.time[right] == heap.time[child] and heap.turn[right] < heap.turn[child])):
-            child = right
-        if heap.time[child] < time or (heap.time[child] == time and heap.turn[child] < turn):
-            _move(heap, child, place)
-            place = child
-        else:
-            break
-    heap.time[place], heap.turn[place], heap.slot[place] = time, turn, slot
+def _first_matches(time: _Floats, winner: _Ints) -> None:
+    """Fill a tournament of all slots: the earlier of ``winner[2 n]`` and ``winner[2 n + 1]`` at ``winner[n]``."""
+    leaves = len(time)
+    winner[leaves:] = np.arange(leaves)
+    for place in range(leaves - 1, 0, -1):
+        left, right = winner[2 * place], winner[2 * place + 1]
+        winner[place] = right if time[right] < time[left] else left
 
 
 @compiled()
-def _move(heap: _Heap, source: int, target: int) -> None:
-    heap.time[target], heap.turn[target], heap.slot[target] = heap.time[source], heap.turn[source], heap.slot[source]
+def _play_again(slot: int, time: _Floats, turn: _Ints, winner: _Ints) -> None:
+    """Replay a slot's matches after its time changed: earliest first, of equals whoever has waited longer."""
+    first, first_time, first_turn = slot, time[slot], turn[slot]
+    place = slot + len(time)
+    while place > 1:
+        other = winner[place ^ 1]
+        # Bitwise: which of two slots is earlier is a coin toss, and branches would be guessed wrong half of the time.
+        earlier = (time[other] < first_time) | ((time[other] == first_time) & (turn[other] < first_turn))
+        first = other if earlier else first
+        first_time = time[other] if earlier else first_time
+        first_turn = turn[other] if earlier else first_turn
+        place >>= 1
+        winner[place] = first
 
 
 @compiled()
-def _load(now: float, unit: int, size_bytes: float, missed: float, path: Path, free: NDArray[np.float64],
-          record: Record) -> tuple[float, int, int, float]:
-    """Pass one load through its servers: when the last of them has served it, which, if it queued, and its latency."""
-    home = len(path.s_per_byte) - 1
-    deepest = home if missed > 0.0 or path.cache_server < 0 else path.cache_server
+def _serve(now: float, unit: int, size_bytes: float, missed: float, deepest: int, cache_server: int,
+           s_per_byte: _Floats, per_unit: _Ints, extra_share: _Floats, free: _Floats, binned_bytes: _Floats,
+           bin_s: float) -> tuple[float, int, int]:
+    """Pass one load through its servers: when the last of them has served it, which, and if it queued there."""
     served, slowest, queued = now, deepest, 0
     for server in range(deepest + 1):
-        moved = missed if server > path.cache_server >= 0 else size_bytes
-        own = unit if path.per_unit[server] else 0
-        busy = (moved + size_bytes * path.extra_share[server]) * path.s_per_byte[server]
-        taken = int(free[server, own] > now)
-        free[server, own] = max(free[server, own], now) + busy
-        if free[server, own] > served:
-            served, slowest, queued = free[server, own], server, taken
-        if record.binned_bytes.shape[1]:
-            place = min(int(free[server, own] / record.bin_s), record.binned_bytes.shape[1] - 1)
-            record.binned_bytes[server, place] += moved
-    return served, slowest, queued, path.latency_s[deepest]
+        moved = missed if server > cache_server >= 0 else size_bytes
+        own = unit if per_unit[server] else 0
+        begin = max(free[server, own], now)
+        end = begin + (moved + size_bytes * extra_share[server]) * s_per_byte[server]
+        if end > served:
+            served, slowest, queued = end, server, int(free[server, own] > now)
+        free[server, own] = end
+        if binned_bytes.shape[1]:
+            binned_bytes[server, min(int(end / bin_s), binned_bytes.shape[1] - 1)] += moved
+    return served, slowest, queued
 
 
 @compiled()
-def _start_item(slot: int, now: float, item: int, items: Items, path: Path, slots: _Slots, free: NDArray[np.float64],
-                stalls: NDArray[np.float64]) -> float:
-    """Give a slot its next item: when it asks for its first load."""
-    slots.item[slot], slots.granule[slot], slots.started[slot], slots.busy[slot] = item, 0, now, 0.0
-    setup_s = items.setup_s[item]
-    stalls[SETUP] += setup_s
-    slots.ready[slot] = now + setup_s
-    idle_s = items.exposed_setup_share * setup_s / path.units
-    if idle_s > 0.0:
-        for server in range(len(path.s_per_byte)):
-            if not path.per_unit[server]:
-                free[server, 0] = max(free[server, 0], now) + idle_s
-    return float(now + setup_s)
+def _stand_idle(now: float, idle_s: float, per_unit: _Ints, free: _Floats) -> None:
+    """A unit's part of every shared server does nothing while the unit sets up an item."""
+    for server in range(len(per_unit)):
+        if not per_unit[server]:
+            free[server, 0] = max(free[server, 0], now) + idle_s
 
 
 @compiled()
-def _missing(number: int, size_bytes: float, path: Path, fills: _Fills, now: float) -> tuple[float, float]:
-    """Bytes of a granule that must come from the home, and when what is in the cache is there."""
-    when, present = fills.when[number], now
-    missed = size_bytes * (1.0 - path.hit_share)
-    if when >= 0.0 and fills.total[0] - when <= path.reread_window_bytes:
-        missed, present = 0.0, fills.present[number]
-    fills.total[0] += missed
-    fills.when[number] = fills.total[0]
-    return missed, present
-
-
-@compiled()
-def _account_wait(slot: int, now: float, served: float, slowest: int, queued: int, arrival: float, slots: _Slots,
-                  stalls: NDArray[np.float64]) -> None:
+def _account_wait(now: float, served: float, slowest: int, queued: int, arrival: float, ready: float, busy: float,
+                  stalls: _Floats) -> None:
     """Charge a slot's wait for a load to the bandwidth that it queued for, or to being served and pure latency.
 
     Where loads queue, a shorter latency would only lengthen the queue: all of the wait is the server's. Computing that
     the slot did meanwhile was hidden behind the load: it is charged to the load too.
     """
-    ready = slots.ready[slot]
-    hidden = min(slots.busy[slot], max(ready - now, 0.0))
+    hidden = min(busy, max(ready - now, 0.0))
     share = 1.0 if queued else (served - now) / (arrival - now) if arrival > now else 0.0
     stalls[COMPUTE] -= hidden
     stalls[FIRST_SERVER + slowest] += (arrival - ready + hidden) * share
@@ -205,80 +157,95 @@ def _account_wait(slot: int, now: float, served: float, slowest: int, queued: in
 
 
 @compiled()
-def _end_item(slot: int, end: float, finished: int, slots: _Slots, events: NDArray[np.float64]) -> None:
-    """Free a slot, and keep the item's start and end while there is room."""
-    if finished < len(events):
-        events[finished, 0], events[finished, 1] = slot, slots.item[slot]
-        events[finished, 2], events[finished, 3] = slots.started[slot], end
-    slots.item[slot] = -1
-    slots.ended[slot] = end
-
-
-@compiled()
-def _load_granule(slot: int, now: float, tokens: int, items: Items, path: Path, fills: _Fills, slots: _Slots,
-                  free: NDArray[np.float64], record: Record) -> float:
-    """Ask for a slot's next granule: when it is there and the slot is ready for it."""
-    size_bytes = tokens * items.bytes_per_token
-    missed, present = size_bytes * (1.0 - path.hit_share), now
-    number = 0
-    if items.shared:
-        number = items.stream[slots.item[slot]] * items.granules_per_stream + slots.granule[slot]
-        missed, present = _missing(number, size_bytes, path, fills, now)
-    if missed > 0.0:
-        record.home_tokens[0] += tokens
-    served, slowest, queued, latency = _load(now, slot % path.units, size_bytes, missed, path, free, record)
-    arrival = max(served + latency, present)  # a second reader waits for the fill that is under way
-    if missed > 0.0:
-        fills.present[number] = arrival
-    if arrival > slots.ready[slot]:
-        _account_wait(slot, now, served, slowest, queued, arrival, slots, record.stalls)
-    return max(arrival, float(slots.ready[slot]))
-
-
-@compiled()
-def run_items(items: Items, path: Path, record: Record) -> float:
+def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR0912, PLR0915  # one loop, one state
     """Run all items; returns the time from the first dispatch to the last result."""
-    count, size = path.units * path.slots_per_unit, path.units * path.slots_per_unit
-    heap = _Heap(np.zeros(count), np.arange(count), np.arange(count))
-    free, unit_free = np.zeros((len(path.s_per_byte), path.units)), np.zeros(path.units)
-    slots = _Slots(np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros(count), np.zeros(count),
-                   np.zeros(count), np.zeros(count), np.zeros((count, items.in_flight)))
-    known = (items.stream.max() + 1) * items.granules_per_stream if items.shared else 1
-    fills = _Fills(np.full(known, -1.0), np.zeros(known), np.zeros(1))
-    next_item, finished, turn = 0, 0, count
-    while size > 0:
-        now, slot = heap.time[0], heap.slot[0]
-        heap.turn[0] = turn
-        turn += 1
-        if slots.item[slot] < 0:
-            if next_item < len(items.tokens):
-                # Its first load waits its turn in the heap: servers see requests in order of time.
-                heap.time[0] = _start_item(slot, now, next_item, items, path, slots, free, record.stalls)
-                next_item += 1
-            else:
-                size -= 1
-                _move(heap, size, 0)
-            _sift_down(heap, size)
-            continue
-        unit, place = slot % path.units, slots.granule[slot] % items.in_flight
-        left = items.tokens[slots.item[slot]] - slots.granule[slot] * items.granule_tokens
-        tokens = min(items.granule_tokens, left)
-        there = _load_granule(slot, now, tokens, items, path, fills, slots, free, record)
-        begin = max(there, unit_free[unit])
-        busy = tokens * items.compute_s_per_token
-        record.stalls[CONTENTION] += begin - there
-        record.stalls[COMPUTE] += busy
-        slots.busy[slot] = busy
-        slots.ready[slot] = slots.ring[slot, place] = unit_free[unit] = begin + busy
-        slots.granule[slot] += 1
-        if left > tokens:
-            # The buffer that the next load needs is free when its last granule was computed.
-            heap.time[0] = max(now, slots.ring[slot, slots.granule[slot] % items.in_flight])
+    count = running = path.units * path.slots_per_unit
+    item_tokens, stream, item_setup_s, shared = items.tokens, items.stream, items.setup_s, items.shared
+    granule_tokens, in_flight, granules_per_stream = items.granule_tokens, items.in_flight, items.granules_per_stream
+    bytes_per_token, compute_s_per_token = items.bytes_per_token, items.compute_s_per_token
+    s_per_byte, latency_s, per_unit, extra_share = path.s_per_byte, path.latency_s, path.per_unit, path.extra_share
+    cache_server, home, miss_share = path.cache_server, len(path.s_per_byte) - 1, 1.0 - path.hit_share
+    stalls, events, binned_bytes, bin_s = record.stalls, record.events, record.binned_bytes, record.bin_s
+
+    leaves = 1
+    while leaves < count:
+        leaves *= 2
+    # When each slot asks next, which of them waited longest, and the tournament of all.
+    asks_at, turn = np.full(leaves, np.inf), np.arange(leaves)
+    winner = np.zeros(2 * len(asks_at), np.int64)
+    asks_at[:count] = 0.0
+    _first_matches(asks_at, winner)
+    # What each slot is at: its item (-1: none), granule and next buffer; when its last granule was computed and for how
+    # long, when its item started and its last one ended, and when each of its buffers becomes free.
+    unit_of, item_of = np.arange(count) % path.units, np.full(count, -1, np.int64)
+    granule_of, buffer_of = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    ready, busy, started, ended = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count)
+    buffer_free = np.zeros((count, in_flight))
+    free, unit_free = np.zeros((home + 1, path.units)), np.zeros(path.units)
+    # Of each granule that several items read: bytes filled before its last use, and when it is there; bytes in all.
+    known = (stream.max() + 1) * granules_per_stream if shared else 1
+    filled_before, present_at, filled = np.full(known, -1.0), np.zeros(known), 0.0
+
+    next_item, finished, asked, home_tokens = 0, 0, count, 0
+    while running > 0:
+        slot = winner[1]
+        now, item, unit = asks_at[slot], item_of[slot], unit_of[slot]
+        turn[slot] = asked
+        asked += 1
+        if item < 0 and next_item == len(item_tokens):
+            running -= 1
+            asks_at[slot] = np.inf
+        elif item < 0:
+            # Its first load waits its turn: servers see requests in order of time.
+            setup_s = item_setup_s[next_item]
+            stalls[SETUP] += setup_s
+            if items.exposed_setup_share * setup_s > 0.0:
+                _stand_idle(now, items.exposed_setup_share * setup_s / path.units, per_unit, free)
+            item_of[slot], granule_of[slot], buffer_of[slot] = next_item, 0, 0
+            started[slot], busy[slot] = now, 0.0
+            ready[slot] = asks_at[slot] = now + setup_s
+            next_item += 1
         else:
-            _end_item(slot, begin + busy, finished, slots, record.events)
-            finished += 1
-            heap.time[0] = begin + busy
-        _sift_down(heap, size)
-    last = slots.ended.max()
-    record.stalls[IMBALANCE] += (last - slots.ended).sum()
+            left = item_tokens[item] - granule_of[slot] * granule_tokens
+            tokens = min(granule_tokens, left)
+            size_bytes = tokens * bytes_per_token
+            missed, present, number = size_bytes * miss_share, now, 0
+            if shared:
+                number = stream[item] * granules_per_stream + granule_of[slot]
+                if filled_before[number] >= 0.0 and filled - filled_before[number] <= path.reread_window_bytes:
+                    missed, present = 0.0, present_at[number]
+                filled += missed
+                filled_before[number] = filled
+            deepest = home if missed > 0.0 or cache_server < 0 else cache_server
+            served, slowest, queued = _serve(now, unit, size_bytes, missed, deepest, cache_server, s_per_byte,
+                                             per_unit, extra_share, free, binned_bytes, bin_s)
+            arrival = max(served + latency_s[deepest], present)  # a second reader waits for the fill that is under way
+            if missed > 0.0:
+                home_tokens += tokens
+                present_at[number] = arrival
+            if arrival > ready[slot]:
+                _account_wait(now, served, slowest, queued, arrival, ready[slot], busy[slot], stalls)
+            there = max(arrival, ready[slot])
+            begin = max(there, unit_free[unit])
+            stalls[CONTENTION] += begin - there
+            busy[slot] = tokens * compute_s_per_token
+            stalls[COMPUTE] += busy[slot]
+            end = begin + busy[slot]
+            ready[slot] = buffer_free[slot, buffer_of[slot]] = unit_free[unit] = end
+            granule_of[slot] += 1
+            buffer_of[slot] = buffer_of[slot] + 1 if buffer_of[slot] + 1 < in_flight else 0
+            if left > tokens:
+                # The buffer that the next load needs is free when its last granule was computed.
+                asks_at[slot] = max(now, buffer_free[slot, buffer_of[slot]])
+            else:
+                if finished < len(events):
+                    events[finished, 0], events[finished, 1] = slot, item
+                    events[finished, 2], events[finished, 3] = started[slot], end
+                finished += 1
+                item_of[slot] = -1
+                ended[slot] = asks_at[slot] = end
+        _play_again(slot, asks_at, turn, winner)
+    record.home_tokens[0] += home_tokens
+    last = ended.max()
+    stalls[IMBALANCE] += (last - ended).sum()
     return float(last)
