@@ -56,7 +56,7 @@ def refreshed(text: str, folder: Path) -> str:
     Raises :class:`RuntimeError` naming the command that fails.
     """
     # Pages are read at the root of a checkout: what they name there is there.
-    for name in ("hardware_profiles", "workloads"):
+    for name in ("hardware_profiles", "simkit", "workloads"):
         (folder / name).symlink_to(REPOSITORY / name, target_is_directory=True)
     printed = ""
 

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import click
 
-from simkit.commands.options import destination, engine_option, format_options
+from simkit.commands.options import (
+    destination,
+    engine_option,
+    format_options,
+    hardware_option,
+    profile_loader,
+    profile_options,
+)
 
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY]")
 @click.option("--only", metavar="ID", default=None, help="Claims whose id begins so.")
+@hardware_option(default=None)
 @engine_option
+@profile_options
 @format_options
-def claims(*, study: str | None, only: str | None, engine: str, form: str | None, output: str | None,
-           force: bool) -> None:
+def claims(*, study: str | None, only: str | None, hardware: list[str], engine: str, settings: tuple[str, ...],
+           profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
     """What people say about MQA and GQA: holds, holds when, or does not hold, with figure and condition.
 
     STUDY is a file of claims (workloads/studies/claims.yaml when left out). The engines find figures and conditions.
+    Chips are those that the claims name, or after -H yours; claims about one machine take one.
+
+    \b
+    simkit claims --only speed-in-proportion -H my-chip.yaml --set memory.hbm.bandwidth=8TB/s
     """
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit
@@ -28,7 +41,9 @@ def claims(*, study: str | None, only: str | None, engine: str, form: str | None
     chosen = [claim for claim in stated if only is None or claim.id.startswith(only)]
     if not chosen:
         raise UserError(f"no claim's id begins with '{only}'", hint="known: " + ", ".join(claim.id for claim in stated))
-    records = judge_claims(chosen, engine)
+    if hardware:
+        chosen = [claim.on(hardware) for claim in chosen]
+    records = judge_claims(chosen, engine, chips=profile_loader(settings, profiles))
     if to.is_table and to.output is None:
         for record in records:
             click.echo(f"{record['verdict'].upper()}: {record['statement']}")

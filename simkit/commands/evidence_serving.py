@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from simkit.commands.options import destination, format_options
+from simkit.commands.options import destination, format_options, profile_loader, profile_options
 
 
 @click.command()
@@ -16,8 +16,10 @@ from simkit.commands.options import destination, format_options
 @click.option("--runtime", default=None, metavar="NAME",
               help="One runtime for all rows.  [default: the calibrated one of each row's framework]")
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
+@profile_options
 @format_options
-def serving(*, data: str, runtime: str | None, engine: str, form: str | None, output: str | None, force: bool) -> None:
+def serving(*, data: str, runtime: str | None, engine: str, settings: tuple[str, ...], profiles: str | None,
+            form: str | None, output: str | None, force: bool) -> None:
     """Whole systems in a closed loop: errors of TPOT and, beside it, of TTFT, by chip, model, framework and precision.
 
     Errors are |predicted / measured - 1|, as fractions in CSV and JSON. Rows of models and splits that the catalogue
@@ -44,4 +46,4 @@ def serving(*, data: str, runtime: str | None, engine: str, form: str | None, ou
         "not_compared": Column(heading="not compared", dimension=COUNT, optional=1),
         "over_peak": Column(heading="over peak", dimension=COUNT, optional=2),
     }
-    emit(compare(Path(data), runtime=runtime, engine=engine), to, columns)
+    emit(compare(Path(data), runtime=runtime, engine=engine, chips=profile_loader(settings, profiles)), to, columns)

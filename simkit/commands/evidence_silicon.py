@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands.options import destination, format_options, profile_options
+from simkit.commands.options import (
+    destination,
+    format_options,
+    hardware_option,
+    load_profiles,
+    profile_options,
+)
 from simkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,15 +40,18 @@ _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA;
               help="Of the draw and of the intervals.")
 @click.option("--figures", metavar="DIR", default=None,
               help="Also draw predicted_against_measured.svg and error_by_regime.svg there.")
+@hardware_option(default=None)
 @profile_options
 @format_options
 def silicon(*, data: str | None, engine: str, target: str, sample: int | None, seed: int, figures: str | None,
-            settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
+            hardware: list[str], settings: tuple[str, ...], profiles: str | None, form: str | None,
+            output: str | None, force: bool) -> None:
     """Measured kernels beside predictions: errors by system and regime, and of the advantage over MHA.
 
     Errors are |predicted / measured - 1|, as fractions in CSV and JSON; intervals (5-95 %) resample configurations.
     serving: at least 512 tokens and 4 sequences; beyond_cache: more bytes than twice the last on-chip cache. The
-    baseline is the naive roofline at peak rates. Systems without a profile are listed with the reason.
+    baseline is the naive roofline at peak rates. Systems without a profile are listed with the reason; -H compares its
+    profiles only, each with the rows of its name and aliases (or with all rows of a table of one system).
 
     \b
     simkit evidence silicon
@@ -55,7 +64,8 @@ def silicon(*, data: str | None, engine: str, target: str, sample: int | None, s
     from simkit.hardware.catalog import parse_overrides
 
     found = compare_systems(Path(data) if data else None, engine=engine, target=target, sample=sample, seed=seed,
-                            profiles=profiles, overrides=parse_overrides(settings))
+                            profiles=profiles, overrides=parse_overrides(settings),
+                            chips=load_profiles(hardware, settings, profiles))
     records = [record for one in found for record in comparison_records(one, engine=engine, target=target, seed=seed)]
     if figures is not None:
         _draw(found, Path(figures), force=force)

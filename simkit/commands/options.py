@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -12,6 +13,7 @@ import click
 from simkit.errors import UserError, UserErrorGroup, did_you_mean
 
 if TYPE_CHECKING:
+    from simkit.hardware.catalog import Chips
     from simkit.hardware.profile import HardwareProfile
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -213,19 +215,28 @@ def parse_chips(text: str) -> str | int:
 
 def load_profiles(names: Sequence[str], settings: Sequence[str], profiles: str | None) -> list[HardwareProfile]:
     """The profiles of ``-H`` with ``--set`` applied to each; a fault of ``--set`` says in which of several."""
+    load = profile_loader(settings, profiles, is_named=len(names) > 1)
+    return [load(name) for name in names]
+
+
+def profile_loader(settings: Sequence[str], profiles: str | None, *,
+                   is_named: bool = True) -> Chips:
+    """What loads each profile once, with ``--set`` applied; ``is_named``: a fault of ``--set`` says in which."""
     from simkit.hardware.catalog import load_hardware, parse_overrides
 
     overrides = parse_overrides(settings)
-    loaded = []
-    for name in names:
+
+    @cache
+    def load(name: str) -> HardwareProfile:
         try:
-            loaded.append(load_hardware(name, overrides=overrides, profiles=profiles))
+            return load_hardware(name, overrides=overrides, profiles=profiles)
         except UserError as error:
             of_set = error.where is not None and error.where.file == "--set" and not isinstance(error, UserErrorGroup)
-            if len(names) == 1 or not of_set:
+            if not (is_named and of_set):
                 raise
             raise UserError(f"{error.message} (in {name})", where=error.where, hint=error.hint) from None
-    return loaded
+
+    return load
 
 
 def one_value(text: str, option: str) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 from simkit.decode.workload import NATIVE_GEMM_FORMATS
 from simkit.errors import Location, UserError
 from simkit.evidence.csv_rows import table_rows
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import Chips, load_hardware
 from simkit.input_file import read_text
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
@@ -135,16 +135,21 @@ def _measured(row: dict[str, str], where: Location) -> Measured:
 
 
 @lru_cache(maxsize=256)
-def _server(system: str, model: str, precision: str, kv_dtype: str, tp: int, ep: int, engine: str) -> Server:
+def _server(chips: Chips, system: str, model: str, precision: str, kv_dtype: str, tp: int, ep: int,
+            engine: str) -> Server:
     scenario = paged(parse_scenario(kv_dtype=kv_dtype, weight_dtype=precision, ep=ep), PAGE_TOKENS)
-    (found,) = build_replicas(load_hardware(CHIPS[system]), load_model(MODELS[model]), ["as-trained"],
+    (found,) = build_replicas(chips(CHIPS[system]), load_model(MODELS[model]), ["as-trained"],
                               scenario=scenario, chips=tp, tp=tp, engine=engine)
     return build_server(found, Policy(chunk_tokens=CHUNK_TOKENS, most_running=1024))
 
 
-def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline") -> tuple[float, float]:
-    """``(TPOT, TTFT)`` in seconds, means over all requests, of one row under a runtime. Raises :class:`UserError`."""
-    server = _server(row.system, row.model, row.precision, row.kv_dtype, row.shared_by, row.moe_ep, engine)
+def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline",
+            chips: Chips = load_hardware) -> tuple[float, float]:
+    """``(TPOT, TTFT)`` in seconds, means over all requests, of one row under a runtime. Raises :class:`UserError`.
+
+    Parameters: row; runtime; engine: ``roofline`` or ``replay``; chips: gives a profile by its name.
+    """
+    server = _server(chips, row.system, row.model, row.precision, row.kv_dtype, row.shared_by, row.moe_ep, engine)
     server = replace(server, policy=replace(server.policy, runtime=runtime, clients=row.clients))
     count = row.clients * REQUESTS_A_CLIENT
 
@@ -163,7 +168,7 @@ def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline") -> tup
             float(np.mean(spans[:, 3] - spans[:, 1])))
 
 
-def prompts_over_peak(row: Measured) -> float:
+def prompts_over_peak(row: Measured, chips: Chips = load_hardware) -> float:
     r"""Flops a second of the row's prompts over the peak of all its chips, from its own labels and times.
 
     .. math:: \frac{C}{T_{first} + (o - 1)\,T_{token}} \cdot \frac{2\,P_{active}\,i}{p\,\pi}
@@ -172,20 +177,21 @@ def prompts_over_peak(row: Measured) -> float:
     flops are left out. Above 1 the row is not what its labels say: its prompts were cached, or more chips served them.
     """
     requests_per_s = row.clients / (row.ttft_s + (row.output_tokens - 1) * row.tpot_s)
-    token_flops, peak = _token_flops_and_peak(row.system, row.model, row.precision)
+    token_flops, peak = _token_flops_and_peak(chips, row.system, row.model, row.precision)
     return requests_per_s * row.prompt_tokens * token_flops / (row.shared_by * peak)
 
 
 @lru_cache(maxsize=256)
-def _token_flops_and_peak(system: str, model: str, precision: str) -> tuple[float, float]:
+def _token_flops_and_peak(chips: Chips, system: str, model: str, precision: str) -> tuple[float, float]:
     """Flops of a prompt token in the linear layers, and a chip's peak in the format that multiplies them."""
-    compute, architecture = load_hardware(CHIPS[system]).compute, load_model(MODELS[model])
+    compute, architecture = chips(CHIPS[system]).compute, load_model(MODELS[model])
     active = count_parameters(architecture, parse_layout("as-trained", architecture)).active_without_embedding
     dtype = compute.matrix_dtype(precision if precision in NATIVE_GEMM_FORMATS else "bf16")
     return 2.0 * active, float(compute.matrix_peak_flop_per_s[dtype])
 
 
-def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roofline") -> list[dict[str, Any]]:
+def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roofline",
+            chips: Chips = load_hardware) -> list[dict[str, Any]]:
     """Errors of TPOT and TTFT, one record a chip, model, framework and precision.
 
     Parameters
@@ -193,6 +199,7 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
     data: a table with the columns :data:`COLUMNS`.
     runtime: one runtime for all rows; None: the calibrated one of each row's framework.
     engine: ``roofline`` or ``replay``.
+    chips: gives a profile by its name.
     """
     groups: dict[tuple[str, str, str, str], list[Measured]] = {}
     left_out: dict[tuple[str, str, str, str], int] = {}
@@ -204,16 +211,16 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
             groups[key].append(row)
         else:
             left_out[key] += 1
-    return [_compared(key, rows, left_out[key], runtime, engine) for key, rows in groups.items()]
+    return [_compared(key, rows, left_out[key], runtime, engine, chips) for key, rows in groups.items()]
 
 
 def _compared(key: tuple[str, str, str, str], rows: Sequence[Measured], left_out: int, runtime: str | None,
-              engine: str) -> dict[str, Any]:
+              engine: str, chips: Chips) -> dict[str, Any]:
     tpot, ttft, bias = [], [], []
-    over_peak = sum(prompts_over_peak(row) > 1 for row in rows)
+    over_peak = sum(prompts_over_peak(row, chips) > 1 for row in rows)
     for row in rows:
         try:
-            predicted = predict(row, load_runtime(runtime or row.framework), engine=engine)
+            predicted = predict(row, load_runtime(runtime or row.framework), engine=engine, chips=chips)
         except UserError:
             left_out += 1  # it does not fit on the catalogue's chips: counted, not compared
             continue

@@ -6,7 +6,7 @@ MHA to MQA, from which advantages come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,8 +70,13 @@ def compare(data: Path | None = None, *, engine: str = "roofline", target: str =
 
 def compare_systems(data: Path | None = None, *, engine: str = "roofline", target: str = "best",
                     sample: int | None = None, seed: int = 0, profiles: Path | str | None = None,
-                    overrides: Mapping[str, str] | None = None) -> list[SystemComparison]:
-    """The rows of each system beside their predictions; parameters as of :func:`compare`. Raises :class:`UserError`."""
+                    overrides: Mapping[str, str] | None = None,
+                    chips: Sequence[HardwareProfile] = ()) -> list[SystemComparison]:
+    """The rows of each system beside their predictions; parameters as of :func:`compare`. Raises :class:`UserError`.
+
+    ``chips`` are compared instead of the catalogue's, each with the rows of its name and aliases; a table of one
+    system is any single chip's.
+    """
     if engine not in ENGINES:
         raise UserError(f"unknown engine '{engine[:40]}': expected one of {', '.join(ENGINES)}",
                         hint=did_you_mean(engine, ENGINES))
@@ -80,12 +85,30 @@ def compare_systems(data: Path | None = None, *, engine: str = "roofline", targe
     if engine == "replay" and sample is None:
         sample = REPLAY_SAMPLE
     found = []
-    for system in rows.systems:
+    for system, load in _profiles_of(rows.systems, chips, overrides, profiles):
         of_system = _sampled(rows.of_system(system), sample, seed)
         own_ladders = of_system if data else _sampled(ladders.of_system(system), sample, seed)
-        found.append(_compared(system, of_system, own_ladders, engine,
-                               partial(load_hardware, system, overrides=overrides, profiles=profiles)))
+        found.append(_compared(system, of_system, own_ladders, engine, load))
     return found
+
+
+def _profiles_of(systems: Sequence[str], chips: Sequence[HardwareProfile], overrides: Mapping[str, str] | None,
+                 profiles: Path | str | None) -> Iterator[tuple[str, Callable[[], HardwareProfile]]]:
+    """The systems to compare, each with what loads its profile."""
+    if not chips:
+        for system in systems:
+            yield system, partial(load_hardware, system, overrides=overrides, profiles=profiles)
+    for chip in chips:
+        own = [systems[0]] if len(systems) == len(chips) == 1 else [one for one in systems_of(chip) if one in systems]
+        if not own:
+            raise UserError(f"{chip.name}: no rows of that name or of an alias of it; the table has "
+                            + ", ".join(systems), hint="aliases: [NAME] in the profile says what a table calls it")
+        for system in own:
+            yield system, partial(_same, chip)
+
+
+def _same(chip: HardwareProfile) -> HardwareProfile:
+    return chip
 
 
 def _sampled(rows: Measured, sample: int | None, seed: int) -> Measured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,8 @@ KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
 REACHED: Final = "dram_achieved_fraction"
 LATENT_LOAD: Final = "latent.load_bytes_per_cycle_per_unit"
+Chips = Callable[[str], HardwareProfile]
+"""Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a figure."""
 
 
 def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | None = None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PlainValidator
 
 from simkit.axis_syntax import parse_axis
 from simkit.errors import UserError
+from simkit.hardware.catalog import Chips
 from simkit.validation import Name, StrictRecord, Text, rule
 
 Verdict = Literal["holds", "holds when", "does not hold"]
@@ -62,9 +63,19 @@ class Claim(StrictRecord):
         super().__init_subclass__(**kwargs)
         Claim.tests[test] = cls
 
+    def on(self, hardware: Sequence[str]) -> Self:
+        """The claim about these chips instead of those that it names; one about no chip stays as it is."""
+        named = getattr(self, "hardware", None)
+        if named is None:
+            return self
+        if isinstance(named, str) and len(hardware) != 1:
+            raise UserError(f"{self.id} is about one machine: expected one name after -H, not {len(hardware)}",
+                            hint="--only chooses claims")
+        return self.model_copy(update={"hardware": hardware[0] if isinstance(named, str) else list(hardware)})
+
     @abstractmethod
-    def judge(self, engine: str) -> Finding:
-        """Ask the engine of that name."""
+    def judge(self, engine: str, chips: Chips) -> Finding:
+        """Ask the engine of that name, on the profiles that ``chips`` gives."""
 
 
 def verdict_over(holds: Any) -> Verdict:

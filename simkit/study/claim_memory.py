@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import Chips
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
@@ -43,9 +43,9 @@ class CacheSize(Claim, test="cache_size"):
     kv_dtype: Text = "bf16"
     claimed_bytes: Bytes
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """The size; else the context, layout and format whose cache comes nearest to the claimed one."""
-        del engine
+        del engine, chips
         model = load_model(self.model)
         token_bytes = kv_bytes_per_token(model, parse_layout(self.attention, model), self.kv_dtype)
         size = token_bytes * self.kv_len
@@ -78,9 +78,9 @@ class CacheRatio(Claim, test="cache_ratio"):
     against: Text = "mha"
     claimed_ratio: Ratio
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Bytes of a token under one layout over the other."""
-        del engine
+        del engine, chips
         model = load_model(self.model)
         ours, theirs = (kv_bytes_per_token(model, parse_layout(name, model)) for name in (self.attention, self.against))
         ratio = theirs / ours
@@ -102,8 +102,8 @@ class _Room(Claim, test="room"):
     tp: Axis = (1,)
     claimed_ratio: Ratio
 
-    def _gain(self, column: Literal["max_batch", "max_kv_len"], what: str) -> Finding:
-        hardware, model = load_hardware(self.hardware), load_model(self.model)
+    def _gain(self, column: Literal["max_batch", "max_kv_len"], what: str, chips: Chips) -> Finding:
+        hardware, model = chips(self.hardware), load_model(self.model)
         widths = [int(width) for width in self.tp]
         rows, copies = [], []
         for width in widths:
@@ -137,14 +137,14 @@ class ProportionalReads(Claim, test="proportional_reads"):
     tp: Axis
     enough_share: Ratio
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Bytes of the cache, and of cache and weights, that all chips read in a step, over widths and batches."""
         model, widths = load_model(self.model), [int(width) for width in self.tp]
         factor = (kv_bytes_per_token(model, parse_layout("mha", model))
                   / kv_bytes_per_token(model, parse_layout(self.attention, model)))
         cache, whole = [], []
         for width in widths:
-            read = decode_step(self.hardware, self.model, attention=[["mha"], [self.attention]], engine=engine,
+            read = decode_step(chips(self.hardware), self.model, attention=[["mha"], [self.attention]], engine=engine,
                                batch=np.array(self.batch)[None, :], kv_len=self.kv_len, chips=width, tp=width)
             of_cache, of_weights = read["kv_read_bytes"], read["weight_read_bytes"]
             cache.append(of_cache[0] / of_cache[1])
@@ -164,19 +164,19 @@ class ProportionalReads(Claim, test="proportional_reads"):
 class MoreUsers(_Room, test="more_users"):
     """A smaller cache serves more users in the same memory, in proportion."""
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Largest batches of the two layouts on the same chips, width by width."""
         del engine
-        return self._gain("max_batch", f"users at {self.kv_len:g} tokens")
+        return self._gain("max_batch", f"users at {self.kv_len:g} tokens", chips)
 
 
 class LongerContexts(_Room, test="longer_contexts"):
     """A smaller cache serves longer contexts in the same memory, in proportion."""
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Longest contexts of the two layouts on the same chips, width by width."""
         del engine
-        return self._gain("max_kv_len", f"context of {self.batch:g} users")
+        return self._gain("max_kv_len", f"context of {self.batch:g} users", chips)
 
 
 class PracticalContext(Claim, test="practical_context"):
@@ -189,10 +189,10 @@ class PracticalContext(Claim, test="practical_context"):
     against: Text = "mha"
     kv_len: Point
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Users that fit under each layout, and the chips that the worse one needs for as many."""
         del engine
-        hardware, model = load_hardware(self.hardware), load_model(self.model)
+        hardware, model = chips(self.hardware), load_model(self.model)
 
         def users(layout: str, kv_dtype: str = "bf16") -> float:
             return float(capacity(hardware, model, [layout], scenario=parse_scenario(kv_dtype=kv_dtype), batch=1,
@@ -221,10 +221,10 @@ class Uptraining(Claim, test="uptraining"):
     claimed_chip_days: Ratio
     plausible_utilisation: Annotated[list[Number], Field(min_length=2, max_length=2)]
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """The utilisation at which the claimed chip-days pay for that share of pre-training."""
         del engine
-        model, hardware = load_model(self.model), load_hardware(self.hardware)
+        model, hardware = load_model(self.model), chips(self.hardware)
         compute = hardware.compute
         rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")]
         cost = uptraining_cost(model, uptraining_fraction=self.claimed_fraction, chip_flop_per_s=rate,
@@ -247,9 +247,9 @@ class Parameters(Claim, test="parameters"):
     model: Text
     claimed: Ratio
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Parameters counted tensor by tensor."""
-        del engine
+        del engine, chips
         model = load_model(self.model)
         total = float(count_parameters(model, parse_layout("as-trained", model)).total)
         return Finding(verdict="holds" if within(total, self.claimed, ABOUT) else "does not hold", found=total,
@@ -263,9 +263,9 @@ class Adopters(Claim, test="adopters"):
     layout: Literal["mha", "gqa", "mqa"]
     models: Names
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """The KV heads that each model of the catalogue was trained with."""
-        del engine
+        del engine, chips
         trained = {name: _family(load_model(name)) for name in self.models}
         matches = [kind == self.layout for kind in trained.values()]
         others = listed([f"{name} ({kind})" for name, kind in trained.items() if kind != self.layout])

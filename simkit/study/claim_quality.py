@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from simkit.errors import UserError
+from simkit.hardware.catalog import Chips
 from simkit.study.claim import Claim, Finding, verdict_over
 from simkit.study.published_quality import Published, published_points
 from simkit.validation import Flag, Number, Text
@@ -24,9 +25,9 @@ class KeepsQuality(Claim, test="keeps_quality"):
     most_loss_percent: Percent
     measurable: Flag = False
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Every published comparison of the variant; no engine is asked."""
-        del engine
+        del engine, chips
         points = [point for point in published_points() if point.variant.upper().startswith(self.variant.upper())]
         if not points:
             raise UserError(f"no published score of a variant whose name begins with '{self.variant[:40]}'")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import Field
 
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import Chips
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
@@ -24,6 +25,11 @@ ROUNDING: Final = 1e-3
 SCALES: Final = 0.05  # what scales, scores and page tables may take off a product of byte reductions
 
 
+def _profiles(names: Sequence[str], chips: Chips) -> Any:
+    """The profiles of these names as an axis of points."""
+    return np.array([chips(name) for name in names], dtype=object)
+
+
 class ProportionalSpeedup(Claim, test="proportional_speedup"):
     """The step speeds up by at least ``enough_share`` of the factor by which the cache shrinks."""
 
@@ -34,13 +40,14 @@ class ProportionalSpeedup(Claim, test="proportional_speedup"):
     kv_len: Point
     enough_share: Share
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Step and attention speed-ups over the batch, chip by chip."""
         model = load_model(self.model)
         factor = (kv_bytes_per_token(model, parse_layout("mha", model))
                   / kv_bytes_per_token(model, parse_layout(self.attention, model)))
-        result = decode_step(np.array(self.hardware)[:, None], self.model, attention=[[["mha"]], [[self.attention]]],
-                             batch=np.array(self.batch)[None, :], kv_len=self.kv_len, engine=engine)
+        result = decode_step(_profiles(self.hardware, chips)[:, None], self.model,
+                             attention=[[["mha"]], [[self.attention]]], batch=np.array(self.batch)[None, :],
+                             kv_len=self.kv_len, engine=engine)
         step, core = result["speedup_vs_mha"][1], result["attention_speedup_vs_mha"][1]
         kept = step >= self.enough_share * factor
         figures = "; ".join(
@@ -74,19 +81,19 @@ class MemoryBound(Claim, test="memory_bound"):
     batch: Axis
     kv_len: Axis
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """What binds at each point of the grid, counted chip by chip."""
         shape = (len(self.hardware), len(self.attention), len(self.batch), len(self.kv_len))
         axes = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
         result = decode_step(
-            np.array(self.hardware, dtype=object)[axes[0]], self.model,
+            _profiles(self.hardware, chips)[axes[0]], self.model,
             attention=np.array(self.attention, dtype=object)[axes[1]], batch=np.array(self.batch)[axes[2]],
             kv_len=np.array(self.kv_len)[axes[3]], engine=engine, baseline=False)
         causes: list[str] = []
         always, never = [], []
         points = bound = 0
         for row, name in enumerate(self.hardware):
-            levels = [level.name for level in load_hardware(name).memory]
+            levels = [level.name for level in chips(name).memory]
             fits = result["fits"][row]
             by_memory = np.isin(result["bound"][row].astype(str), levels) & fits
             points, bound = points + int(fits.sum()), bound + int(by_memory.sum())
@@ -120,10 +127,10 @@ class NearInSpeed(Claim, test="near_in_speed"):
     kv_len: Axis
     most_slower: Number
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Step times of the two on the same chips over batch and context."""
         result = decode_step(
-            np.array(self.hardware, dtype=object)[:, None, None], self.model,
+            _profiles(self.hardware, chips)[:, None, None], self.model,
             attention=np.array([self.attention, self.against], dtype=object)[:, None, None, None],
             batch=np.array(self.batch)[:, None], kv_len=np.array(self.kv_len), engine=engine, baseline=False)
         ratio = result["step_time_s"][0] / result["step_time_s"][1]
@@ -153,11 +160,11 @@ class ReducersMultiply(Claim, test="reducers_multiply"):
     kv_len: Axis
     what: Literal["bytes", "time"]
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Savings of each reducer alone and of all of them, on the same chips, over the context."""
         kept, parts, worst = [], [], 1.0
         for name in self.hardware:
-            found = [self._share(load_hardware(name), kv_len, engine) for kv_len in self.kv_len]
+            found = [self._share(chips(name), kv_len, engine) for kv_len in self.kv_len]
             known = [(tokens, share, text) for tokens, (share, text) in zip(self.kv_len, found, strict=True)
                      if np.isfinite(share)]
             if not known:
@@ -204,17 +211,17 @@ class SmallerGap(Claim, test="smaller_gap"):
     batch: Point
     kv_len: Point
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """Speed-ups of step and attention on each chip, the level that holds the cache and its ridge point."""
         names = [*self.gpus, *self.hardware]
-        result = decode_step(names, self.model, attention=[["mha"], [self.attention]], batch=self.batch,
-                             kv_len=self.kv_len, engine=engine)
+        result = decode_step(_profiles(names, chips), self.model, attention=[["mha"], [self.attention]],
+                             batch=self.batch, kv_len=self.kv_len, engine=engine)
         step, core = result["speedup_vs_mha"][1], result["attention_speedup_vs_mha"][1]
         least = np.nanmin(step[: len(self.gpus)])
         smaller = step[len(self.gpus):] < least
         texts = []
         for place, name in enumerate(self.hardware, start=len(self.gpus)):
-            chip = load_hardware(name)
+            chip = chips(name)
             ridge = chip.ridge_point_flop_per_byte()
             texts.append(f"{name} {step[place]:.2f}x (attention {core[place]:.2f}x; cache in {chip.main_memory.name}, "
                          f"ridge {ridge:.3g} flop/B; {result['chips'][1][place]:g} chips, bound by "
@@ -239,9 +246,9 @@ class RidgeThreshold(Claim, test="ridge_threshold"):
     kv_len: Point
     enough_share: Share
 
-    def judge(self, engine: str) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
         """The ridge point below which attention gains less than ``enough_share`` of the factor, by bisection."""
-        chip = load_hardware(self.hardware)
+        chip = chips(self.hardware)
         factor = self.n_q_heads / self.n_kv_heads
 
         def at_ridge(ridge: float) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from simkit.catalog import find_file, user_folders
 from simkit.errors import UserError, did_you_mean, raise_collected
+from simkit.hardware.catalog import Chips, load_hardware
 from simkit.study import claim_memory, claim_quality, claim_speed
 from simkit.study.claim import Claim
 from simkit.validation import check
@@ -70,11 +71,15 @@ def _claim(entry: Any, index: int, source: YamlSource, places: dict[KeyPath, tup
     return check(schema, entry, YamlSource(file=source.file, data=entry, places=places))
 
 
-def judge_claims(claims: Sequence[Claim], engine: str = "roofline") -> list[dict[str, Any]]:
-    """One record a claim: ``id, statement, verdict, condition, figure, found, claimed, unit, test, engine``."""
+def judge_claims(claims: Sequence[Claim], engine: str = "roofline", *,
+                 chips: Chips = load_hardware) -> list[dict[str, Any]]:
+    """One record a claim: ``id, statement, verdict, condition, figure, found, claimed, unit, test, engine``.
+
+    Parameters: claims: what is said; engine: who answers; chips: gives the profile that a claim calls by name or path.
+    """
     records = []
     for claim in claims:
-        finding = claim.judge(engine)
+        finding = claim.judge(engine, chips)
         known = finding.found if finding.found is not None and math.isfinite(finding.found) else None
         records.append({
             "id": claim.id, "statement": claim.says, "verdict": finding.verdict, "condition": finding.condition,

@@ -154,7 +154,7 @@ class StudySchema(StrictRecord):
     hardware: Names
     """Profiles by name or path."""
     labels: dict[str, Annotated[str, Field(min_length=1, max_length=24)]] = Field(default_factory=dict)
-    """Short names of chips in figures."""
+    """Short names in figures, of chips called as under ``hardware`` or as their profiles are."""
     models: Names
     """Models by name or path; the first is drawn where a figure takes one."""
     layouts: Names
@@ -209,7 +209,7 @@ class FigureRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A checked study, its profiles and models loaded. ``labels`` gives each chip's short name."""
+    """A checked study, its profiles and models loaded. ``labels`` gives chips' short names by profile name."""
 
     name: str
     title: str
@@ -283,14 +283,10 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
     models = tuple(loader.models[name] for name in schema.models)
     for model in models:
         loader.check_layouts(schema.layouts, model, "layouts")
-    for name in schema.labels:
-        if name not in loader.chips:
-            raise UserError("no such chip in this study", where=source.locate(("labels", name)),
-                            hint=did_you_mean(name, loader.chips))
     figures = tuple(loader.figure(index, figure, hardware, models[0]) for index, figure in enumerate(schema.figures))
     return Study(
         name=schema.name, title=schema.title, question=schema.question, text=tuple(schema.text),
-        assumptions=tuple(schema.assumptions), hardware=hardware, labels=dict(schema.labels), models=models,
+        assumptions=tuple(schema.assumptions), hardware=hardware, labels=loader.labels(), models=models,
         layouts=tuple(schema.layouts), batch=schema.batch, kv_len=schema.kv_len, kv_dtype=schema.kv_dtype,
         weight_dtype=schema.weight_dtype, chips=schema.chips, engine=schema.engine, focus_batch=schema.focus.batch,
         focus_kv_len=schema.focus.kv_len, figures=figures, file=source.file)
@@ -317,6 +313,16 @@ class _Loader:
         if name not in self.models:
             self.models[name] = _at(self.source, key, lambda: load_model(name))
         return self.models[name]
+
+    def labels(self) -> dict[str, str]:
+        """Short names by profile name, of chips called as the study calls them or as their profiles do."""
+        names = {chip.name: chip.name for chip in self.chips.values()} | {
+            called: chip.name for called, chip in self.chips.items()}
+        for called in self.schema.labels:
+            if called not in names:
+                raise UserError("no such chip in this study", where=self.source.locate(("labels", called)),
+                                hint=did_you_mean(called, names))
+        return {names[called]: label for called, label in self.schema.labels.items()}
 
     def check_layouts(self, layouts: list[str], model: ModelArchitecture, *key: str | int) -> None:
         """Refuse a layout that the model cannot have."""

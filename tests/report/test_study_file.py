@@ -1,5 +1,7 @@
 """A study file says what it wants in the command line's words, and mistakes are answered at their line."""
 
+from pathlib import Path
+
 import pytest
 
 from simkit.errors import UserError
@@ -48,6 +50,17 @@ def test_a_figure_takes_the_study_s_values_unless_it_names_its_own(study) -> Non
     assert roofline.batch == (1, 32)
     assert heatmap.batch == (1, 4, 16)
     assert study.figures[5].name == "capacity"
+
+
+def test_a_label_calls_a_chip_as_the_study_does_or_as_its_profile_does(tmp_path: Path) -> None:
+    mine = tmp_path / "my chip.yaml"
+    mine.write_text("schema_version: 1\nname: h100-at-8\nextends: h100-sxm\n", encoding="utf-8")
+    for called in (f'"{mine}"', "h100-at-8"):
+        text = changed("hardware: [h100-sxm, groq-lpu, sambanova-sn40l, l40s]", f'hardware: ["{mine}", groq-lpu]')
+        text = text.replace("labels: {h100-sxm: H100,", f"labels: {{{called}: Mine, h100-sxm: H100,")
+        study = study_from_yaml(parse_yaml(text, file="s.yaml"))  # h100-sxm stands under a figure only
+        assert [study.label(chip) for chip in study.hardware] == ["Mine", "Groq <i>LPU</i>"]
+        assert study.label(study.figures[3].hardware[0]) == "H100"
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,13 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
     step = max(1, -(-len(kv_len) // 6))
     log_ticks(axes, "x", kv_len[::step], [tokens(value) for value in kv_len[::step]])
     bytes_axis(axes, "y")
-    axes.set_xlim(kv_len[0], kv_len[-1])
+    alone = len(kv_len) == 1  # a single context is a mark in the middle, where several are a line from edge to edge
+    axes.set_xlim(kv_len[0] / (2 if alone else 1), kv_len[-1] * (2 if alone else 1))
     for index, (layout, sizes) in enumerate(caches.items()):
-        axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=_DASHES[index % len(_DASHES)], zorder=4)
+        axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=_DASHES[index % len(_DASHES)], zorder=4,
+                  marker="o" if alone else None, markersize=3)
         place = int(len(kv_len) * 0.36)
-        axes.annotate(layout_name(layout), (kv_len[place], sizes[place]), xytext=(-1, 0.5), ha="right", va="bottom",
+        axes.annotate(layout_name(layout), (kv_len[place], sizes[place]), xytext=(-4 if alone else -1, 0.5), ha="right", va="bottom",
                       textcoords="offset points", fontsize=SMALL_POINTS, fontweight="bold", color=INK, zorder=5,
                       bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
     axes.set_xlabel("context of one sequence [tokens]")
