@@ -29,7 +29,7 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
     Chips are those that the claims name, or after -H yours; claims about one machine take one.
 
     \b
-    simkit claims --only speed-in-proportion -H my-chip.yaml --set memory.hbm.bandwidth=8TB/s
+    simkit claims --only speed-in-proportion -H h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit
