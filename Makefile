@@ -92,6 +92,7 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 docs: $(READY)
+	$(RUN) -m docs.build_records
 	$(RUN) -m docs.build_figures
 	$(RUN) -m docs.build_pages
 

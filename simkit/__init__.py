@@ -12,13 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+RECORDS_VERSION = 1
+"""Version of the records that ``--format json`` prints: docs/records.schema.json has their keys and types."""
 
 if TYPE_CHECKING:
     from simkit.hardware.catalog import load_hardware
     from simkit.model.catalog import load_model
     from simkit.study.point import decode_step
 
-__all__ = ["__version__", "decode_step", "load_hardware", "load_model"]
+__all__ = ["RECORDS_VERSION", "__version__", "decode_step", "load_hardware", "load_model"]
 
 _HOMES = {
     "load_hardware": "simkit.hardware.catalog",

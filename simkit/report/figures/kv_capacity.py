@@ -76,7 +76,8 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
         place = int(len(kv_len) * 0.36)
         axes.annotate(layout_name(layout), (kv_len[place], sizes[place]), xytext=(-4 if alone else -1, 0.5),
                       ha="right", va="bottom", textcoords="offset points", fontsize=SMALL_POINTS,
-                      fontweight="bold", color=INK, zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
+                      fontweight="bold", color=INK, zorder=5,
+                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
     axes.set_xlabel("context of one sequence [tokens]")
     axes.yaxis.set_tick_params(length=0)
     axes.grid(visible=False)
