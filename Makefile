@@ -94,6 +94,7 @@ lint: $(READY)
 docs: $(READY)
 	$(RUN) -m docs.build_records
 	$(RUN) -m docs.build_figures
+	$(RUN) -m docs.build_architecture
 	$(RUN) -m docs.build_pages
 
 dist: $(READY)

@@ -28,6 +28,7 @@ from typing import Any, Final
 import click
 from click.testing import CliRunner
 
+from docs.build_architecture import modules_table, rooms_table
 from docs.reference_tables import TABLES, markdown_table
 from simkit.commands.main import main as simkit
 from simkit.console import cell
@@ -135,7 +136,8 @@ def silicon_evidence() -> str:
          for record in records if record["regime"] == "serving" and record["mape"] is not None))
 
 
-GENERATED: Final[Mapping[str, Callable[[], str]]] = {**TABLES, "silicon-evidence": silicon_evidence}
+GENERATED: Final[Mapping[str, Callable[[], str]]] = {
+    **TABLES, "silicon-evidence": silicon_evidence, "rooms": rooms_table, "modules": modules_table}
 
 
 def main() -> None:

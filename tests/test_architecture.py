@@ -1,18 +1,13 @@
 """The tree is the architecture: what may import what, read from the source without running it."""
 
-import ast
 import sys
 import tomllib
-from dataclasses import dataclass
-from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
+from docs.import_graph import PACKAGE, imports, internal_imports, modules, room_of, rooms
 from tests.reference_data import REPOSITORY
-
-PACKAGE = REPOSITORY / "simkit"
 
 # architecture.md: imports point down this list and never up. Modules directly under simkit/ are foundation,
 # except the two at the top that give the program its name.
@@ -33,91 +28,6 @@ SLOW = {"matplotlib", "numba", "pydantic", "rich", "scipy", *EXTRAS}
 # What import names are called where they are declared.
 DISTRIBUTIONS = {"pydantic_core": "pydantic", "yaml": "pyyaml"}
 LONGEST_MODULE_LINES = 450
-
-
-@dataclass(frozen=True, kw_only=True)
-class Import:
-    """One imported module, where it stands, and whether it runs when the importing module is imported."""
-
-    importer: str
-    target: str
-    name: str  # what `from target import name` binds; empty for `import target`
-    line: int
-    at_import_time: bool
-
-    def __str__(self) -> str:
-        return f"{self.importer}:{self.line} imports {self.target}"
-
-
-@cache
-def modules() -> dict[str, Path]:
-    names = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(REPOSITORY).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return names
-
-
-class _ImportReader(ast.NodeVisitor):
-    def __init__(self, importer: str, path: Path) -> None:
-        self.importer = importer
-        self.package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
-        self.found: list[Import] = []
-        self._deferred = 0
-
-    def _defer(self, node: ast.AST) -> None:
-        self._deferred += 1
-        self.generic_visit(node)
-        self._deferred -= 1
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _defer  # noqa: N815 - names given by ast
-
-    def visit_If(self, node: ast.If) -> None:
-        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            self._defer(node)
-        else:
-            self.generic_visit(node)
-
-    def _add(self, target: str, name: str, line: int) -> None:
-        at_import_time = not self._deferred
-        self.found.append(
-            Import(importer=self.importer, target=target, name=name, line=line, at_import_time=at_import_time)
-        )
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self._add(alias.name, "", node.lineno)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        base = node.module or ""
-        if node.level:
-            anchor = self.package.split(".")[: len(self.package.split(".")) - node.level + 1]
-            base = ".".join([*anchor, base]).rstrip(".")
-        for alias in node.names:
-            submodule = f"{base}.{alias.name}"
-            self._add(submodule if submodule in modules() else base, alias.name, node.lineno)
-
-
-@cache
-def imports() -> tuple[Import, ...]:
-    found: list[Import] = []
-    for name, path in modules().items():
-        reader = _ImportReader(name, path)
-        reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-        found += reader.found
-    return tuple(found)
-
-
-def internal_imports() -> list[Import]:
-    return [item for item in imports() if item.target.split(".")[0] == "simkit"]
-
-
-def room_of(module: str) -> str:
-    """The folder under simkit/ that a module lies in; single modules are the foundation below all folders."""
-    if module in {"simkit", "simkit.__main__"}:
-        return module
-    room = module.split(".")[1]
-    return room if (PACKAGE / room).is_dir() else "foundation"
 
 
 def layer_of(module: str) -> int:
@@ -194,12 +104,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_no_folder_imports_itself_through_others() -> None:
-    edges: dict[str, set[str]] = {}
-    for item in internal_imports():
-        importer, target = room_of(item.importer), room_of(item.target)
-        if importer != target and not {importer, target} & {"simkit", "simkit.__main__"}:
-            edges.setdefault(importer, set()).add(target)
-    found = [" -> ".join(circle) for circle in circles(edges)]
+    found = [" -> ".join(circle) for circle in circles({room: set(below) for room, below in rooms().items()})]
     assert not found, "\n".join(found)
 
 

@@ -2,7 +2,9 @@
 
 ``machine``       the profile's figures as the replay needs them
 ``kernel_plan``   kernel mapping: work items, splits, granules
-``access``        where those granules lie in memory
+``kernel_choice`` which of the library's kernels runs, and in how many splits
+``unit_kernel``   what an item pays on its unit, where kernels were measured
+``append``        what the scattered writes of new tokens add
 ``dram``          DRAM channels, banks and rows without ticking
 ``dram_pattern``  the share of DRAM's peak that an access pattern reaches
 ``timeline``      the event loop: slots, loads in flight, servers, compute

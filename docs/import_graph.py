@@ -1,0 +1,131 @@
+"""What imports what in simkit, read from the source without running it: for the tests and for docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+PACKAGE: Final = REPOSITORY / "simkit"
+FOUNDATION: Final = "foundation"
+"""Modules directly under simkit/, below all folders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One imported module, where it stands, and whether it runs when the importing module is imported."""
+
+    importer: str
+    target: str
+    name: str  # what `from target import name` binds; empty for `import target`
+    line: int
+    at_import_time: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module's file by its dotted name, packages by theirs."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+class _ImportReader(ast.NodeVisitor):
+    def __init__(self, importer: str, path: Path) -> None:
+        self.importer = importer
+        self.package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
+        self.found: list[Import] = []
+        self._deferred = 0
+
+    def _defer(self, node: ast.AST) -> None:
+        self._deferred += 1
+        self.generic_visit(node)
+        self._deferred -= 1
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _defer  # noqa: N815 - names given by ast
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            self._defer(node)
+        else:
+            self.generic_visit(node)
+
+    def _add(self, target: str, name: str, line: int) -> None:
+        at_import_time = not self._deferred
+        self.found.append(
+            Import(importer=self.importer, target=target, name=name, line=line, at_import_time=at_import_time)
+        )
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self._add(alias.name, "", node.lineno)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            anchor = self.package.split(".")[: len(self.package.split(".")) - node.level + 1]
+            base = ".".join([*anchor, base]).rstrip(".")
+        for alias in node.names:
+            submodule = f"{base}.{alias.name}"
+            self._add(submodule if submodule in modules() else base, alias.name, node.lineno)
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import in simkit, of simkit and of others."""
+    found: list[Import] = []
+    for name, path in modules().items():
+        reader = _ImportReader(name, path)
+        reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+        found += reader.found
+    return tuple(found)
+
+
+def internal_imports() -> list[Import]:
+    """Those of simkit's own modules."""
+    return [item for item in imports() if item.target.split(".")[0] == "simkit"]
+
+
+def room_of(module: str) -> str:
+    """The folder under simkit/ that a module lies in; single modules are the foundation below all folders."""
+    if module in {"simkit", "simkit.__main__"}:
+        return module
+    room = module.split(".")[1]
+    return room if (PACKAGE / room).is_dir() else FOUNDATION
+
+
+@cache
+def rooms() -> dict[str, frozenset[str]]:
+    """The rooms that each room imports from; not the two modules at the top that give the program its name."""
+    found: dict[str, set[str]] = {}
+    for item in internal_imports():
+        importer, target = room_of(item.importer), room_of(item.target)
+        for room in (importer, target):
+            if not room.startswith("simkit"):
+                found.setdefault(room, set())
+        if importer in found and target in found and importer != target:
+            found[importer].add(target)
+    return {room: frozenset(below) for room, below in found.items()}
+
+
+def height(room: str) -> int:
+    """How many rooms stand below one another under this one: 0 for the foundation. Rooms must not go in circles."""
+    return max((1 + height(below) for below in rooms()[room]), default=0)
+
+
+def steps() -> dict[str, frozenset[str]]:
+    """Imports between rooms that no way round through other rooms implies: the arrows of a picture."""
+    return {room: frozenset(one for one in below if not any(_reaches(other, one) for other in below - {one}))
+            for room, below in rooms().items()}
+
+
+def _reaches(room: str, target: str) -> bool:
+    return room == target or any(_reaches(below, target) for below in rooms()[room])
