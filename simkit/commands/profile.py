@@ -201,9 +201,9 @@ def check(*, files: tuple[str, ...], profiles: str | None) -> None:
 
 def _problems(path: Path, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Severity and line of every remark on one file: what cannot be read, or else what cannot be true."""
+    from simkit.hardware.document import profile_from_yaml
     from simkit.hardware.inherit import load_profile_source
     from simkit.hardware.lint import lint
-    from simkit.hardware.schema import profile_from_yaml
 
     try:
         source = load_profile_source(path, folders).whole

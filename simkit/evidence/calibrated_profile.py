@@ -10,9 +10,9 @@ from simkit.errors import Location, UserError
 from simkit.evidence.calibrate import Calibration
 from simkit.evidence.silicon_tables import Measured
 from simkit.hardware.authoring import copy_profile
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.kernel import SECTIONS
 from simkit.hardware.profile import HardwareProfile
-from simkit.hardware.schema import profile_from_yaml
 from simkit.yaml_source import parse_yaml
 
 _KERNEL_SECTION: Final = "^kernel:.*(?:\n[ \t].*)*\n"

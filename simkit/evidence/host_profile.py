@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from simkit.evidence.host_measure import HostFigures, LevelFigures
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.profile import HardwareProfile
-from simkit.hardware.schema import profile_from_yaml
 from simkit.units import BYTES_PER_S, FLOP_PER_S, OPS_PER_S, SECONDS, format_quantity
 from simkit.yaml_source import parse_yaml
 

@@ -9,8 +9,8 @@ from typing import Final
 from simkit.catalog import find_file, user_folders
 from simkit.errors import UserError
 from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import resolve
-from simkit.hardware.schema import profile_from_yaml
 from simkit.input_file import read_text
 from simkit.resources import shipped_folder
 from simkit.yaml_source import MAX_FILE_BYTES, parse_yaml

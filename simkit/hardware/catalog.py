@@ -9,10 +9,10 @@ from typing import Final
 
 from simkit.catalog import catalogue_files, find_file, user_folders
 from simkit.errors import Location, UserError
+from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_figures
 from simkit.hardware.profile import HardwareProfile
-from simkit.hardware.schema import kernel_file_from_yaml, profile_from_yaml
 from simkit.resources import shipped_folder
 from simkit.yaml_source import load_yaml
 

@@ -15,6 +15,7 @@ from pydantic import create_model
 
 from simkit.errors import UserError
 from simkit.hardware.authoring import editor_line
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.schema import (
     CONFIDENCES,
     ComputeSchema,
@@ -26,7 +27,6 @@ from simkit.hardware.schema import (
     PriceSchema,
     ProfileSchema,
     SystemSchema,
-    profile_from_yaml,
 )
 from simkit.validation import KeyName, StrictRecord, Text, check, key_meanings
 from simkit.yaml_source import YamlSource, parse_yaml, read_scalar

@@ -33,8 +33,8 @@ from simkit.evidence.host_measure import (
 )
 from simkit.evidence.host_profile import profile_of, profile_text
 from simkit.hardware.catalog import load_hardware
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import lint
-from simkit.hardware.schema import profile_from_yaml
 from simkit.yaml_source import parse_yaml
 
 GOAL_MEDIAN_APE = 0.20  # the README's contract, untuned

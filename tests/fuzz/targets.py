@@ -22,9 +22,9 @@ from simkit.errors import UserError
 from simkit.evidence import dram, serving
 from simkit.evidence.silicon_tables import parse_table
 from simkit.hardware.catalog import parse_overrides
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import ProfileSource, resolve
 from simkit.hardware.lint import lint
-from simkit.hardware.schema import profile_from_yaml
 from simkit.model.attention import parse_layout_name
 from simkit.model.checkpoint import open_checkpoint
 from simkit.model.import_config import import_config

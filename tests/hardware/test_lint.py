@@ -8,11 +8,11 @@ import pytest
 from simkit.catalog import catalogue_files
 from simkit.errors import UserError
 from simkit.hardware.catalog import KIND, list_hardware
+from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.figures import profile_figures
 from simkit.hardware.lint import Finding, lint
 from simkit.hardware.lint.check import RULES
 from simkit.hardware.lint.links import wire_bytes_per_s
-from simkit.hardware.schema import profile_from_yaml
 from simkit.units import format_quantity
 from simkit.yaml_source import YamlSource, load_yaml, parse_yaml
 
