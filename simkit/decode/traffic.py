@@ -46,6 +46,8 @@ def memory_times(operator: Operator, placement: Placement, hardware: HardwarePro
             raise UserError(f"{hardware.name}: no source gives memory.{level.name}.bandwidth, and the step reads "
                             "from it",
                             hint=f"--set memory.{level.name}.bandwidth=... states an assumption")
+    if len(resident) <= 1:
+        return seconds, moved  # one home: its reads are all that it reads, and part of what passes through it
     homes_s = sum(read_s.values())
     slowest: Any = 0.0
     for time in read_s.values():
@@ -64,7 +66,8 @@ def _resident_bytes(operator: Operator, placement: Placement) -> dict[str, Any]:
         if np.ndim(amount) == 0 and amount == 0.0:
             continue  # shares may be one a point, and nothing of it is read
         for name, share in shares.items():
-            at_home[name] = at_home.get(name, 0.0) + amount * share
+            if np.ndim(share) > 0 or share > 0.0:
+                at_home[name] = at_home.get(name, 0.0) + amount * share
     return at_home
 
 

@@ -118,7 +118,9 @@ def _first_fit(hardware: HardwareProfile, needs: list[Need], shape: tuple[int, .
     found = np.zeros(shape, dtype=int)
     for place_in_order, need in enumerate(needs):
         def fits(index: Any, need: Need = need) -> Any:
-            return place(need(table[index, 1], table[index, 2]), hardware, overflow=overflow).fits
+            # One machine for all points, as in most steps of the bisection: plain numbers do for what it holds.
+            same = index.flat[0] if index.size and np.all(index == index.flat[0]) else index
+            return place(need(table[same, 1], table[same, 2]), hardware, overflow=overflow).fits
 
         low, high = found, np.full(shape, len(options), dtype=int)
         if place_in_order:

@@ -210,7 +210,8 @@ def _columns(question: Question, layout: AttentionLayout, attention: str, engine
         draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     def full(value: Any) -> Any:
-        return np.full(shape, value, dtype=object if isinstance(value, str) else None)
+        """One value for all points takes the room of one: such columns cannot be written to."""
+        return np.broadcast_to(np.asarray(value, dtype=object if isinstance(value, str) else None), shape)
 
     return {
         "hardware": full(hardware.name), "chips": full(split.chips), "tp": full(split.tp), "pp": full(split.pp),

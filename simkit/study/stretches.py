@@ -30,7 +30,15 @@ def group_columns(hardware: Any, model: Any, attention: str, *, engine: str, bas
              for piece, machine in _stretches(question, split)]
     if len(parts) == 1:
         return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One column of several; of equal constants a constant, which takes the room of one value."""
+    first = parts[0][0]
+    if all(part.strides == (0,) and part[0] == first for part in parts):
+        return np.broadcast_to(parts[0][:1], sum(len(part) for part in parts))
+    return np.concatenate(parts)
 
 
 def _stretches(question: Question, split: Split) -> Iterator[tuple[Question, Split]]:

@@ -93,7 +93,8 @@ def _parquet_writer(sink: Any, schema: Any) -> Any:
 def _batch(columns: dict[str, Any]) -> Any:
     import pyarrow as pa
 
-    return pa.RecordBatch.from_pydict({name: _array(name, np.ravel(column)) for name, column in columns.items()})
+    return pa.RecordBatch.from_pydict({name: _array(name, column if column.ndim == 1 else np.ravel(column))
+                                      for name, column in columns.items()})
 
 
 def _array(name: str, column: Any) -> Any:
