@@ -31,6 +31,8 @@ _NAMES: Final = frozenset({"hardware", "model", "attention", "kv_dtype", "weight
 # Columns of few values: a dictionary of them is smaller, and others would only try one in vain.
 _REPEATING: Final = frozenset({*_INTEGERS, "tp", "pp", "kv_copies", "weight_read_bytes", "arithmetic_intensity",
                                "max_batch"})
+# Least and most of a row group, by which readers skip it, of what is asked for: they cost as much as packing a column.
+_ASKED_BY: Final = (*sorted(_NAMES), *sorted(_INTEGERS))
 _CODEC: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 1}
 
 
@@ -55,7 +57,7 @@ def encode(chunks: Iterable[dict[str, Any]], form: Form) -> bytes:
 
     table = pa.Table.from_batches([_batch(columns) for columns in chunks]).unify_dictionaries().combine_chunks()
     sink = io.BytesIO()
-    with _parquet_writer(sink, table.schema) as writer:
+    with _parquet_writer(sink, table.schema, statistics=()) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_POINTS)
     return sink.getvalue()
 
@@ -81,13 +83,14 @@ def join(parts: Iterable[Path], target: Path, form: Form) -> None:
             writer.close()
 
 
-def _parquet_writer(sink: Any, schema: Any) -> Any:
+def _parquet_writer(sink: Any, schema: Any, *, statistics: tuple[str, ...] = _ASKED_BY) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     repeating = [field.name for field in schema if pa.types.is_dictionary(field.type) or field.name in _REPEATING]
     # Without Arrow's own schema a reader sees plain strings, as any other writer of Parquet would have left them.
-    return pq.ParquetWriter(sink, schema, use_dictionary=repeating, store_schema=False, **_CODEC)
+    return pq.ParquetWriter(sink, schema, use_dictionary=repeating, store_schema=False,
+                            write_statistics=list(statistics) or False, **_CODEC)
 
 
 def _batch(columns: dict[str, Any]) -> Any:
