@@ -19,8 +19,8 @@ from simkit.decode.workload import DecodeWorkload
 from simkit.hardware.profile import Overheads
 from simkit.model.parameters import attention_parameters, mlp_parameters
 
-DENSE_PHASES: Final = 2
-MOE_PHASES: Final = 3
+DENSE_PHASES: Final = 2  # attention and MLP, each with the exchange after it
+MOE_PHASES: Final = 3  # and the router, whose choice the experts wait for
 
 
 def layers_wait_s(workload: DecodeWorkload, overheads: Overheads) -> Any:

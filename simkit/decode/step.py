@@ -10,11 +10,11 @@ from simkit.decode.attention_operators import attention_block
 from simkit.decode.operators import SOFTMAX_FLOPS, Collective, DecodeStep, Operator, gemm, norm
 from simkit.decode.sharding import busiest_distinct_experts, busiest_expert_share
 from simkit.decode.workload import DecodeWorkload
+from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup, Moe
 
 GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
 LOGIT_BYTES: Final = 4  # logits are float32
-PARTIAL_BYTES: Final = 4  # partial attention outputs are combined in float32
 
 
 def build_step(workload: DecodeWorkload) -> DecodeStep:

@@ -21,14 +21,14 @@ from simkit.hardware.profile import HardwareProfile
 TRANSITION_RATIO: Final = 1.25
 
 
-def cyclic_share(scanned_bytes: Any, capacity_bytes: Any) -> Any:
-    """Share of a cyclic scan that a cache of this capacity serves.
+def cyclic_share(scanned_bytes: Any, capacity_bytes: Any, transition_ratio: float = TRANSITION_RATIO) -> Any:
+    """Share of a cyclic scan that a cache of this capacity serves; ``transition_ratio`` is w above.
 
     >>> float(cyclic_share(1e6, 4e6)), float(cyclic_share(8e6, 4e6))
     (1.0, 0.0)
     """
     occupancy = np.asarray(scanned_bytes, dtype=float) / capacity_bytes
-    return np.clip((TRANSITION_RATIO - occupancy) / (TRANSITION_RATIO - 1 / TRANSITION_RATIO), 0.0, 1.0)
+    return np.clip((transition_ratio - occupancy) / (transition_ratio - 1 / transition_ratio), 0.0, 1.0)
 
 
 def looped_placement(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Placement:

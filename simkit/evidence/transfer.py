@@ -95,15 +95,15 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
     assert kernel is not None  # noqa: S101  # chips without one are not compared
     figures = {name: values[name, None] for name in FAMILY_FIGURES}
     for name in sorted({name for names in own.values() for name in names}):
-        known = np.array([[values[name, index], others[index].hardware.compute.clock_hz or 1.0]
+        known = np.array([[values[name, index], others[index].hardware.compute.known_clock_hz]
                           for index in own if name in own[index]])
-        clock_hz = hardware.compute.clock_hz or 1.0
+        clock_hz = hardware.compute.known_clock_hz
         scale = clock_hz / known[:, 1] if name.endswith(LAUNCH) else 1.0
         figures[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
     figures["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
     carried = with_figures(kernel, figures)
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
-    cycles = float(hardware.compute.clock_hz or 1.0) * hardware.compute.units
+    cycles = hardware.compute.known_clock_hz * hardware.compute.units
     # Structural figures that a scan set for this chip would be knowledge of its rows: the family's stand.
     carried = replace(carried, tuned_for_bytes_per_s=peak, tile_tokens=64.0,
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)

@@ -80,7 +80,7 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
 def _dram_bytes_per_cycle(profile: HardwareProfile) -> float:
     """Of one unit, at the main memory's peak."""
     compute = profile.compute
-    return float(profile.main_memory.chip_bandwidth_bytes_per_s or 0.0) / compute.units / float(compute.clock_hz or 1.0)
+    return float(profile.main_memory.chip_bandwidth_bytes_per_s or 0.0) / compute.units / compute.known_clock_hz
 
 
 def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:

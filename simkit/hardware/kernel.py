@@ -172,7 +172,7 @@ class DecodeKernel:
 
 
 HIGHEST_FRACTION = 0.985  # of a DRAM's peak: refresh alone takes 1.5 %
-PROVISION_MARGIN = 1.25
+PROVISION_MARGIN = 1.25  # assumed: see ``provisioned``; H100's own load path has 1.3 times its share of DRAM
 LOAD_PATH = "load_bytes_per_cycle_per_unit"
 LIBRARIES = ("sglang", "trtllm", "vllm")
 GEMM_FIGURES = tuple(entry.name for entry in fields(GemmKernel))

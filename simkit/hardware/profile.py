@@ -107,6 +107,13 @@ class Compute:
     special_ops_per_s: float | None
     outstanding_bytes_per_unit: float | None
 
+    @property
+    def known_clock_hz(self) -> float:
+        """The clock, for figures in cycles. Raises :class:`UserError` where the profile states none."""
+        if self.clock_hz is None:
+            raise UserError("figures in cycles need the clock", hint="compute.clock in the profile")
+        return self.clock_hz
+
     def matrix_dtype(self, dtype: str) -> str:
         """The matrix format this chip runs when a workload asks for ``dtype``."""
         for candidate in COMPUTE_DTYPE_FALLBACKS.get(dtype, (dtype,)):

@@ -1,4 +1,4 @@
-"""The YAML form of a profile: which keys there are, their units and ranges. :mod:`simkit.hardware.document` reads it."""
+"""The YAML form of a profile: which keys there are, units and ranges. :mod:`simkit.hardware.document` reads it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from simkit.model.head_pooling import pooled_rows
 from simkit.model.tensor_files import TensorEntry
 
 Array = NDArray[np.float64]
-_TOKENS: Final = 32
+_TOKENS: Final = 32  # of the random input that both attentions are run on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from simkit.validation import check
 from simkit.yaml_source import parse_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_LINE_LENGTH: Final = 110
+_LINE_LENGTH: Final = 110  # of the YAML that is written, as in the shipped files
 _LONGEST_KEY: Final = 60
 
 

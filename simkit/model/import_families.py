@@ -202,7 +202,7 @@ def _gemma2(config: ConfigFields) -> Fields:
 
 # Gemma3TextConfig: the released multimodal files leave these out where they equal the class's defaults.
 _GEMMA3_DEFAULTS: Final = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
-_GEMMA3_PATTERN: Final = 6
+_GEMMA3_PATTERN: Final = 6  # Gemma3TextConfig: every sixth layer attends to all tokens
 
 
 def _gemma3(config: ConfigFields) -> Fields:

@@ -135,7 +135,7 @@ _EVICTION: Final = re.compile(r"(streaming|h2o|snapkv):(\d{1,9})\+(\d{1,9})", re
 _EVICTION_FORMS: Final = ("expected streaming:SINKS+WINDOW, h2o:HEAVY+RECENT or snapkv:PROMPT+GENERATED, "
                           "such as streaming:4+1020")
 _SPREAD: Final = re.compile(r"(lognormal|uniform):(\d{1,3}(?:\.\d{1,6})?)", re.ASCII)
-LENGTH_BINS: Final = 32
+LENGTH_BINS: Final = 32  # equal shares of the sequences, each at the middle of its quantiles
 
 
 def parse_eviction(text: str, layer_budgets: tuple[float, ...] = (1.0,)) -> Eviction | None:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from simkit.errors import Location, UserError
 from simkit.input_file import open_file
 
-_LENGTH_BYTES: Final = 8
-_ALIGNMENT: Final = 8
-_COPY_BYTES: Final = 8 * 2**20
+_LENGTH_BYTES: Final = 8  # safetensors: the header's length as a 64-bit integer
+_ALIGNMENT: Final = 8  # safetensors: headers are padded so that tensors begin at a multiple
+_COPY_BYTES: Final = 8 * 2**20  # held at once while a tensor is copied
 # bfloat16 is stored as the upper half of a float32.
 _STORED: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
 }
-_HALF_FLOAT_BITS: Final = 16
+_HALF_FLOAT_BITS: Final = 16  # half of float32's 32 (IEEE 754)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

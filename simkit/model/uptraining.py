@@ -18,7 +18,7 @@ from simkit.model.parameters import count_parameters, encoder_parameters
 
 # Ainslie et al. 2023, section 3.2: gains beyond 5 % of pre-training diminish.
 UPTRAINING_FRACTION: Final = 0.05
-_FLOPS_PER_PARAMETER_AND_TOKEN: Final = 6
+_FLOPS_PER_PARAMETER_AND_TOKEN: Final = 6  # 2 forward, 4 backward (Kaplan et al. 2020, arXiv 2001.08361)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

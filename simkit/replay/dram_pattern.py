@@ -21,7 +21,7 @@ from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import STANDARDS, DramStandard, at_clock
 
 SAMPLE_REQUESTS: Final = 6000  # of one channel: past 3000 the fraction moves by less than 1 %
-GOLDEN: Final = (5**0.5 - 1) / 2
+GOLDEN: Final = (5**0.5 - 1) / 2  # the golden section: multiples of it are spread most evenly
 LEAST_RUN_BYTES: Final = 32  # no standard here has a smaller burst
 # Bytes that one channel holds before the next one's turn. Not published. With 256 or 512 the activation window would
 # cost tile reads a third of GDDR6's rate and a quarter of HBM2e's; measured decode kernels reach 0.87-0.97 of peak.

@@ -23,7 +23,7 @@ MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extra
 # proportion: such a kernel is replayed whole while that stays below about a second.
 MOST_UNEVEN_EVENTS: Final = 3_000_000
 LEAST_ROUNDS: Final = 3  # of a slot's buffers, so that the first loads' latency has passed
-LENGTHS: Final = 4
+LENGTHS: Final = 4  # replayed for a steady state: three differences between neighbours, whose spread bounds the error
 
 
 _Once = tuple[float, NDArray[np.float64], float]  # seconds, account, share of bytes from the home

@@ -16,23 +16,27 @@ Figures: :class:`simkit.hardware.kernel.DecodeKernel`, fitted to measured kernel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from simkit.decode.operators import AttentionTask
 from simkit.decode.result import COMPUTE, LATENCY
+from simkit.decode.warm import cyclic_share
 from simkit.hardware.kernel import DecodeKernel
+from simkit.hardware.kernel_shape import (
+    COMBINE_UNIT_BYTES,
+    EIGHT_BIT_BYTES,
+    EVEN_WAVES,
+    MATRIX_ROWS,
+    NARROW_HEAD,
+    PARTIAL_BYTES,
+    ROW_ELEMENTS,
+    ROW_LIMITS,
+    SPLITS,
+    UNSPLIT_ITEMS,
+)
 from simkit.hardware.profile import HardwareProfile
-
-SPLITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-MATRIX_ROWS: Final = 16  # rows of the smallest matrix instruction: packed query rows are free up to it
-ROW_ELEMENTS: Final = 128  # the unit of ``row_cycles``
-PARTIAL_BYTES: Final = 4
-UNSPLIT_ITEMS: Final = 2.0  # items a unit from which libraries no longer cut sequences
-ROW_LIMITS: Final = (64, 32, 16, 8)  # query rows of one item: whole matrix tiles, and half of one
-EVEN_WAVES: Final = 8  # from so many items a unit on, dynamic scheduling evens out the last wave
-NARROW_HEAD: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +67,13 @@ class _Shape:
 def cyclic_hit_share(cached_bytes: Any, hardware: HardwareProfile, kernel: DecodeKernel) -> Any:
     """Share of a kernel's reads that the last cache serves when the kernel loops alone; 0 without a cache.
 
-    LRU under a cyclic scan of ``S`` bytes hits everything below ``C`` and nothing above; hashing and partitions blur
-    the step: linear from ``C/w`` to ``C w``, with ``C`` the effective share of the capacity.
+    :func:`simkit.decode.warm.cyclic_share` of the effective share of the capacity, with the measured transition.
     """
     caches = [level for level in hardware.memory if level.kind == "cache" and level.scope == "chip"]
     if not caches:
         return np.zeros(np.shape(cached_bytes))
-    occupancy = cached_bytes / (kernel.cache_effective_fraction * caches[-1].chip_capacity_bytes)
-    blur = kernel.cache_transition_ratio
-    return np.clip((blur - occupancy) / (blur - 1.0 / blur), 0.0, 1.0)
+    return cyclic_share(cached_bytes, kernel.cache_effective_fraction * caches[-1].chip_capacity_bytes,
+                        kernel.cache_transition_ratio)
 
 
 def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel, home_bytes_per_s: Any, *,
@@ -99,14 +101,14 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
     best = _best_mapping(work, task, hardware, kernel, bandwidth, alone=alone)
     shaped = {name: column.reshape(shape) for name, column in best.items()}
     return KernelTime(body_s=shaped["body"], unit_s={name: shaped[name] for name in (LATENCY, COMPUTE)},
-                      floor_s=shaped["floor"] * kernel.launch_cycles / float(hardware.compute.clock_hz or 1.0))
+                      floor_s=shaped["floor"] * kernel.launch_cycles / hardware.compute.known_clock_hz)
 
 
 def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel,
                   bandwidth: Any, *, alone: bool) -> dict[str, Any]:
     """The least time over sub-groups, pieces and units."""
     compute = hardware.compute
-    hz, units = float(compute.clock_hz or 1.0), float(compute.units)
+    hz, units = compute.known_clock_hz, float(compute.units)
     widened = np.maximum(bandwidth / kernel.tuned_for_bytes_per_s, 1.0)
     run_bytes = kernel.page_tokens * work.token_bytes / 2.0
     kv_bytes = work.items * work.tokens * work.token_bytes
@@ -177,8 +179,8 @@ def _matrix_kernel(work: _Shape, rows: Any, task: AttentionTask, hardware: Hardw
                    widened: Any) -> _UnitKernel:
     """The matrix-unit kernel of ``rows`` query rows an item."""
     compute = hardware.compute
-    cycles = float(compute.clock_hz or 1.0) * compute.units
-    eight = work.token_bytes < 1.5 * work.width
+    cycles = compute.known_clock_hz * compute.units
+    eight = work.token_bytes < EIGHT_BIT_BYTES * work.width
     narrow = task.key_dim <= NARROW_HEAD
     # Kernels that multiply 8-bit operands as they are exist for shared heads.
     has_native = eight & (work.rows > 1) & (kernel.native_8bit_rows > 0)
@@ -203,7 +205,7 @@ def _matrix_kernel(work: _Shape, rows: Any, task: AttentionTask, hardware: Hardw
 
 def _vector_kernel(work: _Shape, task: AttentionTask, kernel: DecodeKernel, widened: Any) -> _UnitKernel:
     """The vector-unit kernel of one query row an item."""
-    eight = work.token_bytes < 1.5 * work.width
+    eight = work.token_bytes < EIGHT_BIT_BYTES * work.width
     elements = np.where(eight, kernel.vector_elements_per_cycle_8bit, kernel.vector_elements_per_cycle) * widened
     return _UnitKernel(
         matrix=False, load=0.0, compute=work.width / elements + kernel.vector_token_cycles,
@@ -234,7 +236,7 @@ def _keep_best(best: dict[str, Any], work: _Shape, unit: _UnitKernel, parts: Any
         least = memory + kernel.exposed_setup_fraction * setup_s + floor
         if splits > 1:
             least = least + kernel.split_combine_cycles / hz + elements * (
-                kernel.combine_cycles_per_64_bytes * splits * PARTIAL_BYTES / (64.0 * units * hz))
+                kernel.combine_cycles_per_64_bytes * splits * PARTIAL_BYTES / (COMBINE_UNIT_BYTES * units * hz))
         may = least < bound
         if splits == SPLITS[0]:
             may = may & wanted

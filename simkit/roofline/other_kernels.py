@@ -15,15 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.kernel import GemmKernel
+from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, MATRIX_ROWS, PARTIAL_BYTES
 from simkit.hardware.profile import HardwareProfile
 
-TILE_COLUMNS: Final = (64.0, 128.0)
-TILE_ROWS: Final = 128.0
-TILE_DEPTH: Final = 64.0
-K_PIECES: Final = (1, 2, 4, 8)
-MATRIX_ROWS: Final = 16.0
-OUTPUT_BYTES: Final = 2.0
-PARTIAL_BYTES: Final = 4.0
+TILE_COLUMNS: Final = (64.0, 128.0)  # CUTLASS's library of 16-bit products has 128 x 128 x 64 and 128 x 64 x 64
+TILE_ROWS: Final = 128.0  # likewise
+TILE_DEPTH: Final = 64.0  # likewise
+K_PIECES: Final = (1, 2, 4, 8)  # split-K as CUTLASS's profiler searches it, in powers of two
+OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 
 
 def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardware: HardwareProfile,
@@ -38,7 +37,7 @@ def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardwa
     hit_share: share of the bytes that a warm cache serves.
     """
     compute = hardware.compute
-    hz, units = float(compute.clock_hz or 1.0), float(compute.units)
+    hz, units = compute.known_clock_hz, float(compute.units)
     moved = (n * k + m * k) * element_bytes + m * n * OUTPUT_BYTES
     bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
     missed = 1.0 - hit_share
@@ -57,7 +56,7 @@ def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardwa
             if pieces > 1:
                 partial = pieces * m * n * PARTIAL_BYTES
                 time_s = time_s + (kernel.split_combine_cycles
-                                   + kernel.combine_cycles_per_64_bytes * partial / 64.0 / units) / hz
+                                   + kernel.combine_cycles_per_64_bytes * partial / COMBINE_UNIT_BYTES / units) / hz
             best = np.minimum(best, time_s)
     launch = kernel.launch_cycles * (kernel.launch_ratio_8bit if element_bytes < OUTPUT_BYTES else 1.0)
     return launch / hz + best + kernel.dram_ramp_ratio * (hardware.main_memory.latency_s or 0.0) * missed

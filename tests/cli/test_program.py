@@ -77,7 +77,8 @@ def test_an_interrupt_is_exit_130_without_a_traceback(tmp_path):
 
 
 def test_an_ascii_terminal_is_not_fatal(run_cli):
-    run = run_cli("simulate", "-A", "mqa", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    # Not with PYTHONUTF8=0: CPython 3.13 then imports no extension module (NumPy's) from a folder named beyond ASCII.
+    run = run_cli("simulate", "-A", "mqa", env={"PYTHONIOENCODING": "ascii"})
     assert run.exit_code == 0
     assert "\\xb5s" in run.stdout or "ms" in run.stdout
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from simkit.hardware.lint.remarks import Range
 
-GIB: Final = 2.0**30
+GIB: Final = 2.0**30  # IEC 80000-13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,11 @@ DRAM_FAMILIES: Final = {
     "DDR4": DramFamily(fastest_bits_per_s=3.2e9, channel_bits=(64,)),
     "DDR5": DramFamily(fastest_bits_per_s=8.8e9, channel_bits=(32, 64)),
 }
-BURST_BYTES: Final = (16, 32, 64, 128)
+BURST_BYTES: Final = (16, 32, 64, 128)  # burst length x channel width of the families above
 # Seconds to read a whole memory once: capacity over bandwidth of the chips in the catalogue, a little widened.
 DRAIN_S: Final[dict[str, Range]] = {"HBM": (18e-3, 50e-3), "GDDR": (15e-3, 100e-3), "LPDDR": (0.1, 1.5),
                                     "DDR": (0.3, 30.0)}
+# Likewise of memories on the chip.
 ON_CHIP_DRAIN_S: Final[dict[tuple[str, str], Range]] = {
     ("cache", "chip"): (0.8e-6, 40e-6), ("sram", "chip"): (0.4e-6, 1e-3), ("sram", "unit"): (0.1e-6, 12e-6),
     ("cache", "unit"): (0.1e-6, 12e-6)}
@@ -54,6 +55,7 @@ LATENCY_S: Final[dict[tuple[str, str], Range]] = {
     ("dram", "gpu"): (150e-9, 900e-9), ("dram", "cpu"): (60e-9, 300e-9), ("dram", "asic"): (80e-9, 1.5e-6),
     ("dram", "tpu"): (80e-9, 1.5e-6), ("cache", "gpu"): (50e-9, 350e-9), ("cache", "cpu"): (8e-9, 150e-9),
     ("cache", "asic"): (8e-9, 350e-9), ("cache", "tpu"): (8e-9, 350e-9)}
+# Likewise, in cycles of the chips of the catalogue.
 UNIT_LATENCY_CYCLES: Final[dict[str, Range]] = {"gpu": (10.0, 120.0), "cpu": (2.0, 40.0), "asic": (1.0, 250.0),
                                                 "tpu": (1.0, 250.0)}
 # Clocks sold from 2017 to 2026, in hertz.
@@ -61,13 +63,15 @@ CLOCK_HZ: Final[dict[str, Range]] = {"gpu": (1.0e9, 3.3e9), "tpu": (0.6e9, 2.5e9
                                      "cpu": (1.2e9, 6.5e9)}
 # Matrix and vector flops of one unit in one clock, least and most: from a CPU core's SIMD to a whole TPU TensorCore.
 FLOPS_PER_CLOCK: Final = {"gpu": (64, 65536), "tpu": (16384, 1 << 20), "asic": (4, 1 << 20), "cpu": (8, 16384)}
+# Likewise of the vector pipes.
 VECTOR_FLOPS_PER_CLOCK: Final = {"gpu": (32, 2048), "tpu": (512, 65536), "asic": (1, 65536), "cpu": (4, 512)}
 # Rate of a format over the 16-bit one, with matrix units whose multiplier arrays split or pair up. int8 was left at a
 # small rate on parts made for floats (V100, B300), and int4 doubles int8 where it exists.
 FORMAT_RATIOS: Final[dict[str, Range]] = {
     "bf16": (0.99, 1.01), "fp16": (0.99, 1.01), "tf32": (0.45, 0.55), "fp32": (0.02, 0.55), "fp8": (0.99, 2.6),
     "fp4": (1.9, 5.2), "int8": (0.99, 4.1), "int4": (1.9, 8.2), "mxint8": (0.99, 4.1), "mxint4": (1.9, 16.4)}
-MATRIX_TO_VECTOR: Final[Range] = (0.9, 80.0)
+MATRIX_TO_VECTOR: Final[Range] = (0.9, 80.0)  # of the chips of the catalogue, a little widened
+# Exponentials of one unit in one clock: 16 on an SM (CUDA programming guide, throughput of instructions), widened.
 SPECIAL_OPS_PER_CLOCK: Final[dict[str, Range]] = {"gpu": (4.0, 64.0), "tpu": (16.0, 4096.0), "asic": (0.5, 4096.0),
                                                   "cpu": (0.02, 64.0)}
 # Ridge points, flops per byte at vendor peaks, by machine and level: the range over 30 chips of 2016-2026, widened.
@@ -78,5 +82,6 @@ ENERGY_PJ_PER_BIT: Final[dict[str, Range]] = {"HBM": (6.0, 35.0), "GDDR": (12.0,
                                               "DDR": (8.0, 60.0), "chip": (0.1, 15.0), "unit": (0.03, 5.0)}
 # One direction of one chip, bytes a second: PCIe by generation and lane (after line coding), NVLink by generation.
 PCIE_LANE_BYTES_PER_S: Final = {"3": 0.985e9, "4": 1.969e9, "5": 3.938e9, "6": 7.563e9}
+# Likewise: NVIDIA data sheets of V100 to Rubin, halved, as they count both directions.
 NVLINK_BYTES_PER_S: Final = {"2": 150e9, "3": 300e9, "4": 450e9, "5": 900e9, "6": 1800e9}
-INFINIBAND_BYTES_PER_S: Final = {"HDR": 25e9, "NDR": 50e9, "XDR": 100e9}
+INFINIBAND_BYTES_PER_S: Final = {"HDR": 25e9, "NDR": 50e9, "XDR": 100e9}  # 200, 400, 800 Gbit/s: InfiniBand roadmap

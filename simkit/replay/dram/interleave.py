@@ -20,7 +20,7 @@ class ChannelInterleave:
     """How a flat address space is spread over channels."""
 
     channels: int
-    granularity_bytes: int = 256
+    granularity_bytes: int = 256  # assumed; profiles are replayed with what dram_pattern says
     hashed: bool = True
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from simkit.errors import UserError, did_you_mean
 from simkit.replay.dram.standards import DramStandard
 
-LINE_BYTES: Final = 128
+LINE_BYTES: Final = 128  # a cache line of NVIDIA's L2 (CUDA programming guide): what the mappings keep together
 _BANK_FIELDS: Final = ("bank", "group", "stack", "pseudo_channel")  # from the low end of a flat bank number
 MAPPINGS: Final = ("bg128", "bg128x", "bg32", "robaco", "mop128")
 

@@ -20,10 +20,11 @@ from simkit.replay.dram.simulate import DramConfig
 
 IntArray = NDArray[np.int64]
 
-STREAM_BASE_ALIGNMENT_BYTES: Final = 4096
-UNALIGNED_STEP_BYTES: Final = 16
-TOKENS_PER_EVICTED_REGION: Final = 4096
-MIXED_CHUNK_BYTES: Final = 256
+# Traces are those of the reference runs (simkit/evidence/data/dram_reference.README.md), so both see the same requests.
+STREAM_BASE_ALIGNMENT_BYTES: Final = 4096  # of the reference runs
+UNALIGNED_STEP_BYTES: Final = 16  # of the reference runs
+TOKENS_PER_EVICTED_REGION: Final = 4096  # of the reference runs
+MIXED_CHUNK_BYTES: Final = 256  # of the reference runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,7 @@ def _sequential(config: DramConfig, requests: int, _parameter: float, _rng: np.r
     return sequential(config, requests)
 
 
+# The reference runs' own names: g256 in chunks of 256 bytes, row64 in rows of 64 bytes a token.
 PATTERNS: Final[dict[str, Generator]] = {
     "sequential": _sequential,
     "chunk_aligned": _chunk(lambda _config, chunk: chunk),

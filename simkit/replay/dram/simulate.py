@@ -50,13 +50,13 @@ class DramConfig:
     standard: DramStandard
     mapping: str = "bg128"
     driven_pseudo_channels: int = 1
-    read_queue: int = 64
-    write_queue: int = 64
+    read_queue: int = 64  # entries; the reference runs' base case, as are the three below
+    write_queue: int = 64  # likewise
     scheduler: Scheduler = "rowhit"
     refresh: Refresh = "ab"
-    accept_per_tick: int = 4
-    write_high_mark: float = 0.8
-    write_low_mark: float = 0.2
+    accept_per_tick: int = 4  # likewise
+    write_high_mark: float = 0.8  # Ramulator 2.1's wr_high_watermark
+    write_low_mark: float = 0.2  # Ramulator 2.1's wr_low_watermark
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:

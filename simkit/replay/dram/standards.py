@@ -100,6 +100,7 @@ class DramStandard:
         return self.banks_per_pseudo_channel * self.rows * self.row_bytes
 
 
+# JESD235D.
 _HBM2_2000 = DramStandard(
     name="HBM2_2000", family="HBM2", clock_period_ps=1000, command_bus="row_and_column",
     pseudo_channels=2, stacks=1, bank_groups=4, banks_per_group=4, rows=65536, row_bytes=1024, burst_bytes=32,
@@ -115,6 +116,7 @@ _HBM2_2000 = DramStandard(
     activate_bus_cycles=2, column_bus_cycles=1, precharge_bus_cycles=1,
 )
 
+# JESD235D, the same device at a faster grade.
 _HBM2_2400 = replace(
     _HBM2_2000, name="HBM2_2400", clock_period_ps=833,
     read_latency_cycles=17, write_latency_cycles=6,
@@ -126,6 +128,7 @@ _HBM2_2400 = replace(
     refresh_to_activate_other_bank_cycles=10,
 )
 
+# JESD238.
 _HBM3_6400 = DramStandard(
     name="HBM3_6400", family="HBM3", clock_period_ps=625, command_bus="row_and_column_half_clock",
     pseudo_channels=2, stacks=2, bank_groups=4, banks_per_group=4, rows=16384, row_bytes=1024, burst_bytes=32,
@@ -141,11 +144,13 @@ _HBM3_6400 = DramStandard(
     activate_bus_cycles=1.5, column_bus_cycles=1, precharge_bus_cycles=0.5,
 )
 
+# JESD238: see its source.
 _HBM3S1_6400 = replace(
     _HBM3_6400, name="HBM3s1_6400", stacks=1, rfc_cycles=416, refi_per_bank_cycles=390,
     source="Ramulator 2.1, commit c5b1c3a: HBM3_4Gb, one stack id",
 )
 
+# JESD270-4: see its source.
 _HBM4_8000 = replace(
     _HBM3_6400, name="HBM4_8000", family="HBM4", clock_period_ps=500,
     stacks=2, bank_groups=2, banks_per_group=8, rows=16384,
@@ -161,6 +166,7 @@ _HBM4_8000 = replace(
     source="Ramulator 2.1 hbm4.py (HBM4_32Gb_8Hi, HBM4_8000Mbps); JESD270-4",
 )
 
+# JESD250.
 _GDDR6_14000 = DramStandard(
     name="GDDR6_14000", family="GDDR6", clock_period_ps=570, command_bus="single",
     pseudo_channels=1, stacks=1, bank_groups=4, banks_per_group=4, rows=16384, row_bytes=2048, burst_bytes=32,
@@ -176,6 +182,7 @@ _GDDR6_14000 = DramStandard(
     activate_bus_cycles=1, column_bus_cycles=1, precharge_bus_cycles=1,
 )
 
+# JESD209-5B.
 _LPDDR5_6400 = DramStandard(
     name="LPDDR5_6400", family="LPDDR5", clock_period_ps=1250, command_bus="single_split_activate",
     pseudo_channels=1, stacks=1, bank_groups=4, banks_per_group=4, rows=65536, row_bytes=2048, burst_bytes=32,
@@ -192,6 +199,7 @@ _LPDDR5_6400 = DramStandard(
     activate_split_deadline_cycles=8, data_clock_hold_cycles=17 + 2 + 1,
 )
 
+# JESD79-5.
 _DDR5_4800 = DramStandard(
     name="DDR5_4800", family="DDR5", clock_period_ps=416, command_bus="single",
     pseudo_channels=1, stacks=1, bank_groups=8, banks_per_group=4, rows=65536, row_bytes=4096, burst_bytes=64,
@@ -232,6 +240,7 @@ def at_clock(base: DramStandard, *, name: str, clock_period_ps: int) -> DramStan
     return replace(base, name=name, clock_period_ps=clock_period_ps, source=source, **cycles)
 
 
+# Faster grades of a device keep its nanoseconds, see at_clock.
 _SETS: Final = (
     _HBM2_2000,
     _HBM2_2400,

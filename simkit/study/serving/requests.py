@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK_REQUESTS = 16_384
+CHUNK_REQUESTS = 16_384  # of a stream held at once, so that memory does not grow with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from simkit.errors import UserError
 from simkit.yaml_source import YamlSource, load_yaml
 
 KIND: Final = "workloads/runtimes"
+# Least and most that a file may state of each figure.
 _FIGURES: Final = {"kernel_gap_s": (0.0, 0.001), "host_sequence_s": (0.0, 0.1),
                    "prefill_fraction": (0.01, 1.0)}
 

@@ -31,8 +31,8 @@ from simkit.study.serving.step_grid import (
 # vLLM keeps 1 % of its blocks free at admission, so that running sequences do not evict what was just let in
 # (vllm/core/block_manager.py, watermark = 0.01).
 WATERMARK_FRACTION: Final = 0.01
-FIRST_BUCKET_S: Final = 1e-3
-PERCENTILES: Final = (0.5, 0.9, 0.99)
+FIRST_BUCKET_S: Final = 1e-3  # of the time series; buckets double as a run grows longer
+PERCENTILES: Final = (0.5, 0.9, 0.99)  # what serving objectives are stated in
 _TIMES: Final = (("ttft", state_of.TTFT), ("tpot", state_of.TPOT), ("latency", state_of.LATENCY),
                  ("queue", state_of.WAIT))
 
@@ -53,10 +53,10 @@ class Policy:
     """
 
     preemption: str = "recompute"
-    chunk_tokens: int = 2048
-    most_running: int = 1024
-    swap_bytes_per_s: float = 50e9
-    swap_bytes: float = 4 * 2.0**30
+    chunk_tokens: int = 2048  # vLLM's default max_num_batched_tokens of its chunked prefill
+    most_running: int = 1024  # vLLM's default max_num_seqs on large GPUs
+    swap_bytes_per_s: float = 50e9  # assumed: about what PCIe 5 x16 carries
+    swap_bytes: float = 4 * 2.0**30  # vLLM's default swap_space
     slo_ttft_s: float = math.inf
     slo_tpot_s: float = math.inf
     runtime: Runtime = IDEAL

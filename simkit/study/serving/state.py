@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 
 # Columns of a sequence.
 ID, ARRIVAL, PROMPT, OUTPUT, TARGET, FILLED, LEFT, ADMITTED, FIRST, HELD, SWAPPED = range(11)
-COLUMNS: Final = 11
+COLUMNS: Final = 11  # as many as are named above
 # Clocks, in seconds unless they say otherwise.
 (NOW, IDLE, DECODE, ATTENTION, PREFILL, HOST, SWAP, OWED_SWAP, JOULES, BLOCK_SECONDS, BUCKET, START, BUSY_SEQUENCES,
  EMITTED) = range(14)
-CLOCKS: Final = 14
+CLOCKS: Final = 14  # as many as are named above
 # Counts.
 (RUNNING, PARKED, USED, NEXT, TAKEN, DONE, FINISHED, REFUSED, PREEMPTED, SWAPPED_OUT, HOST_BLOCKS, TOKENS_OUT,
  PROMPT_TOKENS, GOOD, GOOD_TOKENS, ITERATIONS, MOST_USED, MOST_BATCH, ALLOCATED, FREED, EVENTS, SPANS,
  FIRST_REFUSED, REFUSED_TOKENS, JUMPS) = range(25)
-COUNTS: Final = 25
+COUNTS: Final = 25  # as many as are named above
 # Rows of the histograms.
 TTFT, TPOT, LATENCY, WAIT = range(4)
-SERIES_BUCKETS: Final = 1024
+SERIES_BUCKETS: Final = 1024  # of the time series, however long the run
 EVENT_COLUMNS: Final = 6  # start, duration, iterations, decoding, prompt tokens, used blocks
 SPAN_COLUMNS: Final = 5  # id, arrival, admitted, first token, end
 FINISHED_ALL: Final = 0
 WANTS_REQUESTS: Final = 1
-ROUNDING: Final = 1e-9
+ROUNDING: Final = 1e-9  # seconds: times are sums of float64
 
 
 class Rules(NamedTuple):

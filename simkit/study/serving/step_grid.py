@@ -16,16 +16,16 @@ import numpy as np
 from simkit.study.serving.iteration import Floats, Tables, mixed_step_s
 from simkit.study.serving.replica import Replica
 
-CONTEXT_KNOTS: Final = 128
+CONTEXT_KNOTS: Final = 128  # doubled until the promised error holds
 MOST_CONTEXT_KNOTS: Final = 1024
-CHUNK_KNOTS: Final = 48
+CHUNK_KNOTS: Final = 48  # of prompt tokens of an iteration, geometric
 DENSE_BATCH: Final = 2048  # beyond it, the batch axis is geometric
 REPLAY_SHARE: Final = 5  # one knot of the replay for so many of the closed form, on both axes
 LONGEST_CONTEXT: Final = 2.0**22
-SLICE_POINTS: Final = 32_768
-CHECK_POINTS: Final = 400
-REPLAY_CHECK_POINTS: Final = 60
-PROMISED_ERROR: Final = 0.02
+SLICE_POINTS: Final = 32_768  # asked of the engine at once, for its memory's sake
+CHECK_POINTS: Final = 400  # drawn between the knots: the error that is told is the largest of theirs
+REPLAY_CHECK_POINTS: Final = 60  # likewise where each is a replay
+PROMISED_ERROR: Final = 0.02  # of an interpolated step; the measured largest stands in docs/performance.md
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from simkit.study.serving.serve import Served
 
-_US: Final = 1e6
-_ENGINE, _REQUESTS = 1, 2
+_US: Final = 1e6  # Perfetto counts microseconds
+_ENGINE, _REQUESTS = 1, 2  # process numbers
 
 
 def serving_timeline(served: Served) -> dict[str, Any]:
