@@ -1,31 +1,92 @@
-"""Arrays without reference counts inside compiled code.
+"""Arrays without reference counts, strides and negative indices inside compiled code.
 
-Numba counts references to every array it assigns or passes, with atomic instructions; in a loop of a few dozen
-nanoseconds a step that is most of the time. ``borrowed`` gives the same array without an owner to count. The caller
-of the compiled function holds the real array, so it cannot be freed meanwhile.
+Numba counts references to every array it assigns or passes, with atomic instructions, and lets every index count from
+the end; in a loop of a few dozen nanoseconds a step that is most of the time. ``borrowed`` gives the elements of a
+one-dimensional array as a pointer and a length: ``view[i]`` for 0 <= i < ``view.size``, unchecked. The caller of the
+compiled function holds the real array, so it cannot be freed meanwhile.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, cast
 
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, make_attribute_wrapper, register_model
 from numba.np.arrayobj import make_array
+
+
+class BorrowedType(types.Type):  # type: ignore[misc]  # Numba has no type hints
+    """Numba's type of a borrowed array with elements of ``dtype``."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Borrowed({dtype})")
+
+
+@register_model(BorrowedType)  # type: ignore[untyped-decorator]
+class _BorrowedModel(models.StructModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, [("data", types.CPointer(kind.dtype)), ("size", types.intp)])
+
+
+make_attribute_wrapper(BorrowedType, "size", "size")
 
 
 @intrinsic
 def _borrowed(typing_context: Any, array: Any) -> Any:  # noqa: ARG001  # numba's signature for intrinsics
-    """The array itself, uncounted; valid as long as the caller's array is."""
+    """Pointer and length of a contiguous array; valid as long as the caller's array is."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         original = make_array(signature.args[0])(context, builder, arguments[0])
-        original.meminfo = cgutils.get_null_value(original.meminfo.type)
-        original.parent = cgutils.get_null_value(original.parent.type)
-        return original._getvalue()  # noqa: SLF001  # the only way numba offers
+        view = cgutils.create_struct_proxy(signature.return_type)(context, builder)
+        view.data = builder.bitcast(original.data, view.data.type)
+        view.size = original.nitems
+        return view._getvalue()  # noqa: SLF001  # the only way numba offers
 
-    return array(array), generate
+    if array.ndim != 1 or array.layout != "C":
+        return None
+    return BorrowedType(array.dtype)(array), generate
+
+
+@infer_global(operator.getitem)  # type: ignore[untyped-decorator]
+class _TypeOfElement(AbstractTemplate):  # type: ignore[misc]
+    def generic(self, arguments: Any, keywords: Any) -> Any:  # noqa: ARG002
+        view, index = arguments
+        if isinstance(view, BorrowedType) and isinstance(index, types.Integer):
+            return signature(view.dtype, view, types.intp)
+        return None
+
+
+@infer_global(operator.setitem)  # type: ignore[untyped-decorator]
+class _TypeOfAssignment(AbstractTemplate):  # type: ignore[misc]
+    def generic(self, arguments: Any, keywords: Any) -> Any:  # noqa: ARG002
+        view, index, _ = arguments
+        if isinstance(view, BorrowedType) and isinstance(index, types.Integer):
+            return signature(types.none, view, types.intp, view.dtype)
+        return None
+
+
+def _place(context: Any, builder: Any, kind: Any, view: Any, index: Any) -> Any:
+    data = cgutils.create_struct_proxy(kind)(context, builder, value=view).data
+    return builder.gep(data, [index], inbounds=True)
+
+
+@lower_builtin(operator.getitem, BorrowedType, types.Integer)  # type: ignore[untyped-decorator]
+def _element(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    place = _place(context, builder, signature.args[0], *arguments)
+    return context.unpack_value(builder, signature.return_type, place)
+
+
+@lower_builtin(operator.setitem, BorrowedType, types.Integer, types.Any)  # type: ignore[untyped-decorator]
+def _assign(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    place = _place(context, builder, signature.args[0], *arguments[:2])
+    context.pack_value(builder, signature.args[2], arguments[2], place)
+    return context.get_dummy_value()
 
 
 # numba fills in the typing context; what compiled code calls takes the array alone

@@ -1,7 +1,8 @@
 """The earliest tick at which each kind of command could go, compiled; one function a kind, for one bank and for all.
 
 A candidate is (tick, bank, age of its request); FAR means none. ``floor`` is the first tick that the command's bus is
-free. Of two candidates at one tick the older request's is the better.
+free. Of two candidates at one tick the older request's is the better. A search over banks packs each candidate into one
+integer whose order is the order of preference, so that the best is a minimum, found without a branch to mispredict.
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ from typing import Final
 
 from numba import njit
 
-from simkit.replay.dram.timing import FAR
+from simkit.replay.dram.timing import AGE_BITS, BANK_BITS, FAR
 
 NO_AGE: Final = FAR
+# From the top: ticks after ``floor``, a bit that is 0 for active requests, age, bank.
+_PASSIVE_BIT: Final = AGE_BITS + BANK_BITS
+_TICK_BIT: Final = _PASSIVE_BIT + 1
+_AGE_MASK: Final = (1 << AGE_BITS) - 1
+_BANK_MASK: Final = (1 << BANK_BITS) - 1
+_NO_KEY: Final = (1 << 63) - 1
 
 
 @njit(inline="always")
-def on_rising_edge(tick):
-    """The first tick from ``tick`` on at which a full clock starts (odd ticks)."""
-    return tick | 1
+def on_rising_edge(t, tick):
+    """The first tick from ``tick`` on at which a full clock starts (odd ticks, where half clocks are counted)."""
+    return tick | t.half_clock
+
+
+@njit(inline="always")
+def packed(wait, passive, age, bank):
+    """A candidate as an integer: less is better."""
+    return (wait << _TICK_BIT) | (passive << _PASSIVE_BIT) | (age << BANK_BITS) | bank
 
 
 @njit(inline="always")
@@ -29,7 +42,7 @@ def column_ready(t, banks, groups, stacks, bank, is_write, floor):
         tick = max(floor, banks[bank].write_ok, groups[group].write_ok, stacks[stack].write_ok)
     else:
         tick = max(floor, banks[bank].read_ok, groups[group].read_ok, stacks[stack].read_ok)
-    return on_rising_edge(tick) if t.half_clock else tick
+    return on_rising_edge(t, tick)
 
 
 @njit(inline="always")
@@ -55,15 +68,26 @@ def column_candidate(t, control, banks, queues, groups, stacks, slots, bank, flo
 @njit(inline="always")
 def next_column(t, control, banks, queues, groups, stacks, slots, column_banks, floor, only_active):
     """Best RD or WR of all banks: (tick, bank, age, active?); at equal ticks active first, then the oldest."""
-    best_tick, best_bank, best_age, best_active = FAR, -1, NO_AGE, 0
+    mode = control.write_mode
+    first_queue = mode * banks.size
+    best = _NO_KEY
     for place in range(control.column_banks):
         bank = column_banks[place]
-        tick, age, active = column_candidate(t, control, banks, queues, groups, stacks, slots, bank, floor,
-                                             only_active)
-        if tick < best_tick or (tick == best_tick and (
-                active > best_active or (active == best_active and age < best_age))):
-            best_tick, best_bank, best_age, best_active = tick, bank, age, active
-    return best_tick, best_bank, best_age, best_active
+        slot = banks[bank].active
+        if slot >= 0:
+            tick = column_ready(t, banks, groups, stacks, bank, slots[slot].is_write, floor)
+            best = min(best, packed(tick - floor, 0, slots[slot].age, bank))
+            if only_active or slots[slot].is_write == mode:
+                continue  # hits in its direction are ready no earlier
+        if not only_active:
+            slot = queues[first_queue + bank].hit_head
+            if slot >= 0:
+                tick = column_ready(t, banks, groups, stacks, bank, mode, floor)
+                best = min(best, packed(tick - floor, 1, slots[slot].age, bank))
+    if best == _NO_KEY:
+        return FAR, -1, NO_AGE, 0
+    return (floor + (best >> _TICK_BIT), best & _BANK_MASK, (best >> BANK_BITS) & _AGE_MASK,
+            1 - ((best >> _PASSIVE_BIT) & 1))
 
 
 @njit(inline="always")
@@ -71,29 +95,20 @@ def activate_ready(t, banks, groups, pseudos, bank, floor):
     """Earliest ACT of a closed bank: tRC and tRP of the bank, tRRD, tFAW."""
     tick = max(floor, banks[bank].activate_ok, groups[banks[bank].group].activate_ok,
                pseudos[banks[bank].pseudo].activate_ok)
-    return on_rising_edge(tick) if t.half_clock else tick
+    return on_rising_edge(t, tick)
 
 
 @njit(inline="always")
 def next_activate(t, control, banks, groups, pseudos, closed_banks, floor):
-    """Best ACT of all closed banks with requests: (tick, bank, age).
-
-    The banks stand in order of age, so the first that is held up by nothing but tRRD, tFAW or the bus is the best.
-    """
-    least = FAR
-    for pseudo in range(pseudos.size):
-        least = min(least, max(floor, pseudos[pseudo].activate_ok))
-    if t.half_clock:
-        least = on_rising_edge(least)
-    best_tick, best_bank, best_age = FAR, -1, NO_AGE
+    """Best ACT of all closed banks with requests: (tick, bank, age)."""
+    best = _NO_KEY
     for place in range(control.closed_banks):
-        bank = closed_banks[0, place]
+        bank = closed_banks[place].bank
         tick = activate_ready(t, banks, groups, pseudos, bank, floor)
-        if tick < best_tick:
-            best_tick, best_bank, best_age = tick, bank, closed_banks[1, place]
-            if tick <= least:
-                break
-    return best_tick, best_bank, best_age
+        best = min(best, packed(tick - floor, 0, closed_banks[place].age, bank))
+    if best == _NO_KEY:
+        return FAR, -1, NO_AGE
+    return floor + (best >> _TICK_BIT), best & _BANK_MASK, (best >> BANK_BITS) & _AGE_MASK
 
 
 @njit(inline="always")

@@ -35,7 +35,7 @@ from simkit.replay.dram.candidates import (
 from simkit.replay.dram.commands import activate, occupy_bus, precharge, transfer
 from simkit.replay.dram.intake import accept, next_acceptance, note_returned_reads
 from simkit.replay.dram.jit_cache import compiled, stamp_with_folder
-from simkit.replay.dram.queues import release, relist, take_hit
+from simkit.replay.dram.queues import release, relist, relist_all, take_hit
 from simkit.replay.dram.refresh import issue_refresh_command, next_refresh_command, push_due_refreshes
 from simkit.replay.dram.timing import FAR
 
@@ -44,10 +44,10 @@ STUCK: Final = -1  # result of ``serve`` if nothing can ever happen again; a bug
 
 @njit(inline="always")
 def direction_switches(control, high_mark, low_mark):
-    """Write draining: is it time to change between serving reads and writes?"""
+    """Write draining: is it time to change between serving reads and writes? Never while nothing is queued."""
     if control.write_mode:
         return control.queued_writes < low_mark and control.queued_reads > 0
-    return control.queued_writes > high_mark or control.queued_reads == 0
+    return control.queued_writes > high_mark or (control.queued_reads == 0 and control.queued_writes > 0)
 
 
 @compiled()
@@ -110,11 +110,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         switched = not refreshing and direction_switches(control, high_mark, low_mark)
         if switched:
             control.write_mode = 1 - control.write_mode
-            control.closed_banks = 0  # the ages in it were those of the other direction's requests
-            for bank in range(banks.size):
-                banks[bank].is_listed_closed = 0
-            for bank in range(banks.size):
-                relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
+            relist_all(control, banks, queues, slots, column_banks, closed_banks, open_banks)
         if switched or refreshing != was_refreshing:
             column_known, activate_known, precharge_known = False, False, False
             was_refreshing = refreshing

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from simkit.replay.dram.standards import DramStandard
 
 LINE_BYTES: Final = 128  # a cache line of NVIDIA's L2 (CUDA programming guide): what the mappings keep together
 _BANK_FIELDS: Final = ("bank", "group", "stack", "pseudo_channel")  # from the low end of a flat bank number
+_BIT_FIELD: Final = np.dtype([(name, np.int64) for name in ("shift", "mask", "place", "row_shift")], align=True)
+_NOT_HASHED: Final = 63  # a row number shifted by as much is zero
 MAPPINGS: Final = ("bg128", "bg128x", "bg32", "robaco", "mop128")
 
 IntArray = NDArray[np.int64]
@@ -73,11 +75,11 @@ class AddressMapping:
         return Location(pseudo_channel=part["pseudo_channel"], stack=part["stack"], group=part["group"],
                         bank=part["bank"], row=row)
 
-    def bit_table(self) -> IntArray:
+    def bit_table(self) -> NDArray[Any]:
         """The mapping as shifts and masks, for compiled code: the flat bank number and the row of an address.
 
-        Row 0 is (shift, mask) of the row; each further row is one field of the bank number: (shift, mask) in the
-        address, its place in the bank number, and the row shift of its XOR hash, or -1. Shape [1 + fields, 4].
+        Record 0 is (shift, mask) of the row; each further one is one field of the bank number: (shift, mask) in the
+        address, its place in the bank number, and the shift of the row that is XORed to it (63: nothing is left).
         """
         width = {field: sum(bits for name, bits in self.fields if name == field) for field in _BANK_FIELDS}
         place = {"bank": 0}
@@ -88,10 +90,10 @@ class AddressMapping:
         shift = self.burst_bits
         for field, bits in self.fields:
             if field in place and bits:
-                hashed = hash_shift.get(field, -1) if self.hashed else -1
+                hashed = hash_shift.get(field, _NOT_HASHED) if self.hashed else _NOT_HASHED
                 table.append((shift, (1 << bits) - 1, place[field], hashed))
             shift += bits
-        return np.array([(shift, (1 << self.row_bits) - 1, 0, -1), *table], dtype=np.int64)
+        return np.array([(shift, (1 << self.row_bits) - 1, 0, _NOT_HASHED), *table], dtype=_BIT_FIELD)
 
     def encode(self, *, stack: IntArray, group: IntArray, bank: IntArray, row: IntArray) -> IntArray:
         """Byte addresses whose *address bits* hold these numbers, column 0; the hash is not undone."""

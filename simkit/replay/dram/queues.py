@@ -2,7 +2,7 @@
 
 Each bank has, for reads and for writes, a list of requests for its open row (hits) and one of the others (misses),
 both oldest first. Three compact lists name the banks that have work in the direction being served: a column command
-(an active request, or hits), an ACT (closed, with misses; kept in order of age) or perhaps a PRE (open, with misses, no
+(an active request, or hits), an ACT (closed, with misses; and the age of the oldest) or perhaps a PRE (open, with misses, no
 active request).
 """
 
@@ -20,13 +20,13 @@ NEW_MISS: Final = 2
 @njit(inline="always")
 def place_of(table, address):
     """Flat bank number and row of a byte address, by ``AddressMapping.bit_table``."""
-    row = (address >> table[0, 0]) & table[0, 1]
+    row = (address >> table[0].shift) & table[0].mask
     bank = 0
-    for field in range(1, table.shape[0]):
-        part = address >> table[field, 0]
-        if table[field, 3] >= 0:
-            part ^= row >> table[field, 3]
-        bank |= (part & table[field, 1]) << table[field, 2]
+    for field in range(1, table.size):
+        part = address >> table[field].shift
+        # a field that is not hashed shifts the whole row away
+        part ^= row >> table[field].row_shift
+        bank |= (part & table[field].mask) << table[field].place
     return bank, row
 
 
@@ -49,26 +49,19 @@ def relist(control, banks, queues, slots, column_banks, closed_banks, open_banks
         banks[bank].column_place = -1
     misses = queues[queue].miss_head >= 0
     wanted = misses and banks[bank].open_row < 0
-    if wanted and not banks[bank].is_listed_closed:
-        banks[bank].is_listed_closed = 1
-        age = slots[queues[queue].miss_head].age
-        place = control.closed_banks
-        while place > 0 and closed_banks[1, place - 1] > age:
-            closed_banks[0, place] = closed_banks[0, place - 1]
-            closed_banks[1, place] = closed_banks[1, place - 1]
-            place -= 1
-        closed_banks[0, place] = bank
-        closed_banks[1, place] = age
+    place = banks[bank].closed_place
+    if wanted and place < 0:
+        banks[bank].closed_place = control.closed_banks
+        closed_banks[control.closed_banks].bank = bank
+        closed_banks[control.closed_banks].age = slots[queues[queue].miss_head].age
         control.closed_banks += 1
-    elif banks[bank].is_listed_closed and not wanted:
-        banks[bank].is_listed_closed = 0
+    elif place >= 0 and not wanted:
         control.closed_banks -= 1
-        place = 0
-        while closed_banks[0, place] != bank:
-            place += 1
-        for later in range(place, control.closed_banks):
-            closed_banks[0, later] = closed_banks[0, later + 1]
-            closed_banks[1, later] = closed_banks[1, later + 1]
+        last = closed_banks[control.closed_banks].bank
+        closed_banks[place].bank = last
+        closed_banks[place].age = closed_banks[control.closed_banks].age
+        banks[last].closed_place = place
+        banks[bank].closed_place = -1
     wanted = misses and banks[bank].open_row >= 0 and not active
     place = banks[bank].open_place
     if wanted and place < 0:
@@ -81,6 +74,15 @@ def relist(control, banks, queues, slots, column_banks, closed_banks, open_banks
         open_banks[place] = last
         banks[last].open_place = place
         banks[bank].open_place = -1
+
+
+@njit(inline="always")
+def relist_all(control, banks, queues, slots, column_banks, closed_banks, open_banks):
+    """Make the three work lists anew, for the direction that is served from now on."""
+    control.column_banks = control.closed_banks = control.open_banks = 0
+    for bank in range(banks.size):
+        banks[bank].column_place = banks[bank].closed_place = banks[bank].open_place = -1
+        relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
 
 
 @njit(inline="always")

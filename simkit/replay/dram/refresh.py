@@ -68,7 +68,7 @@ def next_refresh_command(t, control, banks, pseudos, refreshes, floor):
         if must_close:
             return max(tick, pseudos[pseudo].precharge_ok), True
         tick = max(tick, pseudos[pseudo].refresh_ok)
-    return (on_rising_edge(tick) if t.half_clock else tick), False
+    return on_rising_edge(t, tick), False
 
 
 @njit(inline="always")

@@ -50,8 +50,7 @@ BANK: Final = _record(
     "activate_ok", "precharge_ok", "read_ok", "write_ok",
     "activate_wait",  # ticks the bank's last ACT waited for tRRD, tFAW or the command bus alone
     "group", "stack", "pseudo",
-    "column_place", "open_place",  # index in the work lists, -1: not in
-    "is_listed_closed",
+    "column_place", "closed_place", "open_place",  # index in the work lists, -1: not in
 )
 # one per direction and bank, reads first: requests for the open row, and the others, oldest first
 QUEUE: Final = _record("hit_head", "hit_tail", "miss_head", "miss_tail")
@@ -63,6 +62,7 @@ PSEUDO: Final = _record(
     "activate_1", "activate_2", "activate_3",  # ticks of the last ACTs, newest first
 )
 SLOT: Final = _record("row", "age", "arrival", "is_write", "next", "request")
+CLOSED: Final = _record("bank", "age")  # a closed bank with requests, and the age of the oldest
 REFRESH: Final = _record("pseudo", "bank")  # bank -1: all banks
 
 Records = NDArray[Any]
@@ -80,7 +80,7 @@ class ChannelState(NamedTuple):
     pseudos: Records
     slots: Records
     column_banks: NDArray[np.int64]
-    closed_banks: NDArray[np.int64]  # row 0 banks, row 1 the ages of their oldest requests, ascending
+    closed_banks: Records
     open_banks: NDArray[np.int64]
     refreshes: Records
     returns: NDArray[np.int64]
@@ -95,7 +95,7 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     """An idle channel with all banks closed, before tick 1. ``first_refresh`` is FAR when refresh is off."""
     bank_numbers = np.arange(ticks.banks, dtype=np.int64)
     banks = np.zeros(ticks.banks, BANK)
-    for field in ("open_row", "active", "column_place", "open_place"):
+    for field in ("open_row", "active", "column_place", "closed_place", "open_place"):
         banks[field] = -1
     banks["group"] = bank_numbers * ticks.groups // ticks.banks
     banks["stack"] = bank_numbers * ticks.stacks // ticks.banks
@@ -121,7 +121,7 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     return ChannelState(
         control=control, counters=np.zeros(1, COUNTERS), banks=banks, queues=queues,
         groups=np.zeros(ticks.groups, GROUP), stacks=np.zeros(ticks.stacks, STACK), pseudos=pseudos, slots=slots,
-        column_banks=np.zeros(ticks.banks, np.int64), closed_banks=np.zeros((2, ticks.banks), np.int64),
+        column_banks=np.zeros(ticks.banks, np.int64), closed_banks=np.zeros(ticks.banks, CLOSED),
         open_banks=np.zeros(ticks.banks, np.int64),
         refreshes=np.zeros(_ring_size(4 * ticks.banks), REFRESH),
         returns=np.zeros(_ring_size(4 * slots.size), np.int64),

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from simkit.replay.dram.standards import DramStandard
 
 FAR: int = 1 << 60  # later than any tick of a replay
+# What compiled searches pack into one integer beside the ticks that a command must wait.
+AGE_BITS: int = 33  # requests a channel can be sent
+BANK_BITS: int = 8
 
 
 class Ticks(NamedTuple):
