@@ -6,7 +6,7 @@ from numba import njit
 
 
 @njit(inline="always")
-def account(t, control, counters, banks, groups, pseudos, slots, bank, slot, is_active, tick):
+def account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, is_active, tick):
     """Say what the data bus waited for before this burst; called before the command changes the state."""
     pseudo = banks[bank].pseudo
     is_write = slots[slot].is_write
@@ -30,7 +30,7 @@ def account(t, control, counters, banks, groups, pseudos, slots, bank, slot, is_
             limited = min(gap, max(0, banks[bank].activate_wait))
             counters.activation_limit += limited
             counters.row_miss += gap - limited
-        elif tick <= (groups[banks[bank].group].write_ok if is_write else groups[banks[bank].group].read_ok) + 1:
+        elif tick <= column_ok[banks[bank].group_column + is_write] + 1:
             counters.bank_group += gap
         elif tick <= banks[bank].read_ok + 1:
             counters.row_miss += gap

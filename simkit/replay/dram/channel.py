@@ -26,7 +26,7 @@ from simkit.replay.dram.borrow import borrowed
 from simkit.replay.dram.candidates import (
     NO_AGE,
     activate_ready,
-    column_candidate,
+    column_ready,
     next_activate,
     next_column,
     next_precharge,
@@ -35,7 +35,7 @@ from simkit.replay.dram.candidates import (
 from simkit.replay.dram.commands import activate, occupy_bus, precharge, transfer
 from simkit.replay.dram.intake import accept, next_acceptance, note_returned_reads
 from simkit.replay.dram.jit_cache import compiled, stamp_with_folder
-from simkit.replay.dram.queues import release, relist, relist_all, take_hit
+from simkit.replay.dram.queues import release, relist_all, relist_hits, relist_rows, take_hit, unlist_column
 from simkit.replay.dram.refresh import issue_refresh_command, next_refresh_command, push_due_refreshes
 from simkit.replay.dram.timing import FAR
 
@@ -64,8 +64,9 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
     """
     t, control, counters = ticks[0], state.control[0], state.counters[0]
     banks, queues, slots = borrowed(state.banks), borrowed(state.queues), borrowed(state.slots)
-    groups, stacks, pseudos = borrowed(state.groups), borrowed(state.stacks), borrowed(state.pseudos)
-    column_banks, closed_banks = borrowed(state.column_banks), borrowed(state.closed_banks)
+    groups, pseudos, column_ok = borrowed(state.groups), borrowed(state.pseudos), borrowed(state.column_ok)
+    columns, column_place, closed_banks = (
+        borrowed(state.columns), borrowed(state.column_place), borrowed(state.closed_banks))
     open_banks, refreshes, returns = borrowed(state.open_banks), borrowed(state.refreshes), borrowed(state.returns)
     addresses, writes, arrivals, bits = (
         borrowed(address_of), borrowed(write_of), borrowed(arrival_of), borrowed(bit_table))
@@ -90,7 +91,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             note_returned_reads(control, returns, now)
             if now >= accept_from:
                 position, new_column, new_activate, new_precharge = accept(
-                    control, banks, queues, slots, column_banks, closed_banks, open_banks, bits, addresses,
+                    control, banks, queues, slots, columns, column_place, closed_banks, open_banks, bits, addresses,
                     writes, arrivals, position, first_request, now, read_queue, write_queue, accept_per_tick,
                     outstanding_limit, precharge_bank)
                 column_known = column_known and not new_column
@@ -110,7 +111,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         switched = not refreshing and direction_switches(control, high_mark, low_mark)
         if switched:
             control.write_mode = 1 - control.write_mode
-            relist_all(control, banks, queues, slots, column_banks, closed_banks, open_banks)
+            relist_all(control, banks, queues, slots, columns, column_place, closed_banks, open_banks)
         if switched or refreshing != was_refreshing:
             column_known, activate_known, precharge_known = False, False, False
             was_refreshing = refreshing
@@ -119,7 +120,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         row_floor = max(now, control.row_bus_free)
         if not column_known or column_tick < column_floor:
             column_tick, column_bank, column_age, column_active = next_column(
-                t, control, banks, queues, groups, stacks, slots, column_banks, column_floor, refreshing)
+                t, control, columns, column_ok, column_floor, refreshing)
             column_known = True
         close_first = False
         if refreshing:
@@ -128,7 +129,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         else:
             if not activate_known or activate_tick < row_floor:
                 activate_tick, activate_bank, activate_age = next_activate(
-                    t, control, banks, groups, pseudos, closed_banks, row_floor)
+                    t, control, groups, pseudos, closed_banks, row_floor)
                 activate_known = True
             if not precharge_known or precharge_tick < row_floor:
                 precharge_tick, precharge_bank, precharge_age = next_precharge(
@@ -180,19 +181,21 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             bank = column_bank
             if column_active:
                 slot = banks[bank].active
-                account(t, control, counters, banks, groups, pseudos, slots, bank, slot, True, burst_tick)
+                account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, True, burst_tick)
                 banks[bank].active = -1
                 control.active -= 1
+                unlist_column(control, columns, column_place, bank, 0)
+                relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
             else:
                 slot = take_hit(queues, slots, control.write_mode * banks.size + bank)
-                account(t, control, counters, banks, groups, pseudos, slots, bank, slot, False, burst_tick)
+                account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, False, burst_tick)
                 if slots[slot].is_write:
                     control.queued_writes -= 1
                 else:
                     control.queued_reads -= 1
             is_write = slots[slot].is_write
-            transfer(t, control, banks, groups, stacks, bank, is_write, burst_tick)
-            relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
+            transfer(t, control, banks, pseudos, column_ok, bank, is_write, burst_tick)
+            relist_hits(control, banks, queues, slots, columns, column_place, bank)
             column_known = False
             if banks[bank].open_place >= 0:
                 # serving may have freed this bank for a PRE, or moved the one that was best
@@ -215,23 +218,23 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             release(control, slots, slot)
 
         if do_row and refreshing:
-            issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, column_banks, closed_banks,
+            issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place, closed_banks,
                                   open_banks, refreshes, close_first, tick)
         elif do_row and banks[row_bank].open_row < 0:
-            activate(t, control, counters, banks, queues, groups, pseudos, slots, column_banks, closed_banks,
+            activate(t, control, counters, banks, queues, groups, pseudos, slots, columns, column_place, closed_banks,
                      open_banks, row_bank, tick)
             activate_known = False
             if t.split_activate:
                 control.pending_activate = row_bank
                 control.activate_deadline = tick + t.activate_deadline
             if column_known:
-                ready, age, active = column_candidate(t, control, banks, queues, groups, stacks, slots, row_bank,
-                                                      max(now, control.column_bus_free), refreshing)
-                if ready < column_tick or (ready == column_tick and (
-                        active > column_active or (active == column_active and age < column_age))):
-                    column_tick, column_bank, column_age, column_active = ready, row_bank, age, active
+                ready = column_ready(t, columns, column_ok, column_place[2 * row_bank],
+                                     max(now, control.column_bus_free))
+                age = slots[banks[row_bank].active].age
+                if ready < column_tick or (ready == column_tick and (not column_active or age < column_age)):
+                    column_tick, column_bank, column_age, column_active = ready, row_bank, age, 1
         elif do_row:
-            precharge(t, control, banks, queues, pseudos, slots, column_banks, closed_banks, open_banks, row_bank,
+            precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks, row_bank,
                       tick)
             precharge_known = False
             if row_bank == column_bank:

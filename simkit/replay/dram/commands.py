@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from numba import njit
 
-from simkit.replay.dram.queues import gather_hits, relist, scatter_hits, take_miss_for_activate
+from simkit.replay.dram.queues import (
+    gather_hits,
+    list_column,
+    relist_rows,
+    scatter_hits,
+    take_miss_for_activate,
+    unlist_column,
+)
 
 
 @njit(inline="always")
@@ -24,7 +31,8 @@ def occupy_bus(t, control, tick, bus_ticks, is_column):
 
 
 @njit(inline="always")
-def precharge(t, control, banks, queues, pseudos, slots, column_banks, closed_banks, open_banks, bank, tick):
+def precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks,
+              open_banks, bank, tick):
     """PRE: close the row (tRP before the next ACT or REF, tPPD before the next PRE)."""
     occupy_bus(t, control, tick, t.row_bus, False)
     pseudo = banks[bank].pseudo
@@ -34,11 +42,12 @@ def precharge(t, control, banks, queues, pseudos, slots, column_banks, closed_ba
     pseudos[pseudo].refresh_ok = max(pseudos[pseudo].refresh_ok, tick + t.precharge_to_refresh)
     scatter_hits(queues, slots, bank)
     scatter_hits(queues, slots, banks.size + bank)
-    relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
+    unlist_column(control, columns, column_place, bank, 1)
+    relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
 
 
 @njit(inline="always")
-def activate(t, control, counters, banks, queues, groups, pseudos, slots, column_banks, closed_banks,
+def activate(t, control, counters, banks, queues, groups, pseudos, slots, columns, column_place, closed_banks,
              open_banks, bank, tick):
     """ACT: open the row of the bank's oldest request, which leaves the queue and becomes active.
 
@@ -75,28 +84,27 @@ def activate(t, control, counters, banks, queues, groups, pseudos, slots, column
     pseudos[pseudo].activate_1 = tick
     pseudos[pseudo].refresh_ok = max(pseudos[pseudo].refresh_ok, tick + t.activate_to_refresh)
     pseudos[pseudo].bank_refresh_ok = max(pseudos[pseudo].bank_refresh_ok, tick + t.activate_to_bank_refresh_other)
-    relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
+    list_column(control, banks, slots, columns, column_place, bank, 0, slot)
+    relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
 
 
 @njit(inline="always")
-def transfer(t, control, banks, groups, stacks, bank, is_write, tick):
+def transfer(t, control, banks, pseudos, column_ok, bank, is_write, tick):
     """RD or WR: one burst (tCCD_S/L/R, tWTR_S/L and read-to-write turnaround, tRTP or write recovery to PRE)."""
     occupy_bus(t, control, tick, t.column_bus, True)
-    group, stack, pseudo = banks[bank].group, banks[bank].stack, banks[bank].pseudo
-    stacks_each = stacks.size // t.pseudo_channels
-    first_stack = pseudo * stacks_each
+    group, stack, pseudo = banks[bank].group_column, banks[bank].stack_column, banks[bank].pseudo
     if is_write:
         banks[bank].precharge_ok = max(banks[bank].precharge_ok, tick + t.write_to_precharge)
-        groups[group].write_ok = tick + t.write_to_write_same_group
-        groups[group].read_ok = max(groups[group].read_ok, tick + t.write_to_read_same_group)
-        for other in range(first_stack, first_stack + stacks_each):
+        column_ok[group + 1] = tick + t.write_to_write_same_group
+        column_ok[group] = max(column_ok[group], tick + t.write_to_read_same_group)
+        for other in range(pseudos[pseudo].stack_columns, pseudos[pseudo].stack_columns_end, 2):
             gap = t.write_to_write if other == stack else t.write_to_write_other_stack
-            stacks[other].write_ok = max(stacks[other].write_ok, tick + gap)
-            stacks[other].read_ok = max(stacks[other].read_ok, tick + t.write_to_read)
+            column_ok[other + 1] = max(column_ok[other + 1], tick + gap)
+            column_ok[other] = max(column_ok[other], tick + t.write_to_read)
     else:
         banks[bank].precharge_ok = max(banks[bank].precharge_ok, tick + t.read_to_precharge)
-        groups[group].read_ok = max(groups[group].read_ok, tick + t.read_to_read_same_group)
-        for other in range(first_stack, first_stack + stacks_each):
+        column_ok[group] = max(column_ok[group], tick + t.read_to_read_same_group)
+        for other in range(pseudos[pseudo].stack_columns, pseudos[pseudo].stack_columns_end, 2):
             gap = t.read_to_read if other == stack else t.read_to_read_other_stack
-            stacks[other].read_ok = max(stacks[other].read_ok, tick + gap)
-            stacks[other].write_ok = max(stacks[other].write_ok, tick + t.read_to_write)
+            column_ok[other] = max(column_ok[other], tick + gap)
+            column_ok[other + 1] = max(column_ok[other + 1], tick + t.read_to_write)

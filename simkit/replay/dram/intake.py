@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from simkit.replay.dram.queues import NEW_HIT, NEW_MISS, NO_NEWS, enqueue, place_of, relist
+from simkit.replay.dram.queues import NEW_HIT, NEW_MISS, enqueue, place_of, relist_hits, relist_rows
 from simkit.replay.dram.timing import FAR
 
 
@@ -24,7 +24,7 @@ def has_room(control, is_write, read_queue, write_queue):
 
 
 @njit(inline="always")
-def accept(control, banks, queues, slots, column_banks, closed_banks, open_banks, bit_table, address_of, write_of,
+def accept(control, banks, queues, slots, columns, column_place, closed_banks, open_banks, bit_table, address_of, write_of,
            arrival_of, position, first_request, now, read_queue, write_queue, accept_per_tick, outstanding_limit,
            best_precharge_bank):
     """Take in what may enter at ``now``: (next position, and whether a column, ACT or PRE candidate may be new)."""
@@ -43,9 +43,11 @@ def accept(control, banks, queues, slots, column_banks, closed_banks, open_banks
         bank, row = place_of(bit_table, address_of[position])
         news = enqueue(control, banks, queues, slots, bank, row, is_write, first_request + position, now)
         if is_write == control.write_mode:
-            if news != NO_NEWS:
-                relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
-            new_column |= news == NEW_HIT
+            if news == NEW_HIT:
+                relist_hits(control, banks, queues, slots, columns, column_place, bank)
+                new_column = True
+            elif news == NEW_MISS:
+                relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
             if banks[bank].open_row < 0:
                 new_activate |= news == NEW_MISS
             else:

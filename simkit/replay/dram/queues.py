@@ -2,8 +2,8 @@
 
 Each bank has, for reads and for writes, a list of requests for its open row (hits) and one of the others (misses),
 both oldest first. Three compact lists name the banks that have work in the direction being served: a column command
-(an active request, or hits), an ACT (closed, with misses; and the age of the oldest) or perhaps a PRE (open, with misses, no
-active request).
+(an active request, or hits; each an entry of its own), an ACT (closed, with misses) or perhaps a PRE (open, with misses,
+no active request).
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Final
 
 from numba import njit
 
+from simkit.replay.dram.timing import AGE_BITS, BANK_BITS
+
+PASSIVE_BIT: Final = AGE_BITS + BANK_BITS
+BANK_MASK: Final = (1 << BANK_BITS) - 1
 NO_NEWS: Final = 0
 NEW_HIT: Final = 1
 NEW_MISS: Final = 2
@@ -31,38 +35,80 @@ def place_of(table, address):
 
 
 @njit(inline="always")
-def relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank):
-    """Bring ``bank``'s membership of the three work lists up to date."""
-    queue = control.write_mode * banks.size + bank
-    active = banks[bank].active >= 0
-    wanted = active or queues[queue].hit_head >= 0
-    place = banks[bank].column_place
-    if wanted and place < 0:
-        banks[bank].column_place = control.column_banks
-        column_banks[control.column_banks] = bank
-        control.column_banks += 1
-    elif place >= 0 and not wanted:
-        control.column_banks -= 1
-        last = column_banks[control.column_banks]
-        column_banks[place] = last
-        banks[last].column_place = place
-        banks[bank].column_place = -1
-    misses = queues[queue].miss_head >= 0
-    wanted = misses and banks[bank].open_row < 0
+def preference(passive, age, bank):
+    """The order of candidates at one tick as an integer, less is better: active requests first, then age."""
+    return (passive << PASSIVE_BIT) | (age << BANK_BITS) | bank
+
+
+@njit(inline="always")
+def list_column(control, banks, slots, columns, column_place, bank, passive, slot):
+    """Put a request, active or the oldest hit (``passive``), among the columns, or in its predecessor's place there."""
+    place = column_place[2 * bank + passive]
+    if place < 0:
+        place = control.columns
+        control.columns += 1
+        column_place[2 * bank + passive] = place
+    is_write = slots[slot].is_write
+    columns[place].order = preference(passive, slots[slot].age, bank)
+    columns[place].ready = banks[bank].write_ok if is_write else banks[bank].read_ok
+    columns[place].group = banks[bank].group_column + is_write
+    columns[place].stack = banks[bank].stack_column + is_write
+
+
+@njit(inline="always")
+def unlist_column(control, columns, column_place, bank, passive):
+    """Take a bank's active request or its hits out of the columns, if they are there."""
+    place = column_place[2 * bank + passive]
+    if place >= 0:
+        column_place[2 * bank + passive] = -1
+        control.columns -= 1
+        last = control.columns
+        if place != last:
+            order = columns[last].order
+            columns[place].order = order
+            columns[place].ready = columns[last].ready
+            columns[place].group = columns[last].group
+            columns[place].stack = columns[last].stack
+            column_place[2 * (order & BANK_MASK) + (order >> PASSIVE_BIT)] = place
+
+
+@njit(inline="always")
+def relist_hits(control, banks, queues, slots, columns, column_place, bank):
+    """Bring ``bank``'s hits among the columns up to date; an active request in their direction goes before them."""
+    slot = queues[control.write_mode * banks.size + bank].hit_head
+    active = banks[bank].active
+    if slot >= 0 and (active < 0 or slots[active].is_write != control.write_mode):
+        list_column(control, banks, slots, columns, column_place, bank, 1, slot)
+    else:
+        unlist_column(control, columns, column_place, bank, 1)
+
+
+@njit(inline="always")
+def relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank):
+    """Bring ``bank``'s membership of the lists for ACT and PRE up to date."""
+    miss = queues[control.write_mode * banks.size + bank].miss_head
+    wanted = miss >= 0 and banks[bank].open_row < 0
     place = banks[bank].closed_place
     if wanted and place < 0:
-        banks[bank].closed_place = control.closed_banks
-        closed_banks[control.closed_banks].bank = bank
-        closed_banks[control.closed_banks].age = slots[queues[queue].miss_head].age
+        place = control.closed_banks
         control.closed_banks += 1
+        banks[bank].closed_place = place
+        closed_banks[place].order = preference(0, slots[miss].age, bank)
+        closed_banks[place].ready = banks[bank].activate_ok
+        closed_banks[place].group = banks[bank].group
+        closed_banks[place].pseudo = banks[bank].pseudo
     elif place >= 0 and not wanted:
-        control.closed_banks -= 1
-        last = closed_banks[control.closed_banks].bank
-        closed_banks[place].bank = last
-        closed_banks[place].age = closed_banks[control.closed_banks].age
-        banks[last].closed_place = place
         banks[bank].closed_place = -1
-    wanted = misses and banks[bank].open_row >= 0 and not active
+        control.closed_banks -= 1
+        last = control.closed_banks
+        if place != last:
+            order = closed_banks[last].order
+            closed_banks[place].order = order
+            closed_banks[place].ready = closed_banks[last].ready
+            closed_banks[place].group = closed_banks[last].group
+            closed_banks[place].pseudo = closed_banks[last].pseudo
+            banks[order & BANK_MASK].closed_place = place
+    wanted = miss >= 0 and banks[bank].open_row >= 0 and banks[bank].active < 0
     place = banks[bank].open_place
     if wanted and place < 0:
         banks[bank].open_place = control.open_banks
@@ -77,12 +123,13 @@ def relist(control, banks, queues, slots, column_banks, closed_banks, open_banks
 
 
 @njit(inline="always")
-def relist_all(control, banks, queues, slots, column_banks, closed_banks, open_banks):
-    """Make the three work lists anew, for the direction that is served from now on."""
-    control.column_banks = control.closed_banks = control.open_banks = 0
+def relist_all(control, banks, queues, slots, columns, column_place, closed_banks, open_banks):
+    """Make the work lists anew, for the direction that is served from now on."""
+    control.closed_banks = control.open_banks = 0
     for bank in range(banks.size):
-        banks[bank].column_place = banks[bank].closed_place = banks[bank].open_place = -1
-        relist(control, banks, queues, slots, column_banks, closed_banks, open_banks, bank)
+        banks[bank].closed_place = banks[bank].open_place = -1
+        relist_hits(control, banks, queues, slots, columns, column_place, bank)
+        relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
 
 
 @njit(inline="always")

@@ -11,6 +11,7 @@ from numba import njit
 
 from simkit.replay.dram.candidates import on_rising_edge
 from simkit.replay.dram.commands import occupy_bus, precharge
+from simkit.replay.dram.queues import BANK_MASK
 from simkit.replay.dram.timing import FAR
 
 REFRESH_OFF: Final = 0
@@ -94,7 +95,7 @@ def refresh_one_bank(t, control, counters, banks, pseudos, bank, tick):
 
 
 @njit(inline="always")
-def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, column_banks, closed_banks, open_banks,
+def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks,
                           refreshes, close_first, tick):
     """The next command of the refresh at the head of the ring: close its banks, or refresh them."""
     head = refreshes[control.refresh_head & (refreshes.size - 1)]
@@ -102,7 +103,7 @@ def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, c
     if close_first:
         for bank in range(banks.size):
             if banks[bank].open_row >= 0 and banks[bank].pseudo == pseudo and (only_bank < 0 or only_bank == bank):
-                precharge(t, control, banks, queues, pseudos, slots, column_banks, closed_banks, open_banks, bank,
+                precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks, bank,
                           tick)
     else:
         if only_bank < 0:
@@ -111,4 +112,6 @@ def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, c
         else:
             refresh_one_bank(t, control, counters, banks, pseudos, only_bank, tick)
             control.refresh_until = tick + 1
+        for place in range(control.closed_banks):
+            closed_banks[place].ready = banks[closed_banks[place].order & BANK_MASK].activate_ok
         control.refresh_head += 1

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,7 +197,8 @@ class DramChannel:
             self._tick_record, self.state, self._bit_table, address, write, arrival, self._sent,
             config.read_queue, config.write_queue, config.accept_per_tick,
             FAR if max_outstanding_reads is None else max_outstanding_reads,
-            config.write_high_mark * config.write_queue, config.write_low_mark * config.write_queue,
+            math.floor(config.write_high_mark * config.write_queue),
+            math.ceil(config.write_low_mark * config.write_queue),
             config.scheduler == "rowhit", REFRESHES[config.refresh], drain, done_request, done_tick)
         if finished == STUCK:
             raise RuntimeError("the DRAM event loop found no command that could ever be issued")

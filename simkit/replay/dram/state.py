@@ -29,7 +29,7 @@ CONTROL: Final = _record(
     "next_refresh", "refresh_head", "refresh_tail",  # ring of due refreshes
     "next_refresh_bank",
     "refresh_from", "refresh_until",  # last interval in which refresh held the channel
-    "column_banks", "closed_banks", "open_banks",  # lengths of the work lists
+    "columns", "closed_banks", "open_banks",  # lengths of the work lists
     "pending_activate", "activate_deadline",  # bank between the two parts of a split ACT, or -1
     "data_clock_until",
     "return_head", "return_tail", "outstanding_reads",  # ring of reads on their way back
@@ -50,19 +50,24 @@ BANK: Final = _record(
     "activate_ok", "precharge_ok", "read_ok", "write_ok",
     "activate_wait",  # ticks the bank's last ACT waited for tRRD, tFAW or the command bus alone
     "group", "stack", "pseudo",
-    "column_place", "closed_place", "open_place",  # index in the work lists, -1: not in
+    "group_column", "stack_column",  # places of its group's and stack's RD in ``column_ok``; WR follows
+    "closed_place", "open_place",  # index in the work lists, -1: not in
 )
 # one per direction and bank, reads first: requests for the open row, and the others, oldest first
 QUEUE: Final = _record("hit_head", "hit_tail", "miss_head", "miss_tail")
-GROUP: Final = _record("activate_ok", "read_ok", "write_ok")
-STACK: Final = _record("read_ok", "write_ok")
+GROUP: Final = _record("activate_ok")
 PSEUDO: Final = _record(
     "activate_ok", "precharge_ok", "refresh_ok", "bank_refresh_ok",
     "last_column", "last_was_write",
+    "stack_columns", "stack_columns_end",  # its stacks' places in ``column_ok``
     "activate_1", "activate_2", "activate_3",  # ticks of the last ACTs, newest first
 )
 SLOT: Final = _record("row", "age", "arrival", "is_write", "next", "request")
-CLOSED: Final = _record("bank", "age")  # a closed bank with requests, and the age of the oldest
+# A burst that could be next: its preference (``candidates``), the tick its bank is ready, the places in ``column_ok`` of
+# its group and stack in its direction.
+COLUMN: Final = _record("order", "ready", "group", "stack")
+# A closed bank with requests: preference by its oldest, the tick it is ready, and what it shares with other banks.
+CLOSED: Final = _record("order", "ready", "group", "pseudo")
 REFRESH: Final = _record("pseudo", "bank")  # bank -1: all banks
 
 Records = NDArray[Any]
@@ -76,10 +81,11 @@ class ChannelState(NamedTuple):
     banks: Records
     queues: Records
     groups: Records
-    stacks: Records
+    column_ok: NDArray[np.int64]  # earliest RD and WR of each group, then of each stack: [2 x (groups + stacks)]
     pseudos: Records
     slots: Records
-    column_banks: NDArray[np.int64]
+    columns: Records
+    column_place: NDArray[np.int64]  # in ``columns``, of each bank's active request and its hits, -1: not in
     closed_banks: Records
     open_banks: NDArray[np.int64]
     refreshes: Records
@@ -95,11 +101,13 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     """An idle channel with all banks closed, before tick 1. ``first_refresh`` is FAR when refresh is off."""
     bank_numbers = np.arange(ticks.banks, dtype=np.int64)
     banks = np.zeros(ticks.banks, BANK)
-    for field in ("open_row", "active", "column_place", "closed_place", "open_place"):
+    for field in ("open_row", "active", "closed_place", "open_place"):
         banks[field] = -1
     banks["group"] = bank_numbers * ticks.groups // ticks.banks
     banks["stack"] = bank_numbers * ticks.stacks // ticks.banks
     banks["pseudo"] = bank_numbers * ticks.pseudo_channels // ticks.banks
+    banks["group_column"] = 2 * banks["group"]
+    banks["stack_column"] = 2 * (ticks.groups + banks["stack"])
 
     queues = np.zeros(2 * ticks.banks, QUEUE)
     for field in ("hit_head", "hit_tail", "miss_head", "miss_tail"):
@@ -107,6 +115,8 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
 
     pseudos = np.zeros(ticks.pseudo_channels, PSEUDO)
     pseudos["last_column"] = 1 - ticks.burst
+    stack_columns = 2 * (ticks.groups + np.arange(ticks.pseudo_channels + 1) * ticks.stacks // ticks.pseudo_channels)
+    pseudos["stack_columns"], pseudos["stack_columns_end"] = stack_columns[:-1], stack_columns[1:]
     for field in ("activate_1", "activate_2", "activate_3"):
         pseudos[field] = -FAR
 
@@ -120,8 +130,10 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     control["pending_activate"] = -1
     return ChannelState(
         control=control, counters=np.zeros(1, COUNTERS), banks=banks, queues=queues,
-        groups=np.zeros(ticks.groups, GROUP), stacks=np.zeros(ticks.stacks, STACK), pseudos=pseudos, slots=slots,
-        column_banks=np.zeros(ticks.banks, np.int64), closed_banks=np.zeros(ticks.banks, CLOSED),
+        groups=np.zeros(ticks.groups, GROUP), pseudos=pseudos, slots=slots,
+        column_ok=np.zeros(2 * (ticks.groups + ticks.stacks), np.int64),
+        columns=np.zeros(2 * ticks.banks, COLUMN), column_place=np.full(2 * ticks.banks, -1, np.int64),
+        closed_banks=np.zeros(ticks.banks, CLOSED),
         open_banks=np.zeros(ticks.banks, np.int64),
         refreshes=np.zeros(_ring_size(4 * ticks.banks), REFRESH),
         returns=np.zeros(_ring_size(4 * slots.size), np.int64),
