@@ -122,7 +122,7 @@ def relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank):
         banks[bank].open_place = -1
 
 
-@njit(inline="always")
+@njit
 def relist_all(control, banks, queues, slots, columns, column_place, closed_banks, open_banks):
     """Make the work lists anew, for the direction that is served from now on."""
     control.closed_banks = control.open_banks = 0

@@ -19,7 +19,7 @@ REFRESH_ALL_BANKS: Final = 1
 REFRESH_PER_BANK: Final = 2
 
 
-@njit(inline="always")
+@njit
 def push_due_refreshes(t, control, refreshes, banks, refresh_kind):
     """The refresh interval has passed: append what it asks for to the ring."""
     mask = refreshes.size - 1
@@ -44,7 +44,7 @@ def push_due_refreshes(t, control, refreshes, banks, refresh_kind):
     control.next_refresh += t.bank_refresh_interval
 
 
-@njit(inline="always")
+@njit
 def next_refresh_command(t, control, banks, pseudos, refreshes, floor):
     """Earliest command of the refresh at the head of the ring: (tick, banks must be closed first)."""
     head = refreshes[control.refresh_head & (refreshes.size - 1)]
@@ -94,7 +94,7 @@ def refresh_one_bank(t, control, counters, banks, pseudos, bank, tick):
     pseudos[pseudo].bank_refresh_ok = max(pseudos[pseudo].bank_refresh_ok, other)
 
 
-@njit(inline="always")
+@njit
 def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks,
                           refreshes, close_first, tick):
     """The next command of the refresh at the head of the ring: close its banks, or refresh them."""
