@@ -212,6 +212,12 @@ def test_every_parameter_set_serves_a_mixed_stream():
         assert result.requests == 2000, name
 
 
+def test_writes_that_drain_to_the_last_one_let_the_reads_go_on():
+    config = dataclasses.replace(config_of("HBM3_6400"), write_low_mark=0.0)
+    result = replay_requests(config, np.arange(2000) * 64, is_write=np.arange(2000) % 8 == 0)
+    assert result.requests == 2000
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"scheduler": "fcfs"}, "unknown DRAM scheduler 'fcfs'; did you mean 'frfcfs'?"),
     ({"refresh": "all"}, "unknown DRAM refresh 'all'"),
@@ -228,6 +234,12 @@ def test_a_wrong_setting_is_refused_with_what_would_be_right(change, said):
 def test_per_bank_refresh_without_its_interval_is_refused():
     with pytest.raises(UserError, match="DDR5_4800 has no per-bank refresh interval"):
         config_of("DDR5_4800", refresh="pb")
+
+
+def test_a_clock_too_fast_for_the_delays_is_refused():
+    far_too_fast = dataclasses.replace(standard_named("HBM3_6400"), rfc_cycles=600_000)
+    with pytest.raises(UserError, match="its delays are too many clocks"):
+        DramChannel(DramConfig(standard=far_too_fast))
 
 
 def test_wrong_request_arrays_are_refused():

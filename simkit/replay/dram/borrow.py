@@ -14,13 +14,12 @@ from typing import Any, cast
 
 from numba.core import cgutils, types
 from numba.core.datamodel import models
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, make_attribute_wrapper, register_model
 from numba.np.arrayobj import make_array
 
 
-class BorrowedType(types.Type):  # type: ignore[misc]  # Numba has no type hints
+class BorrowedType(types.Type):
     """Numba's type of a borrowed array with elements of ``dtype``."""
 
     def __init__(self, dtype: Any) -> None:
@@ -28,8 +27,8 @@ class BorrowedType(types.Type):  # type: ignore[misc]  # Numba has no type hints
         super().__init__(name=f"Borrowed({dtype})")
 
 
-@register_model(BorrowedType)  # type: ignore[untyped-decorator]
-class _BorrowedModel(models.StructModel):  # type: ignore[misc]
+@register_model(BorrowedType)
+class _BorrowedModel(models.StructModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, [("data", types.CPointer(kind.dtype)), ("size", types.intp)])
 
@@ -53,8 +52,8 @@ def _borrowed(typing_context: Any, array: Any) -> Any:  # noqa: ARG001  # numba'
     return BorrowedType(array.dtype)(array), generate
 
 
-@infer_global(operator.getitem)  # type: ignore[untyped-decorator]
-class _TypeOfElement(AbstractTemplate):  # type: ignore[misc]
+@infer_global(operator.getitem)
+class _TypeOfElement(AbstractTemplate):
     def generic(self, arguments: Any, keywords: Any) -> Any:  # noqa: ARG002
         view, index = arguments
         if isinstance(view, BorrowedType) and isinstance(index, types.Integer):
@@ -62,8 +61,8 @@ class _TypeOfElement(AbstractTemplate):  # type: ignore[misc]
         return None
 
 
-@infer_global(operator.setitem)  # type: ignore[untyped-decorator]
-class _TypeOfAssignment(AbstractTemplate):  # type: ignore[misc]
+@infer_global(operator.setitem)
+class _TypeOfAssignment(AbstractTemplate):
     def generic(self, arguments: Any, keywords: Any) -> Any:  # noqa: ARG002
         view, index, _ = arguments
         if isinstance(view, BorrowedType) and isinstance(index, types.Integer):

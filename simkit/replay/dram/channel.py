@@ -218,8 +218,8 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             release(control, slots, slot)
 
         if do_row and refreshing:
-            issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place, closed_banks,
-                                  open_banks, refreshes, close_first, tick)
+            issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place,
+                                  closed_banks, open_banks, refreshes, close_first, tick)
         elif do_row and banks[row_bank].open_row < 0:
             activate(t, control, counters, banks, queues, groups, pseudos, slots, columns, column_place, closed_banks,
                      open_banks, row_bank, tick)
@@ -234,8 +234,8 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
                 if ready < column_tick or (ready == column_tick and (not column_active or age < column_age)):
                     column_tick, column_bank, column_age, column_active = ready, row_bank, age, 1
         elif do_row:
-            precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks, row_bank,
-                      tick)
+            precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks,
+                      row_bank, tick)
             precharge_known = False
             if row_bank == column_bank:
                 column_known = False

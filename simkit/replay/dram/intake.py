@@ -24,9 +24,9 @@ def has_room(control, is_write, read_queue, write_queue):
 
 
 @njit(inline="always")
-def accept(control, banks, queues, slots, columns, column_place, closed_banks, open_banks, bit_table, address_of, write_of,
-           arrival_of, position, first_request, now, read_queue, write_queue, accept_per_tick, outstanding_limit,
-           best_precharge_bank):
+def accept(control, banks, queues, slots, columns, column_place, closed_banks, open_banks, bit_table, address_of,
+           write_of, arrival_of, position, first_request, now, read_queue, write_queue, accept_per_tick,
+           outstanding_limit, best_precharge_bank):
     """Take in what may enter at ``now``: (next position, and whether a column, ACT or PRE candidate may be new)."""
     write_step = 1 if write_of.size == address_of.size else 0
     arrival_step = 1 if arrival_of.size == address_of.size else 0

@@ -1,9 +1,9 @@
 """Per-bank request lists of a channel, compiled: no step has to scan the whole queue.
 
 Each bank has, for reads and for writes, a list of requests for its open row (hits) and one of the others (misses),
-both oldest first. Three compact lists name the banks that have work in the direction being served: a column command
-(an active request, or hits; each an entry of its own), an ACT (closed, with misses) or perhaps a PRE (open, with misses,
-no active request).
+both oldest first. Three compact lists name what has work in the direction being served: bursts that
+could be next (each bank's active request, and the oldest of its hits), banks for an ACT (closed, with misses) and
+perhaps for a PRE (open, with misses, no active request).
 """
 
 from __future__ import annotations

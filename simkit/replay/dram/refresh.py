@@ -95,16 +95,16 @@ def refresh_one_bank(t, control, counters, banks, pseudos, bank, tick):
 
 
 @njit
-def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks,
-                          refreshes, close_first, tick):
+def issue_refresh_command(t, control, counters, banks, queues, pseudos, slots, columns, column_place,
+                          closed_banks, open_banks, refreshes, close_first, tick):
     """The next command of the refresh at the head of the ring: close its banks, or refresh them."""
     head = refreshes[control.refresh_head & (refreshes.size - 1)]
     pseudo, only_bank = head.pseudo, head.bank
     if close_first:
         for bank in range(banks.size):
             if banks[bank].open_row >= 0 and banks[bank].pseudo == pseudo and (only_bank < 0 or only_bank == bank):
-                precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks, bank,
-                          tick)
+                precharge(t, control, banks, queues, pseudos, slots, columns, column_place, closed_banks, open_banks,
+                          bank, tick)
     else:
         if only_bank < 0:
             refresh_all_banks(t, control, counters, banks, pseudo, tick)

@@ -25,7 +25,7 @@ from simkit.replay.dram.channel import STUCK, serve
 from simkit.replay.dram.mapping import AddressMapping, mapping_named
 from simkit.replay.dram.standards import DramStandard
 from simkit.replay.dram.state import TIME_COUNTERS, ChannelState, new_state
-from simkit.replay.dram.timing import FAR, Ticks, as_record, resolve
+from simkit.replay.dram.timing import AGE_BITS, FAR, Ticks, as_record, resolve
 
 Scheduler = Literal["rowhit", "frfcfs"]
 Refresh = Literal["ab", "pb", "none"]
@@ -190,6 +190,9 @@ class DramChannel:
         if max_outstanding_reads is not None and max_outstanding_reads < 1:
             raise UserError(f"max_outstanding_reads must be at least 1, got {max_outstanding_reads}")
 
+        if self._sent + count >= 1 << AGE_BITS:
+            raise UserError(f"a channel takes fewer than {1 << AGE_BITS:,} requests, start a new one")
+
         config = self.config
         room = count + self.state.slots.size if completions else 0
         done_request, done_tick = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -198,7 +201,7 @@ class DramChannel:
             config.read_queue, config.write_queue, config.accept_per_tick,
             FAR if max_outstanding_reads is None else max_outstanding_reads,
             math.floor(config.write_high_mark * config.write_queue),
-            math.ceil(config.write_low_mark * config.write_queue),
+            max(1, math.ceil(config.write_low_mark * config.write_queue)),
             config.scheduler == "rowhit", REFRESHES[config.refresh], drain, done_request, done_tick)
         if finished == STUCK:
             raise RuntimeError("the DRAM event loop found no command that could ever be issued")

@@ -63,8 +63,8 @@ PSEUDO: Final = _record(
     "activate_1", "activate_2", "activate_3",  # ticks of the last ACTs, newest first
 )
 SLOT: Final = _record("row", "age", "arrival", "is_write", "next", "request")
-# A burst that could be next: its preference (``candidates``), the tick its bank is ready, the places in ``column_ok`` of
-# its group and stack in its direction.
+# A burst that could be next: its preference (``queues``), the tick its bank is ready, and the places in ``column_ok``
+# of its group and stack in its direction.
 COLUMN: Final = _record("order", "ready", "group", "stack")
 # A closed bank with requests: preference by its oldest, the tick it is ready, and what it shares with other banks.
 CLOSED: Final = _record("order", "ready", "group", "pseudo")

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.errors import UserError
 from simkit.replay.dram.standards import DramStandard
 
 FAR: int = 1 << 60  # later than any tick of a replay
-# What compiled searches pack into one integer beside the ticks that a command must wait.
-AGE_BITS: int = 33  # requests a channel can be sent
+# What compiled searches pack into one integer, with a bit for active requests.
+WAIT_BITS: int = 21  # ticks that a command must wait: tRFC, the longest delay, is 350 ns, 700 000 half clocks of 1 ps
+AGE_BITS: int = 33  # requests that a channel can be sent
 BANK_BITS: int = 8
 
 
@@ -87,6 +89,10 @@ def resolve(standard: DramStandard) -> Ticks:
         return max(1, ticks(cycles) + (first - 1) - (second - 1))
 
     s = standard
+    if s.pseudo_channels * s.banks_per_pseudo_channel > 1 << BANK_BITS:
+        raise UserError(f"{s.name}: more than {1 << BANK_BITS} banks behind one channel")
+    if 2 * ticks(max(s.rfc_cycles, s.rfc_per_bank_cycles, s.rc_cycles + s.rp_cycles)) >= 1 << WAIT_BITS:
+        raise UserError(f"{s.name}: its delays are too many clocks, use a slower clock")
     write_data = s.write_latency_cycles + s.burst_cycles
     pseudo = s.pseudo_channels
     return Ticks(
