@@ -22,6 +22,8 @@ def serving(*, data: str, runtime: str | None, engine: str, settings: tuple[str,
             form: str | None, output: str | None, force: bool) -> None:
     """Whole systems in a closed loop: errors of TPOT and, beside it, of TTFT, by chip, model, framework and precision.
 
+    The last two rows are over all dense models and over all mixtures of experts.
+
     Errors are |predicted / measured - 1|, as fractions in CSV and JSON. Rows of models and splits that the catalogue
     does not have, or that do not fit, are counted as not compared; "over peak" counts rows, compared like the others,
     whose prompts alone need more flops a second than their chips have: they are not what their labels say.

@@ -192,7 +192,8 @@ def _token_flops_and_peak(chips: Chips, system: str, model: str, precision: str)
 
 def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roofline",
             chips: Chips = load_hardware) -> list[dict[str, Any]]:
-    """Errors of TPOT and TTFT, one record a chip, model, framework and precision.
+    """Errors of TPOT and TTFT, one record a chip, model, framework and precision, then one over all dense models and
+    one over all mixtures of experts.
 
     Parameters
     ----------
@@ -211,23 +212,38 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
             groups[key].append(row)
         else:
             left_out[key] += 1
-    return [_compared(key, rows, left_out[key], runtime, engine, chips) for key, rows in groups.items()]
+    records: list[dict[str, Any]] = []
+    by_kind: dict[str, list[tuple[list[tuple[float, float]], int, int]]] = {}
+    for key, rows in groups.items():
+        errors = [found for row in rows if (found := _errors(row, runtime, engine, chips)) is not None]
+        over_peak = sum(prompts_over_peak(row, chips) > 1 for row in rows)
+        # What does not fit on the catalogue's chips is counted, not compared.
+        counts = left_out[key] + len(rows) - len(errors), over_peak
+        records.append(_record(key, engine, errors, *counts))
+        if errors:
+            kind = "dense models" if load_model(MODELS[key[1]]).moe is None else "mixtures of experts"
+            by_kind.setdefault(kind, []).append((errors, *counts))
+    for kind, parts in by_kind.items():
+        if len(parts) > 1:
+            errors = [error for found, _, _ in parts for error in found]
+            records.append(_record(("all", kind, "all", "all"), engine, errors, sum(part[1] for part in parts),
+                                   sum(part[2] for part in parts)))
+    return records
 
 
-def _compared(key: tuple[str, str, str, str], rows: Sequence[Measured], left_out: int, runtime: str | None,
-              engine: str, chips: Chips) -> dict[str, Any]:
-    tpot, ttft, bias = [], [], []
-    over_peak = sum(prompts_over_peak(row, chips) > 1 for row in rows)
-    for row in rows:
-        try:
-            predicted = predict(row, load_runtime(runtime or row.framework), engine=engine, chips=chips)
-        except UserError:
-            left_out += 1  # it does not fit on the catalogue's chips: counted, not compared
-            continue
-        tpot.append(abs(predicted[0] / row.tpot_s - 1))
-        bias.append(predicted[0] / row.tpot_s - 1)
-        ttft.append(abs(predicted[1] / row.ttft_s - 1))
+def _errors(row: Measured, runtime: str | None, engine: str, chips: Chips) -> tuple[float, float] | None:
+    """Predicted over measured less 1, of TPOT and TTFT; None where the model does not fit."""
+    try:
+        predicted = predict(row, load_runtime(runtime or row.framework), engine=engine, chips=chips)
+    except UserError:
+        return None
+    return predicted[0] / row.tpot_s - 1, predicted[1] / row.ttft_s - 1
+
+
+def _record(key: tuple[str, str, str, str], engine: str, errors: Sequence[tuple[float, float]], left_out: int,
+            over_peak: int) -> dict[str, Any]:
     system, model, framework, precision = key
+    bias, tpot, ttft = [one[0] for one in errors], [abs(one[0]) for one in errors], [abs(one[1]) for one in errors]
     return {
         "system": system, "model": model, "framework": framework, "precision": precision, "engine": engine,
         "rows": len(tpot), "tpot_median_ape": _median(tpot), "tpot_mape": _mean(tpot), "tpot_bias": _mean(bias),

@@ -15,7 +15,7 @@ Figures: :class:`simkit.hardware.kernel.DecodeKernel`, fitted to measured kernel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def cyclic_hit_share(cached_bytes: Any, hardware: HardwareProfile, kernel: Decod
 
 
 def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel, home_bytes_per_s: Any, *,
-                hit_share: Any = 0.0, alone: bool = False) -> KernelTime:
+                hit_share: Any = 0.0, alone: bool = False, item_rows: Any = None) -> KernelTime:
     """Time of one kernel, launch apart, for every point of the task's arrays.
 
     Parameters
@@ -87,26 +87,30 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
     hit_share: share of the reads that a warm cache serves; 0 inside a step.
     alone: the kernel loops by itself, so that its floor counts when mappings are compared; inside a step launches of
         all mappings cost the same.
+    item_rows: query rows that every item takes, for kernels that leave no choice; None: what is fastest.
     """
     if task.cache_value_dim == 0:
         kernel = kernel.for_latents()
+    if task.kernel in ("grouped-unsplit", "unfused"):
+        kernel = replace(kernel, most_sequence_units=1)
     fields = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (
         task.sequences, task.kv_heads, task.query_rows, task.tokens, task.bytes_per_token_head, hit_share,
-        home_bytes_per_s)))
+        home_bytes_per_s, task.query_rows if item_rows is None else item_rows)))
     shape = fields[0].shape
-    sequences, heads, rows, tokens, token_bytes, hits, bandwidth = (field.ravel() for field in fields)
+    sequences, heads, rows, tokens, token_bytes, hits, bandwidth, taken = (field.ravel() for field in fields)
     work = _Shape(
         items=sequences * heads, rows=rows, tokens=tokens, width=float(task.cache_key_dim + task.cache_value_dim),
         token_bytes=token_bytes, row_elements=sequences * heads * rows * task.value_dim, missed_share=1.0 - hits)
-    best = _best_mapping(work, task, hardware, kernel, bandwidth, alone=alone)
+    best = _best_mapping(work, task, hardware, kernel, bandwidth, alone=alone,
+                         groups=_row_groups(rows) if item_rows is None else [taken], free=item_rows is None)
     shaped = {name: column.reshape(shape) for name, column in best.items()}
     return KernelTime(body_s=shaped["body"], unit_s={name: shaped[name] for name in (LATENCY, COMPUTE)},
                       floor_s=shaped["floor"] * kernel.launch_cycles / hardware.compute.known_clock_hz)
 
 
 def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel,
-                  bandwidth: Any, *, alone: bool) -> dict[str, Any]:
-    """The least time over sub-groups, pieces and units."""
+                  bandwidth: Any, *, alone: bool, groups: list[Any], free: bool) -> dict[str, Any]:
+    """The least time over sub-groups, pieces and units; ``free``: a library takes the unit that suits the group."""
     compute = hardware.compute
     hz, units = compute.known_clock_hz, float(compute.units)
     widened = np.maximum(bandwidth / kernel.tuned_for_bytes_per_s, 1.0)
@@ -122,9 +126,9 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
     best = {"body": np.full(count, np.inf), LATENCY: np.zeros(count), COMPUTE: np.zeros(count),
             "floor": np.ones(count)}
     floor_s = kernel.launch_cycles / hz if alone else 0.0
-    shared = (work.rows >= kernel.matrix_least_group) & (work.rows <= kernel.matrix_most_group)
+    shared = (work.rows >= kernel.matrix_least_group) & (work.rows <= kernel.matrix_most_group) | (not free)
     tried: list[_UnitKernel] = []
-    for rows in _row_groups(work.rows):
+    for rows in groups:
         unit = _matrix_kernel(work, rows, task, hardware, kernel, widened)
         # More items that each cost the same never win.
         wanted = (rows <= kernel.most_item_rows) & shared
@@ -139,7 +143,7 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
         return best  # kernels for latents are written for the matrix unit alone
     unit = _vector_kernel(work, task, kernel, widened)
     _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s + 0.0 * rows_s, kernel,
-               floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group))
+               floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group) | (not free))
     return best
 
 

@@ -115,9 +115,10 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
     unit_s: dict[str, Any] = {}
     extra_s: Any = 0.0
     compute_s, special_s = compute_time_s(operator, hardware), special_function_time_s(operator, hardware)
-    if kernel is not None and task is not None and task.kernel == "grouped":
+    if kernel is not None and task is not None:
         home = hardware.main_memory
-        times = kernel_time(task, hardware, kernel, home.chip_bandwidth_bytes_per_s, hit_share=hits, alone=alone)
+        times = kernel_time(task, hardware, kernel, home.chip_bandwidth_bytes_per_s, hit_share=hits, alone=alone,
+                            item_rows=operator.query_rows if task.kernel == "per-query-head" else None)
         unit_s = times.unit_s
         roof: Any = np.maximum(np.maximum(compute_s, special_s), np.maximum(unit_s[LATENCY], unit_s[COMPUTE]))
         for time in level_s.values():

@@ -1,9 +1,9 @@
 """``simkit claims``: statements that people make about MQA and GQA, each put to the engines.
 
 A file of claims (``workloads/studies/claims.yaml``) holds statements and the settings in which they are tested, never
-answers. A test (:mod:`simkit.study.claim_memory`, :mod:`simkit.study.claim_speed`) asks the engines, or published
-scores (:mod:`simkit.study.claim_quality`), and returns a :class:`simkit.study.claim.Finding`: a verdict, the figure,
-and under which condition the statement holds, found on a grid or by bisection.
+answers. A test (the modules ``claim_memory``, ``claim_speed`` and ``claim_techniques``) asks the engines, or published
+scores (``claim_quality``), and returns a :class:`simkit.study.claim.Finding`: a verdict, the figure, and under which
+condition the statement holds, found on a grid or by bisection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from simkit.catalog import find_file, user_folders
 from simkit.errors import UserError, did_you_mean, raise_collected
 from simkit.hardware.catalog import Chips, load_hardware
-from simkit.study import claim_memory, claim_quality, claim_speed
+from simkit.study import claim_memory, claim_quality, claim_speed, claim_techniques
 from simkit.study.claim import Claim
 from simkit.validation import check
 from simkit.yaml_source import KeyPath, YamlSource, load_yaml
@@ -26,7 +26,7 @@ VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_CLAIMS: Final = "claims"
 MOST_CLAIMS: Final = 1_000
 # The modules register their tests by name as they are imported.
-TEST_MODULES: Final = (claim_memory, claim_quality, claim_speed)
+TEST_MODULES: Final = (claim_memory, claim_quality, claim_speed, claim_techniques)
 
 
 def read_claims(name_or_path: str | Path = DEFAULT_CLAIMS, *, studies: Path | str | None = None) -> list[Claim]:

@@ -87,6 +87,16 @@ def test_reductions_multiply_in_bytes_and_not_in_time(records):
     assert records["benefits-stack"]["verdict"] != "holds"
 
 
+def test_techniques_and_fewer_kv_heads_stack_unless_both_take_the_same_time_away(records):
+    """A split of sequences or a larger batch feeds what GQA leaves idle; a draft model shares the cache's reads too."""
+    record = records["stacks-with-techniques"]
+    assert record["verdict"] == "holds when"
+    for technique in ("FlashAttention", "continuous batching", "fp8 weights"):
+        assert f"{technique} on h100-sxm" in record["condition"]
+    for technique in ("speculative decoding", "fp8 cache"):
+        assert f"{technique} on h100-sxm" not in record["condition"]
+
+
 def test_the_gap_is_smaller_where_a_latency_floor_or_a_low_ridge_rules_and_not_behind_hbm(records):
     record = records["smaller-gap-on-asics"]
     assert record["verdict"] == "holds when"

@@ -57,6 +57,16 @@ def test_a_table_of_one_row_is_compared(tmp_path):
     assert (unknown["rows"], unknown["not_compared"], unknown["tpot_median_ape"]) == (0, 1, None)
 
 
+def test_groups_are_summed_up_by_dense_models_and_mixtures_of_experts(tmp_path):
+    moe = ROW.replace("Qwen/Qwen3-32B", "Qwen/Qwen3-235B-A22B-FP8").replace(",8,2,1,,1,", ",8,8,1,,1,")
+    rows = [ROW, ROW.replace(",trtllm,", ",vllm,"), ROW.replace("11.87", "5.935"), moe]
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n", encoding="utf-8")
+    *groups, dense = compare(tmp_path / "rows.csv")
+    assert [record["rows"] for record in groups] == [2, 1, 1]
+    assert (dense["system"], dense["model"], dense["rows"]) == ("all", "dense models", 3)
+    assert dense["tpot_bias"] == pytest.approx(sum(record["rows"] * record["tpot_bias"] for record in groups[:2]) / 3)
+
+
 def test_prompts_that_no_chip_could_compute_are_counted(tmp_path):
     """NVIDIA's figures: 989 TFLOP/s bf16 of an H100; Qwen3-32B has 31.2 G parameters beside its input embedding."""
     slow, fast = ROW.replace(",fp8,", ",bf16,"), ROW.replace(",fp8,", ",bf16,").replace("165.1,11.87", "10,0.05")

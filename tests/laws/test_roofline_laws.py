@@ -13,6 +13,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.roofline.engine import evaluate
 from simkit.study.point import Evaluated, evaluate_group
+from simkit.study.scenario import parse_scenario
 from tests.laws import strategies as draw
 
 NOT_SLOWER = 1 + 1e-9  # sums of the same terms in another order
@@ -128,3 +129,17 @@ def test_hardware_figures_may_be_arrays_that_a_study_varies():
     timing = evaluate(step, place(demand(step.workload), varied, overflow=False), varied)
     assert timing.step_time_s.shape == (7,)
     assert np.all(np.diff(timing.step_time_s) <= 0)
+
+
+@given(draw.hardware, draw.head_models, draw.batches, draw.kv_lens, st.sampled_from(["grouped-unsplit", "unfused", "per-query-head"]),
+       st.data())
+def test_a_kernel_with_fewer_choices_is_never_faster(hardware, model, batch, kv_len, kernel, data):
+    """Measured kernels' launches and rates hold for all of them: an unfused kernel on ideal units beat the fused one."""
+    layout = f"gqa-{data.draw(st.sampled_from(draw.divisors(model.n_q_heads)))}"
+    times = []
+    for kind in ("grouped", kernel):
+        found = evaluate_group(hardware, model, layout, rivals=[layout], scenario=parse_scenario(attention_kernel=kind),
+                               batch=np.array([float(batch)]), kv_len=np.array([float(kv_len)]), q_len=np.array([1.0]),
+                               chips=1, baseline=False)
+        times.append(float(found.timing.attention_time_s[0]))
+    assert times[0] <= times[1] * NOT_SLOWER
