@@ -25,6 +25,7 @@ from simkit.hardware.profile import (
     Power,
     Price,
     Provenance,
+    SramBanks,
 )
 from simkit.hardware.schema import (
     CONFIDENCES,
@@ -137,7 +138,9 @@ def _to_profile(schema: ProfileSchema, provenance: Mapping[str, Provenance], fil
             overflow=level.overflow, energy_j_per_byte=level.energy,
             dram=None if dram is None else DramGeometry(
                 type=dram.type, stacks=dram.stacks, channels=dram.channels, bus_width_bits=dram.bus_width_bits,
-                data_rate_bits_per_s=dram.data_rate, access_granularity_bytes=dram.access_granularity_bytes)))
+                data_rate_bits_per_s=dram.data_rate, access_granularity_bytes=dram.access_granularity_bytes),
+            banks=None if level.banks is None else SramBanks(
+                count=level.banks.count, width_bytes=level.banks.width_bytes, scheduled=level.banks.scheduled)))
     links: dict[str, Link | None] = {}
     for name in ("scale_up", "scale_out"):
         link: LinkSchema | None = getattr(schema.links, name)

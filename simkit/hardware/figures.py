@@ -97,6 +97,10 @@ def _level_entries(level: MemoryLevel) -> Iterator[Entry]:
     yield f"{key}.holds", ", ".join(level.holds) or "nothing between steps", None
     yield f"{key}.overflow", "true" if level.overflow else None, None
     yield f"{key}.energy", level.energy_j_per_byte, J_PER_BYTE
+    if level.banks is not None:
+        yield f"{key}.banks.count", level.banks.count, COUNT
+        yield f"{key}.banks.width_bytes", level.banks.width_bytes, COUNT
+        yield f"{key}.banks.scheduled", "true" if level.banks.scheduled else None, None
     if level.dram is None:
         return
     dram = level.dram

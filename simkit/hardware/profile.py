@@ -52,6 +52,18 @@ class DramGeometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SramBanks:
+    """Banks of a level's SRAM (of one unit's, where its scope is the unit), each one word of ``width_bytes`` a cycle.
+
+    ``scheduled``: a compiler has placed all accesses so that none of one cycle meet in a bank.
+    """
+
+    count: int
+    width_bytes: int
+    scheduled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLevel:
     """One level of the memory hierarchy; ``holds`` names the tensors that may live in it between steps."""
 
@@ -68,6 +80,7 @@ class MemoryLevel:
     overflow: bool
     energy_j_per_byte: float | None
     dram: DramGeometry | None
+    banks: SramBanks | None = None
 
     @property
     def chip_capacity_bytes(self) -> float:

@@ -64,6 +64,17 @@ class DramSchema(StrictRecord):
     """Bytes of one burst: the least that a read moves."""
 
 
+class BanksSchema(StrictRecord):
+    """Banks of an SRAM; together they deliver the level's bandwidth, one word each a cycle."""
+
+    count: Annotated[int, WholeNumber(1, 65536)]
+    """Of one unit or of the chip, as the level's scope says."""
+    width_bytes: Annotated[int, WholeNumber(1, 4096)]
+    """Bytes that one bank delivers in a cycle."""
+    scheduled: Flag = False
+    """true: a compiler places all accesses so that none of one cycle meet in a bank; false: those that meet wait."""
+
+
 class MemorySchema(StrictRecord):
     """One memory level."""
 
@@ -88,6 +99,7 @@ class MemorySchema(StrictRecord):
     energy: Annotated[float, Quantity(J_PER_BYTE, 1e-16, 1e-6)] | None = None
     """Whole-path energy of reading one byte from here into a compute unit."""
     dram: DramSchema | None = None
+    banks: BanksSchema | None = None
 
 
 class MatrixSchema(StrictRecord):

@@ -20,6 +20,7 @@ from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
 from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernel
 from simkit.replay.machine import Machine, Server, machine_of
+from simkit.replay.sram_banks import bank_fraction
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
 from simkit.replay.unit_kernel import Figures, figures_of
 
@@ -241,14 +242,23 @@ def _as_measured(machine: Machine, figures: Figures | None) -> Machine:
 
 
 def _dram_rate(machine: Machine, plan: KernelPlan, operator: Operator, task: AttentionTask) -> PatternRate:
-    """Channel efficiency of the reads of all running items."""
+    """Efficiency of DRAM channels, or of SRAM banks, on the reads of all running items."""
     if machine.home.kind != "dram":
-        return PatternRate(fraction=1.0, row_hit_fraction=1.0)
+        return PatternRate(fraction=_bank_fraction(machine, plan, task), row_hit_fraction=1.0)
     return pattern_rate(machine.home, tile_pattern(
         streams=min(plan.items, machine.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
         parts=1 if task.cache_value_dim == 0 else 2, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
         neighbours=round(float(np.max(task.interleaved_heads))), stride_tokens=float(np.max(task.stride_tokens)),
         footprint_bytes=float(np.max(operator.kv_read_bytes))))
+
+
+def _bank_fraction(machine: Machine, plan: KernelPlan, task: AttentionTask) -> float:
+    """What reads of the layout's addresses reach of a banked SRAM; one compiled program meets no bank twice."""
+    if machine.schedule == "static":
+        return 1.0
+    token_bytes = plan.bytes_per_token / (1 if task.cache_value_dim == 0 else 2)
+    return bank_fraction(machine.home, token_bytes=token_bytes, stride_tokens=float(np.max(task.stride_tokens)),
+                         row_bytes=token_bytes * max(1.0, float(np.max(task.interleaved_heads))))
 
 
 def _combine(plan: KernelPlan, machine: Machine) -> tuple[Server, float]:

@@ -184,6 +184,8 @@ def _details(replays: list[AttentionReplay]) -> str:
     if first.row_hit_fraction is not None:
         words.append(f"Row hits {first.row_hit_fraction:.0%}; the access pattern reaches "
                      f"{first.home_rate_fraction:.0%} of the streaming rate.")
+    elif first.home_rate_fraction < 1:
+        words.append(f"Reads meet in banks and reach {first.home_rate_fraction:.0%} of their rate.")
     if first.splits > 1:
         words.append(f"Each head's tokens are cut into {first.splits:.1f} pieces on average ({first.items} items).")
     if first.replayed_fraction < 1:

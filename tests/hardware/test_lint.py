@@ -1,6 +1,7 @@
 """The physics checks: each shipped truth passes, each slip that people make is found at its line."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from simkit.hardware.figures import profile_figures
 from simkit.hardware.lint import Finding, lint
 from simkit.hardware.lint.check import RULES
 from simkit.hardware.lint.links import wire_bytes_per_s
+from simkit.hardware.lint.memory import banks_carry_the_bandwidth
 from simkit.units import format_quantity
 from simkit.yaml_source import YamlSource, load_yaml, parse_yaml
 
@@ -80,6 +82,7 @@ REMARKS = [
     ("l40s", "memory.gddr.capacity", "480 GiB", "error", "memory.gddr.capacity", "expected 15 ms to 100 ms of GDDR"),
     ("mi300x", "memory.l2.bandwidth", "100 TB/s", "error", "memory.l2.bandwidth", "more than the nearer 'smem'"),
     ("h100-sxm", "memory.smem.bandwidth", "30.9 TB/s", "error", "memory.smem.bandwidth", "bytes a clock for each SM"),
+    ("h100-sxm", "memory.smem.banks.count", "320", "error", "memory.smem.banks.count", "320 banks of 4 bytes carry"),
     ("groq-lpu", "memory.sram.capacity", "230 GB", "warning", "memory.sram.capacity", "expected 400 ns to 1 ms"),
     ("h100-sxm", "memory.l2.capacity", "500 MiB", "warning", "memory.l2.capacity", "3.97 MB for each SM"),
     ("mi300x", "memory.hbm.latency", "4.27 us", "error", "memory.hbm.latency", "expected 150 ns to 900 ns"),
@@ -135,6 +138,13 @@ def test_a_rule_says_what_is_wrong_and_where(name, figure, slip, severity, key, 
     slipped = lint(profile_from_yaml(source, {figure: slip}), source, catalogue)
     after = {(finding.severity, str(finding.where.key), finding.message) for finding in slipped}
     assert any(one == severity and where == key and words in said for one, where, said in after - before), after - before
+
+
+def test_banks_belong_to_an_sram():
+    profile = profile_from_yaml(load_yaml(FILES["h100-sxm"]))
+    smem = next(level for level in profile.memory if level.banks)
+    odd = replace(profile, memory=tuple(replace(level, banks=smem.banks) for level in profile.memory))
+    assert {key[1] for _, key, said in banks_carry_the_bandwidth(odd) if "has no banks" in said} == {"l2", "hbm"}
 
 
 def test_every_rule_has_a_slip_that_it_finds(catalogue):

@@ -165,6 +165,24 @@ def shares_are_not_lost(profile: HardwareProfile) -> Iterator[Remark]:
                 f"{level.reserve_fraction:g} of the capacity: runtimes keep 0.02 to 0.3")
 
 
+def banks_carry_the_bandwidth(profile: HardwareProfile) -> Iterator[Remark]:
+    """Banks deliver a word each a cycle of the unit or of half or twice its clock; only an SRAM has them."""
+    clock_hz = profile.compute.clock_hz
+    for level in profile.memory:
+        if level.banks is None:
+            continue
+        if level.kind != "sram":
+            yield "error", ("memory", level.name, "banks"), f"a level of kind {level.kind} has no banks of its own here"
+        elif clock_hz is not None and level.bandwidth_bytes_per_s is not None:
+            carried = level.banks.count * level.banks.width_bytes * clock_hz
+            severity = outside(level.bandwidth_bytes_per_s / carried, 0.45, 2.2, 1.5)
+            if severity:
+                yield severity, ("memory", level.name, "banks", "count"), (
+                    f"{level.banks.count} banks of {level.banks.width_bytes} bytes carry {rate_words(carried)} at the "
+                    f"unit's clock, not {rate_words(level.bandwidth_bytes_per_s)}")
+
+
 RULES = (levels_are_nearest_first, private_bandwidth_is_some_bytes_a_clock, on_chip_memory_is_read_in_microseconds,
          capacity_is_shared_by_the_units, latencies_are_of_their_kind, bytes_in_flight_fit_the_units,
-         ridge_point_is_of_its_kind, gpu_memory_states_what_reads_achieve, shares_are_not_lost)
+         ridge_point_is_of_its_kind, gpu_memory_states_what_reads_achieve, shares_are_not_lost,
+         banks_carry_the_bandwidth)
