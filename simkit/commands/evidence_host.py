@@ -24,19 +24,17 @@ def host(*, profile: str | None, points: bool, quick: bool, form: str | None, ou
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit
     from simkit.console import Column, print_table
-    from simkit.evidence.host import compare, summarise
-    from simkit.evidence.host_measure import QUICK_BUDGET_S, WHOLE_BUDGET_S, measure_host
-    from simkit.evidence.host_profile import profile_of
+    from simkit.evidence.host import compare, compare_here, summarise
+    from simkit.evidence.host_measure import QUICK_BUDGET_S, WHOLE_BUDGET_S
     from simkit.hardware.catalog import load_hardware
     from simkit.units import BYTES, COUNT, SECONDS
 
     budget_s = QUICK_BUDGET_S if quick else WHOLE_BUDGET_S
     if profile is None:
         click.echo("measuring this machine", err=True)
-        chip = profile_of(measure_host(budget_s=budget_s))
+        records = compare_here(budget_s=budget_s, quick=quick)
     else:
-        chip = load_hardware(profile)
-    records = compare(chip, budget_s=budget_s, quick=quick)
+        records = compare(load_hardware(profile), budget_s=budget_s, quick=quick)
     shapes = {
         "n_kv_heads": Column(heading="KV heads", dimension=COUNT), "kv_len": Column(heading="tokens", dimension=COUNT),
         "kv_cache_bytes": Column(heading="cache", dimension=BYTES),

@@ -19,7 +19,8 @@ from simkit.decode.step import build_step
 from simkit.decode.workload import DecodeWorkload
 from simkit.errors import UserError
 from simkit.evidence.host_clock import Timing, time_loops
-from simkit.evidence.host_measure import HEAD_DIM, rows_of
+from simkit.evidence.host_measure import HEAD_DIM, between, measure_host, rows_of
+from simkit.evidence.host_profile import profile_of
 from simkit.evidence.silicon_score import BEYOND_CACHE, INTERVAL, RESAMPLES
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture
@@ -106,6 +107,9 @@ def points_of(threads: int, most_bytes: float, lengths: Sequence[int] = KV_LENGT
             if HostPoint(n_kv_heads=max(KV_HEADS), kv_len=length).kv_bytes <= most_bytes]
 
 
+Times = dict[HostPoint, Timing]
+
+
 def compare(profile: HardwareProfile, *, budget_s: float = 20.0, quick: bool = False) -> list[dict[str, Any]]:
     """One record a shape: ``n_kv_heads, kv_len, kv_cache_bytes, measured_s, predicted_s, ape, advantage_measured,
     advantage_predicted, advantage_ape, baseline_ape, spread``.
@@ -116,17 +120,35 @@ def compare(profile: HardwareProfile, *, budget_s: float = 20.0, quick: bool = F
     if profile.kind != "cpu":
         raise UserError(f"{profile.name} is a profile of a {profile.kind}, and this kernel runs on a CPU",
                         hint="simkit calibrate host -o my-machine.yaml")
+    times = _measured_times(profile, budget_s, quick=quick)
+    return [_record(point, times, profile) for point in times]
+
+
+def compare_here(*, budget_s: float = 20.0, quick: bool = False) -> list[dict[str, Any]]:
+    """As :func:`compare`, on a profile of this machine measured before and after the kernels.
+
+    A machine's clock and its neighbours change within a minute: the profile is the one half-way between.
+    """
+    before = measure_host(budget_s=budget_s / 2)
+    times = _measured_times(profile_of(before), budget_s, quick=quick)
+    profile = profile_of(between(before, measure_host(budget_s=budget_s / 2)))
+    return [_record(point, times, profile) for point in times]
+
+
+def _measured_times(profile: HardwareProfile, budget_s: float, *, quick: bool) -> Times:
+    """Every shape that fits the machine, all once, then all again.
+
+    A burst of other programs' work hits one round, and the middle one counts.
+    """
     points = points_of(profile.compute.units, profile.main_memory.chip_capacity_bytes * MOST_MEMORY_SHARE,
                        QUICK_LENGTHS if quick else KV_LENGTHS)
     slot_s = budget_s / len(points) / ROUNDS
     rounds = [[measured(point, profile.compute.units, slot_s) for point in points] for _ in range(ROUNDS)]
-    # All shapes once, then all again: a burst of other programs' work hits one round, and the middle one counts.
-    times = {point: sorted(own, key=lambda timing: timing.time_s)[ROUNDS // 2]
-             for point, own in zip(points, zip(*rounds, strict=True), strict=True)}
-    return [_record(point, times, profile) for point in points]
+    return {point: sorted(own, key=lambda timing: timing.time_s)[ROUNDS // 2]
+            for point, own in zip(points, zip(*rounds, strict=True), strict=True)}
 
 
-def _record(point: HostPoint, times: dict[HostPoint, Timing], profile: HardwareProfile) -> dict[str, Any]:
+def _record(point: HostPoint, times: Times, profile: HardwareProfile) -> dict[str, Any]:
     mha = replace(point, n_kv_heads=max(KV_HEADS))
     ours, theirs = predicted_s(point, profile), times[point].time_s
     advantage, advantage_ours = times[mha].time_s / theirs, predicted_s(mha, profile) / ours

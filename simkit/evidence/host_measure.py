@@ -93,6 +93,26 @@ def measure_host(*, budget_s: float = 30.0) -> HostFigures:
         outstanding_bytes=alone[0] * latency.time_s, **arithmetic)
 
 
+def between(before: HostFigures, after: HostFigures) -> HostFigures:
+    """The machine half-way between two measurements of it: clocks and neighbours drift, and geometric means follow."""
+    def mean(one: float, other: float) -> float:
+        return float(np.sqrt(one * other))
+
+    levels = [replace(
+        first, capacity_bytes=mean(first.capacity_bytes, last.capacity_bytes),
+        bandwidth_bytes_per_s=mean(first.bandwidth_bytes_per_s, last.bandwidth_bytes_per_s),
+        latency_s=mean(first.latency_s, last.latency_s),
+        spread_fraction=max(first.spread_fraction, last.spread_fraction))
+        for first, last in zip(before.levels, after.levels, strict=True)]
+    return replace(
+        before, levels=at_least_as_fast_as_what_passes(levels),
+        gemm_flop_per_s=mean(before.gemm_flop_per_s, after.gemm_flop_per_s),
+        rows_flop_per_s=mean(before.rows_flop_per_s, after.rows_flop_per_s),
+        exponential_ops_per_s=mean(before.exponential_ops_per_s, after.exponential_ops_per_s),
+        item_s=mean(before.item_s, after.item_s),
+        outstanding_bytes=mean(before.outstanding_bytes, after.outstanding_bytes))
+
+
 def buffer_beyond_caches_bytes(last_cache_bytes: float, memory_bytes: float) -> float:
     """A working set that DRAM has to serve: some times the last cache, and an eighth of the memory at most.
 

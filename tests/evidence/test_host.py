@@ -18,6 +18,7 @@ from simkit.evidence.host import (
     N_Q_HEADS,
     HostPoint,
     compare,
+    compare_here,
     operator_of,
     points_of,
     predicted_s,
@@ -28,6 +29,7 @@ from simkit.evidence.host_clock import time_loops
 from simkit.evidence.host_measure import (
     LevelFigures,
     at_least_as_fast_as_what_passes,
+    between,
     buffer_beyond_caches_bytes,
     measure_host,
 )
@@ -50,6 +52,16 @@ def figures():
 @pytest.fixture(scope="module")
 def machine(figures):
     return profile_of(figures)
+
+
+def test_the_machine_half_way_is_the_geometric_mean_of_before_and_after(figures):
+    dram = figures.levels[-1]
+    faster = replace(figures, rows_flop_per_s=4 * figures.rows_flop_per_s,
+                     levels=(*figures.levels[:-1], replace(dram, bandwidth_bytes_per_s=dram.bandwidth_bytes_per_s / 4)))
+    halfway = between(figures, faster)
+    assert halfway.rows_flop_per_s == pytest.approx(2 * figures.rows_flop_per_s)
+    assert halfway.levels[-1].bandwidth_bytes_per_s == pytest.approx(dram.bandwidth_bytes_per_s / 2)
+    assert halfway.item_s == pytest.approx(figures.item_s)
 
 
 def test_the_compiled_kernel_is_attention():
@@ -226,8 +238,7 @@ def test_errors_are_summed_up_by_regime():
 
 @slow
 def test_decode_attention_on_this_machine_is_predicted_within_20_percent():
-    profile = profile_of(measure_host())
-    everything = summarise(compare(profile))[0]
+    everything = summarise(compare_here())[0]
     assert everything["regime"] == "all"
     assert everything["median_ape"] <= GOAL_MEDIAN_APE
     assert everything["mape"] < everything["baseline_mape"]

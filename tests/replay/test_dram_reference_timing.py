@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from tests.reference_data import reference_path
 
 from simkit.replay.dram.standards import standard_named
+from tests.reference_data import reference_path
 
 SETS = ("HBM2_2000", "HBM2_2400", "HBM3_6400", "HBM3s1_6400", "GDDR6_14000", "LPDDR5_6400", "DDR5_4800")
 
