@@ -8,9 +8,7 @@ did it end as it should and say so in a line, and does running it again give the
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
-import io
 import os
 import random
 import resource
@@ -19,128 +17,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from simkit.commands.main import main as simkit
 from simkit.report import export
 from simkit.study import sweep_plan
-from tests.faults.cases import BYSTANDERS, CASES, EARLIER, LATER_DATE_S, Case, contents, lay_out, scratch
+from tests.faults.cases import BYSTANDERS, CASES, EARLIER, LATER_DATE_S, Case, contents, scratch
+from tests.faults.workshop import END_S, Run, Workshop
 
 export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]  # quick figures
 sweep_plan.PART_POINTS["roofline"] = 100  # 48 parts: many moments between them; workers read this file too
 
 NOBODY = 65534
-END_S = 180.0  # a run that takes longer, on a busy machine too, hangs
 LAST_WORDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
-
-
-@dataclass
-class Run:
-    """A forked command: its process and what it said, without progress, which is wiped with carriage returns."""
-
-    pid: int
-    said: int  # the end of a pipe to read: a file would fall under the limits that are tried
-    code: int | None = None
-    stderr: str = ""
-
-    def ended(self) -> bool:
-        """True when it has ended; its exit code, or minus the signal, is then in ``code``."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-                os.set_blocking(self.said, False)
-                with contextlib.suppress(BlockingIOError):
-                    text = os.read(self.said, 2**16).decode(errors="replace")
-                    self.stderr = "\n".join(line.rpartition("\r")[2] for line in text.splitlines())
-                os.close(self.said)
-        return self.code is not None
-
-    def wait(self, timeout_s: float = END_S) -> float:
-        """Seconds until it ends. Raises AssertionError when it hangs."""
-        begin = time.monotonic()
-        while not self.ended():
-            if time.monotonic() - begin > timeout_s:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                raise AssertionError(f"still running {timeout_s:.0f} s later")
-            time.sleep(0.002)
-        return time.monotonic() - begin
-
-
-@dataclass
-class Workshop:
-    """Folders of trials, references of undisturbed runs, and the seconds that those took."""
-
-    root: Path
-    references: dict[str, dict[str, str]] = field(default_factory=dict)
-    duration_s: dict[str, float] = field(default_factory=dict)
-    count: int = 0
-
-    def folder(self) -> Path:
-        """A new folder with inputs and bystanders, which anybody may read."""
-        self.count += 1
-        place = self.root / f"trial {self.count}"
-        lay_out(place)
-        return place
-
-    def start(self, case: Case, folder: Path, *more: str, prepare: Callable[[], None] | None = None) -> Run:
-        """Fork the command; ``prepare`` is called in its process."""
-        said, stream = os.pipe()
-        os.environ["SIMKIT_CACHE"] = str(folder / "cache")
-        pid = os.fork()
-        if pid:
-            os.close(stream)
-            return Run(pid=pid, said=said)
-        _child([*case.first, *more], folder, stream, prepare)
-        raise AssertionError("unreachable")
-
-    def learn(self, case: Case) -> None:
-        """Run the command undisturbed twice: once to load what it needs, once timed, for its reference."""
-        os.environ["SIMKIT_CACHE"] = str(self.root / "warm cache")
-        warm = self.folder()
-        with contextlib.chdir(warm), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            simkit([*case.first, *(["--workers", "1"] if case.workers else [])], standalone_mode=False)
-        folder = self.folder()
-        run = self.start(case, folder)
-        self.duration_s[case.name] = run.wait()
-        assert run.code == 0, run.stderr
-        self.references[case.name] = contents(folder / case.output)
-        assert self.references[case.name] == contents(warm / case.output), "two undisturbed runs differ"
-
-
-def _child(words: list[str], folder: Path, stream: int, prepare: Callable[[], None] | None) -> None:
-    """The forked process: never returns."""
-    code = 1
-    try:
-        os.dup2(stream, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        os.chdir(folder)
-        if prepare is not None:
-            prepare()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            simkit(words)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        threading._shutdown()  # what the interpreter does at its end
-        atexit._run_exitfuncs()
-        sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        code = 1
-    finally:
-        os._exit(code)
 
 
 def _earlier(case: Case, workshop: Workshop, chance: random.Random) -> tuple[Path, tuple[str, ...], dict[str, str] | None]:

@@ -14,7 +14,7 @@ from simkit.hardware.lint.ranges import (
     SPECIAL_OPS_PER_CLOCK,
     VECTOR_FLOPS_PER_CLOCK,
 )
-from simkit.hardware.lint.remarks import Path, Remark, outside
+from simkit.hardware.lint.remarks import Path, Remark, outside, unless_within
 from simkit.hardware.profile import Compute, HardwareProfile
 from simkit.units import FLOP_PER_S, HERTZ, format_quantity
 
@@ -27,11 +27,9 @@ def clock_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
     if clock is None:
         return
     least, most = CLOCK_HZ[profile.kind]
-    severity = outside(clock, least, most, 2)
-    if severity:
-        yield severity, ("compute", "clock"), (
-            f"{format_quantity(clock, HERTZ)}: clocks of a kind '{profile.kind}' lie between "
-            f"{format_quantity(least, HERTZ)} and {format_quantity(most, HERTZ)}")
+    yield from unless_within(clock, least, most, 2, ("compute", "clock"), (
+        f"{format_quantity(clock, HERTZ)}: clocks of a kind '{profile.kind}' lie between "
+        f"{format_quantity(least, HERTZ)} and {format_quantity(most, HERTZ)}"))
 
 
 def matrix_rate_follows_from_units_and_clock(profile: HardwareProfile) -> Iterator[Remark]:
@@ -42,19 +40,15 @@ def matrix_rate_follows_from_units_and_clock(profile: HardwareProfile) -> Iterat
     least, most = FLOPS_PER_CLOCK[profile.kind]
     for dtype, peak in compute.matrix_peak_flop_per_s.items():
         per_clock = peak / (compute.units * compute.clock_hz)
-        severity = outside(per_clock, least, most, 4)
-        if severity:
-            yield severity, ("compute", "matrix", "peak", dtype), (
-                f"{format_quantity(peak, FLOP_PER_S)} is {per_clock:.3g} flops a clock in each of {compute.units} "
-                f"{compute.unit_name}s; {profile.kind} units do {least} to {most}")
+        yield from unless_within(per_clock, least, most, 4, ("compute", "matrix", "peak", dtype), (
+            f"{format_quantity(peak, FLOP_PER_S)} is {per_clock:.3g} flops a clock in each of {compute.units} "
+            f"{compute.unit_name}s; {profile.kind} units do {least} to {most}"))
     if compute.vector_peak_flop_per_s is not None:
         per_clock = compute.vector_peak_flop_per_s / (compute.units * compute.clock_hz)
         least, most = VECTOR_FLOPS_PER_CLOCK[profile.kind]
-        severity = outside(per_clock, least, most, 4)
-        if severity:
-            yield severity, ("compute", "vector_peak"), (
-                f"{format_quantity(compute.vector_peak_flop_per_s, FLOP_PER_S)} is {per_clock:.3g} flops a clock in "
-                f"each of {compute.units} {compute.unit_name}s; {profile.kind} units do {least} to {most}")
+        yield from unless_within(per_clock, least, most, 4, ("compute", "vector_peak"), (
+            f"{format_quantity(compute.vector_peak_flop_per_s, FLOP_PER_S)} is {per_clock:.3g} flops a clock in "
+            f"each of {compute.units} {compute.unit_name}s; {profile.kind} units do {least} to {most}"))
 
 
 def half_rate(compute: Compute) -> float | None:
@@ -95,11 +89,9 @@ def rates_are_in_order(profile: HardwareProfile) -> Iterator[Remark]:
     peaks, half = compute.matrix_peak_flop_per_s, half_rate(compute)
     if half is not None and compute.vector_peak_flop_per_s is not None:
         least, most = MATRIX_TO_VECTOR
-        severity = outside(half / compute.vector_peak_flop_per_s, least, most, 1.8)
-        if severity:
-            yield severity, ("compute", "vector_peak"), (
-                f"the 16-bit matrix rate is {half / compute.vector_peak_flop_per_s:.3g} times the vector rate: "
-                f"expected {least:g} to {most:g}")
+        yield from unless_within(half / compute.vector_peak_flop_per_s, least, most, 1.8, ("compute", "vector_peak"), (
+            f"the 16-bit matrix rate is {half / compute.vector_peak_flop_per_s:.3g} times the vector rate: "
+            f"expected {least:g} to {most:g}"))
     if half is not None:
         for dtype, rate in peaks.items():
             if dtype == "fp4" and "fp8" in peaks:
@@ -125,20 +117,17 @@ def exponentials_follow_from_units_and_clock(profile: HardwareProfile) -> Iterat
     if compute.clock_hz is not None:
         per_clock = compute.special_ops_per_s / compute.units / compute.clock_hz
         least, most = SPECIAL_OPS_PER_CLOCK[profile.kind]
-        severity = outside(per_clock, least, most, 4)
-        if severity:
-            yield severity, ("compute", "special_rate"), (
-                f"{per_clock:.3g} results a clock in each of {compute.units} {compute.unit_name}s: expected {least:g} "
-                f"to {most:g}")
+        yield from unless_within(per_clock, least, most, 4, ("compute", "special_rate"), (
+            f"{per_clock:.3g} results a clock in each of {compute.units} {compute.unit_name}s: expected {least:g} "
+            f"to {most:g}"))
 
 
 def products_reach_their_share(profile: HardwareProfile) -> Iterator[Remark]:
     """Large products reach 0.5 to 0.99 of a dense peak; tiles are as many rows as the array, a power of two."""
     compute = profile.compute
-    severity = outside(compute.matrix_achievable_fraction, 0.3, 1.0, 6)
-    if severity:
-        yield severity, ("compute", "matrix", "achievable_fraction"), (
-            f"{compute.matrix_achievable_fraction:g} of the peak: large products reach 0.3 and more")
+    reached = compute.matrix_achievable_fraction
+    yield from unless_within(reached, 0.3, 1.0, 6, ("compute", "matrix", "achievable_fraction"), (
+        f"{reached:g} of the peak: large products reach 0.3 and more"))
     rows = compute.matrix_tile_rows
     if rows & (rows - 1):
         yield "warning", ("compute", "matrix", "tile_rows"), f"{rows} rows are no power of two, as those of tiles are"

@@ -8,7 +8,7 @@ from typing import Final
 from simkit.hardware.lint.compute import half_rate
 from simkit.hardware.lint.dram import memory_family
 from simkit.hardware.lint.ranges import ENERGY_PJ_PER_BIT
-from simkit.hardware.lint.remarks import Remark, outside, rate_words
+from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile
 from simkit.units import J_PER_BYTE, SECONDS, WATTS, format_quantity
 
@@ -58,11 +58,9 @@ def flops_fit_the_power(profile: HardwareProfile) -> Iterator[Remark]:
     else:
         most = 3.6 if (profile.year or FINER_PROCESSES) >= FINER_PROCESSES else 10.0
     each = power.tdp_w / half * 1e12
-    severity = outside(each, 0.3, most, 4)
-    if severity:
-        yield severity, ("power", "tdp"), (
-            f"{format_quantity(power.tdp_w, WATTS)} over the 16-bit peak is {each:.3g} pJ a flop: expected 0.3 to "
-            f"{most:g}")
+    yield from unless_within(each, 0.3, most, 4, ("power", "tdp"), (
+        f"{format_quantity(power.tdp_w, WATTS)} over the 16-bit peak is {each:.3g} pJ a flop: expected 0.3 to "
+        f"{most:g}"))
     if power.energy_j_per_flop is not None:
         share = power.energy_j_per_flop * half / power.tdp_w
         if share > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simkit.hardware.lint.ranges import BURST_BYTES, DRAIN_S, DRAM_FAMILIES, GIB
-from simkit.hardware.lint.remarks import Remark, outside, rate_words
+from simkit.hardware.lint.remarks import Remark, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
 from simkit.units import BYTES, SECONDS, format_quantity
 
@@ -28,11 +28,9 @@ def bandwidth_follows_from_pins(profile: HardwareProfile) -> Iterator[Remark]:
         if dram is None or dram.bus_width_bits is None or dram.data_rate_bits_per_s is None or peak is None:
             continue
         pins = dram.bus_width_bits * dram.data_rate_bits_per_s / 8
-        severity = outside(peak / pins, 0.98, 1.02, 1.05)
-        if severity:
-            yield severity, ("memory", level.name, "bandwidth"), (
-                f"{rate_words(peak)} is stated, but {dram.bus_width_bits} pins at {dram.data_rate_bits_per_s / 1e9:g} "
-                f"Gb/s carry {rate_words(pins)}")
+        yield from unless_within(peak / pins, 0.98, 1.02, 1.05, ("memory", level.name, "bandwidth"), (
+            f"{rate_words(peak)} is stated, but {dram.bus_width_bits} pins at {dram.data_rate_bits_per_s / 1e9:g} "
+            f"Gb/s carry {rate_words(pins)}"))
 
 
 def data_rate_is_one_of_its_family(profile: HardwareProfile) -> Iterator[Remark]:
@@ -41,10 +39,8 @@ def data_rate_is_one_of_its_family(profile: HardwareProfile) -> Iterator[Remark]
         if level.dram is None or level.dram.data_rate_bits_per_s is None:
             continue
         rate, fastest = level.dram.data_rate_bits_per_s, DRAM_FAMILIES[level.dram.type].fastest_bits_per_s
-        severity = outside(rate, fastest / 6, 1.01 * fastest, 1.25)
-        if severity:
-            yield severity, ("memory", level.name, "dram", "data_rate"), (
-                f"{rate / 1e9:g} Gb/s a pin is not a speed of {level.dram.type}, which reaches {fastest / 1e9:g} Gb/s")
+        yield from unless_within(rate, fastest / 6, 1.01 * fastest, 1.25, ("memory", level.name, "dram", "data_rate"), (
+            f"{rate / 1e9:g} Gb/s a pin is not a speed of {level.dram.type}, which reaches {fastest / 1e9:g} Gb/s"))
 
 
 def pins_fit_the_stacks(profile: HardwareProfile) -> Iterator[Remark]:
@@ -56,10 +52,9 @@ def pins_fit_the_stacks(profile: HardwareProfile) -> Iterator[Remark]:
         each = DRAM_FAMILIES[dram.type].stack_bits
         if each is None:
             continue
-        severity = outside(dram.bus_width_bits / (dram.stacks * each), 0.9, 1.0, 1.05)
-        if severity:
-            yield severity, ("memory", level.name, "dram", "bus_width_bits"), (
-                f"{dram.bus_width_bits} pins on {dram.stacks} stacks: a stack of {dram.type} has {each}")
+        share, key = dram.bus_width_bits / (dram.stacks * each), ("memory", level.name, "dram", "bus_width_bits")
+        yield from unless_within(share, 0.9, 1.0, 1.05, key, (
+            f"{dram.bus_width_bits} pins on {dram.stacks} stacks: a stack of {dram.type} has {each}"))
 
 
 def bandwidth_fits_its_stacks(profile: HardwareProfile) -> Iterator[Remark]:
@@ -72,11 +67,9 @@ def bandwidth_fits_its_stacks(profile: HardwareProfile) -> Iterator[Remark]:
         if family.stack_bits is None:
             continue
         most = dram.stacks * family.stack_bits * family.fastest_bits_per_s / 8
-        severity = outside(peak, most / 4, most, 1.1)
-        if severity:
-            yield severity, ("memory", level.name, "bandwidth"), (
-                f"{rate_words(peak)} does not fit {dram.stacks} stacks of {dram.type}, which give "
-                f"{rate_words(most / 4)} to {rate_words(most)}")
+        yield from unless_within(peak, most / 4, most, 1.1, ("memory", level.name, "bandwidth"), (
+            f"{rate_words(peak)} does not fit {dram.stacks} stacks of {dram.type}, which give "
+            f"{rate_words(most / 4)} to {rate_words(most)}"))
 
 
 def capacity_fits_its_stacks(profile: HardwareProfile) -> Iterator[Remark]:
@@ -88,11 +81,9 @@ def capacity_fits_its_stacks(profile: HardwareProfile) -> Iterator[Remark]:
         if most is None:
             continue
         each = level.chip_capacity_bytes / level.dram.stacks
-        severity = outside(each, GIB, most, 1.5)
-        if severity:
-            yield severity, ("memory", level.name, "capacity"), (
-                f"{format_quantity(each, BYTES)} in each of {level.dram.stacks} stacks: {level.dram.type} stacks hold "
-                f"1 to {most / GIB:g} GiB")
+        yield from unless_within(each, GIB, most, 1.5, ("memory", level.name, "capacity"), (
+            f"{format_quantity(each, BYTES)} in each of {level.dram.stacks} stacks: {level.dram.type} stacks hold "
+            f"1 to {most / GIB:g} GiB"))
 
 
 def channels_share_the_pins(profile: HardwareProfile) -> Iterator[Remark]:
@@ -130,12 +121,10 @@ def memory_is_read_in_its_family_s_time(profile: HardwareProfile) -> Iterator[Re
             continue
         least, most = DRAIN_S[family]
         drain_s = level.chip_capacity_bytes / peak
-        severity = outside(drain_s, least, most, 3)
-        if severity:
-            yield severity, ("memory", level.name, "capacity"), (
-                f"{format_quantity(level.chip_capacity_bytes, BYTES)} at {rate_words(peak)} are read in "
-                f"{format_quantity(drain_s, SECONDS)}: expected {format_quantity(least, SECONDS)} to "
-                f"{format_quantity(most, SECONDS)} of {family}")
+        yield from unless_within(drain_s, least, most, 3, ("memory", level.name, "capacity"), (
+            f"{format_quantity(level.chip_capacity_bytes, BYTES)} at {rate_words(peak)} are read in "
+            f"{format_quantity(drain_s, SECONDS)}: expected {format_quantity(least, SECONDS)} to "
+            f"{format_quantity(most, SECONDS)} of {family}"))
 
 
 RULES = (bandwidth_follows_from_pins, data_rate_is_one_of_its_family, pins_fit_the_stacks, bandwidth_fits_its_stacks,

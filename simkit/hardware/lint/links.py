@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from simkit.hardware.lint.ranges import INFINIBAND_BYTES_PER_S, NVLINK_BYTES_PER_S, PCIE_LANE_BYTES_PER_S
-from simkit.hardware.lint.remarks import Remark, outside, rate_words
+from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile, Link
 from simkit.units import SECONDS, format_quantity
 
@@ -55,12 +55,10 @@ def links_are_slower_than_memory(profile: HardwareProfile) -> Iterator[Remark]:
                     f"{rate_words(link.bandwidth_bytes_per_s)} between chips is {ratio:.3g} times less than main "
                     "memory has: expected 1 to 80")
     if profile.scale_up and profile.scale_out:
-        far = profile.scale_out.bandwidth_bytes_per_s
-        severity = outside(profile.scale_up.bandwidth_bytes_per_s / far, 1.0, 60.0, 5)
-        if severity:
-            yield severity, ("links", "scale_out", "bandwidth"), (
-                f"{rate_words(far)} beside {rate_words(profile.scale_up.bandwidth_bytes_per_s)} of the nearer link: "
-                "expected the same to a sixtieth of it")
+        near, far = profile.scale_up.bandwidth_bytes_per_s, profile.scale_out.bandwidth_bytes_per_s
+        yield from unless_within(near / far, 1.0, 60.0, 5, ("links", "scale_out", "bandwidth"), (
+            f"{rate_words(far)} beside {rate_words(near)} of the nearer link: "
+            "expected the same to a sixtieth of it"))
 
 
 def links_are_within_their_wires(profile: HardwareProfile) -> Iterator[Remark]:
@@ -77,10 +75,8 @@ def links_are_within_their_wires(profile: HardwareProfile) -> Iterator[Remark]:
 def messages_take_microseconds(profile: HardwareProfile) -> Iterator[Remark]:
     """A small message takes 0.3 us on the best fabric and 30 us through a network stack."""
     for name, link in _links(profile):
-        severity = outside(link.latency_s, 0.3e-6, 30e-6, 10)
-        if severity:
-            yield severity, ("links", name, "latency"), (
-                f"{format_quantity(link.latency_s, SECONDS)} for a small message: expected 300 ns to 30 µs")
+        yield from unless_within(link.latency_s, 0.3e-6, 30e-6, 10, ("links", name, "latency"), (
+            f"{format_quantity(link.latency_s, SECONDS)} for a small message: expected 300 ns to 30 µs"))
 
 
 def systems_are_as_large_as_their_links(profile: HardwareProfile) -> Iterator[Remark]:

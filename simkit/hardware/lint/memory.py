@@ -11,7 +11,7 @@ from simkit.hardware.lint.ranges import (
     UNIT_LATENCY_CYCLES,
     UNIT_SHARE_BYTES,
 )
-from simkit.hardware.lint.remarks import Remark, outside, rate_words
+from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile
 from simkit.units import BYTES, SECONDS, format_quantity
 
@@ -44,11 +44,9 @@ def private_bandwidth_is_some_bytes_a_clock(profile: HardwareProfile) -> Iterato
         if level.scope != "unit" or level.bandwidth_bytes_per_s is None or clock is None:
             continue
         width = level.bandwidth_bytes_per_s / clock
-        severity = outside(width, 16, 1024, 4)
-        if severity:
-            yield severity, ("memory", level.name, "bandwidth"), (
-                f"{rate_words(level.bandwidth_bytes_per_s)} is {width:.3g} bytes a clock for each "
-                f"{profile.compute.unit_name}: expected 16 to 1024; scope 'unit' states one unit's bandwidth")
+        yield from unless_within(width, 16, 1024, 4, ("memory", level.name, "bandwidth"), (
+            f"{rate_words(level.bandwidth_bytes_per_s)} is {width:.3g} bytes a clock for each "
+            f"{profile.compute.unit_name}: expected 16 to 1024; scope 'unit' states one unit's bandwidth"))
 
 
 def on_chip_memory_is_read_in_microseconds(profile: HardwareProfile) -> Iterator[Remark]:
@@ -62,12 +60,10 @@ def on_chip_memory_is_read_in_microseconds(profile: HardwareProfile) -> Iterator
             continue
         least, most = ON_CHIP_DRAIN_S[level.kind, level.scope]
         drain_s = level.capacity_bytes / peak
-        severity = outside(drain_s, least, most, 10)
-        if severity:
-            yield severity, ("memory", level.name, "capacity"), (
-                f"{format_quantity(level.capacity_bytes, BYTES)} at {rate_words(peak)} are read in "
-                f"{format_quantity(drain_s, SECONDS)}: expected {format_quantity(least, SECONDS)} to "
-                f"{format_quantity(most, SECONDS)} of {level.kind} on the chip")
+        yield from unless_within(drain_s, least, most, 10, ("memory", level.name, "capacity"), (
+            f"{format_quantity(level.capacity_bytes, BYTES)} at {rate_words(peak)} are read in "
+            f"{format_quantity(drain_s, SECONDS)}: expected {format_quantity(least, SECONDS)} to "
+            f"{format_quantity(most, SECONDS)} of {level.kind} on the chip"))
 
 
 def capacity_is_shared_by_the_units(profile: HardwareProfile) -> Iterator[Remark]:
@@ -78,11 +74,9 @@ def capacity_is_shared_by_the_units(profile: HardwareProfile) -> Iterator[Remark
             continue
         least, most = limits
         each = level.chip_capacity_bytes / level.units
-        severity = outside(each, least, most, 20)
-        if severity:
-            yield severity, ("memory", level.name, "capacity"), (
-                f"{format_quantity(each, BYTES)} for each {profile.compute.unit_name}: expected "
-                f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}")
+        yield from unless_within(each, least, most, 20, ("memory", level.name, "capacity"), (
+            f"{format_quantity(each, BYTES)} for each {profile.compute.unit_name}: expected "
+            f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}"))
 
 
 def latencies_are_of_their_kind(profile: HardwareProfile) -> Iterator[Remark]:
@@ -101,10 +95,8 @@ def latencies_are_of_their_kind(profile: HardwareProfile) -> Iterator[Remark]:
             expected = f"{format_quantity(least, SECONDS)} to {format_quantity(most, SECONDS)}"
         else:
             continue
-        severity = outside(value, least, most, 4)
-        if severity:
-            yield severity, ("memory", level.name, "latency"), (
-                f"{words}: expected {expected} of {level.kind}, kind '{profile.kind}'")
+        yield from unless_within(value, least, most, 4, ("memory", level.name, "latency"), (
+            f"{words}: expected {expected} of {level.kind}, kind '{profile.kind}'"))
 
 
 def bytes_in_flight_fit_the_units(profile: HardwareProfile) -> Iterator[Remark]:
@@ -138,11 +130,9 @@ def ridge_point_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
             continue
         ridge = profile.ridge_point_flop_per_byte(level.name)
         least, most = RIDGE_POINTS[level.kind if level.kind != "dram" else profile.kind]
-        severity = outside(ridge, least, most, 3)
-        if severity:
-            yield severity, ("memory", level.name, "bandwidth"), (
-                f"the ridge point would be {ridge:.3g} flops/byte: expected {least:g} to {most:g} of "
-                f"{level.kind}, kind '{profile.kind}'")
+        yield from unless_within(ridge, least, most, 3, ("memory", level.name, "bandwidth"), (
+            f"the ridge point would be {ridge:.3g} flops/byte: expected {least:g} to {most:g} of "
+            f"{level.kind}, kind '{profile.kind}'"))
 
 
 def gpu_memory_states_what_reads_achieve(profile: HardwareProfile) -> Iterator[Remark]:
@@ -156,10 +146,9 @@ def gpu_memory_states_what_reads_achieve(profile: HardwareProfile) -> Iterator[R
 def shares_are_not_lost(profile: HardwareProfile) -> Iterator[Remark]:
     """Large reads reach half of the peak even on a CPU with HBM, and a runtime keeps 2 to 30 % where it keeps any."""
     for level in profile.memory:
-        severity = outside(level.achievable_fraction, 0.4, 1.0, 8)
-        if severity:
-            yield severity, ("memory", level.name, "achievable_fraction"), (
-                f"{level.achievable_fraction:g} of the peak: large reads reach 0.4 and more")
+        reached, key = level.achievable_fraction, ("memory", level.name, "achievable_fraction")
+        yield from unless_within(reached, 0.4, 1.0, 8, key, (
+            f"{reached:g} of the peak: large reads reach 0.4 and more"))
         if level.reserve_fraction and outside(level.reserve_fraction, 0.02, 0.3, 1):
             yield "warning", ("memory", level.name, "reserve_fraction"), (
                 f"{level.reserve_fraction:g} of the capacity: runtimes keep 0.02 to 0.3")

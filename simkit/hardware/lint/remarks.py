@@ -22,6 +22,14 @@ def outside(value: float, least: float, most: float, slip_ratio: float) -> Sever
     return "error" if value < least / slip_ratio or value > most * slip_ratio else "warning"
 
 
+def unless_within(value: float, least: float, most: float, slip_ratio: float, path: Path,
+                  words: str) -> Iterator[Remark]:
+    """The remark of a figure that :func:`outside` finds fault with."""
+    severity = outside(value, least, most, slip_ratio)
+    if severity:
+        yield severity, path, words
+
+
 def rate_words(bytes_per_s: float) -> str:
     """A bandwidth with its unit."""
     return format_quantity(bytes_per_s, BYTES_PER_S)
