@@ -18,7 +18,7 @@ from simkit.replay.dram.timing import AGE_BITS, BANK_BITS, FAR
 NO_AGE: Final = FAR
 _WAIT_BIT: Final = PASSIVE_BIT + 1
 _AGE_MASK: Final = (1 << AGE_BITS) - 1
-_NONE: Final = (1 << 63) - 1
+_NONE: Final = (1 << 63) - 1  # the largest integer: after every candidate
 
 
 @njit(inline="always")

@@ -21,7 +21,7 @@ FAR: int = 1 << 60  # later than any tick of a replay
 # What compiled searches pack into one integer, with a bit for active requests.
 WAIT_BITS: int = 21  # ticks that a command must wait: tRFC, the longest delay, is 350 ns, 700 000 half clocks of 1 ps
 AGE_BITS: int = 33  # requests that a channel can be sent
-BANK_BITS: int = 8
+BANK_BITS: int = 8  # banks of a channel: 64 at the most in these standards, and more than 256 are refused below
 
 
 class Ticks(NamedTuple):
