@@ -11,6 +11,8 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.replay.append import _written_fraction, append_fraction
+from simkit.replay.dram.patterns import generate
+from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import standard_named
 from simkit.replay.dram_pattern import Pattern
 from simkit.replay.engine import evaluate as replay_step
@@ -43,6 +45,23 @@ def test_a_scattered_write_costs_what_the_cycle_accurate_simulator_says(name):
     assert found == pytest.approx(fraction_by_table(runs, 16), rel=SAMPLE)
     # The simulator too amortises its batches alike at any ratio: a sample of many writes tells the cost of few.
     assert fraction_by_table(runs, 1) == pytest.approx(fraction_by_table(runs, 16), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["HBM3_6400", "GDDR6_14000", "DDR5_4800"])
+def test_rare_writes_cost_what_frequent_ones_do_in_runs_of_many_batches(name):
+    """The table's runs at 4096 reads a write hold 64 written bursts, one batch: a refresh more or less outweighs it."""
+    config = DramConfig(standard=standard_named(name))
+    bursts = 256 // config.standard.burst_bytes
+    reads_a_write, groups = 1024, 100
+    mixed = generate("mixed_seq", config, requests=groups * (reads_a_write + 1) * bursts, parameter=reads_a_write, seed=1)
+    both = replay_requests(config, mixed.address_bytes, is_write=mixed.is_write, completions=False)
+    stream = np.arange(groups * reads_a_write * bursts) * config.standard.burst_bytes
+    alone = replay_requests(config, stream, completions=False)
+    fraction = alone.elapsed_s / reads_a_write / (both.elapsed_s - alone.elapsed_s)
+    runs = [run for run in read_runs() if run.dram_type == name and run.simulator.startswith("ramulator")
+            and (run.mapping, run.scheduler, run.refresh, run.read_queue, run.driven_pseudo_channels)
+            == ("bg128", "rowhit", "ab", 64, 1)]
+    assert fraction == pytest.approx(fraction_by_table(runs, 16), rel=0.15)
 
 
 def layer_step(chip, layout: str, batch: float):

@@ -14,7 +14,7 @@ from simkit.replay.machine import machine_of
 from simkit.replay.timeline import Items, Path, Record, run_items
 from simkit.study.point import decode_step
 from tests.laws.strategies import SIMULATED
-from tests.replay.cases import replay, roof_s, with_level
+from tests.replay.cases import attention_operator, replay, roof_s, with_level
 
 
 def loop(*, tokens, servers=(1e-9,), latency_s=0.0, in_flight=4, units=1, slots_per_unit=1, granule_tokens=1,
@@ -149,6 +149,16 @@ def test_near_memory_tiers_are_as_fast_as_their_bandwidths_say():
     chip = load_hardware("sambanova-sn40l")
     near, far = (replay(chip, "mha", 8, 4096, home=name) for name in ("hbm", "ddr"))
     assert far.total_s / near.total_s == pytest.approx(1.6e12 * 0.75 / 100e9, rel=0.05)
+
+
+def test_a_cache_that_spills_over_three_tiers_moves_each_tier_s_share_through_all_nearer_ones():
+    chip = load_hardware("sambanova-sn40l")
+    found = replay(chip, "gqa-8", 32, 8192, placement=Placement(
+        weights={"hbm": 1.0}, kv={"sram": 0.25, "hbm": 0.5, "ddr": 0.25}, fits=True, max_batch=0))
+    read = float(attention_operator("gqa-8", 32, 8192).kv_read_bytes)
+    assert found.level_bytes["ddr"] == pytest.approx(0.25 * read, rel=1e-12)
+    assert found.level_bytes["hbm"] == pytest.approx(0.75 * read, rel=1e-12)
+    assert sum(found.stall_s.values()) == pytest.approx(found.total_s, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["groq-lpu", "cerebras-wse3", "sambanova-sn40l", "dmatrix-corsair", "tpu-v5e",
