@@ -186,6 +186,11 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR09
     known = (stream.max() + 1) * granules_per_stream if shared else 1
     filled_before, present_at, filled = np.full(known, -1.0), np.zeros(known), 0.0
 
+    # What a slot without items cannot change: the server that all share and that takes longest for a load.
+    watched, watched_busy_s, watched_before_s = home, 0.0, np.zeros(count)
+    if cache_server >= 0 and s_per_byte[cache_server] > s_per_byte[home] * miss_share:
+        watched = cache_server
+
     next_item, finished, asked, home_tokens = 0, 0, count, 0
     while running > 0:
         slot = winner[1]
@@ -194,6 +199,7 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR09
         asked += 1
         if item < 0 and next_item == len(item_tokens):
             running -= 1
+            watched_before_s[slot] = watched_busy_s - max(free[watched, 0] - now, 0.0)
             asks_at[slot] = np.inf
         elif item < 0:
             # Its first load waits its turn: servers see requests in order of time.
@@ -219,6 +225,9 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR09
             deepest = home if missed > 0.0 or cache_server < 0 else cache_server
             served, slowest, queued = _serve(now, unit, size_bytes, missed, deepest, cache_server, s_per_byte,
                                              per_unit, extra_share, free, binned_bytes, bin_s)
+            if watched <= deepest:
+                moved = missed if watched > cache_server >= 0 else size_bytes
+                watched_busy_s += (moved + size_bytes * extra_share[watched]) * s_per_byte[watched]
             arrival = max(served + latency_s[deepest], present)  # a second reader waits for the fill that is under way
             if missed > 0.0:
                 home_tokens += tokens
@@ -247,5 +256,10 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR09
         _play_again(slot, asks_at, turn, winner)
     record.home_tokens[0] += home_tokens
     last = ended.max()
-    stalls[IMBALANCE] += (last - ended).sum()
+    for slot in range(count):
+        idle_s = last - ended[slot]
+        # While the others keep a shared server busy, work for this slot would only lengthen their queue.
+        held_s = 0.0 if per_unit[watched] else min(max(watched_busy_s - watched_before_s[slot], 0.0), idle_s)
+        stalls[FIRST_SERVER + watched] += held_s
+        stalls[IMBALANCE] += idle_s - held_s
     return float(last)

@@ -235,3 +235,12 @@ def test_a_figure_may_be_an_array_and_each_point_has_its_own():
         one = decode_step(with_level(chip, "hbm", bandwidth_bytes_per_s=float(rate)), "llama-2-70b", attention="mha",
                           chips=8, batch=8.0, engine="replay", baseline=False)
         assert varied["attention_time_s"][place] == pytest.approx(float(one["attention_time_s"]), rel=1e-12)
+
+
+def test_slots_without_work_are_no_imbalance_while_the_others_keep_memory_busy():
+    """64 heads on 132 units that saturate HBM: twice its bandwidth helps, so that it binds and no idle slot does."""
+    found = replay("h100-sxm", "mha", 1, 16384)
+    assert found.utilisation["hbm"] > 0.9
+    assert found.stall_s["hbm"] >= found.utilisation["hbm"] * 0.97 * found.total_s
+    assert found.stall_s["imbalance"] < 0.05 * found.total_s
+    assert sum(found.stall_s.values()) == pytest.approx(found.total_s, rel=1e-12)
