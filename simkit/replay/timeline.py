@@ -157,7 +157,19 @@ def _account_wait(now: float, served: float, slowest: int, queued: int, arrival:
 
 
 @compiled()
-def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR0912, PLR0915  # one loop, one state
+def _account_idle(idle_s: _Floats, watched: int, busy_s: float, busy_before_s: _Floats, stalls: _Floats) -> None:
+    """Charge the slots' time after their last item to imbalance, or to the shared server that the others keep busy.
+
+    Work for such a slot would only lengthen the queue of the ``watched`` server, which was busy for ``busy_s`` in all.
+    """
+    for slot in range(len(idle_s)):
+        held_s = min(max(busy_s - busy_before_s[slot], 0.0), idle_s[slot])
+        stalls[FIRST_SERVER + watched] += held_s
+        stalls[IMBALANCE] += idle_s[slot] - held_s
+
+
+@compiled()
+def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901, PLR0912, PLR0915  # one loop
     """Run all items; returns the time from the first dispatch to the last result."""
     count = running = path.units * path.slots_per_unit
     item_tokens, stream, item_setup_s, shared = items.tokens, items.stream, items.setup_s, items.shared
@@ -256,10 +268,5 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: PLR09
         _play_again(slot, asks_at, turn, winner)
     record.home_tokens[0] += home_tokens
     last = ended.max()
-    for slot in range(count):
-        idle_s = last - ended[slot]
-        # While the others keep a shared server busy, work for this slot would only lengthen their queue.
-        held_s = 0.0 if per_unit[watched] else min(max(watched_busy_s - watched_before_s[slot], 0.0), idle_s)
-        stalls[FIRST_SERVER + watched] += held_s
-        stalls[IMBALANCE] += idle_s - held_s
+    _account_idle(last - ended, watched, 0.0 if per_unit[watched] else watched_busy_s, watched_before_s, stalls)
     return float(last)
