@@ -21,8 +21,7 @@ from tests.reference_data import REPOSITORY
 PHYSICS = ("hardware", "model", "decode", "roofline", "replay", "study/serving")
 BOUND = re.compile(r"_?(MOST|MAX|LONGEST|LARGEST|LEAST)_?")
 TRIVIAL = (0, 1)
-# Repeat names of hardware/kernel_shape.py, until they are taken from there.
-REPEATED = ("replay/kernel_choice.py", "replay/unit_kernel.py")
+
 
 
 def comments(text: str) -> dict[int, str]:
@@ -68,8 +67,7 @@ def _goes_on_counting(before: ast.stmt | None, statement: ast.Assign | ast.AnnAs
 def test_a_constant_of_the_physics_says_where_it_comes_from(folder):
     left = [f"{path.relative_to(REPOSITORY)}:{line}: {name}"
             for path in sorted((REPOSITORY / "simkit" / folder).rglob("*.py"))
-            for line, name in unexplained(path.read_text(encoding="utf-8"))
-            if not path.as_posix().endswith(REPEATED)]
+            for line, name in unexplained(path.read_text(encoding="utf-8"))]
     assert not left, "say the source, how it is derived, or that it is assumed:\n" + "\n".join(left)
 
 

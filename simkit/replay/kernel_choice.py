@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.decode.operators import AttentionTask, Operator
+from simkit.hardware.kernel_shape import EVEN_WAVES, SPLITS, UNSPLIT_ITEMS
 from simkit.replay.machine import Machine
 from simkit.replay.unit_kernel import Figures, UnitKernel, unit_kernels
 
-SPLITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-UNSPLIT_ITEMS: Final = 2.0  # items a unit from which libraries no longer cut equal sequences
-EVEN_WAVES: Final = 8  # from so many items a unit on, dynamic scheduling evens out the last wave
 RAGGED: Final = 1.5  # a longest sequence of so many means is worth cutting however many items there are
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.decode.operators import AttentionTask, Operator
+from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernel
 from simkit.replay.machine import Machine
-from simkit.replay.unit_kernel import PARTIAL_ELEMENT_BYTES, Figures, UnitKernel
+from simkit.replay.unit_kernel import Figures, UnitKernel
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
 MOST_SPLITS: Final = 128
@@ -120,7 +121,7 @@ def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine, *, fi
             np.max(operator.query_rows))
     # A machine may hold a fraction of a head: its rounded item then stands for that fraction's bytes.
     bytes_per_token = float(np.max(operator.kv_read_bytes)) / float(lengths.sum() * kv_heads)
-    partial_bytes = 2 * rows * (task.value_dim + 2) * PARTIAL_ELEMENT_BYTES
+    partial_bytes = 2 * rows * (task.value_dim + 2) * PARTIAL_BYTES
     cut = np.ones(sequences, dtype=np.int64)
     if machine.schedule == "static":
         whole = np.array([lengths.sum() * kv_heads * readers])

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from simkit.decode.operators import AttentionTask, Operator
+from simkit.decode.unit_costs import UnitCosts, matrix_costs, row_groups, vector_costs
 from simkit.hardware.kernel import DecodeKernel
+from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, PARTIAL_BYTES, ROW_ELEMENTS
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
-
-MATRIX_ROWS: Final = 16  # rows of the smallest matrix instruction
-ROW_ELEMENTS: Final = 128  # the unit of ``row_cycles``
-PARTIAL_ELEMENT_BYTES: Final = 4
-COMBINE_UNIT_BYTES: Final = 64  # the unit of ``combine_cycles_per_64_bytes``
-ROW_LIMITS: Final = (64, 32, 16, 8)  # query rows of one item: whole matrix tiles, and half of one
-NARROW_HEAD: Final = 64
-EIGHT_BIT_BYTES: Final = 1.5  # an element below this many bytes, scales included, is an 8-bit one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +71,7 @@ class Figures:
         """The second pass over the partial results of items that were cut; 0 when none was."""
         if not partial_elements:
             return 0.0
-        cycles = partial_elements * PARTIAL_ELEMENT_BYTES / COMBINE_UNIT_BYTES / self.units
+        cycles = partial_elements * PARTIAL_BYTES / COMBINE_UNIT_BYTES / self.units
         return (self.kernel.split_combine_cycles + self.kernel.combine_cycles_per_64_bytes * cycles) / self.clock_hz
 
 
@@ -108,7 +101,8 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
         return [_matrix_kernel(float(np.max(operator.query_rows)), rows, heads, task, hardware, figures, load_fraction),
                 _vector_kernel(rows, task, figures)]
     shared = bool(kernel.matrix_least_group <= rows <= kernel.matrix_most_group)
-    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in _row_groups(rows)
+    parts = dict.fromkeys(float(part[0]) for part in row_groups(np.array([rows])))
+    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in parts
              if shared and part <= kernel.most_item_rows]
     # Kernels for latents are written for the matrix unit alone.
     if not found or (task.cache_value_dim != 0 and (not shared or rows <= kernel.vector_most_group)):
@@ -116,63 +110,30 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
     return found
 
 
-def _row_groups(rows: float) -> list[float]:
-    """All query rows of a KV head, or the largest equal part of them that fits a limit."""
-    found = [rows]
-    for limit in ROW_LIMITS:
-        whole = round(rows)
-        part = next((n for n in range(limit, 0, -1) if whole % n == 0), 1)
-        if rows > limit and part < found[-1]:
-            found.append(float(part))
-    return found
-
-
 def _matrix_kernel(rows: float, all_rows: float, heads: float, task: AttentionTask, hardware: HardwareProfile,
                    figures: Figures, load_fraction: float) -> UnitKernel:
     """The matrix unit's kernel of ``rows`` of a KV head's query rows."""
-    kernel, hz, compute = figures.kernel, figures.clock_hz, hardware.compute
-    narrow, eight = task.key_dim <= NARROW_HEAD, _is_eight_bit(task)
-    width = task.cache_key_dim + task.cache_value_dim
-    has_native = eight and all_rows > 1 and kernel.native_8bit_rows > 0
-    native = has_native and rows <= kernel.native_8bit_rows
-    tiles = math.ceil(rows / MATRIX_ROWS) * MATRIX_ROWS
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / (hz * compute.units)
-    cycles = tiles * 2.0 * (task.key_dim + task.value_dim) / (rate * kernel.matrix_efficiency)
-    if eight and not native:
-        converted = kernel.dequantise_elements_per_cycle * figures.widened_ratio
-        cycles += (width + kernel.dequantise_token_elements) / converted
-    if compute.special_ops_per_s:
-        cycles = max(cycles, tiles * hz * compute.units / compute.special_ops_per_s)
-    setup = kernel.item_setup_cycles * (kernel.narrow_head_setup_ratio if narrow else 1.0)
-    setup *= kernel.setup_ratio_native_8bit if native else kernel.setup_ratio_8bit if eight else 1.0
-    floor = kernel.launch_cycles * (kernel.narrow_head_launch_ratio if narrow else 1.0)
-    floor *= kernel.launch_ratio_8bit if eight else 1.0
-    # Libraries take that kernel for groups that fit one tile, in parts if need be.
-    floor *= kernel.launch_ratio_native_8bit if has_native and all_rows <= MATRIX_ROWS else 1.0
     row_elements = heads * all_rows * task.value_dim
-    return UnitKernel(
-        matrix=True, readers=max(1, round(all_rows / rows)), setup_s=setup / hz, token_s=cycles / hz,
-        load_bytes_per_s=figures.load_bytes_per_s * load_fraction,
-        tile_tokens=round(kernel.tile_tokens), floor_s=floor / hz,
-        rows_s=kernel.row_cycles * row_elements / ROW_ELEMENTS / figures.units / hz)
+    costs = matrix_costs(rows, all_rows, _token_bytes(task), task, hardware, figures.kernel, figures.widened_ratio)
+    return _kernel(costs, figures, readers=max(1, round(all_rows / rows)),
+                   load_bytes_per_s=figures.load_bytes_per_s * load_fraction,
+                   row_cycles=figures.kernel.row_cycles * row_elements / ROW_ELEMENTS / figures.units)
 
 
 def _vector_kernel(all_rows: float, task: AttentionTask, figures: Figures) -> UnitKernel:
     """The vector lanes' kernel of one query head an item."""
-    kernel, hz, eight = figures.kernel, figures.clock_hz, _is_eight_bit(task)
-    elements = kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle
-    elements *= figures.widened_ratio
-    width = task.cache_key_dim + task.cache_value_dim
-    floor = kernel.launch_cycles * kernel.vector_launch_ratio
-    floor *= kernel.narrow_head_launch_ratio if task.key_dim <= NARROW_HEAD else 1.0
+    costs = vector_costs(_token_bytes(task), task, figures.kernel, figures.widened_ratio)
+    return _kernel(costs, figures, readers=max(1, round(all_rows)), load_bytes_per_s=math.inf, row_cycles=0.0)
+
+
+def _kernel(costs: UnitCosts, figures: Figures, *, readers: int, load_bytes_per_s: float,
+            row_cycles: float) -> UnitKernel:
+    hz = figures.clock_hz
     return UnitKernel(
-        matrix=False, readers=max(1, round(all_rows)),
-        setup_s=kernel.vector_item_setup_cycles * (kernel.vector_item_setup_ratio_8bit if eight else 1.0) / hz,
-        token_s=(width / elements + kernel.vector_token_cycles) / hz, load_bytes_per_s=math.inf,
-        tile_tokens=round(kernel.vector_tile_tokens), floor_s=floor * (kernel.launch_ratio_8bit if eight else 1.0) / hz,
-        rows_s=0.0)
+        matrix=costs.matrix, readers=readers, setup_s=float(costs.setup) / hz, token_s=float(costs.compute) / hz,
+        load_bytes_per_s=load_bytes_per_s, tile_tokens=round(costs.tile_tokens),
+        floor_s=figures.kernel.launch_cycles * float(costs.floor) / hz, rows_s=row_cycles / hz)
 
 
-def _is_eight_bit(task: AttentionTask) -> bool:
-    width = task.cache_key_dim + task.cache_value_dim
-    return float(np.max(task.bytes_per_token_head)) < EIGHT_BIT_BYTES * width
+def _token_bytes(task: AttentionTask) -> float:
+    return float(np.max(task.bytes_per_token_head))

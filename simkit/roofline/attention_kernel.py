@@ -22,17 +22,14 @@ import numpy as np
 
 from simkit.decode.operators import AttentionTask
 from simkit.decode.result import COMPUTE, LATENCY
+from simkit.decode.unit_costs import UnitCosts, matrix_costs, row_groups, vector_costs
 from simkit.decode.warm import cyclic_share
 from simkit.hardware.kernel import DecodeKernel
 from simkit.hardware.kernel_shape import (
     COMBINE_UNIT_BYTES,
-    EIGHT_BIT_BYTES,
     EVEN_WAVES,
-    MATRIX_ROWS,
-    NARROW_HEAD,
     PARTIAL_BYTES,
     ROW_ELEMENTS,
-    ROW_LIMITS,
     SPLITS,
     UNSPLIT_ITEMS,
 )
@@ -58,7 +55,6 @@ class _Shape:
     items: Any
     rows: Any
     tokens: Any
-    width: float
     token_bytes: Any
     row_elements: Any
     missed_share: Any
@@ -99,10 +95,10 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
     shape = fields[0].shape
     sequences, heads, rows, tokens, token_bytes, hits, bandwidth, taken = (field.ravel() for field in fields)
     work = _Shape(
-        items=sequences * heads, rows=rows, tokens=tokens, width=float(task.cache_key_dim + task.cache_value_dim),
-        token_bytes=token_bytes, row_elements=sequences * heads * rows * task.value_dim, missed_share=1.0 - hits)
+        items=sequences * heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
+        row_elements=sequences * heads * rows * task.value_dim, missed_share=1.0 - hits)
     best = _best_mapping(work, task, hardware, kernel, bandwidth, alone=alone,
-                         groups=_row_groups(rows) if item_rows is None else [taken], free=item_rows is None)
+                         groups=row_groups(rows) if item_rows is None else [taken], free=item_rows is None)
     shaped = {name: column.reshape(shape) for name, column in best.items()}
     return KernelTime(body_s=shaped["body"], unit_s={name: shaped[name] for name in (LATENCY, COMPUTE)},
                       floor_s=shaped["floor"] * kernel.launch_cycles / hardware.compute.known_clock_hz)
@@ -127,9 +123,9 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
             "floor": np.ones(count)}
     floor_s = kernel.launch_cycles / hz if alone else 0.0
     shared = (work.rows >= kernel.matrix_least_group) & (work.rows <= kernel.matrix_most_group) | (not free)
-    tried: list[_UnitKernel] = []
+    tried: list[UnitCosts] = []
     for rows in groups:
-        unit = _matrix_kernel(work, rows, task, hardware, kernel, widened)
+        unit = matrix_costs(rows, work.rows, work.token_bytes, task, hardware, kernel, widened)
         # More items that each cost the same never win.
         wanted = (rows <= kernel.most_item_rows) & shared
         for other in tried:
@@ -141,85 +137,13 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
             _keep_best(best, work, unit, parts, memory_s, ramp_s + rows_s, kernel, floor_s, units, hz, wanted)
     if task.cache_value_dim == 0:
         return best  # kernels for latents are written for the matrix unit alone
-    unit = _vector_kernel(work, task, kernel, widened)
+    unit = vector_costs(work.token_bytes, task, kernel, widened)
     _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s + 0.0 * rows_s, kernel,
                floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group) | (not free))
     return best
 
 
-def _row_groups(sizes: Any) -> list[Any]:
-    """Query rows that one item of the matrix unit may take: all of a KV head's, or the largest equal part of them
-    that fits a limit. Nested groupings share these parts, up to rows that the matrix unit pads anyway.
-    """
-    found, place = np.unique(sizes, return_inverse=True)
-    groups = [sizes]
-    for limit in ROW_LIMITS:
-        if found[-1] > limit:
-            parts = [max(n for n in range(1, limit + 1) if size % n == 0) if size > limit else size for size in found]
-            groups.append(np.array(parts, dtype=float)[place])
-    return groups
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _UnitKernel:
-    """Cycles of one unit: set-up of an item, and of each token on its load path and in its arithmetic."""
-
-    matrix: bool
-    setup: Any
-    load: Any
-    compute: Any
-    tile: float
-    floor: Any
-
-    def costs_the_same_as(self, other: _UnitKernel) -> Any:
-        """Where an item of the other kernel, with at least as many query rows, costs the same in every respect."""
-        same: Any = True
-        for name in ("setup", "load", "compute", "floor"):
-            same = same & (np.asarray(getattr(self, name)) == np.asarray(getattr(other, name)))
-        return same
-
-
-def _matrix_kernel(work: _Shape, rows: Any, task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel,
-                   widened: Any) -> _UnitKernel:
-    """The matrix-unit kernel of ``rows`` query rows an item."""
-    compute = hardware.compute
-    cycles = compute.known_clock_hz * compute.units
-    eight = work.token_bytes < EIGHT_BIT_BYTES * work.width
-    narrow = task.key_dim <= NARROW_HEAD
-    # Kernels that multiply 8-bit operands as they are exist for shared heads.
-    has_native = eight & (work.rows > 1) & (kernel.native_8bit_rows > 0)
-    native = has_native & (rows <= kernel.native_8bit_rows)
-    head_launch = kernel.narrow_head_launch_ratio if narrow else 1.0
-    head_setup = kernel.narrow_head_setup_ratio if narrow else 1.0
-    tiles = np.ceil(rows / MATRIX_ROWS) * MATRIX_ROWS
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / cycles
-    matrix = tiles * (2.0 * (task.key_dim + task.value_dim) / (rate * kernel.matrix_efficiency))
-    convert = np.where(eight & ~native, (work.width + kernel.dequantise_token_elements)
-                       / (kernel.dequantise_elements_per_cycle * widened), 0.0)
-    exponentials = tiles * (cycles / compute.special_ops_per_s) if compute.special_ops_per_s else 0.0
-    return _UnitKernel(
-        matrix=True, load=work.token_bytes / (kernel.load_bytes_per_cycle_per_unit * widened),
-        compute=np.maximum(matrix + convert, exponentials), tile=kernel.tile_tokens,
-        setup=kernel.item_setup_cycles * head_setup * np.where(
-            native, kernel.setup_ratio_native_8bit, np.where(eight, kernel.setup_ratio_8bit, 1.0)),
-        # Libraries take that kernel for groups that fit one tile, in parts if need be.
-        floor=head_launch * np.where(eight, kernel.launch_ratio_8bit, 1.0) * np.where(
-            has_native & (work.rows <= MATRIX_ROWS), kernel.launch_ratio_native_8bit, 1.0))
-
-
-def _vector_kernel(work: _Shape, task: AttentionTask, kernel: DecodeKernel, widened: Any) -> _UnitKernel:
-    """The vector-unit kernel of one query row an item."""
-    eight = work.token_bytes < EIGHT_BIT_BYTES * work.width
-    elements = np.where(eight, kernel.vector_elements_per_cycle_8bit, kernel.vector_elements_per_cycle) * widened
-    return _UnitKernel(
-        matrix=False, load=0.0, compute=work.width / elements + kernel.vector_token_cycles,
-        setup=kernel.vector_item_setup_cycles * np.where(eight, kernel.vector_item_setup_ratio_8bit, 1.0),
-        tile=kernel.vector_tile_tokens,
-        floor=(kernel.narrow_head_launch_ratio if task.key_dim <= NARROW_HEAD else 1.0)
-        * kernel.vector_launch_ratio * np.where(eight, kernel.launch_ratio_8bit, 1.0))
-
-
-def _keep_best(best: dict[str, Any], work: _Shape, unit: _UnitKernel, parts: Any, memory_s: Any, extra: Any,
+def _keep_best(best: dict[str, Any], work: _Shape, unit: UnitCosts, parts: Any, memory_s: Any, extra: Any,
                kernel: DecodeKernel, floor_s: float, units: float, hz: float, wanted: Any) -> None:
     """Try every number of pieces, and keep what is faster than the best so far, its floor included.
 
@@ -254,7 +178,7 @@ def _keep_best(best: dict[str, Any], work: _Shape, unit: _UnitKernel, parts: Any
                 column[kept] for column in (share, tokens, setup, token, memory, elements, extra, floor, ratio, bound,
                                             waves, setup_s, least))
             active = kept if active is None else active[kept]
-        unit_s = setup_s + waves * (np.ceil(tokens / (splits * unit.tile)) * unit.tile) * token
+        unit_s = setup_s + waves * (np.ceil(tokens / (splits * unit.tile_tokens)) * unit.tile_tokens) * token
         hidden = memory + kernel.exposed_setup_fraction * setup_s
         total = least + np.maximum(unit_s + extra - hidden, 0.0)
         won = np.flatnonzero(total < bound)
