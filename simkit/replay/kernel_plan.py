@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from simkit.decode.operators import AttentionTask, Operator
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
-from simkit.replay.kernel_choice import KernelChoice, choose_kernel
+from simkit.replay.kernel_choice import KernelChoice, choose_kernels
 from simkit.replay.machine import Machine
 from simkit.replay.unit_kernel import Figures, UnitKernel
 
@@ -98,22 +98,28 @@ def sequence_tokens(task: AttentionTask, sequences: int) -> NDArray[np.int64]:
     return np.asarray(np.maximum(lengths, 1), dtype=np.int64)
 
 
-def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine, *, figures: Figures | None = None,
-                hit_share: float = 0.0, alone: bool = False) -> KernelPlan:
-    """Work items of one attention operator on one chip.
+def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, figures: Figures | None = None,
+                 hit_share: float = 0.0, alone: bool = False) -> list[KernelPlan]:
+    """Work items of one attention operator on one chip, in each way that is worth a replay.
 
     Parameters
     ----------
     operator, task, machine: what is read, on which chip. A statically scheduled machine has one item: the whole cache
         as one stream.
-    figures: of the chip's measured kernels; the plan is then what a library would choose.
-    hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernel` takes them.
+    figures: of the chip's measured kernels; the plans are then what a library would choose between.
+    hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernels` takes them.
     """
     sequences, kv_heads = max(1, round(float(np.max(task.sequences)))), max(1, round(float(np.max(task.kv_heads))))
     lengths = sequence_tokens(task, sequences)
-    if figures is not None:
-        choice = choose_kernel(operator, task, machine, figures, lengths, hit_share=hit_share, alone=alone)
-        return _chosen_plan(choice, operator, machine, figures, lengths, kv_heads)
+    if figures is None:
+        return [_plan(operator, task, machine, lengths, kv_heads)]
+    choices = choose_kernels(operator, task, machine, figures, lengths, hit_share=hit_share, alone=alone)
+    return [_chosen_plan(choice, operator, machine, figures, lengths, kv_heads) for choice in choices]
+
+
+def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: NDArray[np.int64],
+          kv_heads: int) -> KernelPlan:
+    """The items of a kernel that nobody measured, cut by FlashAttention's heuristic or as the machine is scheduled."""
     rows = float(np.max(task.query_rows))
     readers = 1
     if task.kernel == "per-query-head":
@@ -122,7 +128,7 @@ def plan_kernel(operator: Operator, task: AttentionTask, machine: Machine, *, fi
     # A machine may hold a fraction of a head: its rounded item then stands for that fraction's bytes.
     bytes_per_token = float(np.max(operator.kv_read_bytes)) / float(lengths.sum() * kv_heads)
     partial_bytes = 2 * rows * (task.value_dim + 2) * PARTIAL_BYTES
-    cut = np.ones(sequences, dtype=np.int64)
+    cut = np.ones(len(lengths), dtype=np.int64)
     if machine.schedule == "static":
         whole = np.array([lengths.sum() * kv_heads * readers])
         granule, in_flight = _granule(bytes_per_token, machine, int(whole[0]))

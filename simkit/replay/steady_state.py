@@ -19,8 +19,9 @@ from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.machine import Machine
 
 MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extrapolated
-# Where the longest item outlasts the others by far, phases follow one another that short runs do not have in
-# proportion: such a kernel is replayed whole while that stays below about a second.
+# Where items differ, short runs may end with other items than the whole one, and phases follow one another that they
+# do not have in proportion: such a kernel is replayed whole while that stays below half a second.
+UNEVEN: Final = 1.25  # assumed: the longest item over the shortest from which that is so
 MOST_UNEVEN_EVENTS: Final = 3_000_000
 LEAST_ROUNDS: Final = 3  # of a slot's buffers, so that the first loads' latency has passed
 LENGTHS: Final = 4  # replayed for a steady state: three differences between neighbours, whose spread bounds the error
@@ -116,7 +117,7 @@ class KernelLoop:
         plan = self.plan
         rounds = plan.granules_in_flight
         events_a_granule = float(plan.granules.sum()) / whole
-        uneven = whole > 2 * float(np.median(plan.granules))
+        uneven = whole > UNEVEN * float(plan.granules.min())
         if events_a_granule * whole <= (max(most_events, MOST_UNEVEN_EVENTS) if uneven else most_events):
             return None
         # Four lengths n, n + k, n + 2k, n + 3k with n = 3k cost 18 k granules of every item.
