@@ -46,11 +46,15 @@ def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, fi
     heads = max(1, round(float(np.max(task.kv_heads))))
     kv_bytes = float(np.max(operator.kv_read_bytes))
     dram_s = kv_bytes * (1.0 - hit_share) / float(machine.path[-1].bytes_per_s)
+    # Data paths that grow with the memory still end at what the cache itself delivers.
+    cache_bytes_per_s = figures.cache_bytes_per_s
+    if machine.cache is not None:
+        cache_bytes_per_s = min(cache_bytes_per_s, machine.path[machine.cache_server].bytes_per_s)
     choices: list[KernelChoice] = []
     for unit in unit_kernels(operator, task, machine.hardware, figures, machine.load_fraction):
         if unit.readers > 1 and machine.cache is None and task.kernel != "per-query-head":
             continue  # every reader would read memory again
-        memory_s = max(dram_s, kv_bytes * unit.readers / figures.cache_bytes_per_s)
+        memory_s = max(dram_s, kv_bytes * unit.readers / cache_bytes_per_s)
         own: list[KernelChoice] = []
         for cut in _cuts(lengths, heads * unit.readers, task, machine, figures, unit):
             found = _estimate_s(lengths, cut, heads * unit.readers, unit, figures, kv_bytes, memory_s)

@@ -147,6 +147,15 @@ def test_a_warm_cache_never_slows_down(chip, layout, batch, kv_len, kernel):
     assert warm.level_bytes[chip.main_memory.name] <= cold.level_bytes[chip.main_memory.name]
 
 
+@pytest.mark.parametrize(("name", "batch", "kv_len", "factor"), [("h100-sxm", 2, 512, 2.0), ("h100-pcie", 1, 1104, 3.0)])
+def test_more_bandwidth_does_not_lead_to_a_kernel_that_the_cache_slows_down(name, batch, kv_len, factor):
+    """Eight readers a range win by the units' arithmetic, but all of them read through the cache, which is no faster."""
+    chip = load_hardware(name)
+    faster = with_level(chip, "hbm", bandwidth_bytes_per_s=chip.main_memory.bandwidth_bytes_per_s * factor)
+    for layout in ("gqa-8", "gqa-4"):
+        assert replay(faster, layout, batch, kv_len).total_s <= replay(chip, layout, batch, kv_len).total_s * DISCRETE
+
+
 @few
 @given(chips, layouts, batches, kv_lens, st.floats(1.1, 20), st.data())
 def test_more_bandwidth_is_never_slower(chip, layout, batch, kv_len, factor, data):
