@@ -1,8 +1,13 @@
-r"""Running the event loop over a kernel plan: every granule, or several shorter lengths and the line through them.
+r"""Running the event loop over a kernel plan: every granule, or three shorter lengths and the line through two of them.
 
-Once loads stream, each further granule of every item takes the same time: :math:`T(n) = a + s\,n` in the granules
-``n`` of an item. Replayed lengths differ by whole rounds of a slot's buffers, so that they end in the same phase as the
-full length; what the line through the outer two misses in the middle bounds what it may miss at the end.
+Once loads stream, each further granule of every item takes nearly the same time. Lengths ``n``, ``2 n`` and ``4 n``
+granules of an item are replayed, whole rounds of a slot's buffers apart, so that they end in the same phase as all
+``N``, and the line through the last two is followed. Its slope still creeps where queues settle: the bound is the time
+that it takes when the slope goes on to change with every doubling as it did with the last one,
+
+.. math:: \left| s_{4n,2n} - s_{2n,n} \right| \log_2 \frac{N}{4n}\,(N - 4n) + r\,s_{4n,2n}
+
+and one round of ``r`` granules, anywhere in which the last slot may end.
 """
 
 from __future__ import annotations
@@ -23,11 +28,7 @@ MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extra
 # another part of them: such a kernel is replayed whole while that stays below half a second.
 UNEVEN: Final = 1.25  # assumed: the longest item over the shortest from which that is so
 MOST_UNEVEN_EVENTS: Final = 3_000_000
-LEAST_ROUNDS: Final = 3  # of a slot's buffers, so that the first loads' latency has passed
-# Replayed for a steady state: what the line through the outer two misses in between bounds the error.
-LENGTHS: Final = 4
-# In 1500 random cases on all GPUs the whole run missed the line by 3.5 times at most what its own points would allow.
-CAUTION: Final = 5
+LEAST_ROUNDS: Final = 2  # of a slot's buffers, so that the first loads' latency has passed
 
 
 _Once = tuple[float, NDArray[np.float64], float]  # seconds, account, share of bytes from the home
@@ -91,7 +92,7 @@ class KernelLoop:
         return self.plan.items > self.plan.streams and self.machine.cache is not None
 
     def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int = 0) -> Run:
-        """Replay all of it, or a few lengths and the line through them."""
+        """Replay all of it, or three lengths and the line through the longer two."""
         plan = self.plan
         whole = int(plan.granules.max())
         lengths = self._lengths(whole, most_events)
@@ -100,25 +101,23 @@ class KernelLoop:
             return Run(kernel_s=seconds, stalls=stalls, home_share=home, replayed_fraction=1.0, bound_s=0.0,
                        replayed_s=seconds, binned_bytes=self._traffic(whole, whole, seconds, bins))
         runs = [self._once(length, whole, events if length == lengths[-1] else events[:0]) for length in lengths]
-        times = np.array([run[0] for run in runs])
-        span = lengths[-1] - lengths[0]
-        slope = (times[-1] - times[0]) / span
-        line = times[0] + slope * (np.array(lengths) - lengths[0])
-        missed = float(np.abs(times - line).max())
-        beyond = whole - lengths[-1]
+        times = [run[0] for run in runs]
+        short, middle, long = lengths
+        slope, before = (times[2] - times[1]) / (long - middle), (times[1] - times[0]) / (middle - short)
+        beyond = whole - long
 
-        def at_the_end(first: Any, last: Any) -> Any:
-            return np.maximum(last + (last - first) * (beyond / span), 0.0)
+        def at_the_end(earlier: Any, last: Any) -> Any:
+            return np.maximum(last + (last - earlier) * (beyond / (long - middle)), 0.0)
 
         # Set-up that binds short runs may hide behind memory in the whole one, which has its own least time.
-        seconds = max(float(times[-1] + slope * beyond), self.least_s)
-        stalls = at_the_end(runs[0][1], runs[-1][1])
-        # Shorter lengths are rounded to whole granules item by item: one granule of each is the least uncertainty.
-        return Run(kernel_s=seconds, stalls=stalls * (seconds / stalls.sum()), replayed_fraction=lengths[-1] / whole,
-                   bound_s=CAUTION * missed * (1 + 2 * beyond / span) + seconds / whole, replayed_s=float(times[-1]),
-                   home_share=float(np.clip(at_the_end(runs[0][2] * lengths[0], runs[-1][2] * lengths[-1]) / whole,
+        seconds = max(float(times[2] + slope * beyond), self.least_s)
+        stalls = at_the_end(runs[1][1], runs[2][1])
+        bound_s = abs(slope - before) * np.log2(whole / long) * beyond + plan.granules_in_flight * slope
+        return Run(kernel_s=seconds, stalls=stalls * (seconds / stalls.sum()), replayed_fraction=long / whole,
+                   bound_s=float(bound_s), replayed_s=float(times[2]),
+                   home_share=float(np.clip(at_the_end(runs[1][2] * middle, runs[2][2] * long) / whole,
                                             1.0, self.tokens / plan.distinct_tokens)),
-                   binned_bytes=self._traffic(lengths[-1], whole, float(times[-1]), bins))
+                   binned_bytes=self._traffic(long, whole, float(times[2]), bins))
 
     def _lengths(self, whole: int, most_events: int) -> list[int] | None:
         """Granules of the longest item to replay, each a whole number of buffer rounds short of all of them."""
@@ -128,12 +127,11 @@ class KernelLoop:
         uneven = whole > UNEVEN * float(plan.granules.min()) or self._shared
         if events_a_granule * whole <= (max(most_events, MOST_UNEVEN_EVENTS) if uneven else most_events):
             return None
-        # Four lengths n, n + k, n + 2k, n + 3k with n = 3k cost 18 k granules of every item.
-        step = max(round(most_events / events_a_granule / 18 / rounds), 1) * rounds
+        # Lengths n, 2 n and 4 n cost 7 n granules of every item.
+        step = round(most_events / events_a_granule / 7 / rounds)
         # The usual item streams too, not only the longest: else its first loads would be most of a short run.
-        least = int(np.ceil(LEAST_ROUNDS * whole / float(np.median(plan.granules)))) * rounds
-        first = whole % rounds + max(3 * step, least)
-        lengths = [first + k * step for k in range(LENGTHS)]
+        least = int(np.ceil(LEAST_ROUNDS * whole / float(np.median(plan.granules))))
+        lengths = [whole % rounds + count * max(step, least) * rounds for count in (1, 2, 4)]
         return lengths if sum(lengths) < whole else None
 
     def _traffic(self, length: int, whole: int, seconds: float, bins: int) -> NDArray[np.float64]:

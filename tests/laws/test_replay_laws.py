@@ -72,6 +72,10 @@ def test_a_cold_cache_moves_the_operators_bytes_exactly(chip, layout, batch, kv_
        st.sampled_from(["equal", "lognormal:0.5"]))
 # Short runs end with a second wave of short items, the whole one with a first item that is long.
 @example(load_hardware("a100-sxm-40gb"), "mha", 2, 567, "grouped", "lognormal:0.5")
+# Queues still settle over the lengths that are replayed: the slope creeps.
+@example(load_hardware("a100-sxm-40gb"), "mha", 5, 2650, "grouped-unsplit", "equal")
+@example(load_hardware("h100-pcie"), "gqa-8", 4, 2769, "grouped", "lognormal:0.5")
+@example(load_hardware("arc-pro-b60"), "mha", 6, 2520, "grouped", "equal")
 def test_extrapolation_agrees_with_the_exact_replay_within_its_bound(chip, layout, batch, kv_len, kernel, spread):
     how = {"attention_kernel": kernel, "lengths": spread}
     short = replay(chip, layout, batch, kv_len, **how, options={"most_events": 2000})
