@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from simkit.replay.dram.jit_cache import compiled
+from simkit.jit_cache import compiled
 
 TILE_TOKENS: Final = 16
 LINE_BYTES: Final = 64

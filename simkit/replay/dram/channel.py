@@ -21,6 +21,7 @@ from typing import Final
 
 from numba import njit
 
+from simkit.jit_cache import compiled, stamp_with_folder
 from simkit.replay.dram.accounting import account, note_completion
 from simkit.replay.dram.borrow import borrowed
 from simkit.replay.dram.candidates import (
@@ -34,7 +35,6 @@ from simkit.replay.dram.candidates import (
 )
 from simkit.replay.dram.commands import activate, occupy_bus, precharge, transfer
 from simkit.replay.dram.intake import accept, next_acceptance, note_returned_reads
-from simkit.replay.dram.jit_cache import compiled, stamp_with_folder
 from simkit.replay.dram.queues import release, relist_all, relist_hits, relist_rows, take_hit, unlist_column
 from simkit.replay.dram.refresh import issue_refresh_command, next_refresh_command, push_due_refreshes
 from simkit.replay.dram.timing import FAR

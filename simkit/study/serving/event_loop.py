@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from simkit.jit_cache import stamp_module
 from simkit.study.serving.iteration import (
     Tables,
     along_context,
@@ -20,7 +21,6 @@ from simkit.study.serving.iteration import (
     chunk_attention,
     prompt_rows_s,
 )
-from simkit.study.serving.jit_cache import stamp_module
 from simkit.study.serving.scheduling import (
     admit,
     cached_tokens,

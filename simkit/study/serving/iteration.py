@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.replay.dram.jit_cache import compiled
-from simkit.study.serving.jit_cache import stamp_module
+from simkit.jit_cache import compiled, stamp_module
 
 Floats = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from simkit.jit_cache import stamp_module
 from simkit.study.serving.histogram import BINS, LOG_LEAST, LOG_WIDTH
-from simkit.study.serving.jit_cache import stamp_module
 from simkit.study.serving.state import (
     ADMITTED,
     ALLOCATED,

@@ -8,7 +8,7 @@ the event loop inlines functions of the modules beside it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,13 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
         return made
 
     return compile_function
+
+
+def stamp_module(names: Mapping[str, Any]) -> None:
+    """Stamp every compiled function among a module's ``globals()`` with the text of all files of its folder."""
+    for value in names.values():
+        if hasattr(value, "py_func"):
+            stamp_with_folder(value, Path(names["__file__"]).parent)
 
 
 def stamp_with_folder(compiled: Any, folder: Path) -> None:
