@@ -13,7 +13,7 @@ from simkit.study.claim import Claim, Finding, Names, Point, listed, verdict_ove
 from simkit.study.point import decode_step
 from simkit.validation import StrictRecord, Text
 
-KEPT: Final = 0.95  # of the product of both gains; the rest is launches and norms, which neither shortens
+KEPT: Final = 0.95  # assumed: a product missed by less is what people mean by stacking
 
 
 class Setting(StrictRecord):

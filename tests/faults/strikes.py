@@ -105,6 +105,8 @@ def signalled(case: Case, workshop: Workshop, chance: random.Random, number: sig
     """A signal at a random moment."""
     folder, words, earlier = _earlier(case, workshop, chance)
     run = workshop.start(case, folder, *words)
+    if number == signal.SIGTERM:
+        run.await_handler(number)
     _moment(workshop, case, chance)
     struck = not run.ended()
     if struck:
@@ -113,8 +115,9 @@ def signalled(case: Case, workshop: Workshop, chance: random.Random, number: sig
     found["struck"] += struck
     if number != signal.SIGKILL and run.code != 0:
         code, word = LAST_WORDS[number]
-        # Just before the program listens, and once it is done, the signal does what it does to any process.
-        if run.code != -number:
+        if run.code == -number:  # the program was done, and about to leave
+            assert contents(folder / case.output) == workshop.references[case.name], "unfinished, and nothing said"
+        else:
             assert run.code == code, f"exit {run.code}: {run.stderr}"
             _says_one_line(run, word)
         assert scratch(folder) == [] or case.name.startswith("sweep"), f"left behind: {scratch(folder)}"

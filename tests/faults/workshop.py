@@ -43,6 +43,17 @@ class Run:
                 os.close(self.said)
         return self.code is not None
 
+    def await_handler(self, number: signal.Signals) -> None:
+        """Wait until the process has a handler of its own for a signal, where Linux tells. Raises AssertionError."""
+        status = Path(f"/proc/{self.pid}/status")
+        while status.exists():
+            assert not self.ended(), f"it never listened for {number.name}"
+            with contextlib.suppress(OSError):
+                caught = int(status.read_text(encoding="ascii").partition("SigCgt:")[2].split()[0], 16)
+                if caught >> (number - 1) & 1:
+                    return
+            time.sleep(0.0005)
+
     def wait(self, timeout_s: float = END_S) -> float:
         """Seconds until it ends. Raises AssertionError when it hangs."""
         begin = time.monotonic()

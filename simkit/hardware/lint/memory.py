@@ -164,11 +164,10 @@ def banks_carry_the_bandwidth(profile: HardwareProfile) -> Iterator[Remark]:
             yield "error", ("memory", level.name, "banks"), f"a level of kind {level.kind} has no banks of its own here"
         elif clock_hz is not None and level.bandwidth_bytes_per_s is not None:
             carried = level.banks.count * level.banks.width_bytes * clock_hz
-            severity = outside(level.bandwidth_bytes_per_s / carried, 0.45, 2.2, 1.5)
-            if severity:
-                yield severity, ("memory", level.name, "banks", "count"), (
-                    f"{level.banks.count} banks of {level.banks.width_bytes} bytes carry {rate_words(carried)} at the "
-                    f"unit's clock, not {rate_words(level.bandwidth_bytes_per_s)}")
+            key = ("memory", level.name, "banks", "count")
+            yield from unless_within(level.bandwidth_bytes_per_s / carried, 0.45, 2.2, 1.5, key, (
+                f"{level.banks.count} banks of {level.banks.width_bytes} bytes carry {rate_words(carried)} at the "
+                f"unit's clock, not {rate_words(level.bandwidth_bytes_per_s)}"))
 
 
 RULES = (levels_are_nearest_first, private_bandwidth_is_some_bytes_a_clock, on_chip_memory_is_read_in_microseconds,

@@ -10,9 +10,8 @@ admission; blocks are taken back from the youngest, and preempted sequences retu
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from simkit.jit_cache import stamp_module
+from simkit.jit_cache import compiled, stamp_module
 from simkit.study.serving.iteration import (
     Tables,
     along_context,
@@ -77,13 +76,13 @@ from simkit.study.serving.state import (
 )
 
 
-@njit(cache=True)
+@compiled()
 def _elapsed(first_s: float, more_s: float, iterations: int) -> float:
     """Time of iterations that each take ``more_s`` longer than the one before."""
     return iterations * first_s + more_s * (0.5 * iterations * (iterations - 1))
 
 
-@njit(cache=True)
+@compiled()
 def _leave(state: State, rules: Rules) -> None:
     """Sequences that have all their tokens free their blocks and go; the others close up in order."""
     count, clock, kept = state.tally, state.clock_s, 0
@@ -118,7 +117,7 @@ def _leave(state: State, rules: Rules) -> None:
     count[RUNNING] = kept
 
 
-@njit(cache=True)
+@compiled()
 def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple[int, int, float, float]:
     """Deal the iteration's tokens to prompts, oldest first: ``(rows, prompts that end, attention s, attention J)``."""
     rows, ending, attention_s, joules = 0, 0, 0.0, 0.0
@@ -138,7 +137,7 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
     return rows, ending, attention_s, joules
 
 
-@njit(cache=True)
+@compiled()
 def _note(state: State, start_s: float, iterations: int, decoding: int, rows: int) -> None:
     count = state.tally
     count[ITERATIONS] += iterations
@@ -150,7 +149,7 @@ def _note(state: State, start_s: float, iterations: int, decoding: int, rows: in
         count[EVENTS] += 1
 
 
-@njit(cache=True)
+@compiled()
 def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: int, context: float) -> None:
     """One iteration of decoding sequences and prompt chunks together."""
     clock, count = state.clock_s, state.tally
@@ -192,7 +191,7 @@ def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: 
     _note(state, start_s, 1, decoding, rows)
 
 
-@njit(cache=True)
+@compiled()
 def _steps_until(first_s: float, more_s: float, wait_s: float, most: int) -> int:
     """Fewest iterations that take at least ``wait_s``, at most ``most``."""
     if _elapsed(first_s, more_s, most) < wait_s:
@@ -207,7 +206,7 @@ def _steps_until(first_s: float, more_s: float, wait_s: float, most: int) -> int
     return low
 
 
-@njit(cache=True)
+@compiled()
 def _steps_in_blocks(state: State, rules: Rules, most: int) -> int:
     """Most iterations that free blocks suffice for; 0: not one."""
     free = rules.blocks - state.tally[USED]
@@ -223,7 +222,7 @@ def _steps_in_blocks(state: State, rules: Rules, most: int) -> int:
     return low
 
 
-@njit(cache=True)
+@compiled()
 def _jump(state: State, rules: Rules, tables: Tables, arrival_s: float, context: float, longest: int) -> None:
     """Iterations of decoding alone, as many as change nothing but contexts, at most ``longest``."""
     clock, count = state.clock_s, state.tally
@@ -262,7 +261,7 @@ def _jump(state: State, rules: Rules, tables: Tables, arrival_s: float, context:
     _note(state, start_s, iterations, decoding, 0)
 
 
-@njit(cache=True)
+@compiled()
 def _decoding(state: State) -> tuple[int, float]:
     """Decoding sequences and the mean context that their next step reads, its own token included."""
     decoding, tokens = 0, 0.0
@@ -274,7 +273,7 @@ def _decoding(state: State) -> tuple[int, float]:
     return decoding, tokens / max(decoding, 1)
 
 
-@njit(cache=True)
+@compiled()
 def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool) -> int:  # noqa: FBT001 - compiled
     """Run until the stream is served (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from simkit.jit_cache import stamp_module
+from simkit.jit_cache import compiled, stamp_module
 from simkit.study.serving.histogram import BINS, LOG_LEAST, LOG_WIDTH
 from simkit.study.serving.state import (
     ADMITTED,
@@ -54,7 +53,7 @@ from simkit.study.serving.state import (
 )
 
 
-@njit(cache=True)
+@compiled()
 def blocks_of(tokens: float, rules: Rules) -> int:
     """Blocks of a sequence of ``tokens`` cached tokens."""
     blocks = 0
@@ -64,20 +63,20 @@ def blocks_of(tokens: float, rules: Rules) -> int:
     return blocks
 
 
-@njit(cache=True)
+@compiled()
 def cached_tokens(running_sequence: NDArray[np.float64]) -> float:
     """Cached tokens of a decoding sequence: prompt and output so far, less the last token, not read yet."""
     return float(running_sequence[PROMPT] + running_sequence[OUTPUT] - running_sequence[LEFT] - 1.0)
 
 
-@njit(cache=True)
+@compiled()
 def record_time(state: State, row: int, time_s: float) -> None:
     """Count a time in its bin of a histogram."""
     place = 0 if time_s <= 0.0 else int((np.log(time_s) - LOG_LEAST) / LOG_WIDTH) + 1
     state.histograms[row, min(max(place, 0), BINS - 1)] += 1
 
 
-@njit(cache=True)
+@compiled()
 def let_pass(state: State, duration_s: float) -> None:
     """Move the clock, and keep the time series: used blocks and running sequences in buckets that widen as needed."""
     clock, count, series = state.clock_s, state.tally, state.series
@@ -103,7 +102,7 @@ def let_pass(state: State, duration_s: float) -> None:
     state.batch_s[running] += duration_s
 
 
-@njit(cache=True)
+@compiled()
 def release(state: State, rules: Rules) -> None:
     """A request has left: in a closed loop its client sends the next one now."""
     if rules.clients > 0:
@@ -111,7 +110,7 @@ def release(state: State, rules: Rules) -> None:
     state.tally[DONE] += 1
 
 
-@njit(cache=True)
+@compiled()
 def next_arrival_s(state: State, rules: Rules, buffer: Buffer) -> float:
     """When the next request arrives; infinite when its client still waits for another."""
     count = state.tally
@@ -122,13 +121,13 @@ def next_arrival_s(state: State, rules: Rules, buffer: Buffer) -> float:
     return float(state.releases_s[count[TAKEN] % rules.clients])
 
 
-@njit(cache=True)
+@compiled()
 def _room(state: State, rules: Rules, need: float) -> bool:
     reserve = rules.watermark if state.tally[RUNNING] > 0 else 0
     return bool(state.tally[USED] + need + reserve <= rules.blocks)
 
 
-@njit(cache=True)
+@compiled()
 def _enter(state: State, need: int) -> None:
     """Count the last row of ``running`` as running with ``need`` blocks."""
     count = state.tally
@@ -140,7 +139,7 @@ def _enter(state: State, need: int) -> None:
     count[MOST_BATCH] = max(count[MOST_BATCH], count[RUNNING])
 
 
-@njit(cache=True)
+@compiled()
 def _return_parked(state: State, rules: Rules) -> bool:
     """Bring back the oldest preempted sequence when its blocks are free."""
     count, clock = state.tally, state.clock_s
@@ -158,7 +157,7 @@ def _return_parked(state: State, rules: Rules) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled()
 def _refuse_or_take(state: State, rules: Rules, buffer: Buffer, arrival_s: float) -> bool:
     """Start the next request when its prompt's blocks are free; refuse one that could never end. True: look again."""
     count, clock = state.tally, state.clock_s
@@ -188,7 +187,7 @@ def _refuse_or_take(state: State, rules: Rules, buffer: Buffer, arrival_s: float
     return True
 
 
-@njit(cache=True)
+@compiled()
 def admit(state: State, rules: Rules, buffer: Buffer, more: bool) -> int:  # noqa: FBT001 - compiled
     """Let in what fits. Returns WANTS_REQUESTS when the buffer is empty and the stream is not."""
     count, clock = state.tally, state.clock_s
@@ -216,7 +215,7 @@ def admit(state: State, rules: Rules, buffer: Buffer, more: bool) -> int:  # noq
     return FINISHED_ALL
 
 
-@njit(cache=True)
+@compiled()
 def preempt_youngest(state: State, rules: Rules) -> None:
     """Take the blocks of the youngest sequence; its cache goes to the host, or is computed again later."""
     count, clock = state.tally, state.clock_s
@@ -239,7 +238,7 @@ def preempt_youngest(state: State, rules: Rules) -> None:
     count[PARKED] += 1
 
 
-@njit(cache=True)
+@compiled()
 def wanted_blocks(state: State, rules: Rules, iterations: int) -> int:
     """Blocks beyond those held that ``iterations`` decoding steps of all sequences write to."""
     wanted = 0
@@ -253,7 +252,7 @@ def wanted_blocks(state: State, rules: Rules, iterations: int) -> int:
     return wanted
 
 
-@njit(cache=True)
+@compiled()
 def take_blocks(state: State, rules: Rules, iterations: int) -> None:
     """Give decoding sequences the blocks that ``wanted_blocks`` counts."""
     count = state.tally
