@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, PrivateAttr
 
 from simkit.axis_syntax import parse_axis
-from simkit.errors import UserError
+from simkit.errors import Location, UserError
 from simkit.hardware.catalog import Chips
 from simkit.validation import Name, StrictRecord, Text, rule
 
@@ -58,6 +58,21 @@ class Claim(StrictRecord):
     id: Name
     says: Text
     test: Text
+    _where: Location | None = PrivateAttr(default=None)
+
+    def at(self, where: Location) -> Self:
+        """The claim, which knows where it stands."""
+        self._where = where
+        return self
+
+    def judged(self, engine: str, chips: Chips) -> Finding:
+        """As :meth:`judge`; what the engine refuses of the claim's setting is told at its place."""
+        try:
+            return self.judge(engine, chips)
+        except UserError as fault:
+            if self._where is None or fault.where is not None:
+                raise
+            raise UserError(fault.message, where=self._where, hint=fault.hint) from None
 
     def __init_subclass__(cls, test: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -68,7 +68,7 @@ def _claim(entry: Any, index: int, source: YamlSource, places: dict[KeyPath, tup
     if schema is None:
         raise UserError(f"unknown test '{entry['test'][:40]}'", where=source.locate((*here, "test")),
                         hint=did_you_mean(entry["test"], Claim.tests))
-    return check(schema, entry, YamlSource(file=source.file, data=entry, places=places))
+    return check(schema, entry, YamlSource(file=source.file, data=entry, places=places)).at(source.locate(here))
 
 
 def judge_claims(claims: Sequence[Claim], engine: str = "roofline", *,
@@ -79,7 +79,7 @@ def judge_claims(claims: Sequence[Claim], engine: str = "roofline", *,
     """
     records = []
     for claim in claims:
-        finding = claim.judge(engine, chips)
+        finding = claim.judged(engine, chips)
         known = finding.found if finding.found is not None and math.isfinite(finding.found) else None
         records.append({
             "id": claim.id, "statement": claim.says, "verdict": finding.verdict, "condition": finding.condition,

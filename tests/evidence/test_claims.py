@@ -161,6 +161,24 @@ def test_mistakes_are_answered_at_their_line():
     assert "no claims" in fault_of("name: x\n")
 
 
+@pytest.mark.parametrize(("wrong", "said"), [
+    ("hardware: [h100-sx]", "unknown hardware profile 'h100-sx'; did you mean 'h100-sxm'?"),
+    ("model: llama-2-71b", "unknown model 'llama-2-71b'"),
+    ("techniques: [{name: x, after: {speculation: none such}}]", "speculation 'none such'"),
+    ("attention: gqa-7", "gqa-7"),
+])
+def test_what_an_engine_refuses_of_a_claim_is_told_at_its_place(wrong, said):
+    lines = ["claims:", "  - id: a", "    says: b", "    test: stacks_with", "    hardware: [h100-sxm]", "    model: llama-2-70b",
+             "    attention: gqa-8", "    batch: 8", "    kv_len: 4096", "    techniques: [{name: x, after: {kv_dtype: fp8}}]"]
+    key = wrong.partition(":")[0]
+    text = "\n".join(f"    {wrong}" if line.startswith(f"    {key}:") else line for line in lines) + "\n"
+    (claim,) = claims_from_yaml(parse_yaml(text, file="mine.yaml"))
+    with pytest.raises(UserError) as caught:
+        judge_claims([claim])
+    assert str(caught.value).startswith("mine.yaml:2:")
+    assert said in str(caught.value)
+
+
 def test_the_command_prints_verdicts_for_people_and_records_for_programs(cli):
     result = cli("claims", "--only", "mqa-64x")
     assert result.exit_code == 0
