@@ -18,6 +18,9 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
+# Needs cosmic-ray and coverage, which no test does: make mutants.
+collect_ignore = ["mutation"]
+
 # Figures are files; a test never needs a window, also where DISPLAY is set.
 os.environ["MPLBACKEND"] = "Agg"
 

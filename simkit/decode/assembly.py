@@ -8,47 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from simkit.decode.collectives import collective_time_s
 from simkit.decode.layer_latency import layers_wait_s
 from simkit.decode.operators import Collective, DecodeStep, Operator
-from simkit.decode.result import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, StepTiming
+from simkit.decode.result import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, Account, StepTiming
 from simkit.hardware.profile import HardwareProfile
+
+
+class Timed(Protocol):
+    """One execution of an operator: its time, the causes that it adds up from, and the bytes moved at each level."""
+
+    @property
+    def total_s(self) -> Any:
+        """The whole time."""
+
+    @property
+    def cause_s(self) -> dict[str, Any]:
+        """The time by what binds."""
+
+    @property
+    def level_bytes(self) -> dict[str, Any]:
+        """Bytes by memory level."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOperator:
-    """One execution of an operator: its time, the causes that it adds up from, and the bytes moved at each level."""
+    """A :class:`Timed` of plain values."""
 
     total_s: Any
     cause_s: dict[str, Any]
     level_bytes: dict[str, Any]
 
 
-def assemble(step: DecodeStep, hardware: HardwareProfile,
-             time_operator: Callable[[Operator], TimedOperator]) -> StepTiming:
+def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed]) -> StepTiming:
     """Time one decode step on one chip's share of it, with the collectives and hops between chips."""
     workload = step.workload
-    causes = (COMPUTE, SPECIAL_FUNCTION, *(level.name for level in hardware.memory), LINK, LATENCY)
-    cause_time: dict[str, Any] = dict.fromkeys(causes, 0.0)
-    attention_cause: dict[str, Any] = dict.fromkeys(causes, 0.0)
-    level_bytes: dict[str, Any] = {level.name: 0.0 for level in hardware.memory}
+    timed = [(operator, time_operator(operator)) for operator in step.operators]
     operator_time: dict[str, Any] = {}
     layers_s: Any = 0.0
-    for operator in step.operators:
-        timed = time_operator(operator)
-        total = operator.count * timed.total_s
+    for operator, one in timed:
+        total = operator.count * one.total_s
         operator_time[operator.name] = operator_time.get(operator.name, 0.0) + total
         layers_s = layers_s + total
-        for cause, time in timed.cause_s.items():
-            cause_time[cause] = cause_time[cause] + operator.count * time
-            if operator.attention is not None:
-                attention_cause[cause] = attention_cause[cause] + operator.count * time
-        for name, moved in timed.level_bytes.items():
-            level_bytes[name] = level_bytes[name] + operator.count * moved
 
     links = {item.name: item.count * _link_time(item, hardware, static=workload.static) for item in step.collectives}
     fixed_s = layers_wait_s(workload, hardware.overheads)
@@ -58,13 +63,29 @@ def assemble(step: DecodeStep, hardware: HardwareProfile,
     if not workload.static:
         imbalance = _stage_imbalance(workload.model.n_layers, workload.pp, workload.microbatches)
     waiting_s = stages_s * (imbalance - 1.0)
-    cause_time[LINK] = cause_time[LINK] + sum(links.values())
-    cause_time[LATENCY] = cause_time[LATENCY] + fixed_s + waiting_s + hardware.overheads.step_s
-    operator_time |= links | {"layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": hardware.overheads.step_s}
+    host_s = hardware.overheads.step_s
+    operator_time |= links | {"layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}
     return StepTiming(
-        step_time_s=stages_s + waiting_s + hardware.overheads.step_s, attention_time_s=operator_time["attention"],
-        operator_time_s=operator_time, cause_time_s=cause_time, attention_cause_time_s=attention_cause,
-        level_bytes=level_bytes)
+        step_time_s=stages_s + waiting_s + host_s, attention_time_s=operator_time["attention"],
+        operator_time_s=operator_time,
+        account=lambda: _account(timed, hardware, link_s=sum(links.values()), idle_s=fixed_s + waiting_s + host_s))
+
+
+def _account(timed: list[tuple[Operator, Timed]], hardware: HardwareProfile, *, link_s: Any, idle_s: Any) -> Account:
+    causes = (COMPUTE, SPECIAL_FUNCTION, *(level.name for level in hardware.memory), LINK, LATENCY)
+    cause_time: dict[str, Any] = dict.fromkeys(causes, 0.0)
+    attention_cause: dict[str, Any] = dict.fromkeys(causes, 0.0)
+    level_bytes: dict[str, Any] = {level.name: 0.0 for level in hardware.memory}
+    for operator, one in timed:
+        for cause, time in one.cause_s.items():
+            cause_time[cause] = cause_time[cause] + operator.count * time
+            if operator.attention is not None:
+                attention_cause[cause] = attention_cause[cause] + operator.count * time
+        for name, moved in one.level_bytes.items():
+            level_bytes[name] = level_bytes[name] + operator.count * moved
+    cause_time[LINK] = cause_time[LINK] + link_s
+    cause_time[LATENCY] = cause_time[LATENCY] + idle_s
+    return Account(cause_time_s=cause_time, attention_cause_time_s=attention_cause, level_bytes=level_bytes)
 
 
 def _stage_imbalance(n_layers: int, pp: Any, microbatches: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.assembly import TimedOperator, assemble
+from simkit.decode.assembly import assemble
 from simkit.decode.cores import unhidden_s
 from simkit.decode.operators import DecodeStep, Operator
 from simkit.decode.placement import Placement
@@ -47,7 +47,7 @@ class OperatorTime:
     unit_s: dict[str, Any]
     extra_s: Any = 0.0
 
-    @property
+    @cached_property
     def roofs(self) -> dict[str, Any]:
         """All roofs by the name that binds."""
         roofs = {COMPUTE: self.compute_s, SPECIAL_FUNCTION: self.special_s, **self.level_s}
@@ -86,11 +86,7 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
 
     Raises :class:`UserError` when a level that the step reads has no bandwidth figure.
     """
-    def timed(operator: Operator) -> TimedOperator:
-        times = operator_times(operator, placement, hardware)
-        return TimedOperator(total_s=times.total_s, cause_s=times.cause_s, level_bytes=times.level_bytes)
-
-    return assemble(step, hardware, timed)
+    return assemble(step, hardware, lambda operator: operator_times(operator, placement, hardware))
 
 
 def operator_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, start: Start = "cold",

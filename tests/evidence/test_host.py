@@ -24,7 +24,7 @@ from simkit.evidence.host import (
     predicted_s,
     summarise,
 )
-from simkit.evidence.host_caches import cache_sizes, size_bytes
+from simkit.evidence.host_caches import CacheSize, cache_sizes, size_bytes
 from simkit.evidence.host_clock import time_loops
 from simkit.evidence.host_measure import (
     LevelFigures,
@@ -126,6 +126,20 @@ def test_the_profile_is_valid_and_names_the_source_of_every_figure(figures):
     # A second and a half on a busy machine may put two cache levels in the wrong order: that is not the writer's fault.
     assert not [finding for finding in lint(profile, source)
                 if finding.severity == "error" and "bandwidth" not in finding.message]
+
+
+def test_a_few_cores_that_see_a_whole_socket_s_cache_are_not_an_error(figures):
+    # Two cores of a virtual machine beside 480 MiB, and one of them alone: 54 GB/s of 80 MB were called a slip.
+    dram = figures.levels[-1]
+    for cores, seen_bytes, rate in ((2, 80.1e6, 53.8e9), (1, 480 * 2.0**20, 30e9)):
+        cache = CacheSize(level=3, instance_bytes=480 * 2.0**20, per_core=False, instances=1, source="sysfs")
+        shared = replace(dram, name="l3", cache=cache, capacity_bytes=seen_bytes, bandwidth_bytes_per_s=rate,
+                         latency_s=dram.latency_s / 2)
+        far = replace(dram, bandwidth_bytes_per_s=rate / 2)
+        source = parse_yaml(profile_text(replace(figures, cores=cores, levels=(shared, far)), "mine"), file="mine.yaml")
+        found = lint(profile_from_yaml(source), source)
+        assert not [finding for finding in found if finding.severity == "error" and "l3" in str(finding.where.key)]
+        assert [finding for finding in found if finding.severity == "warning" and "l3" in str(finding.where.key)]
 
 
 def test_measured_rates_survive_the_way_through_the_file(figures, machine):
