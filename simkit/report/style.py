@@ -149,6 +149,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def chips_words(chips: float) -> str:
+    """A number of chips in words: 1 chip, 8 chips."""
+    return f"{count(chips)} chip{'s' if chips > 1 else ''}"
+
+
 def log_ticks(axes: Axes, which: str, values: Iterable[float], texts: Iterable[str] | None = None) -> None:
     """A logarithmic axis with ticks at the given values only."""
     places = list(values)

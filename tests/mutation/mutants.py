@@ -6,6 +6,7 @@ fail at the first call and flatter the rate.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import parso
-from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.ast import ast_nodes, get_ast, is_number
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
@@ -22,7 +23,7 @@ _ARITHMETIC: Final = r"ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Fl
 _COMPARISONS: Final = (r"ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|"
                        r"GtE_Lt|Is_IsNot|IsNot_Is)")
 _LOGIC: Final = (r"AddNot|ReplaceUnaryOperator_Delete_(Not|USub)|Replace(True|False|And|Or|Break|Continue)With\w+|"
-                 r"NumberReplacer|ZeroIterationForLoop")
+                 r"ZeroIterationForLoop")
 _CHOSEN: Final = re.compile(rf"core/(?:{_ARITHMETIC}|{_COMPARISONS}|{_LOGIC})")
 
 
@@ -38,6 +39,26 @@ class _SwapNames(Operator):
 
     def mutate(self, node: Any, index: int) -> Any:  # noqa: ARG002 - cosmic-ray names it
         return parso.python.tree.Name(self.BOTH[node.value], node.start_pos, prefix=node.prefix)
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
+
+
+class _OtherNumbers(Operator):
+    """A small whole number one up and one down; any other one half more and half of it."""
+
+    COUNTED: Final = 16
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        if is_number(node):
+            yield from [(node.start_pos, node.end_pos)] * 2
+
+    def mutate(self, node: Any, index: int) -> Any:
+        value = ast.literal_eval(node.value)
+        counted = value == 0 or (isinstance(value, int) and value <= self.COUNTED)
+        other = value + (1, -1)[index] if counted else value * (1.5, 0.5)[index]
+        return parso.python.tree.Number(repr(other), node.start_pos, prefix=node.prefix)
 
     @classmethod
     def examples(cls) -> tuple[()]:
@@ -92,15 +113,16 @@ class Mutant:
 
 def _operators() -> dict[str, Any]:
     chosen = {name.removeprefix("core/"): get_operator(name)() for name in operator_names() if _CHOSEN.fullmatch(name)}
-    return chosen | {"SwapNames": _SwapNames(), "SwapBranches": _SwapBranches()}
+    return chosen | {"SwapNames": _SwapNames(), "OtherNumbers": _OtherNumbers(), "SwapBranches": _SwapBranches()}
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """All mutants of a file, docstrings and annotations left alone, in the order of its lines."""
+    """All mutants of a file in the order of its lines; decorators (a class frozen or not) are left alone."""
     found: list[Mutant] = []
-    tree = get_ast(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    tree, lines = get_ast(text), text.splitlines()
     for name, operator in _operators().items():
         places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
         found += [Mutant(path=path, operator=name, occurrence=index, line=place[0][0])
-                  for index, place in enumerate(places)]
+                  for index, place in enumerate(places) if not lines[place[0][0] - 1].lstrip().startswith("@")]
     return sorted(found, key=lambda mutant: (mutant.line, mutant.operator, mutant.occurrence))

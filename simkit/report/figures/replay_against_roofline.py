@@ -27,7 +27,7 @@ _NEARER: Final = "nearer"
 # What the stack is made of, from the bottom: its name for readers, and its fill.
 _PARTS: Final = {
     _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), COMPUTE: ("arithmetic", "compute"),
-    SPECIAL_FUNCTION: ("exponentials", "replicas"), LATENCY: ("first bytes, set-up", "latency"),
+    SPECIAL_FUNCTION: ("exponentials", "replicas"), LATENCY: ("set-up, load latency", "latency"),
     IMBALANCE: ("idle tail", "weights"), LAUNCH: ("launch", "links")}
 _AT_ITS_ROOF: Final = 1.1  # nothing to explain below
 _MOST_SHOWN: Final = 4.0  # times the roof; higher stacks are cut and their height is written on them

@@ -13,7 +13,7 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.engine import replay_point
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import WIDTH_OF_LETTER, name_parts
+from simkit.report.figures.stacked_bars import Bar, Panel, Part, stacked_bars
 from simkit.report.points import (
     Omission,
     cache_home,
@@ -24,23 +24,13 @@ from simkit.report.points import (
     require_some,
     scalar,
 )
-from simkit.report.style import (
-    FILL_INK,
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    cause_colour,
-    count,
-    layout_name,
-    new_figure,
-)
+from simkit.report.style import cause_colour, chips_words, layout_name
 from simkit.units import SECONDS, format_quantity
 
 # A stall by the replay's name, as the figure calls it, with its fill.
 _STALLS: Final = {
-    "launch": ("launch", "links"), "latency": ("first bytes", "latency"), "compute": ("arithmetic", "compute"),
+    "launch": ("launch", "links"), "latency": ("load latency", "latency"), "compute": ("arithmetic", "compute"),
     "special_function": ("exponentials", "replicas"), "imbalance": ("idle tail", "weights")}
-_LEAST_NAMED: Final = 0.012  # a sliver that can hardly be seen needs no name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +74,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What attention's units wait for, replayed",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention kernel on one chip, cold caches; bars are shares of the kernel's own time, "
-                    "which stands beside them. First bytes: latency before data flows; idle tail: units that are done.",
+                    "which stands beside them. Load latency: set-up and bytes on their way that no level's bandwidth holds "
+                    "up, the first ones or too few in flight; idle tail: units that are done.",
         inputs=inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
         alt="Stacked bars of shares. " + " ".join(
             f"{context.label(name)} {layout_name(k.layout)}: {format_quantity(k.time_s, SECONDS)}, "
@@ -97,38 +88,18 @@ def _name(stall: str) -> str:
 
 
 def _figure(context: FigureContext, done: dict[str, list[_Kernel]]) -> Any:
-    rows = max(len(found) for found in done.values())
-    figure = new_figure(0.35 + len(done) * (0.4 + 0.18 * rows))
-    panels = np.atleast_1d(figure.subplots(len(done), 1, sharex=True))
-    for axes, (name, found) in zip(panels, done.items(), strict=True):
-        for row, kernel in enumerate(found):
-            left, narrow = 0.0, []
-            for stall, value in sorted(kernel.stalls_s.items(), key=lambda item: list(_STALLS).index(item[0])
-                                       if item[0] in _STALLS else -1):
-                share = value / kernel.time_s
-                colour = cause_colour(_STALLS[stall][1] if stall in _STALLS else
-                                      "cache" if stall == kernel.home else "other")
-                axes.barh(row, share, left=left, height=0.8, color=colour, edgecolor=PAPER, linewidth=0.5)
-                if share > WIDTH_OF_LETTER * len(_name(stall)):
-                    axes.text(left + share / 2, row, _name(stall), ha="center", va="center", fontsize=SMALL_POINTS,
-                              color=FILL_INK)
-                elif row == len(found) - 1 and share > _LEAST_NAMED:
-                    narrow.append((_name(stall), left + share / 2))
-                left += share
-            name_parts(axes, narrow, edge=row + 0.4, text_at=row + 0.62)
-            axes.annotate(format_quantity(kernel.time_s, SECONDS), (1.0, row), xytext=(3, 0), va="center",
-                          textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
-        axes.set_yticks(range(len(found)), [layout_name(kernel.layout) for kernel in found], fontsize=SMALL_POINTS)
-        axes.set_ylim(len(found) + 0.15, -0.55)
-        axes.set_xlim(0, 1.17)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        plural = "s" if found[0].chips > 1 else ""
-        axes.set_title(f"{context.label(name)}: one of {count(found[0].chips)} chip{plural}, cache in {found[0].home}",
-                       fontsize=SMALL_POINTS + 0.5)
-    panels[-1].set_xlabel("share of the kernel's time")
-    return figure
+    panels = [Panel(title=f"{context.label(name)}: one of {chips_words(found[0].chips)}, cache in {found[0].home}",
+                    bars=[Bar(layout=kernel.layout, time_s=kernel.time_s, parts=_parts(kernel)) for kernel in found])
+              for name, found in done.items()]
+    return stacked_bars(panels, xlabel="share of the kernel's time", slivers_of="last")
+
+
+def _parts(kernel: _Kernel) -> list[Part]:
+    """Memory levels first, then the other stalls in their order."""
+    order = list(_STALLS)
+    stalls = sorted(kernel.stalls_s, key=lambda stall: order.index(stall) if stall in _STALLS else -1)
+    return [Part(name=_name(stall), share=kernel.stalls_s[stall] / kernel.time_s, colour=cause_colour(
+        _STALLS[stall][1] if stall in _STALLS else "cache" if stall == kernel.home else "other")) for stall in stalls]
 
 
 def _finding(context: FigureContext, done: dict[str, list[_Kernel]]) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import WIDTH_OF_LETTER, name_parts
+from simkit.report.figures.stacked_bars import Bar, Panel, Part, stacked_bars
 from simkit.report.points import (
     PART_NAMES,
     PARTS,
@@ -23,19 +21,8 @@ from simkit.report.points import (
     scalar,
     split_time_s,
 )
-from simkit.report.style import (
-    FILL_INK,
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    cause_colour,
-    count,
-    layout_name,
-    new_figure,
-)
+from simkit.report.style import cause_colour, chips_words, layout_name
 from simkit.units import SECONDS, format_quantity
-
-_LEAST_NAMED: Final = 0.008  # a sliver that can hardly be seen needs no name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,36 +70,15 @@ def draw(context: FigureContext) -> DrawnFigure:
 
 
 def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
-    rows = max(len(found) for found in done.values())
-    figure = new_figure(0.35 + len(done) * (0.36 + 0.17 * rows))
-    panels = np.atleast_1d(figure.subplots(len(done), 1, sharex=True))
-    for axes, (name, found) in zip(panels, done.items(), strict=True):
+    panels = []
+    for name, found in done.items():
         longest = max(bar.step_time_s for bar in found)
-        for row, bar in enumerate(found):
-            left, narrow = 0.0, []
-            for part in PARTS:
-                share = bar.parts_s[part] / longest
-                axes.barh(row, share, left=left, height=0.8, color=cause_colour(part), edgecolor=PAPER, linewidth=0.5)
-                if share > WIDTH_OF_LETTER * len(PART_NAMES[part]):
-                    axes.text(left + share / 2, row, PART_NAMES[part], ha="center", va="center",
-                              fontsize=SMALL_POINTS, color=FILL_INK)
-                elif row == 0 and share > _LEAST_NAMED:
-                    narrow.append((part, left + share / 2))
-                left += share
-            name_parts(axes, [(PART_NAMES[part], middle) for part, middle in narrow], edge=-0.4, text_at=-0.62)
-            axes.annotate(format_quantity(bar.step_time_s, SECONDS), (left, row), xytext=(3, 0), va="center",
-                          textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
-        axes.set_yticks(range(len(found)), [layout_name(bar.layout) for bar in found], fontsize=SMALL_POINTS)
-        axes.set_ylim(len(found) - 0.4, -1.05)
-        axes.set_xlim(0, 1.17)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        plural = "s" if found[0].chips > 1 else ""
-        axes.set_title(f"{context.label(name)}: {count(found[0].chips)} chip{plural}, cache in {found[0].level}",
-                       fontsize=SMALL_POINTS + 0.5)
-    panels[-1].set_xlabel("share of the longest step of that chip")
-    return figure
+        panels.append(Panel(
+            title=f"{context.label(name)}: {chips_words(found[0].chips)}, cache in {found[0].level}",
+            bars=[Bar(layout=bar.layout, time_s=bar.step_time_s, parts=[
+                Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
+                for part in PARTS]) for bar in found]))
+    return stacked_bars(panels, xlabel="share of the longest step of that chip", slivers_of="first")
 
 
 def _finding(context: FigureContext, done: dict[str, list[_Bar]]) -> str:
