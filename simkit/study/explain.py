@@ -29,8 +29,10 @@ from simkit.units import SECONDS, format_quantity
 MOST_EXPLAINED: Final = 12
 WORTH_TELLING: Final = 1.01  # a change that moves less than one percent is named without its number
 _SHARE_WORDS: Final = {
-    COMPUTE: "arithmetic binds: {share} of the kernel computes", LATENCY: "latency binds: {share} of the kernel waits "
-    "for set-up and for bytes on their way, which no level's bandwidth holds up", SPECIAL_FUNCTION: "exponentials bind: {share} of the kernel computes them",
+    COMPUTE: "arithmetic binds: {share} of the kernel computes",
+    LATENCY: "latency binds: {share} of the kernel waits for set-up and for bytes on their way, which no level's "
+    "bandwidth holds up",
+    SPECIAL_FUNCTION: "exponentials bind: {share} of the kernel computes them",
     LAUNCH: "the launch binds: it takes {share} of the kernel",
     IMBALANCE: "imbalance binds: {share} of the kernel's slots idle after their last work item",
 }

@@ -74,8 +74,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What attention's units wait for, replayed",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention kernel on one chip, cold caches; bars are shares of the kernel's own time, "
-                    "which stands beside them. Load latency: set-up and bytes on their way that no level's bandwidth holds "
-                    "up, the first ones or too few in flight; idle tail: units that are done.",
+                    "which stands beside them. Load latency: set-up and bytes on their way that no level's bandwidth "
+                    "holds up, the first ones or too few in flight; idle tail: units that are done.",
         inputs=inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
         alt="Stacked bars of shares. " + " ".join(
             f"{context.label(name)} {layout_name(k.layout)}: {format_quantity(k.time_s, SECONDS)}, "
