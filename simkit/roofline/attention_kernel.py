@@ -138,7 +138,7 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
     if task.cache_value_dim == 0:
         return best  # kernels for latents are written for the matrix unit alone
     unit = vector_costs(work.token_bytes, task, kernel, widened)
-    _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s + 0.0 * rows_s, kernel,
+    _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s, kernel,
                floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group) | (not free))
     return best
 
@@ -184,7 +184,6 @@ def _keep_best(best: dict[str, Any], work: _Shape, unit: UnitCosts, parts: Any, 
         won = np.flatnonzero(total < bound)
         if not len(won):
             continue
-        bound = bound.copy() if splits == SPLITS[0] and active is None else bound
         bound[won] = total[won]
         into = won if active is None else active[won]
         best["body"][into] = (total - floor)[won]

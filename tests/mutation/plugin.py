@@ -36,7 +36,7 @@ import pytest
 from tests.mutation.mutants import Mutant, mutants
 
 _ROOT: Final = Path(__file__).parents[2]
-_KILLED, _SURVIVED, _SLOW = 1, 0, 3
+_KILLED, _SURVIVED, _STALE = 1, 0, 3
 _SLOWEST_KILL_S: Final = 20.0  # a test that took a second and now takes this long more has noticed
 
 
@@ -62,6 +62,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         _measure(session, where)
     _Strikes(session, json.loads(where.read_text(encoding="utf-8"))).run()
     return True
+
+
+class StaleError(Exception):
+    """The file was changed after this process had read it."""
 
 
 class _Watcher:
@@ -187,6 +191,8 @@ class _Strikes:
                 _run(tests, watcher, self.most_s)
                 os.write(writer, (watcher.failed or "").encode())
                 os._exit(_KILLED if watcher.failed else _SURVIVED)
+            except StaleError:
+                os._exit(_STALE)
             except BaseException as error:  # noqa: BLE001 - whatever breaks has noticed the mutant
                 os.write(writer, f"{type(error).__name__}".encode())
                 os._exit(_KILLED)
@@ -196,6 +202,8 @@ class _Strikes:
             by = stream.read().decode() or None
         if by in self.kills or by in self.items:
             self.kills[str(by)] += 1
+        if status == _STALE:
+            raise StaleError("a file changed while its mutants were struck: run from a copy of the tree")
         if status is None:
             return "slow", None
         return ("killed" if status else "survived"), by
@@ -254,7 +262,7 @@ def _live_in(swaps: list[tuple[CodeType, CodeType]]) -> None:
     for before, after in swaps:
         hit = [one for one in living if one.__code__ == before and one.__code__.co_filename == before.co_filename]
         if not hit:
-            raise LookupError(f"{before.co_qualname} is not among the living functions")
+            raise StaleError(before.co_qualname)
         for one in hit:
             one.__code__ = after
 

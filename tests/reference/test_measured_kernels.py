@@ -1,0 +1,86 @@
+"""The vectorised closed forms equal the plain ones, one problem at a time, on every chip that has kernel figures."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simkit.decode.operators import AttentionTask
+from simkit.decode.result import COMPUTE, LATENCY
+from simkit.hardware.catalog import list_hardware
+from simkit.roofline.attention_kernel import kernel_time
+from simkit.roofline.other_kernels import gemm_time_s
+from tests.reference.measured_kernels import Problem, product_s, ways
+
+CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]
+KERNELS = ("grouped", "grouped-unsplit", "unfused", "per-query-head")
+GROUPS = (1, 2, 3, 4, 7, 8, 16, 24, 48, 64, 96, 128)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    head_dim = draw(st.sampled_from([64, 128, 256]))
+    latent = draw(st.integers(0, 4)) == 0
+    keys, values = (576, 512) if latent else (head_dim, head_dim)
+    cached = (576, 0) if latent else (head_dim, head_dim)
+    width = draw(st.sampled_from([1.0, 1.03125, 2.0]))
+    return Problem(
+        sequences=draw(st.sampled_from([1, 2, 5, 16, 64, 300])), kv_heads=draw(st.sampled_from([1, 2, 8, 32])),
+        query_rows=draw(st.sampled_from(GROUPS)), tokens=draw(st.integers(1, 9000)), key_dim=keys, value_dim=values,
+        cache_key_dim=cached[0], cache_value_dim=cached[1], token_bytes=width * sum(cached),
+        hit_share=draw(st.sampled_from([0.0, 0.3, 1.0])), kernel=draw(st.sampled_from(KERNELS)))
+
+
+def task_of(problem: Problem) -> AttentionTask:
+    return AttentionTask(
+        sequences=problem.sequences, kv_heads=problem.kv_heads, query_rows=problem.query_rows, tokens=problem.tokens,
+        key_dim=problem.key_dim, value_dim=problem.value_dim, cache_key_dim=problem.cache_key_dim,
+        cache_value_dim=problem.cache_value_dim, bytes_per_token_head=problem.token_bytes, kernel=problem.kernel, page=1,
+        length_factors=(1.0,))
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
+@given(problem=problems(), alone=st.booleans(), faster=st.sampled_from([1.0, 0.5, 3.0]),
+       limits=st.sampled_from([(1.0, np.inf, np.inf), (2.0, 8.0, 16.0), (16.0, 64.0, 4.0)]))
+def test_attention_takes_the_best_of_all_mappings(chip, problem, alone, faster, limits):
+    least, most, vector = limits  # groups that a library's kernels exist for
+    kernel = replace(chip.kernel, matrix_least_group=least, matrix_most_group=most, vector_most_group=vector)
+    chip, bandwidth = replace(chip, kernel=kernel), faster * float(chip.main_memory.chip_bandwidth_bytes_per_s)
+    found = kernel_time(task_of(problem), chip, kernel, bandwidth, hit_share=problem.hit_share, alone=alone,
+                        item_rows=1.0 if problem.kernel == "per-query-head" else None)
+    every = sorted(ways(problem, chip, bandwidth, alone=alone), key=lambda way: way.body_s + way.floor_s)
+    if not every:  # a latent group that no kernel takes
+        assert np.isinf(found.body_s)
+        return
+    best = every[0]
+    floor_s = float(found.floor_s) if alone else 0.0
+    assert float(found.body_s) + floor_s == pytest.approx(best.body_s + best.floor_s, rel=1e-9)
+    if not any(way.body_s + way.floor_s < (best.body_s + best.floor_s) * (1 + 1e-9) for way in every[1:]):
+        assert float(found.body_s) == pytest.approx(best.body_s, rel=1e-9)
+        assert float(found.unit_s[COMPUTE]) == pytest.approx(best.unit_s if best.computing else 0.0, rel=1e-9)
+        assert float(found.unit_s[LATENCY]) == pytest.approx(0.0 if best.computing else best.unit_s, rel=1e-9)
+
+
+def test_many_problems_at_once_are_the_same_as_one_by_one():
+    (chip,) = [chip for chip in CHIPS if chip.name == "h100-sxm"]
+    rows, tokens = np.meshgrid(np.array(GROUPS, float), np.array([100.0, 5000.0]))
+    problem = Problem(sequences=4, kv_heads=8, query_rows=1, tokens=1, key_dim=128, value_dim=128, cache_key_dim=128,
+                      cache_value_dim=128, token_bytes=256.0)
+    bandwidth = chip.main_memory.chip_bandwidth_bytes_per_s
+    together = kernel_time(replace(task_of(problem), query_rows=rows, tokens=tokens), chip, chip.kernel, bandwidth, alone=True)
+    for place in np.ndindex(rows.shape):
+        alone = kernel_time(replace(task_of(problem), query_rows=rows[place], tokens=tokens[place]), chip, chip.kernel,
+                            bandwidth, alone=True)
+        assert together.body_s[place] == alone.body_s
+        assert together.floor_s[place] == alone.floor_s
+
+
+@pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip.kernel.gemm is not None], ids=lambda chip: chip.name)
+@given(m=st.integers(1, 700), n=st.integers(1, 30_000), k=st.integers(1, 30_000), hit_share=st.sampled_from([0.0, 0.4, 1.0]),
+       dtype=st.sampled_from(["bf16", "fp8"]))
+def test_a_product_takes_the_best_of_all_tiles_and_pieces(chip, m, n, k, hit_share, dtype):
+    element_bytes = {"bf16": 2.0, "fp8": 1.0}[dtype]
+    found = gemm_time_s(float(m), float(n), float(k), dtype, element_bytes, chip, chip.kernel.gemm, hit_share=hit_share)
+    assert float(found) == pytest.approx(product_s(m, n, k, dtype, element_bytes, chip, hit_share), rel=1e-9)
