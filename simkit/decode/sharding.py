@@ -90,7 +90,7 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
                         copies=_plain(runs / n_kv_heads * 1.0))
 
 
-def busiest_expert_share(rows: Any, top_k: int, expert_ways: Any, experts: int | None = None) -> Any:
+def busiest_expert_share(rows: Any, top_k: int, expert_ways: Any, experts: int) -> Any:
     r"""Rows on the busiest of ``p`` expert groups over the mean, for independent uniform routing.
 
     .. math:: 1 + e_p \sqrt{\frac{E-k}{E-1} \Big/ \mu}, \qquad \mu = \frac{rows\,k}{p},\;
@@ -102,7 +102,7 @@ def busiest_expert_share(rows: Any, top_k: int, expert_ways: Any, experts: int |
     """
     ways = np.asarray(expert_ways, dtype=float)
     mean = np.asarray(rows) * top_k / ways
-    different = 1.0 if experts is None or experts == 1 else (experts - top_k) / (experts - 1)
+    different = (experts - top_k) / max(experts - 1, 1)
     least = np.minimum(np.maximum(1 / mean, 1.0), ways)
     return np.clip(1 + _mean_maximum(ways) * np.sqrt(different / mean), least, ways)
 

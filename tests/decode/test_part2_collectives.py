@@ -54,6 +54,22 @@ def test_spreading_sends_what_is_for_the_others():
     assert send_time_s(1e6, 2, link("switch")) == pytest.approx(1e-6 + 1e-5)
 
 
+def test_traffic_over_a_bridge_that_all_share_passes_it_whole():
+    """Pairs talk directly at 100 GB/s; beyond two chips everything passes a bridge of 20 GB/s for all together."""
+    bridge = replace(link("switch"), direct_chips=2, shared_bandwidth_bytes_per_s=2e10)
+    n = 8e6
+    assert all_reduce_time_s(n, 2, bridge) == all_reduce_time_s(n, 2, link("switch"))
+    # Every chip gets and gives all but its own share, twice: 2 (p - 1) n bytes, in 2 (p - 1) messages.
+    assert all_reduce_time_s(n, 4, bridge) == pytest.approx(2 * 3 * n / 2e10 + 6e-6, rel=1e-12)
+    assert all_gather_time_s(n, 4, bridge) == pytest.approx(4 * 3 * n / 2e10, rel=1e-12)
+    assert all_to_all_time_s(n, 4, bridge) == pytest.approx(3 * n / 2e10, rel=1e-12)
+    assert all_reduce_time_s(n, 1, bridge) == all_gather_time_s(n, 1, bridge) == all_to_all_time_s(n, 1, bridge) == 0.0
+
+
+def test_a_ring_of_two_sends_half_to_the_other():
+    assert all_to_all_time_s(8e6, 2, link("ring")) == pytest.approx(1e-6 + 1 / 2 * 8e-5, rel=1e-12)
+
+
 @given(st.sampled_from(sorted(FORMS)), st.floats(0, 1e9), st.integers(2, 512), st.sampled_from(["switch", "ring", "all-to-all"]),
        st.booleans())
 def test_no_exchange_beats_its_link(kind, bytes_, chips, topology, reduces):

@@ -51,3 +51,34 @@ def test_tensor_parallel_chips_share_the_heads_of_a_prompt():
 def test_a_sliding_window_bounds_what_a_prompt_reads():
     cores = prefill_attention(workload("gemma-2-9b"), 1024, 65536)
     assert min(float(core.kv_read_bytes) for core in cores) < 0.1 * max(float(core.kv_read_bytes) for core in cores)
+
+
+def test_a_chunk_of_deepseek_v2_by_hand():
+    """600 new tokens after 1400 on four chips in two stages, each of which works on half of the chunk (arXiv 2405.04434)."""
+    given = workload("deepseek-v2", tp=4, pp=2)
+    core, expand, *_ = prefill_attention(given, 600, 2000)
+    heads, pairs = 128 / 4, 600 * 1400 + 600 * 601 / 2
+    assert core.matrix_flops == pytest.approx(2 * heads * pairs * (192 + 128) / 2, rel=1e-12)
+    assert core.vector_flops == pytest.approx(4 * heads * pairs / 2, rel=1e-12)
+    assert core.exponentials == pytest.approx(heads * pairs / 2, rel=1e-12)
+    assert core.kv_read_bytes == pytest.approx(2000 * 576 * 2 / 2, rel=1e-12)
+    assert core.activation_bytes == pytest.approx(600 * heads * (192 + 128) * 2 / 2, rel=1e-12)
+    assert core.query_rows == 600 * heads
+    # Latents of earlier chunks are multiplied up once more; the up-projections are read for them.
+    earlier, width = 1400 / 2, heads * (128 + 128)
+    assert expand.matrix_flops == pytest.approx(2 * earlier * 512 * width, rel=1e-12)
+    assert expand.weight_bytes == pytest.approx(512 * width * 2, rel=1e-12)
+    assert expand.activation_bytes == pytest.approx(2 * earlier * width * 2, rel=1e-12)
+    assert expand.query_rows == earlier
+    _, first, *_ = prefill_attention(given, 600, 600)
+    assert (first.matrix_flops, first.weight_bytes, first.activation_bytes, first.query_rows) == (0, 0, 0, 1)
+
+
+def test_a_chunk_under_a_window_reads_the_window_before_it():
+    """Gemma 2 9B (arXiv 2408.00118): 16 heads and 8 KV heads of 256, every other layer sees 4096 tokens."""
+    local, whole = sorted(prefill_attention(workload("gemma-2-9b"), 1000, 20000), key=lambda core: float(core.kv_read_bytes))
+    assert local.kv_read_bytes == (4096 + 1000) * 8 * 2 * 256 * 2
+    assert whole.kv_read_bytes == 20000 * 8 * 2 * 256 * 2
+    assert local.matrix_flops == 4 * 16 * 256 * 1000 * 4096
+    assert (local.count, whole.count) == (21, 21)
+    assert local.query_rows == 1000 * 2

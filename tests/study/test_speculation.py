@@ -62,6 +62,13 @@ def test_medusa_heads_cost_a_block_and_a_head_each():
     assert flops == 2 * 2 * 4 * (4096 * 4096 + 4096 * 32000)
 
 
+def test_the_blocks_of_medusa_heads_are_dealt_to_the_chips_like_the_vocabulary():
+    block, head = with_medusa_heads(build_step(workload_of("llama-2-7b", batch=2.0, tp=4)), 3).end_operators[-2:]
+    assert block.weight_bytes == 3 * 4096 * (4096 / 4) * 2
+    assert head.weight_bytes == 3 * 4096 * (32000 / 4) * 2
+    assert (block.query_rows, head.query_rows) == (2, 2)
+
+
 def test_nothing_accepted_is_slower_and_everything_accepted_is_faster_while_memory_binds():
     plain = float(decode_step("h100-sxm", "llama-2-70b", **POINT)["tokens_per_s"])
     for words, gain in (("draft=llama-3.2-1b,gamma=4,acceptance=0", False), ("medusa=4,acceptance=0", False),
@@ -72,7 +79,8 @@ def test_nothing_accepted_is_slower_and_everything_accepted_is_faster_while_memo
 
 @pytest.mark.parametrize(("text", "says"), [
     ("draft=llama-2-7b", "expected none, draft=MODEL"), ("gamma=4,acceptance=0.5", "expected none, draft=MODEL"),
-    ("medusa=4,acceptance=1.5", "not a probability"), ("medusa=0,acceptance=0.5", "expected 1 to 1000"),
+    ("medusa=4,acceptance=1.5", "not a probability"), ("medusa=4,acceptance=-0.5", "not a probability"),
+    ("medusa=1001,acceptance=0.5", "expected 1 to 1000"), ("medusa=0,acceptance=0.5", "expected 1 to 1000"),
     ("medusa=4,acceptence=0.5", "unknown word 'acceptence'"), ("medusa=4,medusa=4,acceptance=0.5", "expected none"),
     ("draft=lama-2-7b,gamma=4,acceptance=0.5", "unknown model"), ("medusa=x,acceptance=0.5", "expected none")])
 def test_a_speculation_that_makes_no_sense_is_refused_in_words(text, says):
@@ -82,5 +90,6 @@ def test_a_speculation_that_makes_no_sense_is_refused_in_words(text, says):
 
 def test_words_are_read():
     assert parse_speculation("none") is None
+    assert [parse_speculation(f"medusa={n},acceptance={a}").tokens_per_step for n, a in ((1, 0), (1, 1), (1000, 0))] == [1, 2, 1]
     read = parse_speculation("draft=llama-2-7b,gamma=4,acceptance=0.8")
     assert (read.draft_tokens, read.acceptance, read.draft) == (4, 0.8, load_model("llama-2-7b"))

@@ -1,0 +1,84 @@
+"""What a workload works out before any operator: microbatches, formats that are multiplied as they are, tokens and bytes."""
+
+import pytest
+
+from simkit.model.kv_cache import FORMATS, parse_cache_formats
+from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from tests.decode.test_operators import attention_of, workload_of
+
+
+@pytest.mark.parametrize(("batch", "pp", "microbatches", "sequences"), [(5, 2, 2, 3), (1, 4, 1, 1), (8, 4, 4, 2), (9, 4, 4, 3)])
+def test_a_stage_works_on_its_part_of_the_batch_and_the_fullest_part_sets_the_pace(batch, pp, microbatches, sequences):
+    found = workload_of("llama-2-70b", batch=batch, pp=pp, q_len=2)
+    assert (found.microbatches, found.sequences, found.rows) == (microbatches, sequences, 2 * sequences)
+
+
+def test_attention_of_a_dealt_batch_waits_for_the_chip_with_one_sequence_more():
+    assert workload_of("llama-2-70b", "mqa", batch=9, tp=4, sharding="batch").attention_sequences == 3
+
+
+@pytest.mark.parametrize(("cache", "dtype"), [
+    ("bf16", ""), ("fp8", "fp8"), ("int8", ""), ("int4-g128", ""), ("fp8/int8", ""), ("fp8/fp8", "fp8"), ("bf16/fp8", "")])
+def test_a_matrix_unit_may_multiply_a_cache_of_one_narrow_format_without_scales_in_groups(cache, dtype):
+    keys, values = parse_cache_formats(cache)
+    found = workload_of("llama-2-70b", kv="bf16")
+    found = type(found)(**{name: getattr(found, name) for name in (
+        "model", "layout", "n_kv_heads", "batch", "kv_len", "q_len", "weight_format")}, kv_format=keys, value_format=values)
+    assert found.native_cache_dtype == dtype
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [("bf16", "bf16"), ("fp8", "fp8"), ("fp4", "fp4"), ("int4", "bf16"), ("int8", "bf16")])
+def test_weights_are_multiplied_in_their_own_format_where_matrix_units_have_it(weights, dtype):
+    found = workload_of("llama-2-70b")
+    fields = {name: getattr(found, name) for name in ("model", "layout", "n_kv_heads", "batch", "kv_len", "q_len", "kv_format")}
+    assert type(found)(**fields, weight_format=FORMATS[weights]).gemm_dtype == dtype
+
+
+def test_a_token_that_is_written_brings_its_scales():
+    """INT4 in groups of 32 with a 16-bit scale and zero point each: 128 keys take 64 + 16 bytes, and as many values."""
+    keys, values = parse_cache_formats("int4-g32")
+    found = workload_of("llama-2-70b", "gqa-8", batch=2.0)
+    fields = {name: getattr(found, name) for name in (
+        "model", "layout", "n_kv_heads", "batch", "kv_len", "q_len", "weight_format")}
+    quantised = type(found)(**fields, kv_format=keys, value_format=values)
+    assert quantised.appended_bytes == 2 * (64 + 16)
+    assert quantised.cache_bytes(10) == 10 * 2 * (64 + 16)
+    latent = workload_of("deepseek-v2", kv="fp8")
+    assert latent.appended_bytes == latent.cache_bytes(1) == 576
+    assert latent.unpack_flops_per_token == 576 * FORMATS["fp8"].unpack_flops
+
+
+def test_a_tiny_share_of_the_mean_length_is_still_one_token():
+    lengths = parse_lengths("1000,1")
+    policy = KvPolicy(lengths=lengths)
+    long, short = (factor * 10 for factor in lengths.factors)
+    assert short < 0.5
+    found = workload_of("llama-2-70b", "gqa-8", batch=2.0, kv_len=10.0, policy=policy)
+    assert found.tokens_read(found.layer_groups[0]) == (round(long) + 1) / 2
+
+
+def test_uniform_lengths_run_from_the_shortest_to_the_longest():
+    factors = parse_lengths("uniform:0.5").factors
+    assert list(factors) == sorted(factors)
+    assert factors[0] == pytest.approx(0.5 + 0.5 / 32, rel=1e-12)
+    assert factors[-1] == pytest.approx(1.5 - 0.5 / 32, rel=1e-12)
+    assert sum(factors) == pytest.approx(32, rel=1e-12)
+
+
+def test_a_layer_budget_scales_what_a_layer_keeps_and_leaves_at_least_one_token():
+    policy = KvPolicy(eviction=parse_eviction("streaming:2+2", (1.5, 0.5, 0.01)))
+    found = workload_of("llama-2-70b", "gqa-8", kv_len=1000.0, policy=policy)
+    kept = {group.budget: float(found.tokens_read(group)) for group in found.layer_groups}
+    assert kept == {1.5: 6.0, 0.5: 2.0, 0.01: 1.0}
+    assert {group.budget: group.count for group in found.layer_groups} == {1.5: 27, 0.5: 27, 0.01: 26}
+    one = KvPolicy(eviction=parse_eviction("streaming:2+2"))
+    assert [group.count for group in one.groups(found.model)] == [80]
+    half = KvPolicy(eviction=parse_eviction("streaming:2+2", (0.5,)))
+    assert [float(half.kept(1000.0, group)) for group in half.groups(found.model)] == [2.0]
+
+
+def test_a_paged_kernel_reads_the_table_of_the_pages_that_it_keeps():
+    policy = KvPolicy(paging=parse_paging(16, None))
+    flat, paged = (attention_of(workload_of("llama-2-70b", "gqa-8", batch=3.0, kv_len=100.0, policy=one))
+                   for one in (KvPolicy(), policy))
+    assert paged.kv_read_bytes - flat.kv_read_bytes == 3 * 7 * 4  # 7 pages of 16 hold 100 tokens
