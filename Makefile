@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Passed on to pytest: make test PYTEST_ARGS="-k roofline -x". A file's tests share one worker and its fixtures.
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
-.PHONY: help setup report test fuzz bench bench-peers faults fresh lint docs dist lock clean
+.PHONY: help setup report test fuzz bench bench-peers faults mutants fresh lint docs dist lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make bench    run every benchmarks/bench_*.py"
 	@echo "make bench-peers  simkit beside other tools, each installed into out/peers (not in simkit's own environment)"
 	@echo "make faults   strike running commands hundreds of times: signals, full disks, lost workers, two at once"
+	@echo "make mutants  small changes to the physics, each of which some test should notice (an hour for 1000)"
 	@echo "make fresh    the README's commands as a new user on other Pythons, locales and read-only folders"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make docs     renew the figures, tables and outputs in README.md and docs/"
@@ -76,6 +77,23 @@ bench: $(READY)
 
 bench-peers: $(READY)
 	$(RUN) benchmarks/peers/compare.py
+
+# How many of all mutants, drawn by seed; 0: all of them (two hours). Files must not change meanwhile.
+MUTANTS ?= 300
+PHYSICS := $(addprefix --mutate simkit/,decode roofline model/attention.py model/kv_cache.py model/kv_policy.py \
+	model/parameters.py study/energy_cost.py study/speculation.py study/fit.py study/capacity.py)
+NOTICED_BY := $(addprefix tests/,decode laws/test_roofline_laws.py laws/test_cache_composition.py laws/test_dimensions.py \
+	published reference model/test_parameters.py model/test_catalogue.py model/test_schema.py study/test_point.py \
+	study/test_capacity.py study/test_scenario.py study/test_speculation.py study/test_stacking.py study/test_stretches.py \
+	study/test_fit.py study/test_energy_cost.py study/test_crossover.py study/test_workload_file.py serving \
+	evidence/test_silicon.py evidence/test_host.py evidence/test_claims.py evidence/test_serving.py cli/test_attention.py \
+	cli/test_capacity.py cli/test_simulate.py cli/test_roofline.py cli/test_what_if.py)
+mutants: $(READY)
+	@$(RUN) -c 'import cosmic_ray, coverage' 2>/dev/null || \
+		$(RUN) -m pip install --quiet --only-binary :all: cosmic-ray==8.7.0 coverage==7.17.5
+	@rm -f out/mutants/reach.json
+	CI=1 $(RUN) -m pytest -p tests.mutation.plugin --override-ini addopts=--import-mode=importlib --quiet \
+		$(PHYSICS) --mutants-sample $(MUTANTS) $(NOTICED_BY)
 
 # How many strikes: make faults TRIALS=1000
 TRIALS ?= 400

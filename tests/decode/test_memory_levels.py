@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simkit.decode.collectives import collective_time_s
 from simkit.decode.operators import Operator
 from simkit.decode.placement import Demand, Placement, demand, place
 from simkit.decode.result import LATENCY, Account, StepTiming
+from simkit.decode.step import build_step
 from simkit.decode.traffic import memory_times
 from simkit.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.roofline.engine import operator_times
+from simkit.roofline.engine import evaluate, operator_times
 from tests.decode.test_operators import workload_of
 
 H100, SN40L, CORSAIR = (load_hardware(name) for name in ("h100-sxm", "sambanova-sn40l", "dmatrix-corsair"))
@@ -100,6 +102,23 @@ def test_a_launch_is_latency_and_the_highest_roof_has_the_rest():
     # On ties the first roof is named, and the time is counted once.
     even = replace(times, compute_s=times.level_s["hbm"])
     assert (float(even.cause_s["compute"]), float(even.cause_s["hbm"])) == (times.level_s["hbm"], 0.0)
+
+
+def test_a_step_moves_and_takes_what_its_operators_do_one_by_one():
+    step = build_step(workload_of("llama-2-7b", "mqa", batch=2.0, kv_len=300.0, tp=2))
+    where = placed({"hbm": 1.0}, {"hbm": 1.0})
+    timing, moved, waited = evaluate(step, where, H100), dict.fromkeys(("smem", "l2", "hbm"), 0.0), 0.0
+    for operator in step.operators:
+        one = operator_times(operator, where, H100)
+        waited += operator.count * float(one.total_s)
+        for name, bytes_ in one.level_bytes.items():
+            moved[name] += operator.count * float(bytes_)
+    assert {name: float(bytes_) for name, bytes_ in timing.level_bytes.items()} == moved
+    links_s = sum(item.count * float(collective_time_s(item, H100.scale_up)) for item in step.collectives
+                  if item.name != "stage_hop")
+    assert float(timing.step_time_s) == pytest.approx(waited + links_s + H100.overheads.step_s, rel=1e-12)
+    assert float(timing.cause_time_s["link"]) == pytest.approx(links_s, rel=1e-12)
+    assert links_s > 0
 
 
 def test_of_equal_causes_the_first_is_named():
