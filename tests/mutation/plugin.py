@@ -122,6 +122,11 @@ class _Strikes:
         self.items = {item.nodeid: item for item in session.items}
         self.reach, self.seconds = known["reach"], known["seconds"]
         self.kills: dict[str, int] = defaultdict(int)
+        self.lines: dict[str, int] = defaultdict(int)
+        for lines in self.reach.values():
+            for tests in lines.values():
+                for one in tests:
+                    self.lines[one] += 1
         self.config = config
         self.most_s: float = config.getoption("--mutants-seconds")
         self.out: Path = config.getoption("--mutants-out")
@@ -168,15 +173,18 @@ class _Strikes:
         return (*self._forked(tests, swaps), change)
 
     def _tests(self, name: str, line: int) -> list[pytest.Item]:
-        """The tests that reach a line, those that have killed before and the quick ones first.
+        """The tests that reach a line, the likeliest to notice first.
 
         A line inside a longer statement is counted by the statement's first: so the nearest above that any test reached.
         """
         lines = self.reach.get(name, {})
         at = max((int(one) for one, tests in lines.items() if int(one) <= line and tests), default=0)
         names = [one for one in lines.get(str(at), []) if one in self.items]
-        return [self.items[one] for one in sorted(
-            names, key=lambda one: (self.seconds.get(one, 1.0) + 0.01) / (1 + self.kills[one]))]
+        return [self.items[one] for one in sorted(names, key=self._cost)]
+
+    def _cost(self, name: str) -> float:
+        """Quick tests of few lines come first, and those that have killed before."""
+        return (self.seconds.get(name, 1.0) + 0.01) * self.lines[name] / (1 + self.kills[name])
 
     def _forked(self, tests: list[pytest.Item], swaps: list[tuple[CodeType, CodeType]]) -> tuple[str, str | None]:
         reader, writer = os.pipe()
@@ -212,7 +220,7 @@ class _Strikes:
         """A new process in a copy of the tree with the file changed, and the tests that read from the file's module."""
         lines = self.reach.get(str(mutant.path.relative_to(_ROOT)), {})
         names = {one for tests in lines.values() for one in tests if one in self.items}
-        quick = sorted(names, key=lambda one: (self.seconds.get(one, 1.0) + 0.01) / (1 + self.kills[one]))[:400]
+        quick = sorted(names, key=self._cost)[:400]
         if not quick:
             return "unreached", None
         with tempfile.TemporaryDirectory() as folder:
