@@ -103,8 +103,7 @@ def busiest_expert_share(rows: Any, top_k: int, expert_ways: Any, experts: int) 
     ways = np.asarray(expert_ways, dtype=float)
     mean = np.asarray(rows) * top_k / ways
     different = (experts - top_k) / max(experts - 1, 1)
-    least = np.minimum(np.maximum(1 / mean, 1.0), ways)
-    return np.clip(1 + _mean_maximum(ways) * np.sqrt(different / mean), least, ways)
+    return np.clip(1 + _mean_maximum(ways) * np.sqrt(different / mean), np.minimum(1 / mean, ways), ways)
 
 
 def busiest_distinct_experts(rows: Any, top_k: int, experts: int, expert_ways: Any) -> Any:

@@ -79,7 +79,7 @@ def _add_rereads(operator: Operator, placement: Placement, hardware: HardwarePro
     caches = [level for level in hardware.memory if level.kind == "cache" and level.scope == "chip"]
     if caches:
         name = caches[-1].name
-        passing[name] = passing.get(name, 0.0) + operator.kv_reread_bytes
+        passing[name] = passing[name] + operator.kv_reread_bytes
         return
     for name, share in placement.kv.items():
         resident[name] = resident.get(name, 0.0) + operator.kv_reread_bytes * share

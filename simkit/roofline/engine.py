@@ -45,7 +45,7 @@ class OperatorTime:
     level_bytes: dict[str, Any]
     launch_s: Any
     unit_s: dict[str, Any]
-    extra_s: Any = 0.0
+    extra_s: Any
 
     @cached_property
     def roofs(self) -> dict[str, Any]:

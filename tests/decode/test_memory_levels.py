@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simkit.decode.arithmetic import special_function_time_s
 from simkit.decode.collectives import collective_time_s
 from simkit.decode.operators import Operator
 from simkit.decode.placement import Demand, Placement, demand, place
@@ -198,3 +199,20 @@ def test_a_batch_sharded_cache_is_held_in_begun_rounds():
     assert (both.weight_bytes, both.kv_bytes) == (found.weight_bytes + 5.0, found.kv_bytes + 9.0)
     assert both.kv_bytes_per_sequence == found.kv_bytes_per_sequence + 7.0
     assert both.batch_ways == 4.0
+
+
+def test_cores_of_a_cpu_wait_only_in_kernels_that_are_timed_alone():
+    cpu = load_hardware("epyc-9654-2s")
+    step = build_step(workload_of("llama-2-7b", "mqa", batch=4.0))
+    (core,) = step.attention_operators
+    home = cpu.main_memory.name
+    in_step, alone = (operator_times(core, placed({home: 1.0}, {home: 1.0}), cpu, alone=one) for one in (False, True))
+    assert float(in_step.extra_s) == 0.0
+    assert float(alone.extra_s) > 0.0
+    assert operator_times(replace(core, attention=None), placed({home: 1.0}, {home: 1.0}), cpu, alone=True).extra_s == 0.0
+
+
+def test_exponentials_cost_nothing_where_nobody_gives_their_rate():
+    blind = replace(H100, compute=replace(H100.compute, special_ops_per_s=None))
+    assert special_function_time_s(replace(OPERATOR, exponentials=1e9), blind) == 0.0
+    assert special_function_time_s(replace(OPERATOR, exponentials=1e9), H100) == 1e9 / H100.compute.special_ops_per_s

@@ -82,3 +82,13 @@ def test_a_chunk_under_a_window_reads_the_window_before_it():
     assert local.matrix_flops == 4 * 16 * 256 * 1000 * 4096
     assert (local.count, whole.count) == (21, 21)
     assert local.query_rows == 1000 * 2
+
+
+def test_heads_in_place_of_a_latent_leave_nothing_to_expand():
+    (core, *more) = prefill_attention(workload("deepseek-v2-lite", "gqa-4"), 600, 2000)
+    assert {operator.name for operator in (core, *more)} == {"prefill_attention"}
+
+
+def test_an_empty_chunk_does_nothing():
+    (core,) = prefill_attention(workload(), 0, 1000)
+    assert (core.matrix_flops, core.activation_bytes, core.query_rows) == (0, 0, 4)  # a row of each query of a group

@@ -2,6 +2,7 @@
 
 import pytest
 
+from simkit.errors import UserError
 from simkit.model.kv_cache import FORMATS, parse_cache_formats
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
 from tests.decode.test_operators import attention_of, workload_of
@@ -82,3 +83,37 @@ def test_a_paged_kernel_reads_the_table_of_the_pages_that_it_keeps():
     flat, paged = (attention_of(workload_of("llama-2-70b", "gqa-8", batch=3.0, kv_len=100.0, policy=one))
                    for one in (KvPolicy(), policy))
     assert paged.kv_read_bytes - flat.kv_read_bytes == 3 * 7 * 4  # 7 pages of 16 hold 100 tokens
+
+
+def test_of_a_dealt_context_each_chip_reads_the_table_of_its_own_pages():
+    policy = KvPolicy(paging=parse_paging(16, None))
+    flat, paged = (attention_of(workload_of("llama-2-70b", "mqa", batch=3.0, kv_len=1000.0, policy=one, tp=4, sharding="context"))
+                   for one in (KvPolicy(), policy))
+    assert paged.kv_read_bytes - flat.kv_read_bytes == 3 * 16 * 4  # 250 tokens a chip
+
+
+def test_what_the_replay_is_told_of_a_core_on_eight_chips():
+    task = attention_of(workload_of("llama-2-70b", "gqa-16", batch=3.0, kv_len=1000.0, q_len=2.0, tp=8)).attention
+    assert (task.sequences, task.kv_heads, task.query_rows, task.tokens) == (3, 2, 4 * 2, 1000)
+    assert (task.key_dim, task.value_dim, task.cache_key_dim, task.cache_value_dim) == (128, 128, 128, 128)
+    assert (task.bytes_per_token_head, task.interleaved_heads, task.stride_tokens, task.page) == (512, 1, 1, 1)
+    mixed = attention_of(workload_of("llama-2-70b", "gqa-16", batch=3.0, kv_len=1000.0, tp=8, cache_order="token-major"))
+    assert mixed.attention.interleaved_heads == 2
+
+
+@pytest.mark.parametrize(("rule", "stride"), [("h2o:50+50", 10.0), ("snapkv:50+50", 1.0), ("streaming:50+50", 1.0)])
+def test_heavy_hitters_lie_where_they_were_written(rule, stride):
+    found = attention_of(workload_of("llama-2-70b", "gqa-8", kv_len=1000.0, policy=KvPolicy(eviction=parse_eviction(rule))))
+    assert found.attention.stride_tokens == stride
+    kept_all = attention_of(workload_of("llama-2-70b", "gqa-8", kv_len=80.0, policy=KvPolicy(eviction=parse_eviction(rule))))
+    assert kept_all.attention.stride_tokens == 1.0
+
+
+@pytest.mark.parametrize("budgets", [(), (0.0,), (-0.5,), (1.0, -1e-9), (1000.5,)])
+def test_budgets_that_keep_nothing_or_the_world_are_refused(budgets):
+    with pytest.raises(UserError, match="layer budgets"):
+        parse_eviction("h2o:4+4", budgets)
+
+
+def test_the_widest_budgets_are_taken():
+    assert parse_eviction("h2o:4+4", (1e-6, 1000.0)).layer_budgets == (1e-6, 1000.0)

@@ -87,6 +87,11 @@ def _is_called(node: Any) -> bool:
     return after is not None and after.value == "("
 
 
+def _is_star(node: Any) -> bool:
+    """The ``*`` of a signature multiplies nothing."""
+    return node.type == "operator" and node.parent.type in ("parameters", "param", "typedargslist", "lambdef")
+
+
 def _is_where(node: Any) -> bool:
     if node.type not in ("atom_expr", "power") or ".where" not in node.get_code() or len(node.children) < 3:
         return False
@@ -122,7 +127,8 @@ def mutants(path: Path) -> list[Mutant]:
     text = path.read_text(encoding="utf-8")
     tree, lines = get_ast(text), text.splitlines()
     for name, operator in _operators().items():
-        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
+        places = [(place, node) for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
         found += [Mutant(path=path, operator=name, occurrence=index, line=place[0][0])
-                  for index, place in enumerate(places) if not lines[place[0][0] - 1].lstrip().startswith("@")]
+                  for index, (place, node) in enumerate(places)
+                  if not (lines[place[0][0] - 1].lstrip().startswith("@") or _is_star(node))]
     return sorted(found, key=lambda mutant: (mutant.line, mutant.operator, mutant.occurrence))

@@ -184,7 +184,7 @@ class _Strikes:
 
     def _cost(self, name: str) -> float:
         """Quick tests of few lines come first, and those that have killed before."""
-        return (self.seconds.get(name, 1.0) + 0.01) * self.lines[name] / (1 + self.kills[name])
+        return (self.seconds.get(name, 1.0) + 0.01) * self.lines[name] ** 0.5 / (1 + self.kills[name])
 
     def _forked(self, tests: list[pytest.Item], swaps: list[tuple[CodeType, CodeType]]) -> tuple[str, str | None]:
         reader, writer = os.pipe()

@@ -67,6 +67,7 @@ def test_the_blocks_of_medusa_heads_are_dealt_to_the_chips_like_the_vocabulary()
     assert block.weight_bytes == 3 * 4096 * (4096 / 4) * 2
     assert head.weight_bytes == 3 * 4096 * (32000 / 4) * 2
     assert (block.query_rows, head.query_rows) == (2, 2)
+    assert (block.count, head.count) == (1, 1)
 
 
 def test_nothing_accepted_is_slower_and_everything_accepted_is_faster_while_memory_binds():
