@@ -37,6 +37,7 @@ from tests.mutation.mutants import Mutant, mutants
 
 _ROOT: Final = Path(__file__).parents[2]
 _KILLED, _SURVIVED, _STALE = 1, 0, 3
+_QUICK_S: Final = 0.3
 _SLOWEST_KILL_S: Final = 20.0  # a test that took a second and now takes this long more has noticed
 
 
@@ -183,8 +184,10 @@ class _Strikes:
         return [self.items[one] for one in sorted(names, key=self._cost)]
 
     def _cost(self, name: str) -> float:
-        """Quick tests of few lines come first, and those that have killed before."""
-        return (self.seconds.get(name, 1.0) + 0.01) * self.lines[name] ** 0.5 / (1 + self.kills[name])
+        """Quick tests of few lines come first, and of these the ones that have killed before."""
+        seconds = self.seconds.get(name, 1.0) + 0.01
+        credit = self.kills[name] if seconds < _QUICK_S else 0
+        return seconds * float(self.lines[name]) ** 0.5 / (1 + credit)
 
     def _forked(self, tests: list[pytest.Item], swaps: list[tuple[CodeType, CodeType]]) -> tuple[str, str | None]:
         reader, writer = os.pipe()
