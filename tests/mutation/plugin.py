@@ -70,14 +70,26 @@ class StaleError(Exception):
 
 
 class _Watcher:
-    """Notes what a run of tests says: the first failure, the reports' durations."""
+    """Notes what a run of tests says: the first failure, and how long each may take.
+
+    Fixtures that a file's tests share are made anew whenever tests of another file ran between: each may have to wait.
+    """
 
     def __init__(self) -> None:
         self.failed: str | None = None
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.own_s: dict[str, float] = defaultdict(float)
+        self.longest_setup_s: dict[str, float] = defaultdict(float)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {name: own_s + self.longest_setup_s[name.partition("::")[0]] for name, own_s in self.own_s.items()}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration
+        if report.when == "setup":
+            file = report.nodeid.partition("::")[0]
+            self.longest_setup_s[file] = max(self.longest_setup_s[file], report.duration)
+        else:
+            self.own_s[report.nodeid] += report.duration
         if report.failed and self.failed is None:
             self.failed = report.nodeid
 
