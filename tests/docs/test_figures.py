@@ -1,4 +1,4 @@
-"""The figures of README.md and docs/ show what the default study says today. Pixels differ by font; numbers may not."""
+"""The figures of README.md and docs/ show what the shipped studies say today. Pixels differ by font; numbers may not."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ DRAWN = build_figures.drawn_figures()
 
 
 @pytest.mark.parametrize("kind", build_figures.SHOWN)
-def test_a_figure_of_the_documentation_is_that_of_the_default_study(kind: str) -> None:
+def test_a_figure_of_the_documentation_is_that_of_its_study(kind: str) -> None:
     drawn, png = DRAWN[kind]
     shipped = (build_figures.FOLDER / f"{kind}.csv").read_text(encoding="utf-8")
     old, new = (list(csv.DictReader(io.StringIO(text))) for text in (shipped, csv_text(drawn.rows)))
