@@ -101,14 +101,14 @@ def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
 
     with ``M`` encoder tokens where there is cross-attention.
     """
-    whole = replace(workload, tp=1, pp=1, sharding="heads", static=False)
+    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
     own = sum(group.count * whole.layer_cache_bytes(group) for group in whole.layer_groups)
     return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)
 
 
 def allocated_bytes_per_sequence(workload: DecodeWorkload) -> Any:
     """Room given to one sequence's cache over all layers, one copy: page rounding, reservation and scores included."""
-    whole = replace(workload, tp=1, pp=1, sharding="heads", static=False)
+    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
     own = sum(group.count * (whole.layer_cache_bytes(group, allocated=True) + whole.score_bytes(group))
               for group in whole.layer_groups)
     return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)

@@ -15,8 +15,8 @@ from simkit.model.attention import AttentionLayout
 from simkit.model.kv_cache import ElementFormat
 from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
 
-# The bits in the names over 8 (IEEE 754; bfloat16; OCP 8-bit floating point).
-ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+# The bits in the names over 8 (IEEE 754; bfloat16).
+ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
 # Weight formats that matrix units multiply as they are; others are widened to the activations' type first.
 NATIVE_GEMM_FORMATS: Final = ("fp8", "fp4")
 

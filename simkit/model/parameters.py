@@ -58,12 +58,10 @@ def mla_projections(model: ModelArchitecture) -> dict[str, int]:
 
 def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCount:
     """Weights of one layer's MLP or mixture of experts, router included."""
-    if not group.moe:
+    moe = model.moe
+    if not group.moe or moe is None:
         own = model.mlp.matrices * model.hidden_size * model.mlp.size if model.mlp else 0
         return ParameterCount(total=own, active=own)
-    moe = model.moe
-    if moe is None:
-        return ParameterCount(total=0, active=0)
     expert = moe.matrices * model.hidden_size * moe.expert_size
     always = moe.matrices * model.hidden_size * moe.shared_size + model.hidden_size * moe.experts
     return ParameterCount(total=moe.experts * expert + always, active=moe.top_k * expert + always)

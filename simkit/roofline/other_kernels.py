@@ -26,7 +26,7 @@ OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 
 
 def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardware: HardwareProfile,
-                kernel: GemmKernel, *, hit_share: Any = 0.0) -> Any:
+                kernel: GemmKernel, *, hit_share: Any) -> Any:
     """Seconds of one product timed by itself, its floor included.
 
     Parameters

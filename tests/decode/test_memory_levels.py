@@ -68,6 +68,14 @@ def test_repeated_reads_come_from_the_last_cache_or_else_from_home():
     assert moved["sram"] == pytest.approx(WEIGHTS + READ + WRITTEN + 2e9 + PASSING, rel=1e-15)
 
 
+def test_of_two_caches_the_last_serves_repeated_reads_through_the_nearer():
+    chip = load_hardware("mi300x")
+    _, moved = memory_times(replace(OPERATOR, kv_reread_bytes=2e9), placed({"hbm": 1.0}, {"hbm": 1.0}), chip)
+    home = WEIGHTS + READ + WRITTEN
+    assert (moved["hbm"], moved["infinity_cache"]) == (home, home + 2e9)
+    assert moved["l2"] == home + 2e9 + PASSING
+
+
 def test_shares_in_two_homes_are_read_one_after_another_and_the_slower_home_binds():
     chip = with_rates(SN40L, sram=1e14, hbm=1e12, ddr=1e11)
     seconds, moved = memory_times(OPERATOR, placed({"hbm": 1.0}, {"hbm": 0.75, "ddr": 0.25}), chip)
@@ -87,6 +95,8 @@ def test_a_level_without_a_rate_is_refused_only_where_it_is_read():
     assert "ddr" not in seconds
     nothing = replace(OPERATOR, weight_bytes=0.0, kv_read_bytes=np.array([0.0]), kv_write_bytes=np.array([0.0]))
     memory_times(nothing, placed({"hbm": 1.0}, {"hbm": np.array([0.5]), "ddr": np.array([0.5])}), blind)
+    with pytest.raises(UserError, match=r"memory\.ddr\.bandwidth"):  # at one of two points
+        memory_times(OPERATOR, placed({"hbm": 1.0}, {"hbm": np.array([1.0, 0.5]), "ddr": np.array([0.0, 0.5])}), blind)
     for bytes_ in (0.5, 5e9):  # half a byte is read, too
         with pytest.raises(UserError, match=r"memory\.ddr\.bandwidth"):
             memory_times(replace(OPERATOR, kv_read_bytes=bytes_, kv_write_bytes=0.0),
@@ -210,6 +220,23 @@ def test_cores_of_a_cpu_wait_only_in_kernels_that_are_timed_alone():
     assert float(in_step.extra_s) == 0.0
     assert float(alone.extra_s) > 0.0
     assert operator_times(replace(core, attention=None), placed({home: 1.0}, {home: 1.0}), cpu, alone=True).extra_s == 0.0
+
+
+def test_a_short_kernel_adds_to_latency_what_no_roof_explains():
+    (core,) = build_step(workload_of("llama-2-7b", "mqa", batch=1.0, kv_len=300.0)).attention_operators
+    times = operator_times(core, placed({"hbm": 1.0}, {"hbm": 1.0}), H100)
+    assert float(times.extra_s) > 0
+    assert float(sum(times.cause_s.values())) == pytest.approx(float(times.total_s), rel=1e-12)
+
+
+@pytest.mark.parametrize(("chip", "home"), [
+    (H100, "hbm"), (load_hardware("epyc-9654-2s", overrides={"memory.l3.bandwidth": "2 TB/s"}), "ddr")])
+def test_a_kernel_that_loops_alone_finds_its_cache_warm(chip, home):
+    (core,) = build_step(workload_of("llama-2-7b", batch=1.0, kv_len=300.0)).attention_operators
+    cold, warm = (operator_times(core, placed({home: 1.0}, {home: 1.0}), chip, start=start) for start in ("cold", "warm"))
+    assert float(cold.level_bytes[home]) >= core.kv_read_bytes
+    assert float(warm.level_bytes[home]) == pytest.approx(0.0, abs=1e-6 * core.kv_read_bytes)
+    assert float(warm.total_s) < float(cold.total_s)
 
 
 def test_exponentials_cost_nothing_where_nobody_gives_their_rate():

@@ -112,6 +112,16 @@ def test_the_experts_of_mixtral_on_two_chips():
         ("all_reduce", 33.0, 2 * 5 * 4096, 4), ("expert_exchange", 64.0, 2 * 5 * 4096 * 2 / 2, 4)]
 
 
+def test_experts_that_every_row_visits_are_counted_beside_the_chosen_ones():
+    """DeepSeek-V2: 6 of 160 experts of 1536 and two shared ones, as one of 3072."""
+    step = step_of("deepseek-v2", batch=3.0, kv_len=100.0)
+    distinct = 160 * (1 - (1 - 6 / 160)**3)
+    down = one(step, "experts_down")
+    assert down.matrix_flops == pytest.approx(2 * 5120 * 3 * (6 * 1536 + 3072), rel=1e-12)
+    assert down.weight_bytes == pytest.approx(2 * 5120 * (distinct * 1536 + 3072), rel=1e-12)
+    assert down.activation_bytes == pytest.approx(2 * (3 * 7 * 5120 + 3 * (6 * 1536 + 3072)), rel=1e-12)
+
+
 def test_a_layer_of_deepseek_v2_with_its_products_absorbed():
     step = step_of("deepseek-v2", batch=3.0, kv_len=100.0, tp=4)
     own, scores = 32, 3 * 32 * 100

@@ -1,6 +1,7 @@
 """Experts: distinct ones, the busiest group and its bytes, against simulated routing."""
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -101,3 +102,12 @@ def test_experts_of_one_step_grow_with_the_draft_tokens_it_verifies():
     # 2 of 8 experts for one row; five rows choose 8 (1 - .75^5) = 6.1 of them.
     experts = 3 * 4096 * 14336 * 32 * 2
     assert (read(5.0) - read(1.0)) / experts == pytest.approx(8 * (1 - 0.75**5) - 2, rel=1e-3)
+
+
+def test_the_busiest_group_of_four_by_the_formula():
+    """100 rows choose 2 of 8 experts: 50 a group, 6/7 of a binomial's variance, the mean maximum of four (Blom 1958)."""
+    largest = NormalDist().inv_cdf((4 - 3 / 8) / (4 + 1 / 4))
+    assert busiest_expert_share(100, 2, 4, 8) == pytest.approx(1 + largest * np.sqrt(6 / 7 / 50), rel=1e-12)
+    chosen = 1 - 0.75**10
+    mean = 8 * chosen / 4
+    assert busiest_distinct_experts(10, 2, 8, 4) == pytest.approx(min(mean + largest * np.sqrt(mean * (1 - chosen)), 2.0), rel=1e-12)

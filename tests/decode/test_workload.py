@@ -2,6 +2,8 @@
 
 import pytest
 
+from simkit.decode.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence, demand
+from simkit.decode.sharding import shard_heads
 from simkit.errors import UserError
 from simkit.model.kv_cache import FORMATS, parse_cache_formats
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
@@ -87,9 +89,11 @@ def test_a_paged_kernel_reads_the_table_of_the_pages_that_it_keeps():
 
 def test_of_a_dealt_context_each_chip_reads_the_table_of_its_own_pages():
     policy = KvPolicy(paging=parse_paging(16, None))
-    flat, paged = (attention_of(workload_of("llama-2-70b", "mqa", batch=3.0, kv_len=1000.0, policy=one, tp=4, sharding="context"))
+    flat, paged = (attention_of(workload_of("llama-2-70b", "mqa", batch=3.0, kv_len=1025.0, policy=one, tp=4, sharding="context"))
                    for one in (KvPolicy(), policy))
-    assert paged.kv_read_bytes - flat.kv_read_bytes == 3 * 16 * 4  # 250 tokens a chip
+    assert paged.kv_read_bytes - flat.kv_read_bytes == 3 * 17 * 4  # 257 tokens on the chip that has one more
+    assert flat.kv_read_bytes == 3 * 257 * 512
+    assert flat.attention.tokens == 257
 
 
 def test_what_the_replay_is_told_of_a_core_on_eight_chips():
@@ -117,3 +121,46 @@ def test_budgets_that_keep_nothing_or_the_world_are_refused(budgets):
 
 def test_the_widest_budgets_are_taken():
     assert parse_eviction("h2o:4+4", (1e-6, 1000.0)).layer_budgets == (1e-6, 1000.0)
+
+
+def test_the_smallest_rules_and_lists_are_taken():
+    assert parse_eviction("streaming:0+1").budget == 1
+    assert len(parse_lengths(",".join(["1"] * 100_000)).factors) == 100_000
+    assert parse_cache_formats("int8-g1")[0].group == 1
+
+
+def test_a_rule_without_a_layer_to_work_on_names_the_window():
+    with pytest.raises(UserError, match="window of 4096 tokens"):
+        KvPolicy(eviction=parse_eviction("streaming:4+4")).groups(workload_of("mistral-7b").model)
+
+
+def test_a_misspelt_rule_is_offered_the_nearest():
+    with pytest.raises(UserError) as caught:
+        parse_eviction("strming:4+4")
+    assert "did you mean 'streaming'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "bits", "group", "scale", "zero"), [
+    ("fp32", 32, 0, 0, 0), ("bf16", 16, 0, 0, 0), ("fp16", 16, 0, 0, 0), ("fp8", 8, 0, 0, 0), ("int8", 8, 128, 2, 0),
+    ("fp4", 4, 16, 1, 0), ("int4", 4, 64, 2, 2), ("int2", 2, 32, 2, 2)])
+def test_formats_store_what_their_makers_say(name, bits, group, scale, zero):
+    form = FORMATS[name]
+    assert (form.bits, form.group or 0, form.scale_bytes, form.zero_bytes) == (bits, group, scale, zero)
+
+
+def test_a_static_machine_stores_each_head_once_however_it_is_cut():
+    assert shard_heads(64, 8, 3.5, static=True).copies == 1.0
+    assert shard_heads(64, 8, 3.5, static=True).kv_per_chip == 8 / 3.5
+
+
+def test_room_for_a_sequence_counts_scores_pages_and_the_encoder():
+    """H2O keeps 100 tokens of 1000 with 4 bytes of score for each and KV head; T5's encoder cache stands beside its own."""
+    rule = KvPolicy(eviction=parse_eviction("h2o:50+50"))
+    kept = workload_of("llama-2-70b", "gqa-8", kv_len=1000.0, policy=rule, tp=4)
+    assert cached_bytes_per_sequence(kept) == 80 * 8 * 100 * 512
+    assert allocated_bytes_per_sequence(kept) == 80 * 8 * (100 * 512 + 100 * 4)
+    assert demand(kept).kv_bytes_per_sequence == 80 * 2 * (100 * 512 + 100 * 4)
+    paged = workload_of("llama-2-70b", "gqa-8", kv_len=1000.0, policy=KvPolicy(paging=parse_paging(16, None)), tp=4, sharding="context")
+    assert allocated_bytes_per_sequence(paged) == 80 * 8 * 1008 * 512
+    both = workload_of("t5-v1.1-xxl", "gqa-16", kv_len=10.0, encoder_len=512.0)
+    assert cached_bytes_per_sequence(both) == allocated_bytes_per_sequence(both) == 24 * 16 * (10 + 512) * 2 * 64 * 2

@@ -88,6 +88,12 @@ def test_the_reserve_of_a_runtime_is_not_given_to_the_cache():
     assert most - fewer == pytest.approx(0.125 * held.level("hbm").capacity_bytes / (40960 * 4096), abs=1)
 
 
+def test_stages_alone_or_ways_alone_say_how_many_chips():
+    for words, split in (({"pp": 2}, (2, 1, 2)), ({"tp": 4}, (4, 4, 1)), ({"tp": 4, "pp": 2}, (8, 4, 2))):
+        found = capacity(H100, LLAMA, ["gqa-8"], scenario=parse_scenario(weight_dtype="int4"), **words)
+        assert tuple(int(found[name][0, 0]) for name in ("chips", "tp", "pp")) == split
+
+
 def test_waste_is_what_a_page_rounds_up():
     found = capacity(H100, LLAMA, ["gqa-8"], scenario=parse_scenario(page=256), kv_len=[256, 257], chips=8)
     assert found["allocation_waste_fraction"][0].tolist() == pytest.approx([0, 255 / 512])
