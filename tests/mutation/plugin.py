@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import difflib
 import gc
+import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -161,10 +161,15 @@ class _Strikes:
 
     def _chosen(self) -> list[Mutant]:
         every = [mutant for path in _files(self.config.getoption("--mutate")) for mutant in mutants(path)]
-        draw = random.Random(self.config.getoption("--mutants-seed"))
-        draw.shuffle(every)
+        seed = self.config.getoption("--mutants-seed")
+
+        def drawn(mutant: Mutant) -> str:
+            """A change of one file leaves the draw of the others as it was."""
+            place = f"{seed} {mutant.path.relative_to(_ROOT)} {mutant.operator} {mutant.occurrence}"
+            return hashlib.sha256(place.encode()).hexdigest()
+
         share, of = (int(part) for part in self.config.getoption("--mutants-shard").split("/"))
-        return every[: self.config.getoption("--mutants-sample") or None][share::of]
+        return sorted(every, key=drawn)[: self.config.getoption("--mutants-sample") or None][share::of]
 
     def _strike(self, mutant: Mutant, name: str) -> tuple[str, str | None, str]:
         before, after = mutant.path.read_text(encoding="utf-8"), mutant.source()
