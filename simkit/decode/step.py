@@ -102,17 +102,16 @@ def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
     # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
     a_layer = (1 if model.parallel_block else 2) + (1 if model.cross_attention else 0)
     reductions = 1 + a_layer * model.n_layers - np.where(spread, moe_layers, 0)
-    top_k = model.moe.top_k if model.moe else 0
     found = [
         Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.tp),
         Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.tp,
                    bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
         Collective(name="stage_hop", kind="send", count=workload.pp, bytes=hidden / heads.ways, chips=workload.pp),
     ]
-    if moe_layers:
+    if moe_layers and model.moe is not None:
         # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
         found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
-                                bytes=hidden * top_k / workload.ep, chips=workload.tp))
+                                bytes=hidden * model.moe.top_k / workload.ep, chips=workload.tp))
     return (*found, *_resharding(workload))
 
 

@@ -37,7 +37,7 @@ class Eviction:
     kind: Literal["streaming", "h2o", "snapkv"]
     fixed: int
     recent: int
-    layer_budgets: tuple[float, ...] = (1.0,)
+    layer_budgets: tuple[float, ...]
 
     @property
     def budget(self) -> int:

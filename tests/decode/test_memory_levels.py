@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.arithmetic import special_function_time_s
+from simkit.decode.arithmetic import compute_time_s, special_function_time_s
 from simkit.decode.collectives import collective_time_s
 from simkit.decode.operators import Operator
 from simkit.decode.placement import Demand, Placement, demand, place
@@ -132,6 +132,30 @@ def test_a_step_moves_and_takes_what_its_operators_do_one_by_one():
     assert links_s > 0
 
 
+def test_stages_of_unequal_length_wait_for_the_longest():
+    """80 layers on 3 stages: 27 at the slowest, so that 80 layers take as long as 81, and the rest is latency."""
+    where = placed({"hbm": 1.0}, {"hbm": 1.0})
+    timing = evaluate(build_step(workload_of("llama-2-70b", "gqa-8", batch=6.0, pp=3)), where, H100)
+    busy = float(timing.step_time_s) - H100.overheads.step_s
+    assert float(timing.operator_time_s["pipeline_wait"]) == pytest.approx(busy / 81, rel=1e-12)
+    assert float(sum(np.asarray(time) for time in timing.cause_time_s.values())) == pytest.approx(float(timing.step_time_s), rel=1e-12)
+
+
+def test_a_measured_kernel_is_never_faster_than_a_slow_cache_behind_it():
+    slow = with_rates(H100, l2=1e11)
+    (core,) = build_step(workload_of("llama-2-7b", batch=4.0)).attention_operators
+    times = operator_times(core, placed({"hbm": 1.0}, {"hbm": 1.0}), slow)
+    assert float(times.extra_s) == 0.0
+    assert float(times.total_s) == float(times.launch_s) + float(times.level_s["l2"])
+
+
+def test_vector_work_counts_what_widening_the_cache_takes_unless_the_matrix_unit_takes_it_as_it_is():
+    rate = H100.compute.vector_peak_flop_per_s
+    for dtype, flops in (("int4", 4e9), ("fp8", 1e9)):
+        work = replace(OPERATOR, matrix_flops=1e6, query_rows=64, vector_flops=1e9, unpack_flops=3e9, cache_dtype=dtype)
+        assert compute_time_s(work, H100) == pytest.approx(flops / rate, rel=1e-12)
+
+
 def test_of_equal_causes_the_first_is_named():
     account = Account(cause_time_s={"compute": 1.0, "hbm": 2.0, "link": 2.0}, attention_cause_time_s={"hbm": 0.5, "latency": 0.5},
                       level_bytes={"hbm": 3.0})
@@ -175,6 +199,11 @@ def test_what_fills_memory_to_the_last_byte_fits_and_one_more_sequence_does_not(
     assert place(need(0.0, 0.5, 1), SN40L, overflow=False).weights == {"hbm": 0.0}
 
 
+def test_the_last_digit_of_a_sum_does_not_keep_a_cache_out():
+    for over, fits in ((1e-14, True), (1e-10, False)):
+        assert bool(place(need(4e9, 60e9 * (1 + over), 1), SN40L, overflow=False).fits) == fits
+
+
 def test_a_batch_dealt_to_chips_fills_them_in_whole_rounds():
     dealt = place(need(4e9, 0.6e9 / 8, 96, ways=8.0), SN40L, overflow=False)
     assert float(dealt.max_batch) == 800.0
@@ -189,6 +218,8 @@ def test_the_fullest_chip_of_llama_2_70b_on_four_by_three():
     assert found.weight_bytes == pytest.approx(2 * (27 * layer + 32000 * 8192) / 4, rel=1e-12)
     assert found.kv_bytes_per_sequence == pytest.approx(27 * 2 * 1000 * (2 * 128) * 2, rel=1e-12)
     assert found.kv_bytes == pytest.approx(6 * found.kv_bytes_per_sequence, rel=1e-15)
+    two = demand(workload_of("llama-2-70b", "gqa-8", batch=6.0, kv_len=1000.0, pp=2))
+    assert two.weight_bytes == pytest.approx(2 * (40 * layer + 32000 * 8192), rel=1e-12)
     whole = demand(workload_of("llama-2-70b", "gqa-8", batch=6.0, kv_len=1000.0))
     assert whole.weight_bytes == pytest.approx(2 * (80 * layer + 2 * 32000 * 8192), rel=1e-12)
 

@@ -15,8 +15,9 @@ from simkit.decode.workload import DecodeWorkload
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
+from simkit.model.kv_policy import KvPolicy, parse_eviction
 
-FIGURES = ("matrix_flops", "vector_flops", "exponentials", "weight_bytes", "kv_read_bytes", "kv_reread_bytes",
+FIGURES = ("matrix_flops", "vector_flops", "unpack_flops", "exponentials", "weight_bytes", "kv_read_bytes", "kv_reread_bytes",
            "kv_write_bytes", "activation_bytes")
 
 
@@ -93,6 +94,35 @@ def test_what_a_kernel_repeats_of_cross_attention(kernel, rereads, query_rows, l
           launches=launches, activation_bytes=2 * 3 * 64 * (2 * 64) + passes * 2 * scores)
     check(one(step, "cross_q_projection"), count=24, **product(3, 4096, 64 * 64))
     check(one(step, "cross_output_projection"), count=24, **product(3, 64 * 64, 4096))
+
+
+@pytest.mark.parametrize(("kernel", "times", "query_rows"), [("grouped", 1, 4), ("per-query-head", 4, 1)])
+def test_a_quantised_cache_is_widened_element_by_element_once_a_reader(kernel, times, query_rows):
+    """INT4 with zero points: a multiply-add an element of the encoder's keys and values, again for every other query."""
+    form = FORMATS["int4"]
+    step = step_of("t5-v1.1-xxl", "gqa-16", batch=3.0, kv_len=10.0, encoder_len=512.0, kernel=kernel, kv_format=form)
+    for name, tokens in (("cross_attention", 512), ("attention", 10)):
+        found = one(step, name)
+        assert found.unpack_flops == times * 3 * 16 * tokens * (2 * 64) * 2
+        assert found.query_rows == query_rows
+
+
+def test_heavy_hitters_cost_a_sum_and_a_comparison_a_score():
+    step = step_of("llama-2-70b", batch=3.0, kv_len=1000.0, q_len=2.0, tp=4, policy=KvPolicy(eviction=parse_eviction("h2o:50+50")))
+    moved = 3 * 2 * 100 * 4
+    check(one(step, "eviction_scores"), count=80, vector_flops=2 * 3 * 2 * 16 * 100, kv_read_bytes=moved, kv_write_bytes=moved)
+
+
+def test_activations_in_32_bits_move_twice_the_bytes():
+    wide = one(step_of("llama-2-70b", batch=3.0, kv_len=500.0, activation_dtype="fp32"), "norm")
+    assert wide.activation_bytes == 4 * 4 * 3 * 8192
+
+
+def test_queries_without_a_latent_of_their_own_come_from_the_hidden_state():
+    """DeepSeek-V2-Lite: D = 2048, 16 heads of 128 + 64 a query."""
+    step = step_of("deepseek-v2-lite", batch=3.0, kv_len=100.0)
+    check(one(step, "q_up_projection"), count=1, **product(3, 2048, 16 * 192))
+    assert "q_down_projection" not in {operator.name for operator in step.operators}
 
 
 def test_the_experts_of_mixtral_on_two_chips():

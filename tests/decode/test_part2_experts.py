@@ -111,3 +111,18 @@ def test_the_busiest_group_of_four_by_the_formula():
     chosen = 1 - 0.75**10
     mean = 8 * chosen / 4
     assert busiest_distinct_experts(10, 2, 8, 4) == pytest.approx(min(mean + largest * np.sqrt(mean * (1 - chosen)), 2.0), rel=1e-12)
+
+
+def test_totals_of_points_with_and_without_dealt_experts_are_those_of_each_alone():
+    both = workload_of_experts(ep=np.array([1.0, 2.0]))
+    for place, ep in enumerate((1.0, 2.0)):
+        alone, together = step_totals(build_step(workload_of_experts(ep=ep))), step_totals(build_step(both))
+        assert np.broadcast_to(together.matrix_flops, 2)[place] == pytest.approx(float(alone.matrix_flops), rel=1e-12)
+        assert np.broadcast_to(together.weight_bytes, 2)[place] == pytest.approx(float(alone.weight_bytes), rel=1e-12)
+
+
+def workload_of_experts(ep):
+    model = load_model("mixtral-8x7b")
+    layout = parse_layout("as-trained", model)
+    return DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=5.0, kv_len=100.0, q_len=1.0,
+                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=4.0, ep=ep)

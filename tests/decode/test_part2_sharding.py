@@ -12,9 +12,11 @@ from simkit.decode.placement import cached_bytes_per_sequence, demand
 from simkit.decode.sharding import shard_heads
 from simkit.decode.step import build_step
 from simkit.decode.totals import step_totals
+from simkit.decode.workload import DecodeWorkload
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
+from simkit.model.kv_cache import FORMATS
 from simkit.model.parameters import count_parameters
 from simkit.study.point import decode_step, evaluate_group
 from tests.decode.test_operators import workload_of
@@ -172,3 +174,13 @@ def test_a_batch_of_one_reads_one_cache_though_eight_chips_could_deal_it_out():
     moved_j = 50e-12 * (float(lit["kv_read_bytes"]) + float(lit["weight_read_bytes"])) + 1e-12 * float(lit["flops"])
     # The new token's 40 960 bytes written are the rest.
     assert float(lit["energy_j_per_token"]) == pytest.approx(moved_j + 100 * 8 * float(lit["step_time_s"]), rel=1e-6)
+
+
+def test_of_three_kv_heads_on_four_chips_six_copies_are_read_though_each_chip_has_room_for_two():
+    """12 query heads in groups of 4, dealt out by 3: chips need heads {0}, {0, 1}, {1, 2}, {2}."""
+    model = replace(load_model("llama-2-7b"), n_q_heads=12, n_kv_heads=3)
+    layout = parse_layout("gqa-3", model)
+    step = build_step(DecodeWorkload(model=model, layout=layout, n_kv_heads=3, batch=2.0, kv_len=100.0, q_len=1.0,
+                                     kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=4.0))
+    assert step.attention_operators[0].kv_read_bytes == 2 * 2 * 100 * 512
+    assert step_totals(step).kv_read_bytes == pytest.approx(32 * 2 * 6 * 100 * 512, rel=1e-12)

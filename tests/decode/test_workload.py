@@ -60,6 +60,11 @@ def test_a_tiny_share_of_the_mean_length_is_still_one_token():
     assert found.tokens_read(found.layer_groups[0]) == (round(long) + 1) / 2
 
 
+def test_lengths_that_do_not_spread_are_called_equal():
+    with pytest.raises(UserError, match="expected equal"):
+        parse_lengths("lognormal:0")
+
+
 def test_uniform_lengths_run_from_the_shortest_to_the_longest():
     factors = parse_lengths("uniform:0.5").factors
     assert list(factors) == sorted(factors)

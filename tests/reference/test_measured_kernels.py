@@ -16,7 +16,7 @@ from tests.reference.measured_kernels import Problem, product_s, ways
 
 CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]
 KERNELS = ("grouped", "grouped-unsplit", "unfused", "per-query-head")
-GROUPS = (1, 2, 3, 4, 7, 8, 16, 24, 48, 64, 96, 128)
+GROUPS = (1, 2, 3, 4, 7, 8, 16, 18, 24, 34, 48, 64, 66, 96, 128)
 
 
 @st.composite

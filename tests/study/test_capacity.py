@@ -94,6 +94,14 @@ def test_stages_alone_or_ways_alone_say_how_many_chips():
         assert tuple(int(found[name][0, 0]) for name in ("chips", "tp", "pp")) == split
 
 
+def test_whoever_names_the_chips_has_their_farthest_memory_too():
+    """Eight SN40L hold 8 x 64 GB in HBM and 8 x 1500 GB in DDR."""
+    chip = load_hardware("sambanova-sn40l")
+    found = capacity(chip, LLAMA, ["gqa-8"], scenario=parse_scenario(), batch=1, kv_len=4096, chips=8, tp=8)
+    room = sum(level.usable_bytes for level in chip.memory if "kv" in level.holds)
+    assert found["max_batch"][0, 0] == (room - float(found["weight_bytes_per_chip"][0, 0])) // (40960 * 4096)
+
+
 def test_waste_is_what_a_page_rounds_up():
     found = capacity(H100, LLAMA, ["gqa-8"], scenario=parse_scenario(page=256), kv_len=[256, 257], chips=8)
     assert found["allocation_waste_fraction"][0].tolist() == pytest.approx([0, 255 / 512])

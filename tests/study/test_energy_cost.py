@@ -44,6 +44,13 @@ def test_a_level_without_an_energy_is_unknown_only_where_it_is_used():
     assert np.isnan(energy_j_per_token(step, placed(hbm=0.5, smem=0.5), dark, np.array([0.01]), 1, 200.0))
 
 
+@pytest.mark.parametrize("unknown", ["power.idle", "power.flop_energy"])
+def test_half_of_what_energy_needs_is_not_enough(unknown):
+    step = build_step(workload_of("llama-2-7b", batch=2.0, kv_len=1000.0))
+    chip = load_hardware("h100-sxm", overrides={**LIT, unknown: "null"})
+    assert np.isnan(energy_j_per_token(step, placed(hbm=1.0), chip, np.array([0.01]), 1, 200.0))
+
+
 def test_a_million_tokens_cost_the_chips_rent_for_their_time():
     # 8 chips at 3 dollars an hour, 2000 tokens a second: 500 s a million, 8 x 3 x 500 / 3600 dollars.
     assert cost_usd_per_mtok(Price(usd_per_hour=3.0), 8, 2000.0) == pytest.approx(8 * 3 * 500 / 3600, rel=1e-12)

@@ -95,6 +95,12 @@ def test_splits_that_contradict_the_machine_are_refused(chip, chips, tp, pp, say
         split_chips(chip, 64, 80, chips, tp, pp)
 
 
+def test_the_ways_that_would_divide_the_heads_are_named():
+    with pytest.raises(UserError) as caught:
+        split_chips(H100, 12, 80, 8, 5, None)
+    assert "tp may be 1, 2, 3, 4, 6, 12" in str(caught.value)
+
+
 def test_a_chip_without_links_stays_alone():
     lonely = replace(H100, scale_up=None, scale_out=None)
     assert split_chips(lonely, 64, 80, 1, None, None) == (1, 1)
