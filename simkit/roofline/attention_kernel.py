@@ -73,7 +73,7 @@ def cyclic_hit_share(cached_bytes: Any, hardware: HardwareProfile, kernel: Decod
 
 
 def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel, home_bytes_per_s: Any, *,
-                hit_share: Any = 0.0, alone: bool = False, item_rows: Any = None) -> KernelTime:
+                hit_share: Any = 0.0, alone: bool, item_rows: Any = None) -> KernelTime:
     """Time of one kernel, launch apart, for every point of the task's arrays.
 
     Parameters

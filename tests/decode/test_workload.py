@@ -63,6 +63,7 @@ def test_a_tiny_share_of_the_mean_length_is_still_one_token():
 def test_lengths_that_do_not_spread_are_called_equal():
     with pytest.raises(UserError, match="expected equal"):
         parse_lengths("lognormal:0")
+    assert len(parse_lengths("lognormal:10").factors) == 32
 
 
 def test_uniform_lengths_run_from_the_shortest_to_the_longest():
@@ -116,6 +117,9 @@ def test_heavy_hitters_lie_where_they_were_written(rule, stride):
     assert found.attention.stride_tokens == stride
     kept_all = attention_of(workload_of("llama-2-70b", "gqa-8", kv_len=80.0, policy=KvPolicy(eviction=parse_eviction(rule))))
     assert kept_all.attention.stride_tokens == 1.0
+    dealt = attention_of(workload_of("llama-2-70b", "mqa", kv_len=81.0, tp=4, sharding="context",
+                                     policy=KvPolicy(eviction=parse_eviction(rule))))
+    assert dealt.attention.stride_tokens == 1.0  # 21 tokens on the chip that has one more than its share
 
 
 @pytest.mark.parametrize("budgets", [(), (0.0,), (-0.5,), (1.0, -1e-9), (1000.5,)])

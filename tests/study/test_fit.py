@@ -83,6 +83,8 @@ def test_what_is_left_open_follows_from_the_chips(chips, tp, pp, found):
 def test_a_pipelined_machine_splits_any_number_of_chips():
     assert split_chips(GROQ, 64, 80, 100, None, None) == (1.25, 80)
     assert split_chips(GROQ, 64, 80, 30, None, None) == (1.0, 30)
+    assert split_chips(GROQ, 64, 80, 80, None, None) == (1.0, 80)
+    assert split_chips(H100, 64, 80, 80, 1, 80) == (1, 80)
     assert split_chips(GROQ, 64, 80, 100, 2.5, 40) == (2.5, 40)
 
 
