@@ -92,3 +92,12 @@ def test_heads_in_place_of_a_latent_leave_nothing_to_expand():
 def test_an_empty_chunk_does_nothing():
     (core,) = prefill_attention(workload(), 0, 1000)
     assert (core.matrix_flops, core.activation_bytes, core.query_rows) == (0, 0, 4)  # a row of each query of a group
+
+
+@pytest.mark.parametrize("sharding", ["batch", "context"])
+def test_chips_that_deal_out_the_cache_deal_out_a_chunk(sharding):
+    """MQA on four chips: all heads on each, a quarter of the chunk's work and of the cache."""
+    (alone,), (dealt,) = (prefill_attention(workload("llama-3.1-8b", "mqa", **split), 600, 2000)
+                          for split in ({}, {"tp": 4, "sharding": sharding}))
+    for figure in ("matrix_flops", "exponentials", "kv_read_bytes", "activation_bytes"):
+        assert getattr(dealt, figure) == pytest.approx(getattr(alone, figure) / 4, rel=1e-12)
