@@ -76,7 +76,7 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
         query_rows=np.maximum(chunk, 1.0) * heads.group_size, dtype=workload.activation_dtype)]
     if latent and mla is not None:
         # The chunk's own latents are expanded by its rows' up-projections; those of earlier chunks once more.
-        earlier = np.maximum(seen - chunk, 0.0) / parts
+        earlier = (seen - chunk) / parts
         width = heads.q_per_chip * (mla.nope_head_dim + mla.v_head_dim)
         found.append(Operator(
             name="prefill_expand_latent", count=group.count, matrix_flops=2.0 * earlier * mla.kv_lora_rank * width,

@@ -150,6 +150,23 @@ def test_a_measured_kernel_is_never_faster_than_a_slow_cache_behind_it():
     assert float(times.total_s) == float(times.launch_s) + float(times.level_s["l2"])
 
 
+@pytest.mark.parametrize("slow", ["special_ops_per_s", "vector_peak_flop_per_s"])
+def test_a_measured_kernel_is_never_faster_than_its_arithmetic(slow):
+    compute = replace(H100.compute, **{slow: 1e9, "matrix_peak_flop_per_s": {"bf16": 1e11}})
+    (core,) = build_step(workload_of("llama-2-7b", batch=4.0)).attention_operators
+    times = operator_times(core, placed({"hbm": 1.0}, {"hbm": 1.0}), replace(H100, compute=compute))
+    highest_s = max(float(times.compute_s), float(times.special_s))
+    assert float(times.total_s) == pytest.approx(float(times.launch_s) + max(highest_s, *map(float, times.unit_s.values())), rel=1e-12)
+
+
+def test_a_core_that_waits_for_its_nearest_cache_waits_for_nothing_twice():
+    cpu = load_hardware("epyc-9654-2s", overrides={"memory.l2.bandwidth": "1 MB/s"})
+    (core,) = build_step(workload_of("llama-2-7b", "mqa", batch=4.0)).attention_operators
+    times = operator_times(core, placed({"ddr": 1.0}, {"ddr": 1.0}), cpu, alone=True)
+    assert float(times.highest_roof_s) == float(times.level_s["l2"])
+    assert float(times.extra_s) == 0.0
+
+
 def test_vector_work_counts_what_widening_the_cache_takes_unless_the_matrix_unit_takes_it_as_it_is():
     rate = H100.compute.vector_peak_flop_per_s
     for dtype, flops in (("int4", 4e9), ("fp8", 1e9)):

@@ -184,3 +184,13 @@ def test_of_three_kv_heads_on_four_chips_six_copies_are_read_though_each_chip_ha
                                      kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=4.0))
     assert step.attention_operators[0].kv_read_bytes == 2 * 2 * 100 * 512
     assert step_totals(step).kv_read_bytes == pytest.approx(32 * 2 * 6 * 100 * 512, rel=1e-12)
+
+
+def test_stages_read_their_weights_once_a_microbatch_and_heads_that_are_copied_are_written_as_often():
+    whole = step_totals(build_step(workload_of("llama-2-7b", batch=4.0, kv_len=100.0)))
+    staged = step_totals(build_step(workload_of("llama-2-7b", batch=4.0, kv_len=100.0, pp=2)))
+    rows = 4 * 4096 * 2  # of the embedding, each microbatch reads those of its own tokens
+    assert staged.weight_bytes == pytest.approx(2 * (whole.weight_bytes - rows) + rows, rel=1e-12)
+    assert staged.kv_write_bytes == whole.kv_write_bytes == 32 * 4 * 2 * 4096 * 2
+    copied = step_totals(build_step(workload_of("llama-2-7b", "mqa", batch=4.0, kv_len=100.0, tp=8)))
+    assert copied.kv_write_bytes == 8 * 32 * 4 * 2 * 128 * 2

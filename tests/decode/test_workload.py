@@ -61,8 +61,9 @@ def test_a_tiny_share_of_the_mean_length_is_still_one_token():
 
 
 def test_lengths_that_do_not_spread_are_called_equal():
-    with pytest.raises(UserError, match="expected equal"):
-        parse_lengths("lognormal:0")
+    for text in ("lognormal:0", "uniform:1"):
+        with pytest.raises(UserError, match="expected equal"):
+            parse_lengths(text)
     assert len(parse_lengths("lognormal:10").factors) == 32
 
 
@@ -133,7 +134,7 @@ def test_the_widest_budgets_are_taken():
 
 
 def test_the_smallest_rules_and_lists_are_taken():
-    assert parse_eviction("streaming:0+1").budget == 1
+    assert [parse_eviction(text).budget for text in ("streaming:0+1", "streaming:4+0")] == [1, 4]
     assert len(parse_lengths(",".join(["1"] * 100_000)).factors) == 100_000
     assert parse_cache_formats("int8-g1")[0].group == 1
 

@@ -94,6 +94,15 @@ def test_stages_alone_or_ways_alone_say_how_many_chips():
         assert tuple(int(found[name][0, 0]) for name in ("chips", "tp", "pp")) == split
 
 
+def test_points_of_one_call_have_the_answers_of_each_alone():
+    batches, contexts = [1, 7, 64], [1000, 4096, 30_000]
+    together = capacity(H100, LLAMA, ["mha", "gqa-8"], scenario=parse_scenario(), batch=batches, kv_len=contexts, chips=8)
+    for place, (batch, kv_len) in enumerate(zip(batches, contexts, strict=True)):
+        alone = capacity(H100, LLAMA, ["mha", "gqa-8"], scenario=parse_scenario(), batch=batch, kv_len=kv_len, chips=8)
+        for name in ("max_batch", "max_kv_len"):
+            assert together[name][:, place].tolist() == alone[name][:, 0].tolist()
+
+
 def test_whoever_names_the_chips_has_their_farthest_memory_too():
     """Eight SN40L hold 8 x 64 GB in HBM and 8 x 1500 GB in DDR."""
     chip = load_hardware("sambanova-sn40l")
