@@ -38,6 +38,7 @@ from tests.mutation.mutants import Mutant, mutants
 _ROOT: Final = Path(__file__).parents[2]
 _KILLED, _SURVIVED, _STALE = 1, 0, 3
 _QUICK_S: Final = 0.3
+_FRESH_TESTS: Final = 1500
 _SLOWEST_KILL_S: Final = 20.0  # a test that took a second and now takes this long more has noticed
 
 
@@ -240,7 +241,7 @@ class _Strikes:
         """A new process in a copy of the tree with the file changed, and the tests that read from the file's module."""
         lines = self.reach.get(str(mutant.path.relative_to(_ROOT)), {})
         names = {one for tests in lines.values() for one in tests if one in self.items}
-        quick = sorted(names, key=self._cost)[:400]
+        quick = sorted(names, key=self._cost)[:_FRESH_TESTS]
         if not quick:
             return "unreached", None
         with tempfile.TemporaryDirectory() as folder:
