@@ -19,6 +19,7 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     where: Path = config.getoption("--mutants-map")
     if not where.is_file():
         _measure(session, where)
+        # What the tests left in this process's caches (functools) would stand in for what a mutant computes.
+        os.execv(sys.executable, sys.orig_argv)
     _Strikes(session, json.loads(where.read_text(encoding="utf-8"))).run()
     return True
 
@@ -209,6 +212,7 @@ class _Strikes:
 
     def _forked(self, tests: list[pytest.Item], swaps: list[tuple[CodeType, CodeType]]) -> tuple[str, str | None]:
         reader, writer = os.pipe()
+        caches = tempfile.mkdtemp(prefix="simkit-mutant-")
         child = os.fork()
         if child == 0:
             os.close(reader)
@@ -216,6 +220,8 @@ class _Strikes:
                 _live_in(swaps)
                 watcher = _Watcher()
                 self.config.pluginmanager.register(watcher)
+                # Replayed points are kept by the text of the source, which stays: each mutant has a cache of its own.
+                os.environ["SIMKIT_CACHE"] = caches
                 _silence()
                 _run(tests, watcher, self.most_s)
                 os.write(writer, (watcher.failed or "").encode())
@@ -227,6 +233,7 @@ class _Strikes:
                 os._exit(_KILLED)
         os.close(writer)
         status = _waited(child, self.most_s + _SLOWEST_KILL_S)
+        shutil.rmtree(caches, ignore_errors=True)
         with os.fdopen(reader, "rb") as stream:
             by = stream.read().decode() or None
         if by in self.kills or by in self.items:
