@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +34,6 @@ _REPEATING: Final = frozenset({*_INTEGERS, "tp", "pp", "kv_copies", "weight_read
 # Least and most of a row group, by which readers skip it, of what is asked for: they cost as much as packing a column.
 _ASKED_BY: Final = (*sorted(_NAMES), *sorted(_INTEGERS))
 _CODEC: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 1}
-# Parts are read again within seconds: packing them as well would cost a tenth of a sweep's processor time.
-_PART_CODEC: Final[dict[str, Any]] = {"compression": "none"}
 
 
 def form_of(output: Path) -> Form:
@@ -59,7 +57,7 @@ def encode(chunks: Iterable[dict[str, Any]], form: Form) -> bytes:
 
     table = pa.Table.from_batches([_batch(columns) for columns in chunks]).unify_dictionaries().combine_chunks()
     sink = io.BytesIO()
-    with _parquet_writer(sink, table.schema, statistics=(), codec=_PART_CODEC) as writer:
+    with _parquet_writer(sink, table.schema, statistics=()) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_POINTS)
     return sink.getvalue()
 
@@ -85,15 +83,14 @@ def join(parts: Iterable[Path], target: Path, form: Form) -> None:
             writer.close()
 
 
-def _parquet_writer(sink: Any, schema: Any, *, statistics: tuple[str, ...] = _ASKED_BY,
-                    codec: Mapping[str, Any] = _CODEC) -> Any:
+def _parquet_writer(sink: Any, schema: Any, *, statistics: tuple[str, ...] = _ASKED_BY) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     repeating = [field.name for field in schema if pa.types.is_dictionary(field.type) or field.name in _REPEATING]
     # Without Arrow's own schema a reader sees plain strings, as any other writer of Parquet would have left them.
     return pq.ParquetWriter(sink, schema, use_dictionary=repeating, store_schema=False,
-                            write_statistics=list(statistics) or False, **codec)
+                            write_statistics=list(statistics) or False, **_CODEC)
 
 
 def _batch(columns: dict[str, Any]) -> Any:
@@ -149,9 +146,6 @@ def _row_groups(tables: Iterator[Any]) -> Iterator[Any]:
     waiting: list[Any] = []
     rows = 0
     for table in tables:
-        if not waiting and table.num_rows == ROW_GROUP_POINTS:
-            yield table
-            continue
         waiting.append(table)
         rows += table.num_rows
         while rows >= ROW_GROUP_POINTS:

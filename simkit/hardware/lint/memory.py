@@ -61,16 +61,15 @@ def on_chip_memory_is_read_in_microseconds(profile: HardwareProfile) -> Iterator
             continue
         least, most = ON_CHIP_DRAIN_S[level.kind, level.scope]
         drain_s = level.capacity_bytes / peak
-        yield from unless_within(drain_s, least, most, _slip_ratio(profile, level, 10), (
-            "memory", level.name, "capacity"), (
+        yield from unless_within(drain_s, least, most, 10, ("memory", level.name, "capacity"), (
             f"{format_quantity(level.capacity_bytes, BYTES)} at {rate_words(peak)} are read in "
             f"{format_quantity(drain_s, SECONDS)}: expected {format_quantity(least, SECONDS)} to "
-            f"{format_quantity(most, SECONDS)} of {level.kind} on the chip"))
+            f"{format_quantity(most, SECONDS)} of {level.kind} on the chip"), above_ratio=_seen_whole(profile, level))
 
 
-def _slip_ratio(profile: HardwareProfile, level: MemoryLevel, slip_ratio: float) -> float:
-    """No ratio is an error where a few cores see a whole socket's cache: a virtual machine, a set of processors."""
-    return inf if profile.kind == "cpu" and level.scope == "chip" else slip_ratio
+def _seen_whole(profile: HardwareProfile, level: MemoryLevel) -> float | None:
+    """No cache is too large for a few cores: those of a virtual machine see a whole socket's."""
+    return inf if profile.kind == "cpu" and level.scope == "chip" else None
 
 
 def capacity_is_shared_by_the_units(profile: HardwareProfile) -> Iterator[Remark]:
@@ -81,10 +80,9 @@ def capacity_is_shared_by_the_units(profile: HardwareProfile) -> Iterator[Remark
             continue
         least, most = limits
         each = level.chip_capacity_bytes / level.units
-        yield from unless_within(each, least, most, _slip_ratio(profile, level, 20), (
-            "memory", level.name, "capacity"), (
+        yield from unless_within(each, least, most, 20, ("memory", level.name, "capacity"), (
             f"{format_quantity(each, BYTES)} for each {profile.compute.unit_name}: expected "
-            f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}"))
+            f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}"), above_ratio=_seen_whole(profile, level))
 
 
 def latencies_are_of_their_kind(profile: HardwareProfile) -> Iterator[Remark]:

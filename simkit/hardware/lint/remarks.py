@@ -15,17 +15,22 @@ Rule = Callable[[HardwareProfile], Iterator[Remark]]
 Range = tuple[float, float]
 
 
-def outside(value: float, least: float, most: float, slip_ratio: float) -> Severity | None:
-    """None inside [least, most]; a warning outside; an error when even ``slip_ratio`` times beyond."""
+def outside(value: float, least: float, most: float, slip_ratio: float,
+            above_ratio: float | None = None) -> Severity | None:
+    """None inside [least, most]; a warning outside; an error when even ``slip_ratio`` times beyond.
+
+    ``above_ratio`` stands for it above ``most``.
+    """
     if least <= value <= most:
         return None
-    return "error" if value < least / slip_ratio or value > most * slip_ratio else "warning"
+    above = slip_ratio if above_ratio is None else above_ratio
+    return "error" if value < least / slip_ratio or value > most * above else "warning"
 
 
-def unless_within(value: float, least: float, most: float, slip_ratio: float, path: Path,
-                  words: str) -> Iterator[Remark]:
+def unless_within(value: float, least: float, most: float, slip_ratio: float, path: Path, words: str, *,
+                  above_ratio: float | None = None) -> Iterator[Remark]:
     """The remark of a figure that :func:`outside` finds fault with."""
-    severity = outside(value, least, most, slip_ratio)
+    severity = outside(value, least, most, slip_ratio, above_ratio)
     if severity:
         yield severity, path, words
 

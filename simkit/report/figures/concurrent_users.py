@@ -18,7 +18,7 @@ from simkit.report.points import (
     require_some,
     scalar,
 )
-from simkit.report.style import count, decade_axis, layout_name, new_figure, times
+from simkit.report.style import chips_words, count, decade_axis, layout_name, new_figure, times
 from simkit.study.group import Evaluated
 
 
@@ -73,7 +73,7 @@ def _figure(context: FigureContext, done: dict[str, dict[str, Evaluated]], users
         point = done[name][layouts[-1]]
         chips = scalar(point, "chips")
         rows.append(Row(style=context.styles[name], values=found,
-                        under=f"{count(chips)} chip{'s' if chips > 1 else ''}, {cache_home(point)}"))
+                        under=f"{chips_words(chips)}, {cache_home(point)}"))
     texts = {place: " → ".join(count(row.values[layout]) for layout in layouts) for place, row in enumerate(rows)}
     draw_rows(axes, rows, layouts, texts)
     highest = max(max(row.values.values()) for row in rows)

@@ -10,7 +10,7 @@ import numpy as np
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
 from simkit.report.figures.dumbbell import Row, draw_rows
 from simkit.report.points import Omission, cache_home, evaluate, for_each_chip, inputs_text, scalar
-from simkit.report.style import count, layout_name, log_ticks, new_figure, times
+from simkit.report.style import chips_words, layout_name, log_ticks, new_figure, times
 from simkit.study.group import Evaluated
 
 _PANELS: Final = (("cost_usd_per_mtok", "US dollars a million tokens", "price"),
@@ -59,7 +59,7 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
         rows = []
         for name, found in known[field].items():
             chips = scalar(next(iter(found.values())), "chips")
-            rows.append(Row(style=context.styles[name], under=f"{count(chips)} chip{'s' if chips > 1 else ''}",
+            rows.append(Row(style=context.styles[name], under=chips_words(chips),
                             values={layout: scalar(point, field) for layout, point in found.items()}))
         texts = {place: " → ".join(f"{row.values[layout]:.3g}" for layout in layouts
                                    if math.isfinite(row.values[layout])) for place, row in enumerate(rows)}

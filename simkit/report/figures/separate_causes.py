@@ -38,7 +38,7 @@ from simkit.report.style import (
     PAPER,
     SMALL_POINTS,
     SOFT_INK,
-    count,
+    chips_words,
     layout_name,
     new_figure,
     times,
@@ -147,7 +147,7 @@ def _figure(context: FigureContext, found: list[Causes]) -> Any:
         axes.text(x, -0.62, _HEADINGS[name], ha="center", va="bottom", fontsize=SMALL_POINTS, linespacing=0.95,
                   color=INK, fontweight="bold" if name == "step" else "normal")
     axes.set_yticks(np.arange(len(found)), [
-        f"{context.label(item.chip)}\n{count(item.chips)} chip{'s' if item.chips > 1 else ''}, {item.level}"
+        f"{context.label(item.chip)}\n{chips_words(item.chips)}, {item.level}"
         for item in found], fontsize=SMALL_POINTS, linespacing=0.95)
     axes.set_xticks([])
     axes.grid(visible=False)

@@ -11,7 +11,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.report.figures.drawn import DrawnFigure, FigureContext
 from simkit.report.labels import Label, place_labels
 from simkit.report.points import Omission, for_each_chip
-from simkit.report.style import DARK, SOFT_INK, count, layout_name, new_figure, times
+from simkit.report.style import DARK, SOFT_INK, chips_words, layout_name, new_figure, times
 from simkit.study.group import FIT_EACH
 from simkit.study.scenario import parse_scenario
 from simkit.study.serving.generate import generate, parse_lengths
@@ -124,7 +124,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Line]]) -> Any:
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= most])
         axes.set_ylim(0, 1.15 * max(float(line.goodput.max()) for line in found))
         chips = found[0].chips
-        axes.set_title(f"{context.label(chip)}, {count(chips)} chip{'s' if chips > 1 else ''}")
+        axes.set_title(f"{context.label(chip)}, {chips_words(chips)}")
         axes.set_ylabel("within the objective, a second")
         labels = [_peak_label(line, colour) for colour, line in zip(_COLOURS, found, strict=False)]
         place_labels(axes, labels, avoid=[(line.offered, line.goodput) for line in found])
