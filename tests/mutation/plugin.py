@@ -69,6 +69,19 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return True
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How many mutants no test noticed, and which."""
+    out: Path = config.getoption("--mutants-out")
+    if not (config.getoption("--mutate") and out.is_file()):
+        return
+    struck = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    living = [one for one in struck if one["outcome"] in ("survived", "unreached")]
+    changed = [one for one in struck if one["outcome"] not in ("same program", "no program")]
+    for one in living:
+        terminalreporter.write_line(f"{one['mutant'][0]}:{one['line']}: {one['outcome']}\n{one['change']}")
+    terminalreporter.write_line(f"{len(changed)} mutants, {len(living)} unnoticed ({len(living) / max(len(changed), 1):.1%})")
+
+
 class StaleError(Exception):
     """The file was changed after this process had read it."""
 
@@ -220,6 +233,7 @@ class _Strikes:
                 _live_in(swaps)
                 watcher = _Watcher()
                 self.config.pluginmanager.register(watcher)
+                self.config.pluginmanager.unregister(name="terminalreporter")
                 # Replayed points are kept by the text of the source, which stays: each mutant has a cache of its own.
                 os.environ["SIMKIT_CACHE"] = caches
                 _silence()

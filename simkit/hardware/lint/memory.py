@@ -82,7 +82,8 @@ def capacity_is_shared_by_the_units(profile: HardwareProfile) -> Iterator[Remark
         each = level.chip_capacity_bytes / level.units
         yield from unless_within(each, least, most, 20, ("memory", level.name, "capacity"), (
             f"{format_quantity(each, BYTES)} for each {profile.compute.unit_name}: expected "
-            f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}"), above_ratio=_seen_whole(profile, level))
+            f"{format_quantity(least, BYTES)} to {format_quantity(most, BYTES)}"),
+            above_ratio=_seen_whole(profile, level))
 
 
 def latencies_are_of_their_kind(profile: HardwareProfile) -> Iterator[Remark]:

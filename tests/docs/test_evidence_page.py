@@ -1,0 +1,78 @@
+"""docs/evidence.md says what the commands say today, where the measured tables are at hand."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from simkit.evidence import published, silicon
+from simkit.evidence.dram import compare as compare_dram
+from simkit.evidence.transfer import transfer
+from tests.reference_data import REPOSITORY, reference_path
+
+PAGE = (REPOSITORY / "docs" / "evidence.md").read_text(encoding="utf-8")
+CHIPS = {"A100": "a100_sxm", "H100": "h100_sxm", "B200": "b200_sxm", "L40S": "l40s"}
+HALF_A_DIGIT = 0.0005001  # the page prints per cent with one digit
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading."""
+    _, _, section = PAGE.partition(f"## {heading}\n")
+    table = re.search(r"((?:^\|.*\n)+)", section, re.MULTILINE)
+    assert table, heading
+    return [[cell.strip().replace("**", "") for cell in line.strip().strip("|").split("|")] for line in table[1].splitlines()[2:]]
+
+
+def says(cell: str, *fractions: float, half_a_digit: float = HALF_A_DIGIT) -> bool:
+    return [float(part) / 100 for part in cell.split(" / ")] == pytest.approx(list(fractions), abs=half_a_digit)
+
+
+def test_attention_on_the_chips_that_were_fitted():
+    found = {(one["system"], one["regime"]): one for one in silicon.compare(reference_path("decode_attention.csv.gz"))}
+    table = rows("Attention kernels on four chips")
+    assert [row[0] for row in table] == list(CHIPS)
+    for chip, serving, _, beyond, _, whole, _, advantage, naive in table:
+        one, far, every = (found[CHIPS[chip], regime] for regime in ("serving", "beyond_cache", "all"))
+        assert says(serving, one["mape"], one["median_ape"]), chip
+        assert says(beyond, far["mape"]), chip
+        assert says(whole, every["mape"], every["median_ape"]), chip
+        assert says(advantage, one["advantage_median_ape"]), chip
+        assert says(naive, one["baseline_mape"], one["baseline_median_ape"], half_a_digit=0.00501), chip
+    assert f"{sum(found[system, 'all']['rows'] for system in CHIPS.values()):,}".replace(",", " ") in PAGE
+
+
+def test_a_chip_left_out():
+    found = {(one["system"], one["regime"]): one for one in transfer(reference_path("decode_attention.csv.gz"))}
+    for chip, serving, beyond, whole, bias in rows("A chip that nobody calibrated"):
+        one, far, every = (found[CHIPS[chip], regime] for regime in ("serving", "beyond_cache", "all"))
+        assert says(serving, one["mape"], one["median_ape"]), chip
+        assert says(beyond, far["mape"]), chip
+        assert says(whole, every["mape"], every["median_ape"]), chip
+        assert says(bias, one["bias"], half_a_digit=0.00501), chip
+
+
+def test_other_kernels():
+    for (name, *cells, _), table in zip(rows("Other kernels and whole models"), ("decode_mla", "decode_gemm", "allreduce"), strict=True):
+        found = {one["system"]: one for one in silicon.compare(reference_path(f"{table}.csv.gz")) if one["regime"] == "all"}
+        for chip, cell in zip(CHIPS.values(), cells, strict=True):
+            assert says(cell, found[chip]["median_ape"]), (name, chip)
+
+
+def test_published_figures():
+    records = published.compare()
+    of = Counter(record["split"] for record in records)
+    held = Counter(record["split"] for record in records if record["verdict"] != "out of reach")
+    for what, count, _ in rows("Published figures"):
+        split = what.partition(":")[0]
+        assert count == f"{held.pop(split)} of {of[split]}"
+    assert not held
+
+
+def test_dram():
+    records = [one for one in compare_dram(reference_path("dram_bandwidth.csv")) if one["mean_relative_error"] is not None]
+    streams, others = ([one for one in records if ("stream" in one["pattern"]) is of] for of in (True, False))
+    worst = re.search(r"at\s+most ([\d.]+) %, of each run at most ([\d.]+) %.*at least ([\d.]+) correlation", PAGE, re.DOTALL)
+    assert says(worst[1], max(one["mean_relative_error"] for one in others))
+    assert says(worst[2], max(one["max_relative_error"] for one in others))
+    assert float(worst[3]) <= min(one["rank_correlation"] for one in streams) < float(worst[3]) + 0.01
+    assert f"All {sum(one['rows'] for one in records)} runs" in PAGE
