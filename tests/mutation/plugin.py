@@ -9,7 +9,8 @@ mutant's compiled functions take the place of the living ones in a fork, and the
 that have killed before, until one fails. A mutant outside any function (a constant, a default) is made in a fresh process
 that imports the changed file. Results are lines of JSON in ``--mutants-out``.
 
-So are mutants of files whose functions Numba compiles.
+So are mutants of files whose functions Numba compiles, unless ``NUMBA_DISABLE_JIT=1`` says to interpret them: then they are
+functions like all others, a few hundred times slower (:mod:`tests.mutation.interpreted`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from typing import Any, Final
 import coverage
 import pytest
 
+from tests.mutation import interpreted
 from tests.mutation.mutants import Mutant, mutants
+
+interpreted.prepare()
 
 _ROOT: Final = Path(__file__).parents[2]
 _KILLED, _SURVIVED, _STALE = 1, 0, 3
@@ -130,6 +134,8 @@ def _measure(session: pytest.Session, where: Path) -> None:
     for item, after in zip(session.items, [*session.items[1:], None], strict=True):
         cover.switch_context(item.nodeid)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        if watcher.failed:
+            pytest.exit(f"{watcher.failed} fails before anything is changed: it would notice every mutant", returncode=1)
     cover.stop()
     session.config.pluginmanager.unregister(watcher)
     data = cover.get_data()
@@ -201,7 +207,8 @@ class _Strikes:
             return "same program", None, change  # an annotation or a docstring
         tests = self._tests(name, mutant.line)
         swaps = list(_swaps(old, new))
-        if not swaps or "from simkit.jit_cache import" in before or "from numba import" in before:
+        compiled = "from simkit.jit_cache import" in before or "from numba import" in before
+        if not swaps or (compiled and not interpreted.IS_ON):
             return (*self._afresh(mutant, after), change)
         if not tests:
             return "unreached", None, change

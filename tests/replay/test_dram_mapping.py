@@ -32,7 +32,7 @@ def test_the_compiled_decoding_agrees_with_the_readable_one(dram_type, mapping):
         config = DramConfig(standard=standard, mapping=mapping, driven_pseudo_channels=driven)
         address = np.random.default_rng(2).integers(0, config.capacity_bytes, 2000)
         bank, row = DramChannel(config).bank_and_row(address)
-        compiled_bank, compiled_row = places(config.address_mapping().bit_table(), address)
+        compiled_bank, compiled_row = places(config.address_mapping().bit_table().view(np.recarray), address)
         assert np.array_equal(bank, compiled_bank)
         assert np.array_equal(row, compiled_row)
 
