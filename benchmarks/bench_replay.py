@@ -43,8 +43,9 @@ def one_layer(layout: str, batch: int, kv_len: int, *, exact: bool = False) -> C
     from simkit.decode.step import build_step
     from simkit.model.attention import parse_layout
     from simkit.model.catalog import load_model
-    from simkit.replay.attention import replay_attention, scalar_operator
+    from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
+    from simkit.replay.points import scalar_operator
     from simkit.study.scenario import parse_scenario
 
     chip, model = load_hardware("h100-sxm"), load_model("llama-2-70b")

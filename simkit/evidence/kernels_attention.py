@@ -18,7 +18,8 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
-from simkit.replay.attention import replay_attention, scalar_operator
+from simkit.replay.attention import replay_attention
+from simkit.replay.points import scalar_operator
 from simkit.roofline.engine import operator_times
 
 OperatorTimer = Callable[[Operator, HardwareProfile, Any], Any]

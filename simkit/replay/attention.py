@@ -86,7 +86,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     A cache that straddles levels does so by layers: the operator is replayed in each home and the mean over the layers
     returned. Raises :class:`UserError` as :func:`simkit.replay.machine.machine_of` does.
     """
-    shares = {name: float(np.max(share)) for name, share in placement.kv.items()}
+    shares = {name: float(share) for name, share in placement.kv.items()}
     shares = {name: share for name, share in shares.items() if share > 0} or {next(iter(shares)): 1.0}
     options: dict[str, Any] = {
         "alone": alone, "exact": exact, "most_events": most_events, "most_recorded_items": most_recorded_items,
@@ -109,7 +109,7 @@ def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placemen
     could change nothing, or only what takes longer whatever its items do.
     """
     starts: tuple[Start, ...] = ("cold",) if start == "cold" else ("warm", "cold")
-    token_bytes = float(np.max(task.bytes_per_token_head))
+    token_bytes = float(task.bytes_per_token_head)
     replays: list[AttentionReplay] = []
     tried: set[Any] = set()
     buffered = machine
@@ -152,7 +152,7 @@ def _replays_in(machine: Machine, operator: Operator, task: AttentionTask, place
     figures = figures_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
     hit_share = 0.0
     if start == "warm":
-        hit_share = cyclic_hit_share(machine.cache, float(np.max(operator.kv_read_bytes)), effective_fraction=(
+        hit_share = cyclic_hit_share(machine.cache, float(operator.kv_read_bytes), effective_fraction=(
             1.0 if figures is None else figures.kernel.cache_effective_fraction))
     machine = _as_measured(_with_page_table(machine, task, figures), figures)
     found: list[AttentionReplay] = []
@@ -174,10 +174,10 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
                  figures: Figures | None, hit_share: float, could_win_s: float, alone: bool, exact: bool,
                  most_events: int, most_recorded_items: int, bins: int) -> AttentionReplay | None:
     """One plan run; None when its least possible time is above ``could_win_s``."""
-    hardware, kv_bytes = machine.hardware, float(np.max(operator.kv_read_bytes))
+    hardware, kv_bytes = machine.hardware, float(operator.kv_read_bytes)
     rate = _dram_rate(machine, plan, operator, task)
-    arithmetic = {COMPUTE: float(np.max(compute_time_s(operator, hardware))),
-                  SPECIAL_FUNCTION: float(np.max(special_function_time_s(operator, hardware)))}
+    arithmetic = {COMPUTE: float(compute_time_s(operator, hardware)),
+                  SPECIAL_FUNCTION: float(special_function_time_s(operator, hardware))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
     once = _level_bytes(replace(operator, kv_reread_bytes=0.0), placement, hardware)
     loop = KernelLoop(
@@ -221,7 +221,7 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
 
 def _level_bytes(operator: Operator, placement: Placement, hardware: HardwareProfile) -> dict[str, float]:
     _, moved = memory_times(operator, placement, hardware)
-    return {name: float(np.max(amount)) for name, amount in moved.items()}
+    return {name: float(amount) for name, amount in moved.items()}
 
 
 def _moved(once: dict[str, float], machine: Machine, loop: KernelLoop, home_share: float,
@@ -271,8 +271,8 @@ def _dram_rate(machine: Machine, plan: KernelPlan, operator: Operator, task: Att
     return pattern_rate(machine.home, tile_pattern(
         streams=min(plan.items, machine.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
         parts=1 if task.cache_value_dim == 0 else 2, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
-        neighbours=round(float(np.max(task.interleaved_heads))), stride_tokens=float(np.max(task.stride_tokens)),
-        footprint_bytes=float(np.max(operator.kv_read_bytes))))
+        neighbours=round(float(task.interleaved_heads)), stride_tokens=float(task.stride_tokens),
+        footprint_bytes=float(operator.kv_read_bytes)))
 
 
 def _bank_fraction(machine: Machine, plan: KernelPlan, task: AttentionTask) -> float:
@@ -280,8 +280,8 @@ def _bank_fraction(machine: Machine, plan: KernelPlan, task: AttentionTask) -> f
     if machine.schedule == "static":
         return 1.0
     token_bytes = plan.bytes_per_token / (1 if task.cache_value_dim == 0 else 2)
-    return bank_fraction(machine.home, token_bytes=token_bytes, stride_tokens=float(np.max(task.stride_tokens)),
-                         row_bytes=token_bytes * max(1.0, float(np.max(task.interleaved_heads))))
+    return bank_fraction(machine.home, token_bytes=token_bytes, stride_tokens=float(task.stride_tokens),
+                         row_bytes=token_bytes * max(1.0, float(task.interleaved_heads)))
 
 
 def _combine(plan: KernelPlan, machine: Machine) -> tuple[Server, float]:
@@ -309,16 +309,3 @@ def _layer_mean(replays: list[tuple[float, AttentionReplay]]) -> AttentionReplay
                           for _, one in replays]),
         cycles=None if shown.cycles is None else shown.cycles * total / shown.total_s,
         extrapolation_bound_s=sum(share * one.extrapolation_bound_s for share, one in replays))
-
-
-def scalar_operator(operator: Operator, index: int, shape: tuple[int, ...]) -> Operator:
-    """One point of an operator whose fields are arrays of ``shape``."""
-    def pick(value: Any) -> Any:
-        return float(np.broadcast_to(np.asarray(value, dtype=float), shape).flat[index])
-
-    fields = ("matrix_flops", "vector_flops", "unpack_flops", "exponentials", "weight_bytes", "kv_read_bytes",
-              "kv_reread_bytes", "kv_write_bytes", "activation_bytes", "query_rows")
-    task = operator.attention
-    picked = None if task is None else replace(task, **{name: pick(getattr(task, name)) for name in (
-        "sequences", "kv_heads", "query_rows", "tokens", "bytes_per_token_head")})
-    return replace(operator, attention=picked, **{name: pick(getattr(operator, name)) for name in fields})

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
 from simkit.decode.traffic import memory_times
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.append import with_append
-from simkit.replay.attention import AttentionReplay, Start, replay_attention, scalar_operator
+from simkit.replay.attention import AttentionReplay, Start, replay_attention
+from simkit.replay.points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each
 _REPLAYS: OrderedDict[Any, tuple[HardwareProfile, AttentionReplay]] = OrderedDict()
@@ -40,7 +40,7 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile, 
 
     Raises :class:`UserError` when a level's bandwidth has no source.
     """
-    shape = _shape(step, placement, hardware)
+    shape = shape_of(step, placement, hardware)
     chips = profiles_of_points(hardware, shape)
 
     readers = _readers(step)
@@ -121,54 +121,8 @@ def replay_point(operator: Operator, placement: Placement, hardware: HardwarePro
     return _REPLAYS[key][1]
 
 
-def scalar_placement(placement: Placement, index: int, shape: tuple[int, ...]) -> Placement:
-    """One point of a placement whose shares are arrays of ``shape``."""
-    def at(shares: dict[str, Any]) -> dict[str, float]:
-        return {name: float(np.broadcast_to(share, shape).flat[index]) for name, share in shares.items()}
-
-    return Placement(weights=at(placement.weights), kv=at(placement.kv), fits=True, max_batch=0)
-
-
 def task_of(operator: Operator) -> AttentionTask:
     """What an attention operator reads."""
     if operator.attention is None:
         raise ValueError(f"{operator.name} is not an attention operator")
     return operator.attention
-
-
-def profiles_of_points(hardware: HardwareProfile, shape: tuple[int, ...]) -> list[HardwareProfile]:
-    """The profile of each point; more than one where a figure is an array (a study varies it)."""
-    points = int(np.prod(shape))
-    if not list(_arrays(hardware)):
-        return [hardware] * points
-    return [_scalar_profile(hardware, index, shape) for index in range(points)]
-
-
-def _scalar_profile(record: Any, index: int, shape: tuple[int, ...]) -> Any:
-    """One point of a record of figures, some of which are arrays of ``shape``."""
-    if isinstance(record, tuple):
-        return tuple(_scalar_profile(item, index, shape) for item in record)
-    if isinstance(record, np.ndarray):
-        return float(np.broadcast_to(record, shape).flat[index])
-    if not is_dataclass(record) or not list(_arrays(record)):
-        return record
-    return replace(cast("Any", record), **{
-        field.name: _scalar_profile(getattr(record, field.name), index, shape) for field in fields(record)})
-
-
-def _arrays(record: Any) -> list[Any]:
-    """All array-valued figures in a record."""
-    if isinstance(record, np.ndarray):
-        return [record]
-    if isinstance(record, tuple):
-        return [found for item in record for found in _arrays(item)]
-    if is_dataclass(record):
-        return [found for field in fields(record) for found in _arrays(getattr(record, field.name))]
-    return []
-
-
-def _shape(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> tuple[int, ...]:
-    workload = step.workload
-    return np.broadcast_shapes(*(np.shape(value) for value in (
-        workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.tp, workload.pp,
-        *placement.kv.values(), *_arrays(hardware))))

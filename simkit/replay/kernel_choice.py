@@ -43,8 +43,8 @@ def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, fi
     hit_share: share of the reads that a warm cache serves.
     alone: the kernel is timed by itself, so that its own launch floor counts.
     """
-    heads = max(1, round(float(np.max(task.kv_heads))))
-    kv_bytes = float(np.max(operator.kv_read_bytes))
+    heads = max(1, round(float(task.kv_heads)))
+    kv_bytes = float(operator.kv_read_bytes)
     dram_s = kv_bytes * (1.0 - hit_share) / float(machine.path[-1].bytes_per_s)
     # Data paths that grow with the memory still end at what the cache itself delivers.
     cache_bytes_per_s = figures.cache_bytes_per_s
@@ -70,27 +70,21 @@ def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, fi
 def partial_elements(task: AttentionTask, cut: NDArray[np.int64]) -> float:
     """Elements of partial results that the pieces of cut sequences leave for the combine pass."""
     pieces = float(cut[cut > 1].sum())
-    return pieces * float(np.max(task.kv_heads)) * float(np.max(task.query_rows)) * task.value_dim
+    return pieces * float(task.kv_heads) * float(task.query_rows) * task.value_dim
 
 
 def _cuts(lengths: NDArray[np.int64], heads: int, task: AttentionTask, machine: Machine, figures: Figures,
           unit: UnitKernel) -> list[NDArray[np.int64]]:
     """Pieces of each sequence worth trying: one piece length for the whole batch, so that a giant is cut into many."""
     whole = np.ones(len(lengths), dtype=np.int64)
-    if task.kernel in ("grouped-unsplit", "unfused"):
-        return [whole]
-    mean = float(lengths.mean())
+    mean, most = float(lengths.mean()), figures.kernel.most_sequence_units
     ragged = lengths.max() > RAGGED * mean
-    found = [whole]
-    for splits in SPLITS:
-        if splits > figures.kernel.most_sequence_units or (splits > 1 and mean / splits < unit.tile_tokens):
-            break
-        if splits > 1 and len(lengths) * heads >= UNSPLIT_ITEMS * machine.units and not ragged:
-            break
-        if splits > 1 or ragged:
-            pieces = np.ceil(lengths / (mean / splits))
-            found.append(np.clip(pieces, 1, figures.kernel.most_sequence_units).astype(np.int64))
-    return found
+    enough = len(lengths) * heads >= UNSPLIT_ITEMS * machine.units and not ragged
+    if task.kernel in ("grouped-unsplit", "unfused") or enough:
+        return [whole]
+    tried = [splits for splits in SPLITS if splits == 1 or (splits <= most and mean / splits >= unit.tile_tokens)]
+    found = [np.minimum(np.ceil(lengths * splits / mean), most).astype(np.int64) for splits in tried]
+    return [whole, *(found if ragged else found[1:])]
 
 
 def _estimate_s(lengths: NDArray[np.int64], cut: NDArray[np.int64], heads: int, unit: UnitKernel, figures: Figures,

@@ -74,7 +74,7 @@ def split_count(items: int, tokens: float, slots: int) -> int:
     >>> split_count(items=8, tokens=131072, slots=264)      # 232 of 264 slots busy: 88 % of the best
     29
     """
-    most = int(min(MOST_SPLITS, max(1, tokens // MIN_SPLIT_TOKENS), slots))
+    most = int(min(MOST_SPLITS, tokens // MIN_SPLIT_TOKENS, slots))
     if items >= 0.8 * slots or most <= 1:
         return 1
     counts = np.arange(1, most + 1)
@@ -86,20 +86,20 @@ def split_count(items: int, tokens: float, slots: int) -> int:
 def sequence_tokens(task: AttentionTask, sequences: int) -> NDArray[np.int64]:
     """Whole tokens of each sequence, the batch's spread of lengths dealt out evenly, longest first.
 
-    The sum is the mean times the number of sequences, to the token, so that bytes stay those of the operator.
+    The sum is the mean times the number of sequences, to the token, so that bytes stay those of the operator; it is
+    more where the mean is so short that some sequences have less than one token, and are given one.
     """
-    tokens = float(np.max(task.tokens))
+    tokens = float(task.tokens)
     factors = np.asarray(task.length_factors)
     chosen = np.sort(factors[(np.arange(sequences) * len(factors)) // sequences])[::-1]
     lengths = np.maximum(np.floor(chosen / chosen.mean() * tokens), 1).astype(np.int64)
     missing = round(tokens * sequences) - int(lengths.sum())
-    lengths[: abs(missing) % sequences] += np.sign(missing)
-    lengths += int(np.sign(missing)) * (abs(missing) // sequences)
-    return np.asarray(np.maximum(lengths, 1), dtype=np.int64)
+    lengths[: max(missing, 0)] += 1
+    return np.asarray(lengths, dtype=np.int64)
 
 
 def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, figures: Figures | None = None,
-                 hit_share: float = 0.0, alone: bool = False) -> list[KernelPlan]:
+                 hit_share: float, alone: bool) -> list[KernelPlan]:
     """Work items of one attention operator on one chip, in each way that is worth a replay.
 
     Parameters
@@ -109,7 +109,7 @@ def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, f
     figures: of the chip's measured kernels; the plans are then what a library would choose between.
     hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernels` takes them.
     """
-    sequences, kv_heads = max(1, round(float(np.max(task.sequences)))), max(1, round(float(np.max(task.kv_heads))))
+    sequences, kv_heads = max(1, round(float(task.sequences))), max(1, round(float(task.kv_heads)))
     lengths = sequence_tokens(task, sequences)
     if figures is None:
         return [_plan(operator, task, machine, lengths, kv_heads)]
@@ -120,13 +120,11 @@ def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, f
 def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: NDArray[np.int64],
           kv_heads: int) -> KernelPlan:
     """The items of a kernel that nobody measured, cut by FlashAttention's heuristic or as the machine is scheduled."""
-    rows = float(np.max(task.query_rows))
-    readers = 1
+    readers, rows = 1, float(task.query_rows)
     if task.kernel == "per-query-head":
-        readers, rows = max(1, round(float(np.max(task.query_rows / np.max(operator.query_rows))))), float(
-            np.max(operator.query_rows))
+        readers, rows = round(task.query_rows / operator.query_rows), float(operator.query_rows)
     # A machine may hold a fraction of a head: its rounded item then stands for that fraction's bytes.
-    bytes_per_token = float(np.max(operator.kv_read_bytes)) / float(lengths.sum() * kv_heads)
+    bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
     partial_bytes = 2 * rows * (task.value_dim + 2) * PARTIAL_BYTES
     cut = np.ones(len(lengths), dtype=np.int64)
     if machine.schedule == "static":
@@ -153,7 +151,7 @@ def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, fig
                  lengths: NDArray[np.int64], kv_heads: int) -> KernelPlan:
     """The items of a library's choice, with buffers that hold what their unit loads in one latency of the home."""
     unit = choice.unit
-    bytes_per_token = float(np.max(operator.kv_read_bytes)) / float(lengths.sum() * kv_heads)
+    bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
     tokens, stream = _items(lengths, choice.cut, kv_heads, unit.readers)
     rate = min(unit.load_bytes_per_s, bytes_per_token / unit.token_s)
     in_flight_bytes = min(rate * figures.dram_latency_s, machine.outstanding_bytes_per_slot)
@@ -170,14 +168,15 @@ def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, fig
 
 def _cuts(lengths: NDArray[np.int64], heads: int, slots: int) -> NDArray[np.int64]:
     """Pieces of each sequence: one piece length for the whole batch, so that a giant is cut into many."""
-    mean = float(lengths.mean())
+    mean, longest = float(lengths.mean()), int(lengths.max())
     count = split_count(len(lengths) * heads, mean, slots)
-    even = lengths.sum() * heads / slots
-    if count == 1 and lengths.max() <= 2 * max(mean, even):
+    even = float(lengths.sum()) * heads / slots
+    if count == 1 and longest <= 2 * max(mean, even):
         return np.ones(len(lengths), dtype=np.int64)
-    piece = max(min(mean / count, max(even, MIN_SPLIT_TOKENS)) if lengths.max() > 2 * mean else mean / count, 1.0)
-    least = MIN_SPLIT_TOKENS if count == 1 else piece
-    return np.asarray(np.clip(np.ceil(lengths / max(piece, least)), 1, MOST_SPLITS), dtype=np.int64)
+    pieces = lengths * count / mean  # in this order: equal sequences have exactly ``count`` pieces
+    if longest > 2 * mean:
+        pieces = lengths / max(min(mean / count, even), MIN_SPLIT_TOKENS)
+    return np.minimum(np.ceil(pieces), MOST_SPLITS).astype(np.int64)
 
 
 def _bank_cuts(lengths: NDArray[np.int64], heads: int, banks: int, bytes_per_token: float,
@@ -187,14 +186,15 @@ def _bank_cuts(lengths: NDArray[np.int64], heads: int, banks: int, bytes_per_tok
     A compiler knows both in bytes: :math:`\lceil items/banks \rceil\, tokens\, b \cdot banks + items\, b_{partial}`.
     """
     longest = int(lengths.max())
-    most = min(longest, max(1, -(-4 * banks // (heads * len(lengths)))))
+    # No shorter than a quarter of a bank's even share.
+    most = min(longest, -(-4 * banks * longest // (heads * int(lengths.sum()))))
     best, cost = np.ones(len(lengths), dtype=np.int64), np.inf
     for count in range(1, most + 1):
         piece = -(-longest // count)
         cut = -(-lengths // piece)
         items = int(cut.sum()) * heads
         fullest = max(-(-items // banks) * float(lengths.sum() / cut.sum()), piece) * bytes_per_token * banks
-        found = fullest + (items * partial_bytes if cut.max() > 1 else 0.0)
+        found = fullest + items * partial_bytes * (cut.max() > 1)
         if found < cost:
             best, cost = cut, found
     return np.asarray(best, dtype=np.int64)
@@ -233,9 +233,9 @@ def _granule(bytes_per_token: float, machine: Machine, longest_item: int) -> tup
 
 
 def _most_granule_tokens(longest_item: int) -> int:
-    return int(np.clip(2 ** np.floor(np.log2(max(longest_item / 16, 1))), LEAST_GRANULE_TOKENS, TILE_TOKENS))
+    return int(np.clip(2.0 ** np.floor(np.log2(longest_item / 16)), LEAST_GRANULE_TOKENS, TILE_TOKENS))
 
 
 def _granule_tokens(in_flight_tokens: float, longest_item: int) -> int:
-    tokens = max(in_flight_tokens / GRANULES_IN_FLIGHT, 1)
-    return int(np.clip(2 ** np.floor(np.log2(tokens)), LEAST_GRANULE_TOKENS, _most_granule_tokens(longest_item)))
+    tokens = max(in_flight_tokens / GRANULES_IN_FLIGHT, 1)  # none in flight where nobody states a latency
+    return int(np.clip(2.0 ** np.floor(np.log2(tokens)), LEAST_GRANULE_TOKENS, _most_granule_tokens(longest_item)))

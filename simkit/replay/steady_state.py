@@ -66,7 +66,7 @@ class KernelLoop:
     hit_share: float
     compute_s: float
     extra_bytes: NDArray[np.float64]
-    exposed_setup_share: float = 0.0
+    exposed_setup_share: float
 
     @cached_property
     def tokens(self) -> int:
@@ -91,7 +91,7 @@ class KernelLoop:
         """Whether several items read one range, and the cache may serve all but the first."""
         return self.plan.items > self.plan.streams and self.machine.cache is not None
 
-    def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int = 0) -> Run:
+    def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int) -> Run:
         """Replay all of it, or three lengths and the line through the longer two."""
         plan = self.plan
         whole = int(plan.granules.max())

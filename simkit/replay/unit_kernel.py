@@ -95,10 +95,10 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
     operator, task, hardware, figures: what is read, on which chip.
     load_fraction: of the buffers that the load path may fill.
     """
-    rows, heads = float(np.max(task.query_rows)), float(np.max(task.sequences)) * float(np.max(task.kv_heads))
+    rows, heads = float(task.query_rows), float(task.sequences) * float(task.kv_heads)
     kernel = figures.kernel
     if task.kernel == "per-query-head":
-        return [_matrix_kernel(float(np.max(operator.query_rows)), rows, heads, task, hardware, figures, load_fraction),
+        return [_matrix_kernel(float(operator.query_rows), rows, heads, task, hardware, figures, load_fraction),
                 _vector_kernel(rows, task, figures)]
     shared = bool(kernel.matrix_least_group <= rows <= kernel.matrix_most_group)
     parts = dict.fromkeys(float(part[0]) for part in row_groups(np.array([rows])))
@@ -136,4 +136,4 @@ def _kernel(costs: UnitCosts, figures: Figures, *, readers: int, load_bytes_per_
 
 
 def _token_bytes(task: AttentionTask) -> float:
-    return float(np.max(task.bytes_per_token_head))
+    return float(task.bytes_per_token_head)

@@ -13,8 +13,9 @@ import numpy as np
 
 from simkit.decode.operators import Operator
 from simkit.errors import UserError
-from simkit.replay.attention import AttentionReplay, Start, replay_attention, scalar_operator
-from simkit.replay.engine import evaluate, scalar_placement, task_of
+from simkit.replay.attention import AttentionReplay, Start, replay_attention
+from simkit.replay.engine import evaluate, task_of
+from simkit.replay.points import scalar_operator, scalar_placement
 from simkit.study.point import Evaluated
 
 MOST_TRACKS: Final = 128

@@ -15,8 +15,13 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.replay.attention import AttentionReplay, replay_attention, scalar_operator
+from simkit.replay.attention import AttentionReplay, replay_attention
 from simkit.replay.engine import task_of
+from simkit.replay.kernel_plan import KernelPlan
+from simkit.replay.machine import Server, machine_of
+from simkit.replay.points import scalar_operator
+from simkit.replay.steady_state import KernelLoop
+from simkit.replay.unit_kernel import UnitKernel
 from simkit.study.scenario import parse_scenario
 
 MODEL = "llama-2-70b"
@@ -71,3 +76,29 @@ def with_bytes_in_flight(hardware: HardwareProfile, factor: float) -> HardwarePr
         compute=replace(hardware.compute, outstanding_bytes_per_unit=None if in_flight is None else in_flight * factor),
         kernel=None if kernel is None else replace(
             kernel, load_bytes_per_cycle_per_unit=kernel.load_bytes_per_cycle_per_unit * factor))
+
+
+def kernel_loop(items: Any = (1000,), *, stream: Any = None, granule_tokens: int = 10, in_flight: int = 4,
+                bytes_per_token: float = 1.0, unit: UnitKernel | None = None, units: int = 1, slots: int = 1, home: float = 1e9,
+                latency_s: float = 0.0, cache: float | None = None, cache_latency_s: float = 0.0, cache_bytes: float = 1e6,
+                per_unit: bool = False, setup_s: float = 0.0, compute_s: float = 0.0, hit_share: float = 0.0,
+                fraction: float = 1.0, extra: float = 0.0, exposed: float = 0.0) -> KernelLoop:
+    """Items on a machine of one memory, with a shared cache before it where ``cache`` is its rate."""
+    chip = load_hardware("h100-sxm")
+    base = machine_of(chip, "hbm")
+    path = [Server(name="hbm", bytes_per_s=home, latency_s=latency_s, per_unit=per_unit)]
+    if cache is not None:
+        path.insert(0, Server(name="l2", bytes_per_s=cache, latency_s=cache_latency_s, per_unit=False))
+    level = None
+    if cache is not None and base.cache is not None:
+        level = replace(base.cache, capacity_bytes=cache_bytes / (1 - base.cache.reserve_fraction))
+    machine = replace(base, units=units, slots_per_unit=slots, path=tuple(path), item_setup_s=setup_s, cache=level)
+    tokens = np.array(items, dtype=np.int64)
+    stream = np.arange(len(tokens)) if stream is None else np.array(stream)
+    first = np.unique(stream, return_index=True)[1]
+    plan = KernelPlan(
+        item_tokens=tokens, item_stream=stream, streams=len(first), distinct_tokens=int(tokens[first].sum()),
+        granule_tokens=granule_tokens, granules_in_flight=in_flight, bytes_per_token=bytes_per_token, splits=1.0,
+        combine_bytes=0.0, cut=np.ones(1, dtype=np.int64), unit=unit)
+    return KernelLoop(machine=machine, plan=plan, home_rate_fraction=fraction, hit_share=hit_share, compute_s=compute_s,
+                      extra_bytes=np.full(len(path), extra), exposed_setup_share=exposed)

@@ -244,3 +244,16 @@ def test_slots_without_work_are_no_imbalance_while_the_others_keep_memory_busy()
     assert found.stall_s["hbm"] >= found.utilisation["hbm"] * 0.97 * found.total_s
     assert found.stall_s["imbalance"] < 0.05 * found.total_s
     assert sum(found.stall_s.values()) == pytest.approx(found.total_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("scenario", [{"eviction": "h2o:64+64"}, {"cache_order": "token-major"}])
+def test_the_layout_in_memory_may_differ_from_point_to_point_too(scenario):
+    """Kept tokens lie as far apart as the context is long, and heads side by side as there are: arrays, which once were hashed."""
+    kv_len, layouts = np.array([1024.0, 8192.0]), ["gqa-8", "mqa"]
+    for layout in layouts:
+        varied = decode_step("mi300x", "llama-2-70b", attention=layout, batch=8, kv_len=kv_len, engine="replay", baseline=False,
+                             **scenario)
+        for place, length in enumerate(kv_len):
+            one = decode_step("mi300x", "llama-2-70b", attention=layout, batch=8, kv_len=float(length), engine="replay",
+                              baseline=False, **scenario)
+            assert varied["attention_time_s"][place] == pytest.approx(float(one["attention_time_s"]), rel=1e-12)
