@@ -78,22 +78,37 @@ bench: $(READY)
 bench-peers: $(READY)
 	$(RUN) benchmarks/peers/compare.py
 
-# How many of all mutants, drawn by seed; 0: all of them (three hours). Files must not change meanwhile.
+# How many mutants of each of the three groups, drawn by seed; 0: all of them (five hours). Files must not change meanwhile.
 MUTANTS ?= 300
-PHYSICS := $(addprefix --mutate simkit/,decode roofline model/attention.py model/kv_cache.py model/kv_policy.py \
+STRIKE = CI=1 $(RUN) -m pytest -p tests.mutation.plugin --override-ini addopts=--import-mode=importlib --quiet \
+	--mutants-sample $(MUTANTS)
+STEP := $(addprefix --mutate simkit/,decode roofline model/attention.py model/kv_cache.py model/kv_policy.py \
 	model/parameters.py study/energy_cost.py study/speculation.py study/fit.py study/capacity.py)
-NOTICED_BY := $(addprefix tests/,decode laws/test_roofline_laws.py laws/test_cache_composition.py laws/test_dimensions.py \
+STEP_TESTS := $(addprefix tests/,decode laws/test_roofline_laws.py laws/test_cache_composition.py laws/test_dimensions.py \
 	published reference model/test_parameters.py model/test_catalogue.py model/test_schema.py study/test_point.py \
 	study/test_capacity.py study/test_scenario.py study/test_speculation.py study/test_stacking.py study/test_stretches.py \
 	study/test_fit.py study/test_energy_cost.py study/test_crossover.py study/test_workload_file.py serving \
 	evidence/test_silicon.py evidence/test_host.py evidence/test_claims.py evidence/test_serving.py cli/test_attention.py \
 	cli/test_capacity.py cli/test_simulate.py cli/test_roofline.py cli/test_what_if.py)
+# Numba compiles the loops: they are struck as plain Python, by tests of a few hundred requests.
+LOOPS := $(addprefix --mutate simkit/replay/,timeline.py $(addprefix dram/,accounting.py candidates.py channel.py commands.py \
+	intake.py interleave.py mapping.py patterns.py queues.py refresh.py simulate.py state.py timing.py))
+LOOP_TESTS := $(addprefix tests/replay/,test_timeline_oracle.py test_dram_oracle.py test_dram_accounting.py \
+	test_dram_mapping.py test_dram_patterns.py test_dram_standards.py test_dram_reference_timing.py)
+REPLAY := $(addprefix --mutate simkit/replay/,append.py attention.py cache_hits.py dram_pattern.py engine.py kernel_choice.py \
+	kernel_plan.py machine.py points.py sram_banks.py steady_state.py unit_kernel.py)
+REPLAY_TESTS := $(addprefix tests/replay/,test_append.py test_attention.py test_dram_pattern.py test_engine.py \
+	test_kernel_choice.py test_kernel_plan.py test_machine.py test_points.py test_sram_banks.py test_steady_state.py \
+	test_unit_kernel.py)
 mutants: $(READY)
 	@$(RUN) -c 'import cosmic_ray, coverage' 2>/dev/null || \
 		$(RUN) -m pip install --quiet --only-binary :all: cosmic-ray==8.7.0 coverage==7.17.5
 	@rm -rf out/mutants
-	CI=1 $(RUN) -m pytest -p tests.mutation.plugin --override-ini addopts=--import-mode=importlib --quiet \
-		$(PHYSICS) --mutants-sample $(MUTANTS) $(NOTICED_BY)
+	$(STRIKE) --mutants-map out/mutants/step.json --mutants-out out/mutants/step.jsonl $(STEP) $(STEP_TESTS)
+	$(STRIKE) --mutants-map out/mutants/replay.json --mutants-out out/mutants/replay.jsonl --mutants-seconds 15 \
+		$(REPLAY) $(REPLAY_TESTS)
+	NUMBA_DISABLE_JIT=1 $(STRIKE) --mutants-map out/mutants/loops.json --mutants-out out/mutants/loops.jsonl \
+		--mutants-seconds 15 $(LOOPS) $(LOOP_TESTS)
 
 # How many strikes: make faults TRIALS=1000
 TRIALS ?= 400

@@ -42,7 +42,7 @@ class Pattern:
     apart (equal to the run: contiguous).
 
     The first runs of ``neighbours`` readers lie side by side (heads of one token); such groups are spread over the
-    footprint. ``writes``: one run in so many is written instead of read; 0: none.
+    footprint.
     """
 
     streams: int
@@ -50,7 +50,6 @@ class Pattern:
     stride_bytes: int
     footprint_bytes: int
     neighbours: int = 1
-    writes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +84,7 @@ def pattern_rate(level: MemoryLevel, pattern: Pattern) -> PatternRate:
 def _rate(standard: DramStandard, channels: int, pattern: Pattern) -> PatternRate:
     config = DramConfig(standard=standard, mapping=MAPPING)
     requests = channel_requests(pattern, channels, standard.burst_bytes, config.capacity_bytes)
-    bursts_a_run = max(1, pattern.run_bytes // standard.burst_bytes)
-    written = None
-    if pattern.writes:
-        written = (np.arange(len(requests), dtype=np.int64) // bursts_a_run % pattern.writes == 0).astype(np.int64)
-    result = replay_requests(config, requests, is_write=written, completions=False)
+    result = replay_requests(config, requests, completions=False)
     fraction = result.achieved_fraction_of_peak / _streaming_fraction(config, len(requests))
     return PatternRate(fraction=min(fraction, 1.0), row_hit_fraction=result.row_hit_fraction)
 
@@ -110,16 +105,14 @@ def channel_requests(pattern: Pattern, channels: int, burst_bytes: int, channel_
     reader = np.arange(pattern.streams, dtype=np.int64)
     place = (reader // pattern.neighbours * GOLDEN) % 1.0 * pattern.footprint_bytes
     bases = place.astype(np.int64) // block * block + reader % pattern.neighbours * pattern.run_bytes
-    bursts_a_block = block // burst_bytes
     blocks_a_run = max(1, pattern.run_bytes // block)
-    turns = -(-SAMPLE_REQUESTS * channels // (bursts_a_block * blocks_a_run * pattern.streams))
+    bursts = np.arange(-(-min(block, pattern.run_bytes) // burst_bytes), dtype=np.int64) * burst_bytes  # of a block
+    turns = -(-SAMPLE_REQUESTS * channels // (len(bursts) * blocks_a_run * pattern.streams))
     run_start = np.arange(turns, dtype=np.int64) * pattern.stride_bytes
     inside = np.arange(blocks_a_run, dtype=np.int64) * block
     address = (run_start[:, None, None] + bases[None, :, None] + inside[None, None, :]).ravel()
     channel, within = ChannelInterleave(channels=channels, granularity_bytes=block).split(address)
     chosen = within[channel == channel[0]]
-    size = min(block, pattern.run_bytes)
-    bursts = np.arange(max(1, -(-size // burst_bytes)), dtype=np.int64) * burst_bytes
     requests = ((chosen // burst_bytes * burst_bytes)[:, None] + bursts[None, :]).ravel()
     return np.asarray(requests[: 2 * SAMPLE_REQUESTS] % channel_bytes, dtype=np.int64)
 

@@ -54,7 +54,7 @@ class Path(NamedTuple):
 
     ``extra_share``: bytes beside the cache's own that load each server (activations), as a share of them.
     ``cache_server``: the shared cache among them, or -1; it serves ``hit_share`` of each first read (0 when cold),
-    and all of a range that is read again within ``reread_window_bytes`` of fills.
+    and all of a range that is read again within ``reread_window_bytes`` of fills. Without one both are 0.
     """
 
     units: int
@@ -89,13 +89,15 @@ _Ints = NDArray[np.int64]
 
 
 @compiled()
-def _first_matches(time: _Floats, winner: _Ints) -> None:
-    """Fill a tournament of all slots: the earlier of ``winner[2 n]`` and ``winner[2 n + 1]`` at ``winner[n]``."""
-    leaves = len(time)
-    winner[leaves:] = np.arange(leaves)
+def _first_matches(leaves: int) -> _Ints:
+    """A tournament of all slots: the earlier of ``winner[2 n]`` and ``winner[2 n + 1]`` at ``winner[n]``.
+
+    At first all ask at once, in the order of their numbers.
+    """
+    winner = np.arange(-leaves, leaves)
     for place in range(leaves - 1, 0, -1):
-        left, right = winner[2 * place], winner[2 * place + 1]
-        winner[place] = right if time[right] < time[left] else left
+        winner[place] = winner[2 * place]
+    return winner
 
 
 @compiled()
@@ -121,7 +123,7 @@ def _serve(now: float, unit: int, size_bytes: float, missed: float, deepest: int
     """Pass one load through its servers: when the last of them has served it, which, and if it queued there."""
     served, slowest, queued = now, deepest, 0
     for server in range(deepest + 1):
-        moved = missed if server > cache_server >= 0 else size_bytes
+        moved = missed if server > cache_server else size_bytes
         own = unit if per_unit[server] else 0
         begin = max(free[server, own], now)
         end = begin + (moved + size_bytes * extra_share[server]) * s_per_byte[server]
@@ -149,8 +151,8 @@ def _account_wait(now: float, served: float, slowest: int, queued: int, arrival:
     Where loads queue, a shorter latency would only lengthen the queue: all of the wait is the server's. Computing that
     the slot did meanwhile was hidden behind the load: it is charged to the load too.
     """
-    hidden = min(busy, max(ready - now, 0.0))
-    share = 1.0 if queued else (served - now) / (arrival - now) if arrival > now else 0.0
+    hidden = min(busy, ready - now)
+    share = 1.0 if queued else (served - now) / (arrival - now)
     stalls[COMPUTE] -= hidden
     stalls[FIRST_SERVER + slowest] += (arrival - ready + hidden) * share
     stalls[WAIT_LATENCY] += (arrival - ready + hidden) * (1.0 - share)
@@ -184,9 +186,8 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901,
         leaves *= 2
     # When each slot asks next, which of them waited longest, and the tournament of all.
     asks_at, turn = np.full(leaves, np.inf), np.arange(leaves)
-    winner = np.zeros(2 * len(asks_at), np.int64)
+    winner = _first_matches(leaves)
     asks_at[:count] = 0.0
-    _first_matches(asks_at, winner)
     # What each slot is at: its item (-1: none), granule and next buffer; when its last granule was computed and for how
     # long, when its item started and its last one ended, and when each of its buffers becomes free.
     unit_of, item_of = np.arange(count) % path.units, np.full(count, -1, np.int64)
@@ -194,9 +195,11 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901,
     ready, busy, started, ended = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count)
     buffer_free = np.zeros((count, in_flight))
     free, unit_free = np.zeros((home + 1, path.units)), np.zeros(path.units)
-    # Of each granule that several items read: bytes filled before its last use, and when it is there; bytes in all.
+    # Of each granule that several items read: bytes filled before its last use, and when it is there, which server made
+    # its fill wait until when, and if it queued there; bytes in all.
     known = (stream.max() + 1) * granules_per_stream if shared else 1
     filled_before, present_at, filled = np.full(known, -1.0), np.zeros(known), 0.0
+    fill_served, fill_slowest, fill_queued = np.zeros(known), np.zeros(known, np.int64), np.zeros(known, np.int64)
 
     # What a slot without items cannot change: the server that all share and that takes longest for a load.
     watched, watched_busy_s, watched_before_s = home, 0.0, np.zeros(count)
@@ -217,10 +220,9 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901,
             # Its first load waits its turn: servers see requests in order of time.
             setup_s = item_setup_s[next_item]
             stalls[SETUP] += setup_s
-            if items.exposed_setup_share * setup_s > 0.0:
-                _stand_idle(now, items.exposed_setup_share * setup_s / path.units, per_unit, free)
+            _stand_idle(now, items.exposed_setup_share * setup_s / path.units, per_unit, free)
             item_of[slot], granule_of[slot], buffer_of[slot] = next_item, 0, 0
-            started[slot], busy[slot] = now, 0.0
+            started[slot] = now
             ready[slot] = asks_at[slot] = now + setup_s
             next_item += 1
         else:
@@ -234,16 +236,21 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901,
                     missed, present = 0.0, present_at[number]
                 filled += missed
                 filled_before[number] = filled
-            deepest = home if missed > 0.0 or cache_server < 0 else cache_server
+            deepest = home if missed > 0.0 else cache_server
             served, slowest, queued = _serve(now, unit, size_bytes, missed, deepest, cache_server, s_per_byte,
                                              per_unit, extra_share, free, binned_bytes, bin_s)
             if watched <= deepest:
-                moved = missed if watched > cache_server >= 0 else size_bytes
+                moved = missed if watched > cache_server else size_bytes
                 watched_busy_s += (moved + size_bytes * extra_share[watched]) * s_per_byte[watched]
-            arrival = max(served + latency_s[deepest], present)  # a second reader waits for the fill that is under way
+            arrival = served + latency_s[deepest]
             if missed > 0.0:
                 home_tokens += tokens
-                present_at[number] = arrival
+                present_at[number], fill_served[number] = arrival, served
+                fill_slowest[number], fill_queued[number] = slowest, queued
+            elif present > arrival:
+                # A second reader waits for the fill that is under way, and for what that waits for.
+                arrival, served = present, max(fill_served[number], now)
+                slowest, queued = fill_slowest[number], fill_queued[number]
             if arrival > ready[slot]:
                 _account_wait(now, served, slowest, queued, arrival, ready[slot], busy[slot], stalls)
             there = max(arrival, ready[slot])

@@ -105,7 +105,7 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
     found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in parts
              if shared and part <= kernel.most_item_rows]
     # Kernels for latents are written for the matrix unit alone.
-    if not found or (task.cache_value_dim != 0 and (not shared or rows <= kernel.vector_most_group)):
+    if not found or (task.cache_value_dim != 0 and rows <= kernel.vector_most_group):
         found.append(_vector_kernel(rows, task, figures))
     return found
 

@@ -5,16 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simkit.decode.assembly import TimedOperator
+from simkit.decode.operators import Operator
+from simkit.decode.placement import Placement
 from simkit.decode.step import build_step
 from simkit.evidence.dram import read_runs
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.replay.append import _written_fraction, append_fraction
+from simkit.replay.append import _written_fraction, append_fraction, with_append
 from simkit.replay.dram.patterns import generate
 from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import standard_named
-from simkit.replay.dram_pattern import Pattern
+from simkit.replay.dram_pattern import Pattern, channel_requests, standard_of
 from simkit.replay.engine import evaluate as replay_step
 from simkit.replay.engine import streamed, task_of
 from simkit.roofline.engine import evaluate as roofline_step
@@ -107,3 +110,128 @@ def test_memory_without_rows_takes_an_append_as_a_stream():
     operator = attention_operator("mha", 16, 2048)
     task = task_of(operator)
     assert append_fraction(chip.main_memory, task, float(operator.kv_read_bytes), float(task.bytes_per_token_head), 1) == 1.0
+
+
+def fraction_by_hand(standard, channels, reads, run_bytes):
+    """Reads of one channel with a written run of at most a row before each sixteenth run's worth of them, at eight draws."""
+    config = DramConfig(standard=standard, mapping="bg128x")
+    burst = standard.burst_bytes
+    read = channel_requests(reads, channels, burst, config.capacity_bytes).tolist()
+    pieces = -(-run_bytes // standard.row_bytes)  # rows that a run fills
+    bursts = min(-(-run_bytes // burst), standard.row_bytes // burst)
+    runs = max(len(read) // (16 * bursts), 1)
+    before = [run * len(read) // runs for run in range(runs)]
+    together_s = []
+    for draw in range(8):
+        places = np.random.default_rng(draw).integers(0, config.capacity_bytes // (bursts * burst), runs).tolist()
+        requests, writes = [], []
+        for number, address in enumerate(read):
+            if number in before:
+                first = places[before.index(number)] * bursts * burst
+                requests += [first + burst * place for place in range(bursts)]
+                writes += [1] * bursts
+            requests.append(address)
+            writes.append(0)
+        together_s.append(replay_requests(config, requests, is_write=writes).elapsed_s)
+    alone_s = replay_requests(config, read).elapsed_s
+    stream = replay_requests(config, [burst * place for place in range(len(read))])
+    wanted_s = runs * run_bytes / pieces / stream.bandwidth_bytes_per_s
+    return min(1.0, wanted_s / (sum(together_s) / 8 - alone_s))
+
+
+@pytest.mark.parametrize(("name", "run_bytes", "tile_bytes"), [
+    ("l40s", 256, 16384), ("h100-sxm", 100, 16384), ("h100-sxm", 2048, 16384), ("sambanova-sn40l", 5000, 16384),
+    ("epyc-9654-2s", 100_000, 16384), ("h100-sxm", 100_000, 32)])
+def test_a_written_run_costs_what_it_adds_to_a_channel_that_reads(name, run_bytes, tile_bytes):
+    standard, channels = standard_of(load_hardware(name).main_memory)
+    reads = Pattern(streams=128, run_bytes=tile_bytes, stride_bytes=tile_bytes, footprint_bytes=1 << 30)
+    expected = fraction_by_hand(standard, channels, reads, run_bytes)
+    assert _written_fraction(standard, channels, reads, run_bytes) == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_append_writes_a_vector_a_head_and_part_beside_64_tiles_that_are_read():
+    """Of 128 bf16 keys, 256 bytes, and as many values; a tile is 64 tokens. Latents of 576 elements are one part, and their
+    tiles of 73 728 bytes count as 65 536.
+    """
+    level = load_hardware("l40s").main_memory
+    found = standard_of(level)
+    heads = task_of(attention_operator("gqa-8", 4, 2048))
+    latent = task_of(attention_operator("mla", 4, 2048, model="deepseek-v2"))
+    tiles = Pattern(streams=128, run_bytes=16384, stride_bytes=16384, footprint_bytes=1 << 29)
+    assert append_fraction(level, heads, 6e8, 512.0, 1) == _written_fraction(*found, tiles, 256)
+    assert append_fraction(level, heads, 6e8, 512.0, 8) == _written_fraction(*found, tiles, 2048)
+    assert append_fraction(level, heads, 6e8, 512.0, 0) == _written_fraction(*found, tiles, 256)
+    of_latents = Pattern(streams=64, run_bytes=65536, stride_bytes=65536, footprint_bytes=1 << 29)
+    assert append_fraction(level, latent, 6e8, 1152.0, 1) == _written_fraction(*found, of_latents, 1152)
+
+
+def test_a_vector_of_less_than_a_byte_is_written_as_one():
+    """64 tokens of half a byte are the shortest run that is read."""
+    level = load_hardware("l40s").main_memory
+    task = task_of(attention_operator("gqa-8", 4, 2048))
+    tiles = Pattern(streams=128, run_bytes=32, stride_bytes=32, footprint_bytes=1 << 29)
+    assert append_fraction(level, task, 6e8, 1.0, 1) == _written_fraction(*standard_of(level), tiles, 1)
+
+
+def stream_of(seconds, home):
+    return TimedOperator(total_s=seconds, cause_s={"latency": 1e-6, home: seconds - 1e-6}, level_bytes={home: 1.0})
+
+
+def test_scattered_writes_take_longer_than_a_stream_by_what_the_fraction_says():
+    """Two points that write 1 and 2 MB, half of each in a cache's home: the rate is what long streams reach."""
+    chip = load_hardware("l40s")
+    level = chip.main_memory
+    reader = attention_operator("gqa-8", 4, 2048)
+    append = Operator(name="kv_append", count=1, kv_write_bytes=np.array([1e6, 2e6]))
+    where = Placement(weights={level.name: 1.0}, kv={level.name: np.array([1.0, 0.5])}, fits=True, max_batch=0)
+    found = with_append(stream_of(np.array([3e-6, 4e-6]), level.name), append, reader, where, [chip, chip], (2,))
+    fraction = append_fraction(level, task_of(reader), float(reader.kv_read_bytes), 512.0, 1)
+    extra_s = 1e6 / (864e9 * 0.918) * (1 / fraction - 1)
+    assert fraction < 0.9
+    assert found.total_s == pytest.approx(np.array([3e-6, 4e-6]) + extra_s)
+    assert found.cause_s[level.name] == pytest.approx(np.array([2e-6, 3e-6]) + extra_s)
+    assert found.cause_s["latency"] == 1e-6
+    assert found.level_bytes == {level.name: 1.0}
+
+
+def test_each_point_has_its_own_reads_heads_and_chip():
+    """The second point reads other tokens, of heads side by side, on a chip whose memory is slower."""
+    chip = load_hardware("l40s")
+    slow = replace(chip, memory=tuple(replace(level, bandwidth_bytes_per_s=432e9) if level.name == "gddr" else level
+                                      for level in chip.memory))
+    reader = attention_operator("gqa-8", 4, 2048)
+    reader = replace(reader, kv_read_bytes=np.array([1e8, 9e9]), attention=replace(
+        task_of(reader), bytes_per_token_head=np.array([512.0, 256.0]), interleaved_heads=np.array([1.0, 7.6])))
+    append = Operator(name="kv_append", count=1, kv_write_bytes=1e6)
+    found = with_append(stream_of(3e-6, "gddr"), append, reader, in_home("gddr"), [chip, slow], (2,))
+    expected = [3e-6 + 1e6 / (rate * 0.918) * (1 / append_fraction(one.main_memory, task_of(reader), read, token, heads) - 1)
+                for one, rate, read, token, heads in ((chip, 864e9, 1e8, 512.0, 1), (slow, 432e9, 9e9, 256.0, 8))]
+    assert found.total_s == pytest.approx(np.array(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "home", "figures"), [
+    ("groq-lpu", "sram", {}), ("l40s", "gddr", {"bandwidth_bytes_per_s": None}), ("l40s", "gddr", {"dram": None})])
+def test_sram_and_memories_without_rate_or_rows_write_as_they_stream(name, home, figures):
+    chip = load_hardware(name)
+    chip = replace(chip, memory=tuple(replace(level, **figures) if level.name == home else level for level in chip.memory))
+    append = Operator(name="kv_append", count=1, kv_write_bytes=1e6)
+    found = with_append(stream_of(3e-6, home), append, attention_operator("gqa-8", 4, 2048), in_home(home), [chip], (1,))
+    assert found.total_s.tolist() == [3e-6]
+
+
+def test_a_home_that_the_stream_did_not_wait_for_is_waited_for_now():
+    """A launch-bound append of however little: nothing was charged to memory."""
+    chip = load_hardware("l40s")
+    timed = TimedOperator(total_s=3e-6, cause_s={"latency": 3e-6}, level_bytes={})
+    append = Operator(name="kv_append", count=1, kv_write_bytes=1.0)
+    found = with_append(timed, append, attention_operator("gqa-8", 4, 2048), in_home("gddr"), [chip], (1,))
+    assert found.cause_s["gddr"] == pytest.approx(found.total_s - 3e-6)
+    assert found.cause_s["gddr"] > 0
+    assert "gddr" not in timed.cause_s
+
+
+def test_an_append_whose_reader_is_no_attention_is_refused():
+    chip = load_hardware("l40s")
+    append = Operator(name="kv_append", count=1, kv_write_bytes=1e6)
+    with pytest.raises(ValueError, match="norm is not an attention operator"):
+        with_append(stream_of(3e-6, "gddr"), append, Operator(name="norm", count=1), in_home("gddr"), [chip], (1,))

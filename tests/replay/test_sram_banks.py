@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import SramBanks
-from simkit.replay.sram_banks import bank_fraction
+from simkit.replay.sram_banks import access_cycles, bank_fraction, word_numbers
 from tests.replay.cases import replay, with_level
 
 FLAT = load_hardware("generic-sram-asic")
@@ -44,6 +44,60 @@ def test_a_vector_as_long_as_an_access_may_lie_anywhere():
 def test_vectors_of_half_an_access_meet_in_pairs_unless_rows_are_padded():
     assert fraction(token_bytes=64, row_bytes=8 * 64) == pytest.approx(0.5)
     assert fraction(token_bytes=64, row_bytes=8 * 64 + 64) == 1.0
+
+
+@pytest.mark.parametrize(("token_bytes", "row_bytes", "stride_tokens", "first_words"), [
+    (8, 8, 1.0, [0, 1, 2, 3, 4, 5]),
+    (6, 10, 1.0, [0, 1, 2, 3, 5, 6, 7, 8]),  # bytes 0-5, 10-15, 20-25 and 30-35
+    (6, 6, 1.0, [0, 1, 2, 3, 4]),  # bytes 4-7 hold the end of one vector and the beginning of the next
+    (2, 2, 1.0, [0, 1, 2, 3]),  # two vectors a word
+    (4, 8, 1.5, [0, 2, 6, 8, 12]),  # tokens 0, 1, 3, 4, 6
+    (5, 16, 1.0, [0, 1, 4, 5, 8, 9]),  # the fifth byte takes a word of its own
+])
+def test_vectors_lie_in_words_of_four_bytes(token_bytes, row_bytes, stride_tokens, first_words):
+    found = word_numbers(token_bytes, row_bytes, stride_tokens, 4).tolist()
+    assert found[:len(first_words)] == first_words
+
+
+def test_every_vector_of_the_sample_is_read():
+    assert word_numbers(10, 10, 1.0, 5).tolist() == list(range(2 * 512))
+    assert word_numbers(8, 8, 1.25, 8)[-1] == int(511 * 1.25)
+
+
+@pytest.mark.parametrize(("words", "cycles"), [
+    ([0, 1, 2, 3], 1), ([0, 4, 1, 2], 2), ([0, 4, 8, 12], 4), ([0, 4, 1, 2, 3], 2 + 1), ([0, 1, 2, 3, 4, 8], 1 + 2),
+    ([7, 3, 3 + 8, 0, 5, 9, 13, 2], 3 + 3)])
+def test_an_access_of_four_words_takes_as_long_as_its_fullest_of_four_banks(words, cycles):
+    assert access_cycles(np.array(words), SramBanks(count=4, width_bytes=8)) == cycles
+
+
+def fraction_by_hand(banks, token_bytes, row_bytes, stride_tokens):
+    """512 vectors, byte by byte and access by access."""
+    words = []
+    for token in range(512):
+        start = int(token * stride_tokens) * row_bytes
+        for byte in range(start, start + token_bytes):
+            if not words or words[-1] != byte // banks.width_bytes:
+                words.append(byte // banks.width_bytes)
+    cycles = 0
+    for first in range(0, len(words), banks.count):
+        access = [word % banks.count for word in words[first : first + banks.count]]
+        cycles += max(access.count(bank) for bank in access)
+    return 512 * token_bytes / (banks.count * banks.width_bytes) / cycles
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_fraction_is_that_of_bytes_dealt_out_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    banks = SramBanks(count=int(rng.integers(1, 40)), width_bytes=int(rng.choice([1, 4, 8, 16])))
+    token_bytes, heads, stride_tokens = int(rng.integers(4, 80)), int(rng.integers(1, 9)), float(rng.choice([1.0, 1.5, 2.75]))
+    found = fraction(banks, token_bytes=token_bytes, row_bytes=token_bytes * heads, stride_tokens=stride_tokens)
+    assert found == pytest.approx(fraction_by_hand(banks, token_bytes, token_bytes * heads, stride_tokens), rel=1e-12)
+
+
+def test_tokens_are_neighbours_unless_told_otherwise():
+    layout = {"token_bytes": 64, "row_bytes": 64}
+    assert fraction(**layout) == fraction(**layout, stride_tokens=1.0) != fraction(**layout, stride_tokens=2.0)
 
 
 @given(

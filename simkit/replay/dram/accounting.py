@@ -16,15 +16,17 @@ def account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, 
         counters.row_hits += 1
     gap = tick - start
     if gap > 0:
-        held = min(gap, min(tick, control.refresh_until) - max(start, control.refresh_from))
+        held = min(tick, control.refresh_until) - max(start, control.refresh_from)
         if held > 0:
             counters.refresh += held
             gap -= held
-        idle = min(gap, control.nonempty_since - start)
+        # what a refresh held of the time without a request is the refresh's already
+        work = min(tick, control.nonempty_since)
+        idle = work - start - max(0, min(work, control.refresh_until) - max(start, control.refresh_from))
         if idle > 0:
             counters.no_request += idle
             gap -= idle
-        if is_write != pseudos[pseudo].last_was_write:
+        if pseudos[pseudo].last_was_write == 1 - is_write:
             counters.turnaround += gap
         elif is_active:
             limited = min(gap, max(0, banks[bank].activate_wait))
@@ -32,7 +34,7 @@ def account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, 
             counters.row_miss += gap - limited
         elif tick <= column_ok[banks[bank].group_column + is_write] + 1:
             counters.bank_group += gap
-        elif tick <= banks[bank].read_ok + 1:
+        elif tick <= (banks[bank].write_ok if is_write else banks[bank].read_ok) + 1:
             counters.row_miss += gap
         else:
             counters.command_bus += gap

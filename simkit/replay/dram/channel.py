@@ -170,6 +170,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         if do_column and do_row and (refreshing or row_bank == column_bank):
             do_row = False  # decided again after the column command, at the same tick
             now = tick
+            accept_from = tick + 1
 
         if do_column:
             burst_tick = tick
@@ -211,6 +212,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             if t.dual_bus and not refreshing and direction_switches(control, high_mark, low_mark):
                 do_row = False  # the row command of this very tick is chosen in the new direction
                 now = tick
+                accept_from = tick + 1
             if note_completions:
                 done_request[finished] = slots[slot].request
                 done_tick[finished] = done

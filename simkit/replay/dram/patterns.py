@@ -41,7 +41,7 @@ def bursts_of_chunks(base_bytes: IntArray, length_bytes: int, burst_bytes: int) 
     first = base_bytes // burst_bytes
     count = (base_bytes + length_bytes - 1) // burst_bytes - first + 1
     ends = np.cumsum(count)
-    inside = np.arange(ends[-1]) - np.repeat(ends - count, count)
+    inside = np.arange(count.sum()) - np.repeat(ends - count, count)
     return np.asarray((np.repeat(first, count) + inside) * burst_bytes, dtype=np.int64)
 
 

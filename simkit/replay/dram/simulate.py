@@ -67,6 +67,9 @@ class DramConfig:
             raise UserError(f"unknown DRAM refresh '{self.refresh}'", hint=did_you_mean(self.refresh, REFRESHES))
         if self.refresh == "pb" and not self.standard.refi_per_bank_cycles:
             raise UserError(f"{self.standard.name} has no per-bank refresh interval in its parameter set")
+        if self.refresh == "ab" and self.standard.rfc_cycles >= self.standard.refi_cycles:
+            raise UserError(f"{self.standard.name}: a refresh takes {self.standard.rfc_cycles} clocks and is due every "
+                            f"{self.standard.refi_cycles}, nothing else could be served")
         for name in ("read_queue", "write_queue", "accept_per_tick"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")

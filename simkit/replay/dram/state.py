@@ -58,7 +58,7 @@ QUEUE: Final = _record("hit_head", "hit_tail", "miss_head", "miss_tail")
 GROUP: Final = _record("activate_ok")
 PSEUDO: Final = _record(
     "activate_ok", "precharge_ok", "refresh_ok", "bank_refresh_ok",
-    "last_column", "last_was_write",
+    "last_column", "last_was_write",  # of its last burst; -1 before the first
     "stack_columns", "stack_columns_end",  # its stacks' places in ``column_ok``
     "activate_1", "activate_2", "activate_3",  # ticks of the last ACTs, newest first
 )
@@ -115,6 +115,7 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
 
     pseudos = np.zeros(ticks.pseudo_channels, PSEUDO)
     pseudos["last_column"] = 1 - ticks.burst
+    pseudos["last_was_write"] = -1
     stack_columns = 2 * (ticks.groups + np.arange(ticks.pseudo_channels + 1) * ticks.stacks // ticks.pseudo_channels)
     pseudos["stack_columns"], pseudos["stack_columns_end"] = stack_columns[:-1], stack_columns[1:]
     for field in ("activate_1", "activate_2", "activate_3"):
