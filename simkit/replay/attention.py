@@ -64,7 +64,7 @@ class AttentionReplay:
     def cause_s(self) -> dict[str, float]:
         """The stall account in the contract's words: launch and imbalance are latency."""
         causes = dict(self.stall_s)
-        causes[LATENCY] = causes.get(LATENCY, 0.0) + causes.pop(LAUNCH, 0.0) + causes.pop(IMBALANCE, 0.0)
+        causes[LATENCY] += causes.pop(LAUNCH) + causes.pop(IMBALANCE)
         return causes
 
 

@@ -13,7 +13,7 @@ IS_ON: Final = bool(numba.config.DISABLE_JIT)
 
 
 def prepare() -> None:
-    """Called before the tests import the modules that take ``borrowed`` by name."""
+    """Done before the tests import the modules that take ``borrowed`` by name."""
     if not IS_ON:
         return
     from simkit.replay.dram import borrow, state, timing
@@ -26,3 +26,6 @@ def prepare() -> None:
 
 def _records(array: Any) -> Any:
     return array.view(np.recarray) if array.dtype.names else array
+
+
+prepare()

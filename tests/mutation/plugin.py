@@ -38,8 +38,6 @@ import pytest
 from tests.mutation import interpreted
 from tests.mutation.mutants import Mutant, mutants
 
-interpreted.prepare()
-
 _ROOT: Final = Path(__file__).parents[2]
 _KILLED, _SURVIVED, _STALE = 1, 0, 3
 _QUICK_S: Final = 0.3
@@ -281,7 +279,8 @@ class _Strikes:
             (tree / "names").write_text("\n".join(quick), encoding="utf-8")
             try:
                 ended = subprocess.run(
-                    [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "@names"],
+                    [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider",
+                     "-p", interpreted.__name__, "@names"],
                     cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
                     timeout=self.most_s * 3, check=False)
             except subprocess.TimeoutExpired:

@@ -158,6 +158,8 @@ def test_short_items_pages_and_token_major_caches_are_read_in_shorter_runs(monke
     assert asked(monkeypatch, "mi300x", "mha", page=16)[1].run_bytes == 16 * 256
     side_by_side = asked(monkeypatch, "mi300x", "gqa-8", cache_order="token-major")[1]
     assert (side_by_side.run_bytes, side_by_side.neighbours, side_by_side.stride_bytes) == (256, 8, 8 * 256)
+    # Of items of many lengths the longest says how long a run may be.
+    assert asked(monkeypatch, "mi300x", "mha", batch=4, kv_len=32, lengths="8,1,1,1")[1].run_bytes == 64 * 256
     # H2O keeps one token in eight: runs of a token, eight apart.
     kept = asked(monkeypatch, "mi300x", "gqa-8", eviction="h2o:256+256")[1]
     assert (kept.run_bytes, kept.stride_bytes) == (256, 8 * 256)
@@ -302,13 +304,13 @@ def test_a_profile_without_a_clock_counts_no_cycles(monkeypatch):
 
 
 def test_recorded_items_carry_their_whole_length():
-    """Six sequences of 8 : 1 : 1 : 1 spread on a chip with more slots than items: each item is recorded once."""
-    found = replay("mi300x", "mha", 4, 300, attention_kernel="grouped-unsplit", lengths="8,1,1,1",
-                   options={"most_recorded_items": 1000, "exact": True})
-    assert len(found.events) == len(found.event_tokens) == 4 * 64
-    assert sorted(found.events[:, 1]) == list(range(4 * 64))
-    assert found.event_tokens[found.events[:, 1] < 64].tolist() == [873] * 64  # the longest first: 8/11 of 1200
-    assert set(found.event_tokens[found.events[:, 1] >= 64]) == {109}
+    """16 sequences of 8 : 1 : 1 : 1 on a chip of 608 slots: 1024 items, each recorded once, the longest dispatched first."""
+    found = replay("mi300x", "mha", 16, 300, attention_kernel="grouped-unsplit", lengths="8,1,1,1",
+                   options={"most_recorded_items": 2000, "exact": True})
+    assert len(found.events) == len(found.event_tokens) == 16 * 64
+    assert sorted(found.events[:, 1]) == list(range(16 * 64))
+    assert found.event_tokens[found.events[:, 1] < 256].tolist() == [873] * 256  # 8/11 of four times 300
+    assert set(found.event_tokens[found.events[:, 1] >= 256]) == {109}
     few = replay("mi300x", "mha", 4, 300, options={"most_recorded_items": 10, "exact": True})
     assert len(few.events) == len(few.event_tokens) == 10
     assert len(replay("mi300x", "mha", 4, 300).events) == 0
@@ -449,6 +451,14 @@ def test_a_level_that_holds_nothing_is_not_replayed():
         return Placement(weights={"hbm": 1.0}, kv=shares, fits=True, max_batch=0)
 
     alone = replay_attention(operator, task_of(operator), where(hbm=1.0), chip)
-    assert replay_attention(operator, task_of(operator), where(ddr=0.0, hbm=1.0), chip).total_s == alone.total_s
+    found = replay_attention(operator, task_of(operator), where(ddr=0.0, hbm=1.0), chip)
+    assert (found.total_s, found.path) == (alone.total_s, alone.path)
     # A cache that nothing holds (no tokens) lives where it would be looked for first.
     assert replay_attention(operator, task_of(operator), where(hbm=0.0), chip).total_s == alone.total_s
+
+
+def test_a_kernel_runs_within_a_step_and_is_followed_when_long_unless_told_otherwise():
+    plain, floor = replay("h100-sxm", "mha", 32, 32768), replay("h100-sxm", "mha", 32, 32768, options={"alone": True})
+    assert plain.stall_s["launch"] == load_hardware("h100-sxm").overheads.kernel_launch_s < floor.stall_s["launch"]
+    assert plain.replayed_fraction < 1.0
+    assert replay("h100-sxm", "mha", 4, 1024, options={"exact": True}).replayed_fraction == 1.0
