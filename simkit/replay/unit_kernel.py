@@ -115,7 +115,7 @@ def _matrix_kernel(rows: float, all_rows: float, heads: float, task: AttentionTa
     """The matrix unit's kernel of ``rows`` of a KV head's query rows."""
     row_elements = heads * all_rows * task.value_dim
     costs = matrix_costs(rows, all_rows, _token_bytes(task), task, hardware, figures.kernel, figures.widened_ratio)
-    return _kernel(costs, figures, readers=max(1, round(all_rows / rows)),
+    return _kernel(costs, figures, readers=round(all_rows / rows),
                    load_bytes_per_s=figures.load_bytes_per_s * load_fraction,
                    row_cycles=figures.kernel.row_cycles * row_elements / ROW_ELEMENTS / figures.units)
 
@@ -123,7 +123,7 @@ def _matrix_kernel(rows: float, all_rows: float, heads: float, task: AttentionTa
 def _vector_kernel(all_rows: float, task: AttentionTask, figures: Figures) -> UnitKernel:
     """The vector lanes' kernel of one query head an item."""
     costs = vector_costs(_token_bytes(task), task, figures.kernel, figures.widened_ratio)
-    return _kernel(costs, figures, readers=max(1, round(all_rows)), load_bytes_per_s=math.inf, row_cycles=0.0)
+    return _kernel(costs, figures, readers=round(all_rows), load_bytes_per_s=math.inf, row_cycles=0.0)
 
 
 def _kernel(costs: UnitCosts, figures: Figures, *, readers: int, load_bytes_per_s: float,

@@ -115,6 +115,11 @@ def test_a_stream_s_time_has_one_cause_besides_latency_even_where_two_roofs_are_
         highest = {name: float(seconds) for name, seconds in found.cause_s.items() if name != "latency" and seconds > 0}
         assert len(highest) == 1
         assert float(found.total_s) == pytest.approx(sum(float(seconds) for seconds in found.cause_s.values()), rel=1e-12)
+    chip = load_hardware("h100-sxm")
+    hbm = chip.level("hbm")
+    alike = with_level(chip, "l2", bandwidth_bytes_per_s=hbm.bandwidth_bytes_per_s, achievable_fraction=hbm.achievable_fraction)
+    found = streamed(Operator(name="gemm", count=1, weight_bytes=1e9), alike)
+    assert found.cause_s["l2"] + found.cause_s["hbm"] == pytest.approx(1e9 / hbm.achievable_bytes_per_s, rel=1e-12)
     nothing = streamed(Operator(name="nothing", count=1))
     assert nothing.total_s == load_hardware("h100-sxm").overheads.kernel_launch_s  # and no byte to wait for
 
@@ -162,6 +167,9 @@ def test_a_store_is_asked_for_every_point_and_told_how_to_replay_it():
         assert replayed().total_s > 0
         return TimedOperator(total_s=7.0, cause_s={"latency": 7.0}, level_bytes={"hbm": 1.0})
 
+    engine.evaluate(step, in_home("hbm"), chip, store=store)
+    assert [how for *_, how in asked] == [("cold", False)] * 2
+    asked.clear()
     found = engine.evaluate(step, in_home("hbm"), chip, start="warm", exact=True, store=store)
     assert asked == [(tokens, {"hbm": 1.0}, chip, ("warm", True)) for tokens in (1024.0, 2048.0)]
     assert found.operator_time_s["attention"] == pytest.approx(np.full(2, 80 * 7.0))
@@ -175,6 +183,17 @@ def test_replayed_levels_and_causes_are_arrays_of_all_points():
         assert np.broadcast_to(seconds, (2,)) == pytest.approx([float(np.ravel(one.operator_time_s[name])[0]) for one in alone])
     for name, moved in found.level_bytes.items():
         assert np.broadcast_to(moved, (2,)) == pytest.approx([float(np.ravel(one.level_bytes[name])[0]) for one in alone])
+
+
+def test_a_cause_that_one_point_does_not_have_took_no_time_there():
+    """The first point's cache lies in HBM, the second's in DDR behind it."""
+    chip, step = load_hardware("sambanova-sn40l"), step_of()
+    where = Placement(weights={"hbm": 1.0}, kv={"hbm": np.array([1.0, 0.0]), "ddr": np.array([0.0, 1.0])}, fits=True, max_batch=0)
+    attention = step.attention_operators[0]
+    found = engine._replayed(attention, where, [chip, chip], (2,), start="cold", exact=False, store=None)
+    assert found.cause_s["ddr"][0] == 0.0 < found.cause_s["ddr"][1]
+    assert found.level_bytes["ddr"][0] == 0.0 < found.level_bytes["ddr"][1]
+    assert sum(found.cause_s.values()) == pytest.approx(found.total_s, rel=1e-12)
 
 
 def test_only_attention_has_a_task():
