@@ -97,15 +97,17 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
     """
     rows, heads = float(task.query_rows), float(task.sequences) * float(task.kv_heads)
     kernel = figures.kernel
-    if task.kernel == "per-query-head":
-        return [_matrix_kernel(float(operator.query_rows), rows, heads, task, hardware, figures, load_fraction),
-                _vector_kernel(rows, task, figures)]
-    shared = bool(kernel.matrix_least_group <= rows <= kernel.matrix_most_group)
-    parts = dict.fromkeys(float(part[0]) for part in row_groups(np.array([rows])))
-    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in parts
-             if shared and part <= kernel.most_item_rows]
+    by_query_head = task.kernel == "per-query-head"
+    if by_query_head:
+        parts = [float(operator.query_rows)]
+    elif kernel.matrix_least_group <= rows <= kernel.matrix_most_group:
+        groups = dict.fromkeys(float(part[0]) for part in row_groups(np.array([rows])))
+        parts = [part for part in groups if part <= kernel.most_item_rows]
+    else:
+        parts = []
+    found = [_matrix_kernel(part, rows, heads, task, hardware, figures, load_fraction) for part in parts]
     # Kernels for latents are written for the matrix unit alone.
-    if not found or (task.cache_value_dim != 0 and rows <= kernel.vector_most_group):
+    if not found or (task.cache_value_dim != 0 and (by_query_head or rows <= kernel.vector_most_group)):
         found.append(_vector_kernel(rows, task, figures))
     return found
 

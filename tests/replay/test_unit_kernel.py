@@ -92,6 +92,9 @@ def test_a_kernel_a_query_head_has_one_row_an_item_whatever_its_group():
     assert (matrix.matrix, matrix.readers, vector.matrix, vector.readers) == (True, 8, False, 8)
     assert matrix.rows_s == pytest.approx(256 * 50 / 100 * 1e-9)
     assert [one.readers for one in kernels(task(16.0, kernel="per-query-head"), query_rows=2.0)] == [8, 16]
+    few = with_kernel(vector_most_group=4.0, matrix_most_group=4.0, most_item_rows=0.5)
+    assert [one.matrix for one in kernels(task(kernel="per-query-head"), query_rows=1.0, chip=few)] == [True, False]
+    assert [one.matrix for one in kernels(latents(kernel="per-query-head"), query_rows=1.0)] == [True]
 
 
 @pytest.mark.parametrize(("rows", "parts"), [
