@@ -94,7 +94,7 @@ STEP_TESTS := $(addprefix tests/,decode laws/test_roofline_laws.py laws/test_cac
 LOOPS := $(addprefix --mutate simkit/replay/,timeline.py $(addprefix dram/,accounting.py candidates.py channel.py commands.py \
 	intake.py interleave.py mapping.py patterns.py queues.py refresh.py simulate.py state.py timing.py))
 LOOP_TESTS := $(addprefix tests/replay/,test_timeline_oracle.py test_dram_oracle.py test_dram_accounting.py \
-	test_dram_mapping.py test_dram_patterns.py test_dram_standards.py test_dram_reference_timing.py)
+	test_dram_mapping.py test_dram_patterns.py test_dram_refusals.py test_dram_standards.py test_dram_reference_timing.py)
 REPLAY := $(addprefix --mutate simkit/replay/,append.py attention.py cache_hits.py dram_pattern.py engine.py kernel_choice.py \
 	kernel_plan.py machine.py points.py sram_banks.py steady_state.py unit_kernel.py)
 REPLAY_TESTS := $(addprefix tests/replay/,test_append.py test_attention.py test_dram_pattern.py test_engine.py \

@@ -101,11 +101,9 @@ class AddressMapping:
                 "bank": np.asarray(bank, np.int64)}
         address = np.zeros_like(np.asarray(row, np.int64))
         shift = self.burst_bits
-        taken = dict.fromkeys(part, 0)
-        for field, bits in self.fields:
+        for field, bits in self.fields:  # no field but the column is in two parts
             if field in part:
-                address = address | (((part[field] >> taken[field]) & ((1 << bits) - 1)) << shift)
-                taken[field] += bits
+                address = address | (part[field] << shift)
             shift += bits
         return address | (np.asarray(row, np.int64) << shift)
 

@@ -125,6 +125,8 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     slots["next"] = np.arange(1, slots.size + 1)
     slots["next"][-1] = -1
 
+    # Reads on their way: all that wait, once nobody counts any more, and those whose data come in a latency.
+    on_their_way = slots.size + ticks.pseudo_channels * (ticks.read_done // ticks.burst + 1)
     control = np.zeros(1, CONTROL)
     control["now"] = control["nonempty_since"] = 1
     control["next_refresh"] = first_refresh
@@ -137,5 +139,5 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
         closed_banks=np.zeros(ticks.banks, CLOSED),
         open_banks=np.zeros(ticks.banks, np.int64),
         refreshes=np.zeros(_ring_size(4 * ticks.banks), REFRESH),
-        returns=np.zeros(_ring_size(4 * slots.size), np.int64),
+        returns=np.zeros(_ring_size(on_their_way), np.int64),
     )
