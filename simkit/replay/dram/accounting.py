@@ -29,7 +29,7 @@ def account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, 
         if pseudos[pseudo].last_was_write == 1 - is_write:
             counters.turnaround += gap
         elif is_active:
-            limited = min(gap, max(0, banks[bank].activate_wait))
+            limited = min(gap, banks[bank].activate_wait)
             counters.activation_limit += limited
             counters.row_miss += gap - limited
         elif tick <= column_ok[banks[bank].group_column + is_write] + 1:

@@ -13,7 +13,7 @@ from typing import Final
 from numba import njit
 
 from simkit.replay.dram.queues import BANK_MASK, PASSIVE_BIT
-from simkit.replay.dram.timing import AGE_BITS, BANK_BITS, FAR
+from simkit.replay.dram.timing import AGE_BITS, BANK_BITS, FAR, NONE
 
 NO_AGE: Final = FAR
 _WAIT_BIT: Final = PASSIVE_BIT + 1
@@ -44,7 +44,7 @@ def next_column(t, control, columns, column_ok, floor, only_active):
         tick = column_ready(t, columns, column_ok, place, floor)
         best = min(best, ((tick - floor) << _WAIT_BIT) | columns[place].order)
     if best == _NONE:
-        return FAR, -1, NO_AGE, 0
+        return FAR, NONE, NO_AGE, 0
     return (floor + (best >> _WAIT_BIT), best & BANK_MASK, (best >> BANK_BITS) & _AGE_MASK,
             1 - ((best >> PASSIVE_BIT) & 1))
 
@@ -65,7 +65,7 @@ def next_activate(t, control, groups, pseudos, closed_banks, floor):
                                      pseudos[closed_banks[place].pseudo].activate_ok))
         best = min(best, ((tick - floor) << _WAIT_BIT) | closed_banks[place].order)
     if best == _NONE:
-        return FAR, -1, NO_AGE
+        return FAR, NONE, NO_AGE
     return floor + (best >> _WAIT_BIT), best & BANK_MASK, (best >> BANK_BITS) & _AGE_MASK
 
 
@@ -82,12 +82,12 @@ def precharge_ready(control, banks, queues, pseudos, slots, bank, floor, row_hit
 @njit(inline="always")
 def next_precharge(control, banks, queues, pseudos, slots, open_banks, floor, row_hit_first):
     """Best PRE of all open banks with misses: (tick, bank, age)."""
-    best_tick, best_bank, best_age = FAR, -1, NO_AGE
+    best_tick, best_bank, best_age = FAR, NONE, NO_AGE
     first_queue = control.write_mode * banks.size
     for place in range(control.open_banks):
         bank = open_banks[place]
         tick = precharge_ready(control, banks, queues, pseudos, slots, bank, floor, row_hit_first)
-        if tick <= best_tick and tick < FAR:
+        if tick <= best_tick:
             age = slots[queues[first_queue + bank].miss_head].age
             if tick < best_tick or age < best_age:
                 best_tick, best_bank, best_age = tick, bank, age

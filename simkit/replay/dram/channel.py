@@ -37,7 +37,7 @@ from simkit.replay.dram.commands import activate, occupy_bus, precharge, transfe
 from simkit.replay.dram.intake import accept, next_acceptance, note_returned_reads
 from simkit.replay.dram.queues import release, relist_all, relist_hits, relist_rows, take_hit, unlist_column
 from simkit.replay.dram.refresh import issue_refresh_command, next_refresh_command, push_due_refreshes
-from simkit.replay.dram.timing import FAR
+from simkit.replay.dram.timing import FAR, NONE
 
 STUCK: Final = -1  # result of ``serve`` if nothing can ever happen again; a bug, never a user's mistake
 
@@ -80,9 +80,9 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
     was_refreshing = False
     # best candidate of each kind; a *_known of False asks for a new search
     column_known, activate_known, precharge_known = False, False, False
-    column_tick, column_bank, column_age, column_active = FAR, -1, NO_AGE, 0
-    activate_tick, activate_bank, activate_age = FAR, -1, NO_AGE
-    precharge_tick, precharge_bank, precharge_age = FAR, -1, NO_AGE
+    column_tick, column_bank, column_age, column_active = FAR, NONE, NO_AGE, 0
+    activate_tick, activate_bank, activate_age = FAR, NONE, NO_AGE
+    precharge_tick, precharge_bank, precharge_age = FAR, NONE, NO_AGE
 
     while True:
         # requests enter before the commands of this tick
@@ -125,7 +125,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
         close_first = False
         if refreshing:
             row_tick, close_first = next_refresh_command(t, control, banks, pseudos, refreshes, row_floor)
-            row_bank, row_age = -1, NO_AGE
+            row_bank, row_age = NONE, NO_AGE
         else:
             if not activate_known or activate_tick < row_floor:
                 activate_tick, activate_bank, activate_age = next_activate(
@@ -154,7 +154,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             return STUCK
         if second_part:
             occupy_bus(t, control, tick, t.activate_bus, False)
-            control.pending_activate = -1
+            control.pending_activate = NONE
             now = tick + 1
             continue
 
@@ -177,13 +177,12 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
             if t.data_clock_hold > 0:
                 if tick >= control.data_clock_until:
                     burst_tick = tick + 1  # CAS first, to wake the data clock
-                    now = max(now, burst_tick)
                 control.data_clock_until = burst_tick + t.data_clock_hold
             bank = column_bank
             if column_active:
                 slot = banks[bank].active
                 account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, True, burst_tick)
-                banks[bank].active = -1
+                banks[bank].active = NONE
                 control.active -= 1
                 unlist_column(control, columns, column_place, bank, 0)
                 relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
@@ -206,7 +205,7 @@ def serve(  # noqa: C901, PLR0912, PLR0915 - one compiled loop; its steps are fu
                     ready = precharge_ready(control, banks, queues, pseudos, slots, bank,
                                             max(now, control.row_bus_free), row_hit_first)
                     age = slots[queues[control.write_mode * banks.size + bank].miss_head].age
-                    if ready < precharge_tick or (ready == precharge_tick < FAR and age < precharge_age):
+                    if ready < precharge_tick or (ready == precharge_tick and age < precharge_age):
                         precharge_tick, precharge_bank, precharge_age = ready, bank, age
             done = note_completion(t, control, counters, slots, returns, slot, burst_tick)
             if t.dual_bus and not refreshing and direction_switches(control, high_mark, low_mark):

@@ -16,6 +16,7 @@ from simkit.replay.dram.queues import (
     take_miss_for_activate,
     unlist_column,
 )
+from simkit.replay.dram.timing import NONE
 
 
 @njit(inline="always")
@@ -36,7 +37,7 @@ def precharge(t, control, banks, queues, pseudos, slots, columns, column_place, 
     """PRE: close the row (tRP before the next ACT or REF, tPPD before the next PRE)."""
     occupy_bus(t, control, tick, t.row_bus, False)
     pseudo = banks[bank].pseudo
-    banks[bank].open_row = -1
+    banks[bank].open_row = NONE
     banks[bank].activate_ok = max(banks[bank].activate_ok, tick + t.precharge_to_activate)
     pseudos[pseudo].precharge_ok = max(pseudos[pseudo].precharge_ok, tick + t.precharge_to_precharge)
     pseudos[pseudo].refresh_ok = max(pseudos[pseudo].refresh_ok, tick + t.precharge_to_refresh)

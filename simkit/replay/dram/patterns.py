@@ -92,7 +92,7 @@ def streams(config: DramConfig, requests: int, *, count: int, bases: str, turn_b
         base = base * STREAM_BASE_ALIGNMENT_BYTES
     turn_bytes = max(turn_bytes, standard.burst_bytes)
     turns = max(1, requests * standard.burst_bytes // (turn_bytes * count))
-    start = (base[None, :] + np.arange(turns, dtype=np.int64)[:, None] * turn_bytes).reshape(-1)
+    start = (base[None, :] + np.arange(turns, dtype=np.int64)[:, None] * turn_bytes).ravel()
     address = bursts_of_chunks(start, turn_bytes, standard.burst_bytes) % config.capacity_bytes
     return _reads(address, address.size * standard.burst_bytes)
 
@@ -111,11 +111,11 @@ def mixed(config: DramConfig, requests: int, *, reads_per_write: int, random_rea
         read = np.arange(groups * reads_per_write, dtype=np.int64).reshape(groups, reads_per_write)
         read = read % places * MIXED_CHUNK_BYTES
     write = half + rng.integers(0, places, (groups, 1)) * MIXED_CHUNK_BYTES
-    base = np.concatenate([read, write], axis=1).reshape(-1)
+    base = np.concatenate([read, write], axis=1).ravel()
     is_write = np.zeros((groups, reads_per_write + 1), np.int64)
     is_write[:, -1] = 1
     address = bursts_of_chunks(base, MIXED_CHUNK_BYTES, burst)
-    return Trace(address_bytes=address, is_write=np.repeat(is_write.reshape(-1), bursts_each),
+    return Trace(address_bytes=address, is_write=np.repeat(is_write.ravel(), bursts_each),
                  useful_bytes=address.size * burst)
 
 
@@ -146,9 +146,10 @@ def _chunk(alignment: Callable[[DramConfig, int], int]) -> Generator:
     return generate
 
 
-def _streams(bases: str, turn_bytes: int) -> Generator:
+def _streams(bases: str, turn_bytes: int | None = None) -> Generator:
     return lambda config, requests, parameter, rng: streams(
-        config, requests, count=int(parameter), bases=bases, turn_bytes=turn_bytes, rng=rng)
+        config, requests, count=int(parameter), bases=bases, turn_bytes=turn_bytes or config.standard.burst_bytes,
+        rng=rng)
 
 
 def _mixed(*, random_reads: bool) -> Generator:
@@ -179,9 +180,9 @@ PATTERNS: Final[dict[str, Generator]] = {
     "chunk_rowaligned": _chunk(lambda config, chunk: max(chunk, config.standard.row_bytes)),
     "chunk_unaligned": _chunk(lambda _config, _chunk: UNALIGNED_STEP_BYTES),
     "random_gather": _chunk(lambda _config, chunk: chunk),
-    "streams_conflict_gtx": _streams("conflict", 0),
-    "streams_spread_gtx": _streams("spread", 0),
-    "streams_random_gtx": _streams("random", 0),
+    "streams_conflict_gtx": _streams("conflict"),
+    "streams_spread_gtx": _streams("spread"),
+    "streams_random_gtx": _streams("random"),
     "streams_conflict_g256": _streams("conflict", 256),
     "streams_spread_g256": _streams("spread", 256),
     "streams_random_g256": _streams("random", 256),

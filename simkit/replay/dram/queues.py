@@ -12,7 +12,7 @@ from typing import Final
 
 from numba import njit
 
-from simkit.replay.dram.timing import AGE_BITS, BANK_BITS
+from simkit.replay.dram.timing import AGE_BITS, BANK_BITS, NONE
 
 PASSIVE_BIT: Final = AGE_BITS + BANK_BITS
 BANK_MASK: Final = (1 << BANK_BITS) - 1
@@ -60,7 +60,7 @@ def unlist_column(control, columns, column_place, bank, passive):
     """Take a bank's active request or its hits out of the columns, if they are there."""
     place = column_place[2 * bank + passive]
     if place >= 0:
-        column_place[2 * bank + passive] = -1
+        column_place[2 * bank + passive] = NONE
         control.columns -= 1
         last = control.columns
         if place != last:
@@ -98,7 +98,7 @@ def relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank):
         closed_banks[place].group = banks[bank].group
         closed_banks[place].pseudo = banks[bank].pseudo
     elif place >= 0 and not wanted:
-        banks[bank].closed_place = -1
+        banks[bank].closed_place = NONE
         control.closed_banks -= 1
         last = control.closed_banks
         if place != last:
@@ -119,7 +119,7 @@ def relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank):
         last = open_banks[control.open_banks]
         open_banks[place] = last
         banks[last].open_place = place
-        banks[bank].open_place = -1
+        banks[bank].open_place = NONE
 
 
 @njit
@@ -127,7 +127,7 @@ def relist_all(control, banks, queues, slots, columns, column_place, closed_bank
     """Make the work lists anew, for the direction that is served from now on."""
     control.closed_banks = control.open_banks = 0
     for bank in range(banks.size):
-        banks[bank].closed_place = banks[bank].open_place = -1
+        banks[bank].closed_place = banks[bank].open_place = NONE
         relist_hits(control, banks, queues, slots, columns, column_place, bank)
         relist_rows(control, banks, queues, slots, closed_banks, open_banks, bank)
 
@@ -142,7 +142,7 @@ def enqueue(control, banks, queues, slots, bank, row, is_write, request, tick):
     slots[slot].arrival = tick
     slots[slot].is_write = is_write
     slots[slot].request = request
-    slots[slot].next = -1
+    slots[slot].next = NONE
     control.accepted += 1
     if control.queued_reads + control.queued_writes + control.active == 0:
         control.nonempty_since = tick
@@ -173,8 +173,6 @@ def take_hit(queues, slots, queue):
     """Remove and return the oldest request for the open row."""
     slot = queues[queue].hit_head
     queues[queue].hit_head = slots[slot].next
-    if slots[slot].next < 0:
-        queues[queue].hit_tail = -1
     return slot
 
 
@@ -190,15 +188,13 @@ def take_miss_for_activate(queues, slots, queue):
     """Remove and return the oldest request of a closed bank."""
     slot = queues[queue].miss_head
     queues[queue].miss_head = slots[slot].next
-    if slots[slot].next < 0:
-        queues[queue].miss_tail = -1
     return slot
 
 
 @njit(inline="always")
 def gather_hits(queues, slots, queue, row):
     """A row was opened: move its requests from the miss list to the (empty) hit list, keeping their order."""
-    previous = -1
+    previous = NONE
     slot = queues[queue].miss_head
     while slot >= 0:
         following = slots[slot].next
@@ -214,7 +210,7 @@ def gather_hits(queues, slots, queue, row):
             else:
                 slots[queues[queue].hit_tail].next = slot
             queues[queue].hit_tail = slot
-            slots[slot].next = -1
+            slots[slot].next = NONE
         else:
             previous = slot
         slot = following
@@ -227,7 +223,7 @@ def scatter_hits(queues, slots, queue):
     if hit < 0:
         return
     miss = queues[queue].miss_head
-    tail = -1
+    tail = NONE
     while hit >= 0 or miss >= 0:
         if miss < 0 or (hit >= 0 and slots[hit].age < slots[miss].age):
             slot = hit
@@ -240,7 +236,6 @@ def scatter_hits(queues, slots, queue):
         else:
             slots[tail].next = slot
         tail = slot
-    slots[tail].next = -1
+    slots[tail].next = NONE
     queues[queue].miss_tail = tail
-    queues[queue].hit_head = -1
-    queues[queue].hit_tail = -1
+    queues[queue].hit_head = NONE

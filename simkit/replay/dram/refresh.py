@@ -12,7 +12,7 @@ from numba import njit
 from simkit.replay.dram.candidates import on_rising_edge
 from simkit.replay.dram.commands import occupy_bus, precharge
 from simkit.replay.dram.queues import BANK_MASK
-from simkit.replay.dram.timing import FAR
+from simkit.replay.dram.timing import FAR, NONE
 
 REFRESH_OFF: Final = 0
 REFRESH_ALL_BANKS: Final = 1
@@ -28,7 +28,7 @@ def push_due_refreshes(t, control, refreshes, banks, refresh_kind):
     if refresh_kind == REFRESH_ALL_BANKS:
         for pseudo in range(t.pseudo_channels):
             refreshes[control.refresh_tail & mask].pseudo = pseudo
-            refreshes[control.refresh_tail & mask].bank = -1
+            refreshes[control.refresh_tail & mask].bank = NONE
             control.refresh_tail += 1
         control.next_refresh += t.refresh_interval
         return

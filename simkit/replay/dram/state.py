@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.replay.dram.timing import FAR, Ticks
+from simkit.replay.dram.timing import FAR, NONE, Ticks
 
 
 def _record(*fields: str) -> np.dtype[Any]:
@@ -102,7 +102,7 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     bank_numbers = np.arange(ticks.banks, dtype=np.int64)
     banks = np.zeros(ticks.banks, BANK)
     for field in ("open_row", "active", "closed_place", "open_place"):
-        banks[field] = -1
+        banks[field] = NONE
     banks["group"] = bank_numbers * ticks.groups // ticks.banks
     banks["stack"] = bank_numbers * ticks.stacks // ticks.banks
     banks["pseudo"] = bank_numbers * ticks.pseudo_channels // ticks.banks
@@ -110,12 +110,12 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
     banks["stack_column"] = 2 * (ticks.groups + banks["stack"])
 
     queues = np.zeros(2 * ticks.banks, QUEUE)
-    for field in ("hit_head", "hit_tail", "miss_head", "miss_tail"):
-        queues[field] = -1
+    for field in ("hit_head", "miss_head"):
+        queues[field] = NONE
 
     pseudos = np.zeros(ticks.pseudo_channels, PSEUDO)
     pseudos["last_column"] = 1 - ticks.burst
-    pseudos["last_was_write"] = -1
+    pseudos["last_was_write"] = NONE
     stack_columns = 2 * (ticks.groups + np.arange(ticks.pseudo_channels + 1) * ticks.stacks // ticks.pseudo_channels)
     pseudos["stack_columns"], pseudos["stack_columns_end"] = stack_columns[:-1], stack_columns[1:]
     for field in ("activate_1", "activate_2", "activate_3"):
@@ -123,19 +123,19 @@ def new_state(ticks: Ticks, *, read_queue: int, write_queue: int, first_refresh:
 
     slots = np.zeros(read_queue + write_queue + ticks.banks + 1, SLOT)
     slots["next"] = np.arange(1, slots.size + 1)
-    slots["next"][-1] = -1
+    slots["next"][-1] = NONE
 
     # Reads on their way: all that wait, once nobody counts any more, and those whose data come in a latency.
     on_their_way = slots.size + ticks.pseudo_channels * (ticks.read_done // ticks.burst + 1)
     control = np.zeros(1, CONTROL)
     control["now"] = control["nonempty_since"] = 1
     control["next_refresh"] = first_refresh
-    control["pending_activate"] = -1
+    control["pending_activate"] = NONE
     return ChannelState(
         control=control, counters=np.zeros(1, COUNTERS), banks=banks, queues=queues,
         groups=np.zeros(ticks.groups, GROUP), pseudos=pseudos, slots=slots,
         column_ok=np.zeros(2 * (ticks.groups + ticks.stacks), np.int64),
-        columns=np.zeros(2 * ticks.banks, COLUMN), column_place=np.full(2 * ticks.banks, -1, np.int64),
+        columns=np.zeros(2 * ticks.banks, COLUMN), column_place=np.full(2 * ticks.banks, NONE, np.int64),
         closed_banks=np.zeros(ticks.banks, CLOSED),
         open_banks=np.zeros(ticks.banks, np.int64),
         refreshes=np.zeros(_ring_size(4 * ticks.banks), REFRESH),

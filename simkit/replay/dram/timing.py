@@ -18,6 +18,7 @@ from simkit.errors import UserError
 from simkit.replay.dram.standards import DramStandard
 
 FAR: int = 1 << 60  # later than any tick of a replay
+NONE: int = -1  # no slot, bank, place or row
 # What compiled searches pack into one integer, with a bit for active requests.
 WAIT_BITS: int = 21  # ticks that a command must wait: tRFC, the longest delay, is 350 ns, 700 000 half clocks of 1 ps
 AGE_BITS: int = 33  # requests that a channel can be sent
