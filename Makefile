@@ -21,7 +21,7 @@ help:
 	@echo "make bench    run every benchmarks/bench_*.py"
 	@echo "make bench-peers  simkit beside other tools, each installed into out/peers (not in simkit's own environment)"
 	@echo "make faults   strike running commands hundreds of times: signals, full disks, lost workers, two at once"
-	@echo "make mutants  small changes to the physics, each of which some test should notice (an hour for 1000)"
+	@echo "make mutants  small changes to the physics, each of which some test should notice (two hours for 300 of each of three groups)"
 	@echo "make fresh    the README's commands as a new user on other Pythons, locales and read-only folders"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make docs     renew the figures, tables and outputs in README.md and docs/"
