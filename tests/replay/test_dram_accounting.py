@@ -326,3 +326,9 @@ def test_a_write_waits_for_its_row_only_as_long_as_writes_must():
 def test_the_first_burst_waits_for_its_row_whatever_its_direction():
     """ACT 1, WR 14: nothing was there to turn round from."""
     assert waits_ns(replayed([place()], writes=[1])) == {"row_miss": 13, "busy": 2, "pipeline": 14 - 15}
+
+
+def test_a_request_in_a_place_that_was_used_before_stays_the_last_of_its_bank():
+    """The fourth takes the place of the first, whose read left at 16; then its two elders' row is opened, and a fifth comes behind it."""
+    result = replayed([place(row=0), place(row=1), place(row=1, column=1), place(row=2), place(row=3)], at_ns=[1, 1, 1, 20, 70])
+    assert list(done_ns(result)) == [0, 1, 2, 3, 4]
