@@ -1,4 +1,4 @@
-"""An attention operator's replay: its parts put together by hand, and which of several runs is kept."""
+"""An attention operator's replay, its parts put together by hand: the account of time, bytes at each level, the combine pass."""
 
 from dataclasses import replace
 
@@ -8,9 +8,8 @@ import pytest
 from simkit.decode.arithmetic import compute_time_s, special_function_time_s
 from simkit.decode.placement import Placement
 from simkit.hardware.catalog import load_hardware
-from simkit.replay import attention, timeline
-from simkit.replay.attention import AttentionReplay, replay_attention
-from simkit.replay.dram_pattern import PatternRate
+from simkit.replay import attention
+from simkit.replay.attention import replay_attention
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import plan_kernels
@@ -18,19 +17,6 @@ from simkit.replay.machine import machine_of
 from simkit.replay.steady_state import KernelLoop, Run
 from simkit.replay.unit_kernel import figures_of
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
-
-
-def result(total_s=1.0, bound_s=0.0, **fields):
-    """A replay of nothing but its time."""
-    found = AttentionReplay(
-        total_s=total_s, stall_s={"latency": total_s}, level_bytes={}, utilisation={}, row_hit_fraction=None,
-        home_rate_fraction=1.0, cycles=None, items=1, units=1, splits=1.0, replayed_fraction=1.0,
-        extrapolation_bound_s=bound_s, path=(), replayed_s=total_s, binned_bytes=np.zeros((0, 0)),
-        events=np.zeros((0, timeline.EVENT_COLUMNS)), event_tokens=np.zeros(0, dtype=np.int64))
-    return replace(found, **fields)
-
-
-# --- bytes at each level
 
 
 def moved(loop, home_share=1.0):
@@ -54,9 +40,6 @@ def test_repeated_reads_pass_the_cache_and_reach_the_home_as_often_as_it_forgot(
     assert moved(loop, home_share=1.5) == {"l2": 3007.0, "hbm": 1507.0 - 375.0}
 
 
-# --- the combine pass of kernels that nobody measured
-
-
 def combined(loop, partial_bytes):
     server, seconds = attention._combine(replace(loop.plan, combine_bytes=partial_bytes), loop.machine)
     return server.name, seconds
@@ -76,117 +59,6 @@ def test_partial_results_pass_no_level_of_a_single_unit_and_none_whose_rate_is_u
     both = replace(kernel_loop(cache=1e9).machine)
     path = (replace(both.path[0], per_unit=True), both.path[1])
     assert attention._combine(replace(loop.plan, combine_bytes=2000.0), replace(both, path=path))[0].name == "hbm"
-
-
-# --- the machine as measured kernels find it
-
-
-def test_a_page_number_is_waited_for_once_an_item_unless_kernels_were_timed_with_it():
-    task = task_of(attention_operator("gqa-8", 1, 64, page=16))
-    gpu, chip = load_hardware("mi300x"), load_hardware("h100-sxm")
-    machine = replace(machine_of(gpu, "hbm"), item_setup_s=1e-6)
-    paged = attention._with_page_table(machine, task, None)
-    assert paged.item_setup_s == pytest.approx(1e-6 + machine.path[-1].latency_s, rel=1e-12)
-    assert attention._with_page_table(machine, replace(task, page=2), None) != machine
-    assert attention._with_page_table(machine, replace(task, page=1), None) == machine
-    timed = machine_of(chip, "hbm")
-    assert attention._with_page_table(timed, task, figures_of(task, chip, timed.home)) == timed
-    static = machine_of(load_hardware("sambanova-sn40l"), "hbm")
-    assert attention._with_page_table(static, task, None) == static
-
-
-def test_measured_kernels_reach_their_share_of_the_peak_and_of_the_cache():
-    chip = load_hardware("h100-sxm")
-    machine, task = machine_of(chip, "hbm"), task_of(attention_operator("gqa-8", 1, 64))
-    figures = figures_of(task, chip, machine.home)
-    assert attention._as_measured(machine, None) is machine
-    found = attention._as_measured(machine, replace(figures, kernel=replace(
-        figures.kernel, dram_achieved_fraction=0.5, cache_bytes_per_cycle_per_unit=1.0)))
-    assert found.path[-1].bytes_per_s == 0.5 * chip.level("hbm").bandwidth_bytes_per_s
-    assert found.path[machine.cache_server].bytes_per_s == pytest.approx(132 * chip.compute.clock_hz, rel=1e-12)
-    assert [server.name for server in found.path] == [server.name for server in machine.path]
-    # Neither is raised above what the level itself reaches.
-    high = attention._as_measured(machine, replace(figures, kernel=replace(
-        figures.kernel, dram_achieved_fraction=2.0, cache_bytes_per_cycle_per_unit=1e9)))
-    assert high == machine
-    # Another level than the main memory was not measured; a machine without a cache has none to measure.
-    elsewhere = replace(machine, home=replace(machine.home))
-    assert attention._as_measured(elsewhere, figures).path[-1] == machine.path[-1]
-    bare = replace(machine, cache=None, path=machine.path[-1:])
-    assert len(attention._as_measured(bare, figures).path) == 1
-
-
-def test_a_slot_s_buffers_are_the_profile_s_or_what_a_measured_unit_loads_in_a_latency():
-    task = task_of(attention_operator("gqa-8", 1, 64))
-    gpu = machine_of(load_hardware("mi300x"), "hbm")
-    assert attention._in_flight_bytes(gpu, task) == gpu.outstanding_bytes_per_slot
-    measured = machine_of(load_hardware("h100-sxm"), "hbm")
-    figures = figures_of(task, measured.hardware, measured.home)
-    own = figures.load_bytes_per_s * figures.dram_latency_s
-    assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=1e12), task) == own
-    assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=1e12, load_fraction=0.25), task) == own / 4
-    assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=10.0), task) == 10.0
-    static = machine_of(load_hardware("groq-lpu"), "sram")
-    assert attention._in_flight_bytes(static, task) == np.inf
-
-
-# --- what the home's banks see
-
-
-def asked(monkeypatch, chip, layout, batch=2, kv_len=4096, home=None, **scenario):
-    """The pattern that the DRAM model is asked about."""
-    patterns = []
-    monkeypatch.setattr(attention, "pattern_rate", lambda level, pattern: patterns.append((level.name, pattern)) or PatternRate(
-        fraction=1.0, row_hit_fraction=1.0))
-    replay(chip, layout, batch, kv_len, home=home, **scenario)
-    return patterns[0]
-
-
-def test_the_memory_sees_keys_and_values_of_all_running_items(monkeypatch):
-    """16 sequences of 64 heads are 1024 items, of which 2 run on each of 304 units; 256 bytes of a key, tiles of 64 tokens."""
-    name, pattern = asked(monkeypatch, "mi300x", "mha", batch=16)
-    assert name == "hbm"
-    assert pattern.streams == 2 * 2 * 304
-    assert pattern.run_bytes == pattern.stride_bytes == 64 * 256
-    assert pattern.footprint_bytes == 2 * 16 * 64 * 4096 * 256  # a power of two by itself
-    assert pattern.neighbours == 1
-    assert asked(monkeypatch, "mi300x", "mqa", batch=2, attention_kernel="grouped-unsplit")[1].streams == 2 * 2
-
-
-def test_short_items_pages_and_token_major_caches_are_read_in_shorter_runs(monkeypatch):
-    assert asked(monkeypatch, "mi300x", "mha", kv_len=32)[1].run_bytes == 32 * 256
-    assert asked(monkeypatch, "mi300x", "mha", page=16)[1].run_bytes == 16 * 256
-    side_by_side = asked(monkeypatch, "mi300x", "gqa-8", cache_order="token-major")[1]
-    assert (side_by_side.run_bytes, side_by_side.neighbours, side_by_side.stride_bytes) == (256, 8, 8 * 256)
-    # Of items of many lengths the longest says how long a run may be.
-    assert asked(monkeypatch, "mi300x", "mha", batch=4, kv_len=32, lengths="8,1,1,1")[1].run_bytes == 64 * 256
-    # H2O keeps one token in eight: runs of a token, eight apart.
-    kept = asked(monkeypatch, "mi300x", "gqa-8", eviction="h2o:256+256")[1]
-    assert (kept.run_bytes, kept.stride_bytes) == (256, 8 * 256)
-
-
-def test_a_latent_is_one_array(monkeypatch):
-    pattern = asked(monkeypatch, "mi300x", "mla", model="deepseek-v2", batch=2, attention_kernel="grouped-unsplit")[1]
-    assert pattern.streams == 2
-    assert pattern.run_bytes == 65536  # 64 tokens of 1152 bytes, and the power of two below
-
-
-def test_banks_of_sram_are_asked_for_a_vector_s_bytes_and_distances(monkeypatch):
-    seen = []
-    monkeypatch.setattr(attention, "bank_fraction", lambda level, **where: seen.append((level.name, where)) or 0.5)
-    found = replay("generic-sram-asic", "gqa-8", 2, 64, cache_order="token-major")
-    name, where = seen[0]
-    assert name == "sram"
-    assert (where["token_bytes"], where["row_bytes"], where["stride_tokens"]) == (256.0, 8 * 256.0, 1.0)
-    assert (found.home_rate_fraction, found.row_hit_fraction) == (0.5, None)
-    replay("generic-sram-asic", "mla", 2, 64, model="deepseek-v2")
-    assert seen[-1][1]["token_bytes"] == seen[-1][1]["row_bytes"] == 1152.0
-    count = len(seen)
-    replay("groq-lpu", "gqa-8", 2, 64, cache_order="token-major")
-    assert len(seen) == count  # a compiled program meets no bank twice
-
-
-# --- putting one run together
 
 
 def put_together(monkeypatch, chip="h100-sxm", layout="gqa-8", batch=4, kv_len=2048, *, start="cold", alone=False,
@@ -295,9 +167,8 @@ def test_what_takes_exactly_the_best_time_is_run(monkeypatch):
     assert found is not None
 
 
-def test_a_profile_without_a_clock_counts_no_cycles(monkeypatch):
+def test_a_profile_without_a_clock_counts_no_cycles():
     chip = load_hardware("mi300x")
-    monkeypatch.setattr(attention, "machine_of", machine_of)
     silent = replace(chip, compute=replace(chip.compute, clock_hz=None))
     assert replay(silent, "gqa-8", 1, 64).cycles is None
     assert replay(chip, "gqa-8", 1, 64).cycles == pytest.approx(replay(chip, "gqa-8", 1, 64).total_s * chip.compute.clock_hz)
@@ -314,133 +185,6 @@ def test_recorded_items_carry_their_whole_length():
     few = replay("mi300x", "mha", 4, 300, options={"most_recorded_items": 10, "exact": True})
     assert len(few.events) == len(few.event_tokens) == 10
     assert len(replay("mi300x", "mha", 4, 300).events) == 0
-
-
-# --- which of several runs is kept
-
-
-def searched(monkeypatch, times, *, chip="mi300x", start="cold", outstanding=32768.0):
-    """The search with runs that take ``times(start, fraction of the buffers)``; None is nothing new. And what was asked."""
-    hardware = load_hardware(chip)
-    machine = replace(machine_of(hardware, hardware.main_memory.name), outstanding_bytes_per_slot=outstanding)
-    operator = attention_operator("gqa-8", 2, 1024)
-    asked_for = []
-
-    def runs(buffered, *_, start, **__):
-        asked_for.append((start, buffered.load_fraction, buffered.outstanding_bytes_per_slot))
-        seconds = times(start, buffered.load_fraction)
-        return [] if seconds is None else [result(seconds)]
-
-    monkeypatch.setattr(attention, "_replays_in", runs)
-    found = attention._best_of(machine, operator, task_of(operator), in_home("hbm"), start, {})
-    return found, asked_for
-
-
-def test_buffers_are_halved_until_a_slot_waits_for_every_load_and_nothing_new_is_found(monkeypatch):
-    """32 768 bytes in flight; four tokens of 512 bytes are 2048: 32 768, .. 2048, and below it 1024."""
-    found, asked_for = searched(monkeypatch, lambda _start, share: 1.0 if share == 0.25 else 2.0 if share > 0.04 else None)
-    assert asked_for == [("cold", 0.5**i, 32768 * 0.5**i) for i in range(6)]
-    assert found.total_s == 1.0
-    # While shorter buffers still lead to other runs, they are tried.
-    _, asked_for = searched(monkeypatch, lambda _start, share: 1.0 if share > 0.01 else None)
-    assert [share for _, share, _ in asked_for] == [0.5**i for i in range(8)]
-
-
-def test_a_warm_kernel_may_run_as_if_it_were_cold(monkeypatch):
-    found, asked_for = searched(monkeypatch, lambda start, share: (3.0 if start == "warm" else 2.0) if share == 1 else None,
-                                start="warm")
-    assert [start for start, _, _ in asked_for[:4]] == ["warm", "cold", "warm", "cold"]
-    assert found.total_s == 2.0
-
-
-def test_a_machine_with_unbounded_buffers_runs_once(monkeypatch):
-    _, asked_for = searched(monkeypatch, lambda _start, _share: 1.0, chip="groq-lpu", outstanding=np.inf)
-    assert len(asked_for) == 1
-
-
-def test_the_bound_of_the_fastest_covers_what_another_may_truly_take():
-    """2.0 +- 0.1 against 2.2 +- 0.5: the other may take 1.7."""
-    found = attention._fastest([result(2.2, 0.5), result(2.0, 0.1), result(3.0, 0.2)])
-    assert (found.total_s, found.extrapolation_bound_s) == (2.0, pytest.approx(0.3))
-    assert attention._fastest([result(2.2, 0.1), result(2.0, 0.15)]).extrapolation_bound_s == 0.15
-
-
-def ways(monkeypatch, *, tried=None, replays=(), start="cold", chip="h100-sxm", plans=2, took=(1.0, 1.0), **scenario):
-    """Ways to run a kernel with plans of given times: (found, limits that each was given, what plans were asked with)."""
-    hardware = load_hardware(chip)
-    machine = machine_of(hardware, hardware.main_memory.name)
-    operator = attention_operator("gqa-8", 2, 1024, **scenario)
-    some = plan_kernels(operator, task_of(operator), machine, figures=None, hit_share=0.0, alone=False)[0]
-    several = [replace(some, granules_in_flight=count + 1) for count in range(plans)]
-    limits, how = [], []
-
-    def planned(*_, **given):
-        how.append(given)
-        return several
-
-    def run(_machine, plan, *_, could_win_s, **__):
-        limits.append(could_win_s)
-        seconds = took[plan.granules_in_flight - 1]
-        return None if seconds is None else result(seconds)
-
-    monkeypatch.setattr(attention, "plan_kernels", planned)
-    monkeypatch.setattr(attention, "_replay_plan", run)
-    found = attention._replays_in(
-        machine, operator, task_of(operator), in_home(machine.home.name), start=start, replays=list(replays),
-        tried=set() if tried is None else tried, alone=False, exact=False, most_events=1, most_recorded_items=0, bins=0)
-    return [one.total_s for one in found], limits, how[0]
-
-
-def test_the_first_choice_runs_unless_clearly_slower_and_the_second_only_to_win_three_percent(monkeypatch):
-    found, limits, _ = ways(monkeypatch, took=(2.0, 1.0))
-    assert found == [2.0, 1.0]
-    assert limits == [float("inf"), pytest.approx(2.0 / 1.03)]
-    _, limits, _ = ways(monkeypatch, replays=[result(1.5), result(1.0)], took=(2.0, 1.0))
-    assert limits == [pytest.approx(1.02), pytest.approx(1 / 1.03)]
-    found, _, _ = ways(monkeypatch, took=(None, 1.0))
-    assert found == [1.0]
-
-
-def test_what_was_tried_is_not_run_again_and_the_rest_is(monkeypatch):
-    tried = set()
-    ways(monkeypatch, tried=tried, plans=1)
-    found, limits, _ = ways(monkeypatch, tried=tried, took=(1.0, 5.0))
-    assert (found, len(limits)) == ([5.0], 1)
-    found, _, _ = ways(monkeypatch, tried=tried, start="warm", took=(1.0, 5.0))
-    assert found == [1.0, 5.0]  # a warm one is another
-
-
-def test_a_warm_kernel_hits_what_the_effective_part_of_the_cache_holds(monkeypatch):
-    """Two sequences of 1024 tokens are 8 MB: all of H100's 50 MB L2 hits, of a hundredth of it nothing."""
-    assert ways(monkeypatch)[2]["hit_share"] == 0.0
-    assert ways(monkeypatch, start="warm")[2]["hit_share"] == pytest.approx(1.0, abs=1e-5)
-    assert ways(monkeypatch, start="warm", chip="mi300x")[2]["figures"] is None
-    seen = []
-    monkeypatch.setattr(attention, "cyclic_hit_share", lambda cache, scanned, **how: seen.append((cache.name, scanned, how)) or 0.5)
-    operator = attention_operator("gqa-8", 2, 1024)
-    assert ways(monkeypatch, start="warm")[2]["hit_share"] == 0.5
-    share = load_hardware("h100-sxm").kernel.cache_effective_fraction
-    assert seen[0] == ("l2", float(operator.kv_read_bytes), {"effective_fraction": share})
-    ways(monkeypatch, start="warm", chip="mi300x")
-    assert seen[1][2] == {"effective_fraction": 1.0}
-
-
-# --- caches in several levels
-
-
-def test_the_mean_layer_weighs_times_bytes_and_cycles_and_shows_the_slowest():
-    fast = result(1.0, 0.1, stall_s={"latency": 1.0}, level_bytes={"a": 4.0}, utilisation={"a": 0.5}, cycles=10.0, items=3)
-    slow = result(3.0, 0.3, stall_s={"latency": 2.0, "b": 1.0}, level_bytes={"b": 8.0}, utilisation={"b": 0.9}, cycles=30.0, items=7)
-    found = attention._layer_mean([(0.25, fast), (0.75, slow)])
-    assert found.total_s == pytest.approx(0.25 * 1 + 0.75 * 3)
-    assert found.stall_s == {"latency": pytest.approx(1.75), "b": pytest.approx(0.75)}
-    assert found.level_bytes == {"a": pytest.approx(1.0), "b": pytest.approx(6.0)}
-    # Level a is busy for half of 1 s in a quarter of the layers, b for 0.9 of 3 s in the others.
-    assert found.utilisation == {"a": pytest.approx(0.25 * 0.5 / 2.5), "b": pytest.approx(0.75 * 2.7 / 2.5)}
-    assert found.cycles == pytest.approx(25.0)
-    assert found.extrapolation_bound_s == pytest.approx(0.25)
-    assert found.items == 7
-    assert attention._layer_mean([(0.5, replace(fast, cycles=None)), (0.5, replace(slow, cycles=None))]).cycles is None
 
 
 def test_a_level_that_holds_nothing_is_not_replayed():
