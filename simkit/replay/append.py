@@ -25,6 +25,7 @@ from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import DramStandard
 from simkit.replay.dram_pattern import MAPPING, Pattern, channel_requests, standard_of, tile_pattern
 from simkit.replay.kernel_plan import TILE_TOKENS
+from simkit.replay.points import at_point
 
 READ_STREAMS: Final = 64  # tiles that are read in turn beside the writes, as of a chip full of work items
 DRAWS: Final = 8  # of the places that are written: one alone moves their cost by up to 20 %
@@ -49,12 +50,13 @@ def with_append(timed: TimedOperator, operator: Operator, reader: Operator, plac
     for name, share in placement.kv.items():
         extra = np.zeros(shape)
         for index, chip in enumerate(chips):
-            written = _at(operator.kv_write_bytes, index, shape) * _at(share, index, shape)
+            written = at_point(operator.kv_write_bytes, index, shape) * at_point(share, index, shape)
             level = chip.level(name)
             if written > 0 and level.kind == "dram" and level.achievable_bytes_per_s is not None:
                 fraction = append_fraction(
-                    level, task, _at(reader.kv_read_bytes, index, shape), _at(task.bytes_per_token_head, index, shape),
-                    round(_at(task.interleaved_heads, index, shape)))
+                    level, task, at_point(reader.kv_read_bytes, index, shape),
+                    at_point(task.bytes_per_token_head, index, shape),
+                    round(at_point(task.interleaved_heads, index, shape)))
                 extra.flat[index] = written / float(level.achievable_bytes_per_s) * (1.0 / fraction - 1.0)
         total = total + extra
         causes[name] = causes.get(name, 0.0) + extra
@@ -99,7 +101,3 @@ def _written_fraction(standard: DramStandard, channels: int, reads: Pattern, run
     added_s = float(np.mean(together_s)) - alone.elapsed_s
     wanted_s = runs * run_bytes / -(-run_bytes // size) * streamed.elapsed_s / (len(read) * burst)
     return float(min(1.0, wanted_s / added_s)) if added_s > 0 else 1.0
-
-
-def _at(value: Any, index: int, shape: tuple[int, ...]) -> float:
-    return float(np.broadcast_to(np.asarray(value, dtype=float), shape).flat[index])

@@ -12,6 +12,11 @@ from simkit.decode.placement import Placement
 from simkit.hardware.profile import HardwareProfile
 
 
+def at_point(value: Any, index: int, shape: tuple[int, ...]) -> float:
+    """One point of a number or an array that broadcasts to ``shape``."""
+    return float(np.broadcast_to(value, shape).flat[index])
+
+
 def scalar_operator(operator: Operator, index: int, shape: tuple[int, ...]) -> Operator:
     """One point of an operator, and of what its attention reads, whose fields are arrays of ``shape``."""
     return cast("Operator", _point(operator, index, shape))
@@ -20,7 +25,7 @@ def scalar_operator(operator: Operator, index: int, shape: tuple[int, ...]) -> O
 def scalar_placement(placement: Placement, index: int, shape: tuple[int, ...]) -> Placement:
     """One point of a placement whose shares are arrays of ``shape``."""
     def at(shares: dict[str, Any]) -> dict[str, float]:
-        return {name: float(np.broadcast_to(share, shape).flat[index]) for name, share in shares.items()}
+        return {name: at_point(share, index, shape) for name, share in shares.items()}
 
     return Placement(weights=at(placement.weights), kv=at(placement.kv), fits=True, max_batch=0)
 
@@ -46,7 +51,7 @@ def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
     if isinstance(record, tuple):
         return tuple(_point(item, index, shape) for item in record)
     if isinstance(record, np.ndarray):
-        return float(np.broadcast_to(record, shape).flat[index])
+        return at_point(record, index, shape)
     if not is_dataclass(record) or not list(_arrays(record)):
         return record
     return replace(cast("Any", record), **{

@@ -16,6 +16,8 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.replay.attention import AttentionReplay, replay_attention
+from simkit.replay.dram.simulate import DramConfig
+from simkit.replay.dram.standards import standard_named
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.machine import Server, machine_of
@@ -25,6 +27,11 @@ from simkit.replay.unit_kernel import UnitKernel
 from simkit.study.scenario import parse_scenario
 
 MODEL = "llama-2-70b"
+
+
+def dram_config(dram_type: str, **settings: Any) -> DramConfig:
+    """A channel of a standard by name."""
+    return DramConfig(standard=standard_named(dram_type), **settings)
 
 
 def attention_operator(layout: str, batch: float, kv_len: float, *, model: str | ModelArchitecture = MODEL,

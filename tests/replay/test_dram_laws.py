@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from simkit.replay.dram.patterns import generate
 from simkit.replay.dram.simulate import DramChannel, DramConfig, DramResult, replay_requests
 from simkit.replay.dram.standards import STANDARDS, standard_named
+from tests.replay.cases import dram_config
 
 # Greedy scheduling is not optimal: with one entry more, or one refresh less, the order of requests changes and the
 # last of them may finish a little later. The laws hold for the bandwidth of long streams within this share.
@@ -19,14 +20,10 @@ SCHEDULING_ANOMALY_FRACTION = 0.02
 DRAM_TYPES = ["HBM2_2400", "HBM3_6400", "HBM4_8000", "GDDR6_14000", "LPDDR5_6400", "DDR5_4800"]
 
 
-def config_of(dram_type: str, **settings_: object) -> DramConfig:
-    return DramConfig(standard=standard_named(dram_type), **settings_)
-
-
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[DramConfig, np.ndarray, np.ndarray]:
     """A configuration, burst addresses with some locality, and write flags."""
-    config = config_of(
+    config = dram_config(
         draw(st.sampled_from(DRAM_TYPES)),
         mapping=draw(st.sampled_from(["bg128", "bg128x", "bg32", "robaco", "mop128"])),
         read_queue=draw(st.sampled_from([1, 4, 16, 64, 128])),
@@ -122,7 +119,7 @@ def bandwidth(config: DramConfig, pattern: str, parameter: float, outstanding: i
 @pytest.mark.parametrize("dram_type", DRAM_TYPES)
 @pytest.mark.parametrize(("pattern", "parameter"), LONG_PATTERNS)
 def test_halving_outstanding_reads_never_speeds_up(dram_type, pattern, parameter):
-    config = config_of(dram_type)
+    config = dram_config(dram_type)
     speeds = [bandwidth(config, pattern, parameter, limit) for limit in (1, 2, 4, 8, 16, 32, 64)]
     for fewer, more in itertools.pairwise(speeds):
         assert fewer <= more * (1 + SCHEDULING_ANOMALY_FRACTION)
@@ -132,7 +129,7 @@ def test_halving_outstanding_reads_never_speeds_up(dram_type, pattern, parameter
 @pytest.mark.parametrize("dram_type", DRAM_TYPES)
 @pytest.mark.parametrize(("pattern", "parameter"), LONG_PATTERNS)
 def test_a_longer_queue_never_slows_down(dram_type, pattern, parameter):
-    speeds = [bandwidth(config_of(dram_type, read_queue=entries), pattern, parameter) for entries in (4, 16, 64)]
+    speeds = [bandwidth(dram_config(dram_type, read_queue=entries), pattern, parameter) for entries in (4, 16, 64)]
     for shorter, longer in itertools.pairwise(speeds):
         assert shorter <= longer * (1 + SCHEDULING_ANOMALY_FRACTION)
 
@@ -140,8 +137,8 @@ def test_a_longer_queue_never_slows_down(dram_type, pattern, parameter):
 @pytest.mark.parametrize("dram_type", DRAM_TYPES)
 @pytest.mark.parametrize(("pattern", "parameter"), LONG_PATTERNS)
 def test_switching_refresh_off_never_slows_down(dram_type, pattern, parameter):
-    with_refresh = bandwidth(config_of(dram_type), pattern, parameter)
-    without = bandwidth(config_of(dram_type, refresh="none"), pattern, parameter)
+    with_refresh = bandwidth(dram_config(dram_type), pattern, parameter)
+    without = bandwidth(dram_config(dram_type, refresh="none"), pattern, parameter)
     assert with_refresh < without
 
 
@@ -149,7 +146,7 @@ def test_switching_refresh_off_never_slows_down(dram_type, pattern, parameter):
 def test_one_read_outstanding_takes_precharge_activate_read_and_burst(dram_type):
     """Between random reads of one bank's rows: tRP + tRCD + tCL + tBL, or tRC if that is longer."""
     standard = standard_named(dram_type)
-    config = config_of(dram_type, refresh="none", mapping="robaco")
+    config = dram_config(dram_type, refresh="none", mapping="robaco")
     banks = standard.banks_per_pseudo_channel
     rows = np.random.default_rng(3).permutation(standard.rows)[:500].astype(np.int64)
     address = rows * banks * standard.row_bytes
@@ -166,7 +163,7 @@ def test_one_read_outstanding_takes_precharge_activate_read_and_burst(dram_type)
 def test_random_bursts_are_bound_by_the_activation_window(dram_type):
     """At most 4 ACT in tFAW and one in tRRD, one burst each: bandwidth <= min(4 tBL / tFAW, tBL / tRRD) of peak."""
     standard = standard_named(dram_type)
-    config = config_of(dram_type, refresh="none", read_queue=128)
+    config = dram_config(dram_type, refresh="none", read_queue=128)
     trace = generate("chunk_aligned", config, requests=20_000, parameter=float(standard.burst_bytes), seed=1)
     result = replay_requests(config, trace.address_bytes, completions=False)
     bound = min(4 * standard.burst_cycles / standard.faw_cycles, standard.burst_cycles / standard.rrd_short_cycles)
@@ -176,7 +173,7 @@ def test_random_bursts_are_bound_by_the_activation_window(dram_type):
 
 @pytest.mark.parametrize("dram_type", DRAM_TYPES)
 def test_an_idle_channel_s_time_is_called_waiting_for_requests(dram_type):
-    config = config_of(dram_type, refresh="none")
+    config = dram_config(dram_type, refresh="none")
     arrival_s = np.arange(200) * 1e-6
     result = replay_requests(config, np.arange(200) * config.standard.burst_bytes, arrival_s=arrival_s)
     assert result.time_s_by_cause["no_request"] > 0.95 * result.elapsed_s
@@ -184,7 +181,7 @@ def test_an_idle_channel_s_time_is_called_waiting_for_requests(dram_type):
 
 def test_reads_of_one_bank_group_wait_for_tccd_long():
     """HBM3: tCCD_L is twice the burst, so one open row alone reaches half of the peak."""
-    config = config_of("HBM3_6400", refresh="none", mapping="robaco")
+    config = dram_config("HBM3_6400", refresh="none", mapping="robaco")
     address = np.arange(20_000) % 32 * 32
     result = replay_requests(config, address)
     assert result.achieved_fraction_of_peak == pytest.approx(0.5, abs=0.005)
@@ -192,14 +189,14 @@ def test_reads_of_one_bank_group_wait_for_tccd_long():
 
 
 def test_both_pseudo_channels_together_move_no_more_than_twice_one():
-    one, two = config_of("HBM2_2400"), config_of("HBM2_2400", driven_pseudo_channels=2, read_queue=128)
+    one, two = dram_config("HBM2_2400"), dram_config("HBM2_2400", driven_pseudo_channels=2, read_queue=128)
     single = bandwidth(one, "chunk_aligned", 32.0)
     both = bandwidth(two, "chunk_aligned", 32.0)
     assert single < both <= 2 * single
 
 
 def test_per_bank_refresh_is_served_for_every_interval():
-    config = config_of("HBM2_2400", refresh="pb")
+    config = dram_config("HBM2_2400", refresh="pb")
     result = replay_requests(config, np.arange(50_000) * 32)
     intervals = result.elapsed_s / (config.standard.refi_per_bank_cycles * config.standard.clock_period_ps * 1e-12)
     assert result.refreshes == pytest.approx(intervals, abs=2)
@@ -207,11 +204,11 @@ def test_per_bank_refresh_is_served_for_every_interval():
 
 def test_every_parameter_set_serves_a_mixed_stream():
     for name in STANDARDS:
-        result = replay_requests(config_of(name), np.arange(2000) * 64, is_write=np.arange(2000) % 8 == 0)
+        result = replay_requests(dram_config(name), np.arange(2000) * 64, is_write=np.arange(2000) % 8 == 0)
         assert result.requests == 2000, name
 
 
 def test_writes_that_drain_to_the_last_one_let_the_reads_go_on():
-    config = dataclasses.replace(config_of("HBM3_6400"), write_low_mark=0.0)
+    config = dataclasses.replace(dram_config("HBM3_6400"), write_low_mark=0.0)
     result = replay_requests(config, np.arange(2000) * 64, is_write=np.arange(2000) % 8 == 0)
     assert result.requests == 2000

@@ -10,6 +10,7 @@ import pytest
 
 from simkit.replay.dram.simulate import DramChannel, DramConfig, DramResult
 from simkit.replay.dram.standards import standard_named
+from tests.replay.cases import dram_config
 from tests.replay.dram_oracle import Oracle, Request
 
 
@@ -28,7 +29,7 @@ class Stream:
 
 
 def config_of(dram_type: str, **settings: object) -> DramConfig:
-    return DramConfig(standard=standard_named(dram_type), **{"refresh": "none", "read_queue": 16, "write_queue": 10, **settings})
+    return dram_config(dram_type, **{"refresh": "none", "read_queue": 16, "write_queue": 10, **settings})
 
 
 def assert_equal_to_the_oracle(stream: Stream, seed: int) -> DramResult:

@@ -8,10 +8,7 @@ import pytest
 from simkit.errors import UserError
 from simkit.replay.dram.simulate import DramChannel, DramConfig, replay_requests
 from simkit.replay.dram.standards import standard_named
-
-
-def config_of(dram_type: str, **settings: object) -> DramConfig:
-    return DramConfig(standard=standard_named(dram_type), **settings)
+from tests.replay.cases import dram_config
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -28,26 +25,26 @@ def config_of(dram_type: str, **settings: object) -> DramConfig:
 ])
 def test_a_wrong_setting_is_refused_with_what_would_be_right(change, said):
     with pytest.raises(UserError) as caught:
-        dataclasses.replace(config_of("HBM3_6400"), **change)
+        dataclasses.replace(dram_config("HBM3_6400"), **change)
     assert str(caught.value).startswith(said)
 
 
 def test_the_least_and_the_largest_settings_are_taken():
-    least = config_of("HBM3_6400", read_queue=1, write_queue=1, accept_per_tick=1, write_low_mark=0.0, write_high_mark=0.0)
-    most = config_of("HBM3_6400", driven_pseudo_channels=2, write_low_mark=1.0, write_high_mark=1.0)
+    least = dram_config("HBM3_6400", read_queue=1, write_queue=1, accept_per_tick=1, write_low_mark=0.0, write_high_mark=0.0)
+    most = dram_config("HBM3_6400", driven_pseudo_channels=2, write_low_mark=1.0, write_high_mark=1.0)
     for config in (least, most):
         assert replay_requests(config, np.arange(40) * 32, is_write=np.arange(40) % 2).requests == 40
 
 
 def test_both_pseudo_channels_have_twice_the_peak_and_the_memory_of_one():
-    one, two = config_of("HBM3_6400"), config_of("HBM3_6400", driven_pseudo_channels=2)
+    one, two = dram_config("HBM3_6400"), dram_config("HBM3_6400", driven_pseudo_channels=2)
     assert two.peak_bandwidth_bytes_per_s == 2 * one.peak_bandwidth_bytes_per_s == pytest.approx(51.2e9)
     assert two.capacity_bytes == 2 * one.capacity_bytes == 2 * 32 * 16_384 * 1024
 
 
 def test_per_bank_refresh_without_its_interval_is_refused():
     with pytest.raises(UserError, match="DDR5_4800 has no per-bank refresh interval"):
-        config_of("DDR5_4800", refresh="pb")
+        dram_config("DDR5_4800", refresh="pb")
 
 
 @pytest.mark.parametrize("delay", ["rfc_cycles", "rfc_per_bank_cycles", "rc_cycles", "rp_cycles"])
@@ -70,7 +67,7 @@ def test_more_than_256_banks_behind_one_channel_are_refused():
 
 def test_a_channel_takes_fewer_requests_than_it_can_number():
     """Ages have 33 bits: no test can send as many, so the count of those sent is set."""
-    channel = DramChannel(config_of("HBM3_6400"))
+    channel = DramChannel(dram_config("HBM3_6400"))
     channel._sent = 2**33 - 3
     assert channel.submit([0, 32]).request.tolist() == [2**33 - 3, 2**33 - 2]
     with pytest.raises(UserError, match="fewer than 8,589,934,592 requests, start a new one"):
@@ -78,7 +75,7 @@ def test_a_channel_takes_fewer_requests_than_it_can_number():
 
 
 def test_wrong_request_arrays_are_refused():
-    channel = DramChannel(config_of("HBM3_6400"))
+    channel = DramChannel(dram_config("HBM3_6400"))
     with pytest.raises(UserError, match=r"is_write must have one entry per address \(4\), got 3"):
         channel.submit(np.arange(4) * 32, is_write=[0, 1, 0])
     with pytest.raises(UserError, match="arrival_s must ascend"):
