@@ -29,6 +29,7 @@ from simkit.replay.points import at_point
 
 READ_STREAMS: Final = 64  # tiles that are read in turn beside the writes, as of a chip full of work items
 DRAWS: Final = 8  # of the places that are written: one alone moves their cost by up to 20 %
+READ_BURSTS: Final = 6000  # in the sample, at each draw
 READ_RUNS_A_WRITE: Final = 16  # in the sample; 51 waiting bursts start a batch, so that it holds dozens of batches
 
 
@@ -81,7 +82,7 @@ def append_fraction(level: MemoryLevel, task: AttentionTask, read_bytes: float, 
 def _written_fraction(standard: DramStandard, channels: int, reads: Pattern, run_bytes: int) -> float:
     config = DramConfig(standard=standard, mapping=MAPPING)
     burst = standard.burst_bytes
-    read = channel_requests(reads, channels, burst, config.capacity_bytes)
+    read = channel_requests(reads, channels, burst, config.capacity_bytes, about=READ_BURSTS)
     bursts = -(-run_bytes // burst)
     # A row's worth at most of one run lies in this channel; longer runs are as many.
     bursts = min(bursts, standard.row_bytes // burst)

@@ -52,6 +52,8 @@ class Oracle:
         self.refreshes: list[tuple[int, int | None]] = []  # pseudo-channel and bank (None: all), as they fell due
         self.banks_refreshed = 0
         self.write_mode = False
+        self.refreshed: list[int] = []
+        self.last_burst = 0
         self.done: dict[int, int] = {}
         self.reads_out: dict[int, int | None] = {}  # accepted reads, and the tick of their last beat
 
@@ -164,13 +166,14 @@ class Oracle:
             if self.t.split_activate:
                 self.half_open, self.deadline = bank, tick + self.t.activate_deadline
         elif kind in {"REF", "REFpb"}:
-            self.counts["refreshes"] += 1
+            self.refreshed.append(tick)
             self.hold = (self.hold[0], tick + (self.t.refresh_to_activate + self.t.activate_to_read if kind == "REF" else 1))
         self.last[kind, bank] = tick
         self.known.clear()
 
     def burst(self, kind: str, tick: int, request: Request) -> None:
         opened = self.active.get(request.bank) is request
+        self.last_burst = tick
         self.explain(kind, tick, request, opened)
         if opened:
             del self.active[request.bank]

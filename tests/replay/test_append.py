@@ -116,7 +116,7 @@ def fraction_by_hand(standard, channels, reads, run_bytes):
     """Reads of one channel with a written run of at most a row before each sixteenth run's worth of them, at eight draws."""
     config = DramConfig(standard=standard, mapping="bg128x")
     burst = standard.burst_bytes
-    read = channel_requests(reads, channels, burst, config.capacity_bytes).tolist()
+    read = channel_requests(reads, channels, burst, config.capacity_bytes, about=6000).tolist()
     pieces = -(-run_bytes // standard.row_bytes)  # rows that a run fills
     bursts = min(-(-run_bytes // burst), standard.row_bytes // burst)
     runs = max(len(read) // (16 * bursts), 1)
