@@ -19,7 +19,7 @@ import numpy as np
 
 from simkit.hardware.catalog import load_hardware
 from simkit.study.point import decode_step
-from simkit.study.result_cache import without_cache
+from simkit.study.replay_cache import without_cache
 
 CHIPS = ("h100-sxm", "a100-sxm-80gb", "mi300x", "b200-sxm", "l40s", "tpu-v5e", "groq-lpu", "cerebras-wse3",
          "sambanova-sn40l", "generic-sram-asic")
@@ -39,13 +39,13 @@ def cpu_s(work: Callable[[], Any], turns: int = 3) -> float:
 
 def one_layer(layout: str, batch: int, kv_len: int, *, exact: bool = False) -> Callable[[], Any]:
     """A replay of one layer's attention on one H100, nothing remembered from the last turn."""
-    from simkit.decode.placement import Placement
-    from simkit.decode.step import build_step
     from simkit.model.attention import parse_layout
     from simkit.model.catalog import load_model
     from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
-    from simkit.replay.points import scalar_operator
+    from simkit.replay.single_points import scalar_operator
+    from simkit.step.build import build_step
+    from simkit.step.placement import Placement
     from simkit.study.scenario import parse_scenario
 
     chip, model = load_hardware("h100-sxm"), load_model("llama-2-70b")

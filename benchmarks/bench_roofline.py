@@ -14,7 +14,7 @@ import numpy as np
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
-from simkit.study.sweep import Sweep
+from simkit.sweep.points import Sweep
 
 LAYOUTS = ["mha", "gqa-8", "mqa"]
 

@@ -9,10 +9,10 @@ import time
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.serving.generate import generate, parse_lengths
+from simkit.serving.replica import build_replicas, paged
+from simkit.serving.serve import Policy, build_server, serve
 from simkit.study.scenario import parse_scenario
-from simkit.study.serving.generate import generate, parse_lengths
-from simkit.study.serving.replica import build_replicas, paged
-from simkit.study.serving.serve import Policy, build_server, serve
 
 LIMIT_S = 60.0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from simkit.evidence.kernels_attention import attention_operators, kernel_alone_s
-from simkit.evidence.silicon import SHIPPED_SPREAD, predicted_times_s
-from simkit.evidence.silicon_tables import read_table, shipped_table
+from simkit.evidence.silicon.attention_rows import attention_operators, kernel_alone_s
+from simkit.evidence.silicon.compare import SHIPPED_SPREAD, predicted_times_s
+from simkit.evidence.silicon.tables import read_table, shipped_table
 from simkit.hardware.catalog import load_hardware
 
 

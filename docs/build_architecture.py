@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from docs.import_graph import FOUNDATION, PACKAGE, height, modules, room_of, rooms, steps
+from docs.import_graph import PACKAGE, height, modules, room_of, rooms, steps
 from docs.reference_tables import markdown_table
 
 PICTURE: Final = PACKAGE.parent / "docs" / "figures" / "architecture.svg"
 PAPER, INK, SOFT_INK, EDGE, FILL = "#ffffff", "#1a1a1a", "#555555", "#0b62a4", "#eaf1f8"
 WIDTH, MARGIN, GAP, BETWEEN_ROWS, LINE = 720, 14, 18, 26, 14
 LETTER: Final = 6.15  # of the small text: what a line of a box may hold before it would leave it
-OF_FOUNDATION: Final = "Quantities and units, errors with file and line, YAML with positions, files in and out."
 
 
 def purpose(room: str) -> str:
     """The first sentence of a room's own docstring."""
-    if room == FOUNDATION:
-        return OF_FOUNDATION
     return _first_line(f"simkit.{room}")
 
 
@@ -85,7 +82,7 @@ def _drawn(room: str, box: _Box) -> str:
     def text(x: int, y: int, words: str, style: str) -> str:
         return f'<text x="{x}" y="{y}" {style}>{escape(words)}</text>'
 
-    heading = "simkit/*.py" if room == FOUNDATION else f"{room}/"
+    heading = f"{room.replace(chr(46), chr(47))}/"
     left, right, first = box.x + 10, box.x + box.width - 10, box.y + 18
     texts = [text(left, first, heading, f'font-size="13" font-weight="bold" fill="{INK}"'),
              text(right, first, f"{len(modules_of(room))} modules",
@@ -124,7 +121,7 @@ def rooms_table() -> str:
     names = [room for row in rows() for room in row]
     return markdown_table(
         ["folder", "what it does", "imports from"],
-        ([f"`simkit/{'' if room == FOUNDATION else room + '/'}`", purpose(room),
+        ([f"`simkit/{room.replace(chr(46), chr(47))}/`", purpose(room),
           ", ".join(f"`{below}`" for below in names if below in rooms()[room]) or "nothing of simkit's"]
          for room in names))
 

@@ -11,10 +11,10 @@ from typing import Final
 
 import click
 
-from simkit.report.export import csv_text, figure_bytes
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.export import csv_text, figure_bytes
+from simkit.report.drawing.style import chip_styles, house_style
 from simkit.report.figures.registry import FIGURES
-from simkit.report.style import chip_styles, house_style
 from simkit.study.study_file import load_study
 
 FOLDER: Final = Path(__file__).resolve().parent / "figures"

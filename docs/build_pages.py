@@ -30,8 +30,8 @@ from click.testing import CliRunner
 
 from docs.build_architecture import modules_table, rooms_table
 from docs.reference_tables import TABLES, markdown_table
+from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
-from simkit.console import cell
 from simkit.study.record import FIELDS
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = REPOSITORY / "simkit"
-FOUNDATION: Final = "foundation"
-"""Modules directly under simkit/, below all folders."""
+ROOT: Final = "simkit"
+"""The public face: modules directly under simkit/."""
+_NAMED: Final = re.compile(r"(simkit(?:\.\w+)+)(?::\w+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,13 @@ class _ImportReader(ast.NodeVisitor):
             Import(importer=self.importer, target=target, name=name, line=line, at_import_time=at_import_time)
         )
 
+    def visit_Constant(self, node: ast.Constant) -> None:
+        """A module named in a string, such as a command's target, is imported when it is wanted: an arrow too."""
+        named = _NAMED.fullmatch(node.value) if isinstance(node.value, str) else None
+        if named and named[1] in modules() and modules()[named[1]].name != "__init__.py":
+            self.found.append(Import(importer=self.importer, target=named[1], name="", line=node.lineno,
+                                     at_import_time=False))
+
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             self._add(alias.name, "", node.lineno)
@@ -95,23 +104,18 @@ def internal_imports() -> list[Import]:
 
 
 def room_of(module: str) -> str:
-    """The folder under simkit/ that a module lies in; single modules are the foundation below all folders."""
-    if module in {"simkit", "simkit.__main__"}:
-        return module
-    room = module.split(".")[1]
-    return room if (PACKAGE / room).is_dir() else FOUNDATION
+    """The folder under simkit/ that a module lies in, such as ``report.figures``; ``simkit`` for the public face."""
+    package = module if modules()[module].name == "__init__.py" else module.rpartition(".")[0]
+    return package.removeprefix("simkit.")
 
 
 @cache
 def rooms() -> dict[str, frozenset[str]]:
-    """The rooms that each room imports from; not the two modules at the top that give the program its name."""
-    found: dict[str, set[str]] = {}
+    """The rooms that each room imports from; the public face is not one of them."""
+    found: dict[str, set[str]] = {room_of(name): set() for name in modules() if room_of(name) != ROOT}
     for item in internal_imports():
         importer, target = room_of(item.importer), room_of(item.target)
-        for room in (importer, target):
-            if not room.startswith("simkit"):
-                found.setdefault(room, set())
-        if importer in found and target in found and importer != target:
+        if importer != target and ROOT not in (importer, target):
             found[importer].add(target)
     return {room: frozenset(below) for room, below in found.items()}
 

@@ -13,15 +13,15 @@ from typing import Any, Final
 import click
 
 from simkit.commands.main import main as simkit
+from simkit.foundation.units import COUNT, dimensions, units_of
+from simkit.foundation.validation import Quantity
 from simkit.hardware.json_schema import complete_profile_schema
 from simkit.model.schema import ModelSchema
-from simkit.study.kernel import KERNEL_FIELDS
+from simkit.serving.record import SERVING_FIELDS
 from simkit.study.record import FIELDS, Field
-from simkit.study.serving.record import SERVING_FIELDS
+from simkit.study.single_kernel import KERNEL_FIELDS
 from simkit.study.study_file import StudySchema
 from simkit.study.workload_file import WorkloadSchema
-from simkit.units import COUNT, dimensions, units_of
-from simkit.validation import Quantity
 
 _DEFAULT: Final = re.compile(r" *\[default: ([^]]*)\]$")
 _LISTED: Final = {"string": "names or texts", "integer": "whole numbers", "['string', 'number']": "them"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 TESTS = Path(__file__).resolve().parent
 # What pydantic, PyYAML and Python would say; none of it is a word of a profile's author.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import load_profile_source
-from simkit.yaml_source import load_yaml
 from tests.reference_data import REPOSITORY
 
 PHYSICS = ("hardware", "model", "decode", "roofline", "replay", "study/serving")

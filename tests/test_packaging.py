@@ -62,7 +62,7 @@ def test_the_licence_is_apache_2() -> None:
 
 @pytest.mark.parametrize("folder", ["hardware_profiles", "workloads"])
 def test_the_wheel_carries_the_catalogue_where_resources_looks_for_it(folder: str) -> None:
-    from simkit.resources import shipped_folder
+    from simkit.foundation.resources import shipped_folder
 
     packed = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert packed[folder] == f"simkit/_data/{folder}"

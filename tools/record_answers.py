@@ -20,7 +20,6 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ CHANGES: Final[tuple[dict[str, Any], ...]] = (
 
 def random_calls(count: int, seed: int) -> list[dict[str, Any]]:
     """Arguments of ``count`` calls of ``decode_step``, two points each so that arrays are met as well as numbers."""
-    draw = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    draw = random.Random(seed)
     chips = sorted(path.stem for path in (REPOSITORY / "hardware_profiles").glob("*.yaml"))
     models = sorted(path.stem for path in (REPOSITORY / "workloads" / "models").glob("*.yaml"))
     calls = []
@@ -74,7 +73,7 @@ def answer(call: dict[str, Any], loaded: dict[tuple[str, str], Any]) -> dict[str
     import numpy as np
 
     import simkit
-    from simkit.errors import UserError
+    from simkit.foundation.errors import UserError
 
     arguments = {key: tuple(value) if key == "layer_budgets" else value for key, value in call.items()}
     for kind, load in (("hardware", simkit.load_hardware), ("model", simkit.load_model)):
@@ -120,39 +119,39 @@ def relative_difference(before: Any, now: Any) -> float:
     return abs(one - two) / max(abs(one), abs(two))
 
 
-def compare(recording: dict[str, Any], calls: dict[int, dict[str, Any]], tables: dict[str, Any],
-            tolerance: float) -> list[tuple[str, str, float, str]]:
-    """What moved: place, column, largest relative difference, and an example."""
-    moved: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, ""))
+class Differences:
+    """The largest difference of each place and column beyond a tolerance, with an example."""
 
-    def seen(place: str, column: str, before: Any, now: Any, example: str) -> None:
-        found = relative_difference(before, now)
-        if found > max(tolerance, moved[place, column][0] if (place, column) in moved else tolerance):
-            moved[place, column] = found, f"{before} -> {now}  {example}"
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.found: dict[tuple[str, str], tuple[float, str]] = {}
 
-    for number, found in calls.items():
-        entry = recording["points"][number]
+    def meet(self, place: str, column: str, before: Any, now: Any, example: str) -> None:
+        """Compare one value with what it was."""
+        worst = self.found.get((place, column), (self.tolerance, ""))[0]
+        difference = relative_difference(before, now)
+        if difference > worst:
+            self.found[place, column] = difference, f"{before} -> {now}  {example}"
+
+    def meet_point(self, entry: dict[str, Any], now: dict[str, Any]) -> None:
+        """Compare the answer to one call; a column that is new is no difference."""
         call, before = entry["call"], entry["answer"]
         place, example = f"{call['hardware']} ({call['engine']})", json.dumps(call)
-        for column in sorted({*before, *found}):
-            old, new = before.get(column, "absent"), found.get(column, "absent")
-            if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-                for was, now in zip(old, new, strict=True):
-                    seen(place, column, was, now, example)
-            elif column in before:  # a column that is new moves nothing
-                seen(place, column, str(old), str(new), example)
-    for name, now in tables.items():
-        was = recording["tables"].get(name)
-        if was is None:
-            continue
-        if len(was) != len(now):
-            seen(name, "rows", len(was), len(now), "")
-            continue
-        for row, (old_row, new_row) in enumerate(zip(was, now, strict=True)):
-            old_cells, new_cells = (dict(zip(t[0], r, strict=False)) for t, r in ((was, old_row), (now, new_row)))
-            for column, cell in old_cells.items():
-                seen(name, column, cell, new_cells.get(column, "absent"), f"row {row}")
-    return [(place, column, worst, text) for (place, column), (worst, text) in sorted(moved.items())]
+        for column, old in before.items():
+            new = now.get(column, "absent")
+            both = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+            for was, is_now in zip(old, new, strict=True) if both else ((str(old), str(new)),):
+                self.meet(place, column, was, is_now, example)
+
+    def meet_table(self, name: str, before: list[list[str]], now: list[list[str]]) -> None:
+        """Compare two tables cell by cell."""
+        if len(before) != len(now):
+            self.meet(name, "rows", len(before), len(now), "")
+            return
+        for row, (old_row, new_row) in enumerate(zip(before, now, strict=True)):
+            new_cells = dict(zip(now[0], new_row, strict=False))
+            for column, cell in zip(before[0], old_row, strict=False):
+                self.meet(name, column, cell, new_cells.get(column, "absent"), f"row {row}")
 
 
 def main() -> int:
@@ -183,8 +182,13 @@ def main() -> int:
     wanted = [number for number, entry in enumerate(recording["points"][: given.points])
               if given.engine in (None, entry["call"]["engine"])]
     answers = {number: answer(recording["points"][number]["call"], loaded) for number in wanted}
-    moved = compare(recording, answers, study_tables(studies), given.tolerance)
-    for place, column, worst, text in moved:
+    differences = Differences(given.tolerance)
+    for number, found in answers.items():
+        differences.meet_point(recording["points"][number], found)
+    for name, table in study_tables(studies).items():
+        differences.meet_table(name, recording["tables"].get(name, []), table)
+    moved = sorted(differences.found.items())
+    for (place, column), (worst, text) in moved:
         print(f"{place:<40} {column:<28} {worst:>10.2e}  {text[:200]}")
     print(f"{len(wanted)} points, {len(moved)} columns moved by more than {given.tolerance:g}")
     return 1 if moved else 0

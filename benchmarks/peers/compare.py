@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon import SHIPPED_LADDERS, SHIPPED_SPREAD, baseline_times_s
-from simkit.evidence.silicon_score import median_advantage_error, regimes
-from simkit.evidence.silicon_tables import Measured, read_table, shipped_table
+from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD, baseline_times_s
+from simkit.evidence.silicon.score import median_advantage_error, regimes
+from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
 from simkit.hardware.catalog import load_hardware
 
 HERE: Final = Path(__file__).resolve().parent

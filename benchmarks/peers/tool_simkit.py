@@ -42,8 +42,8 @@ def kernel_times_s(kernels: list[dict[str, Any]]) -> list[float | None]:
     """Kernels as ``simkit evidence silicon`` predicts them: the profile's kernel figures were fitted to this table."""
     import numpy as np
 
-    from simkit.evidence.silicon import predicted_times_s
-    from simkit.evidence.silicon_tables import Measured
+    from simkit.evidence.silicon.compare import predicted_times_s
+    from simkit.evidence.silicon.tables import Measured
     from simkit.hardware.catalog import load_hardware
 
     names = ("system", "kv_dtype", "head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len")

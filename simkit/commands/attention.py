@@ -48,12 +48,12 @@ def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], hea
     simkit attention -H h100-sxm --n-q-heads 64 --n-kv-heads 64,8,1 --head-dim 128 --batch 32 --kv-len 4096
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit, from_fields
     from simkit.commands.options import load_profiles
-    from simkit.console import warn
-    from simkit.errors import UserError
-    from simkit.study.kernel import KERNEL_FIELDS, kernel_grid
+    from simkit.foundation.errors import UserError
     from simkit.study.record import to_records
+    from simkit.study.single_kernel import KERNEL_FIELDS, kernel_grid
 
     columns = kernel_grid(
         load_profiles(hardware, settings, profiles), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from simkit.commands.group import CommandGroup, LazyCommand
+from simkit.commands.lazy_group import CommandGroup, LazyCommand
 
 COMMANDS: Final = {
     "host": LazyCommand(target="simkit.commands.calibrate_host:host",

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from simkit.evidence.calibrate import Calibration
+    from simkit.evidence.silicon.calibrate import Calibration
 
 _PLOTS: Final = (".svg", ".png", ".pdf")
 
@@ -35,16 +35,16 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     The table has the columns of `simkit evidence silicon --data`. Figures that the rows cannot identify are named,
     and nothing is written; --keep leaves them as the profile has them.
     """
-    from simkit.axis_syntax import split_names
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.commands.options import destination
-    from simkit.console import Column
-    from simkit.evidence.calibrate import calibrate as fit_rows
-    from simkit.evidence.calibrated_profile import calibrated_text, rows_of_profile
-    from simkit.evidence.silicon_tables import read_table
+    from simkit.evidence.silicon.calibrate import calibrate as fit_rows
+    from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
+    from simkit.evidence.silicon.tables import read_table
+    from simkit.foundation.axis_syntax import split_names
+    from simkit.foundation.output import check_target, write_text
+    from simkit.foundation.units import COUNT
     from simkit.hardware.catalog import load_hardware
-    from simkit.output import check_target, write_text
-    from simkit.units import COUNT
 
     if plot is None and output is not None:
         plot = str(Path(output).with_suffix(".residuals.svg"))
@@ -70,10 +70,10 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
 
 
 def _draw(found: Calibration, file: Path, *, force: bool) -> None:
-    from simkit.output import atomic_file
-    from simkit.report.export import figure_bytes
+    from simkit.foundation.output import atomic_file
+    from simkit.report.drawing.export import figure_bytes
+    from simkit.report.drawing.style import house_style
     from simkit.report.figures.residuals import residual_figure
-    from simkit.report.style import house_style
 
     with house_style(), atomic_file(file, force=force) as part:
         part.write_bytes(figure_bytes(residual_figure(found), file.suffix.lower().lstrip(".")))

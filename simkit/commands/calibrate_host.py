@@ -23,8 +23,8 @@ def host(*, output: str, name: str | None, quick: bool, force: bool) -> None:
     simkit calibrate host -o my-machine.yaml
     simkit evidence host --profile my-machine.yaml
     """
-    from simkit.errors import UserError
-    from simkit.output import check_target, write_text
+    from simkit.foundation.errors import UserError
+    from simkit.foundation.output import check_target, write_text
 
     check_target(output, force=force)
     chosen = name or re.sub(r"[^A-Za-z0-9._-]", "-", Path(output).stem).lstrip("._-") or "this-machine"
@@ -33,8 +33,8 @@ def host(*, output: str, name: str | None, quick: bool, force: bool) -> None:
                         hint="expected at most 64 letters, digits, '.', '_' and '-', such as my-machine")
     if Path(output).suffix not in (".yaml", ".yml"):
         raise UserError(f"{output}: a profile is a YAML file", hint="such as -o my-machine.yaml")
-    from simkit.evidence.host_measure import QUICK_BUDGET_S, WHOLE_BUDGET_S, measure_host
-    from simkit.evidence.host_profile import profile_text
+    from simkit.evidence.host.measure import QUICK_BUDGET_S, WHOLE_BUDGET_S, measure_host
+    from simkit.evidence.host.profile import profile_text
 
     click.echo("measuring this machine", err=True)
     figures = measure_host(budget_s=QUICK_BUDGET_S if quick else WHOLE_BUDGET_S)

@@ -50,13 +50,13 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit capacity -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --chips 8 --kv-len 4k,32k,128k --page 16
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column, warn
     from simkit.commands.emit import emit
-    from simkit.console import Column, warn
-    from simkit.errors import UserError
+    from simkit.foundation.errors import UserError
+    from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import load_model
     from simkit.study.grid import Grid, capacity_grid
     from simkit.study.record import to_records
-    from simkit.units import BYTES, COUNT
 
     counted = parse_chips(chips)
     if counted == "fit-each":

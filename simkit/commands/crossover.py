@@ -68,7 +68,7 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
     from itertools import product
 
     from simkit.commands.emit import emit
-    from simkit.errors import UserError
+    from simkit.foundation.errors import UserError
     from simkit.hardware.catalog import parse_overrides
     from simkit.model.catalog import load_model
     from simkit.study.crossover import crossover as solve
@@ -93,8 +93,8 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
-    from simkit.console import Column
-    from simkit.units import COUNT
+    from simkit.commands.console import Column
+    from simkit.foundation.units import COUNT
 
     dimension = records[0]["unit"]
     alike = all(record["unit"] == dimension for record in records)
@@ -116,7 +116,7 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _sentences(records: list[dict[str, Any]]) -> str:
     """What the table cannot say: why nothing crosses, and what else the varied figure does."""
-    from simkit.console import cell
+    from simkit.commands.console import cell
 
     said: dict[str, None] = {}
     for record in records:

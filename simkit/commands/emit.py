@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from simkit.commands.console import Column, cell, plain_table, print_table
 from simkit.commands.options import Destination
-from simkit.console import Column, cell, plain_table, print_table
-from simkit.output import csv_text, json_text, write_text
+from simkit.foundation.output import csv_text, json_text, write_text
+from simkit.foundation.units import COUNT
 from simkit.study.record import FIELDS, Field
-from simkit.units import COUNT
 
 Records = Sequence[Mapping[str, Any]]
 

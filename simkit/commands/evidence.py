@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from simkit.commands.group import CommandGroup, LazyCommand
+from simkit.commands.lazy_group import CommandGroup, LazyCommand
 from simkit.commands.options import destination, format_options
 
 COMMANDS: Final = {
@@ -35,10 +35,10 @@ def evidence() -> None:
 def dram(*, data: str | None, form: str | None, output: str | None, force: bool) -> None:
     """The DRAM event model beside cycle-accurate simulators: error of the achieved bandwidth, pattern by pattern."""
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
     from simkit.evidence.dram import compare
-    from simkit.units import COUNT
+    from simkit.foundation.units import COUNT
 
     columns = {
         "pattern": Column(heading="pattern"), "dram_type": Column(heading="DRAM"),

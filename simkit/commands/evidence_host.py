@@ -22,12 +22,12 @@ def host(*, profile: str | None, points: bool, quick: bool, form: str | None, ou
     the shapes anew.
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column, print_table
     from simkit.commands.emit import emit
-    from simkit.console import Column, print_table
-    from simkit.evidence.host import compare, compare_here, summarise
-    from simkit.evidence.host_measure import QUICK_BUDGET_S, WHOLE_BUDGET_S
+    from simkit.evidence.host.compare import compare, compare_here, summarise
+    from simkit.evidence.host.measure import QUICK_BUDGET_S, WHOLE_BUDGET_S
+    from simkit.foundation.units import BYTES, COUNT, SECONDS
     from simkit.hardware.catalog import load_hardware
-    from simkit.units import BYTES, COUNT, SECONDS
 
     budget_s = QUICK_BUDGET_S if quick else WHOLE_BUDGET_S
     if profile is None:

@@ -24,12 +24,12 @@ def published(*, data: str | None, only: str | None, form: str | None, output: s
     simkit evidence published --only scaling-book
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
-    from simkit.errors import UserError
     from simkit.evidence.published import compare, summary
     from simkit.evidence.published_table import read_published
-    from simkit.units import BYTES, COUNT, SECONDS, format_quantity
+    from simkit.foundation.errors import UserError
+    from simkit.foundation.units import BYTES, COUNT, SECONDS, format_quantity
 
     path = Path(data) if data else None
     records = compare(path, only=only)

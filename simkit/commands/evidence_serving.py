@@ -33,10 +33,10 @@ def serving(*, data: str, runtime: str | None, engine: str, settings: tuple[str,
     simkit evidence serving --data serving_tpot.csv.gz --runtime ideal
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
-    from simkit.evidence.serving import compare
-    from simkit.units import COUNT
+    from simkit.evidence.served_models import compare
+    from simkit.foundation.units import COUNT
 
     columns = {
         "system": Column(heading="system"), "model": Column(heading="model"), "framework": Column(heading="framework"),

@@ -14,15 +14,15 @@ from simkit.commands.options import (
     load_profiles,
     profile_options,
 )
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.figure import Figure
 
-    from simkit.console import Column
-    from simkit.evidence.silicon import SystemComparison
+    from simkit.commands.console import Column
+    from simkit.evidence.silicon.compare import SystemComparison
 
 _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA; naive: peak-rate roofline"
 
@@ -58,9 +58,9 @@ def silicon(*, data: str | None, engine: str, target: str, sample: int | None, s
     simkit evidence silicon --data my_kernels.csv --target vllm --format json
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit
-    from simkit.console import warn
-    from simkit.evidence.silicon import compare_systems, comparison_records
+    from simkit.evidence.silicon.compare import compare_systems, comparison_records
     from simkit.hardware.catalog import parse_overrides
 
     found = compare_systems(Path(data) if data else None, engine=engine, target=target, sample=sample, seed=seed,
@@ -95,7 +95,7 @@ def transfer(*, data: str | None, sample: int, seed: int, profiles: str | None, 
     """
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit
-    from simkit.evidence.transfer import transfer as leave_one_out
+    from simkit.evidence.silicon.transfer import transfer as leave_one_out
 
     records = leave_one_out(Path(data) if data else None, sample=sample, seed=seed, profiles=profiles)
     if to.is_table:
@@ -105,11 +105,11 @@ def transfer(*, data: str | None, sample: int, seed: int, profiles: str | None, 
 
 
 def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
-    from simkit.output import atomic_file
-    from simkit.report.export import figure_bytes
+    from simkit.foundation.output import atomic_file
+    from simkit.report.drawing.export import figure_bytes
+    from simkit.report.drawing.style import house_style
     from simkit.report.figures.error_by_regime import error_by_regime
     from simkit.report.figures.predicted_against_measured import predicted_against_measured
-    from simkit.report.style import house_style
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +125,8 @@ def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
 
 
 def _columns() -> dict[str, Column]:
-    from simkit.console import Column
-    from simkit.units import COUNT
+    from simkit.commands.console import Column
+    from simkit.foundation.units import COUNT
 
     return {
         "system": Column(heading="system"), "regime": Column(heading="regime"),

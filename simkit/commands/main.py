@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from simkit import __version__
-from simkit.commands.group import LazyCommand, Program
+from simkit.commands.lazy_group import LazyCommand, Program
 
 COMMANDS: Final = {
     "report": LazyCommand(target="simkit.commands.report:report",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands.group import CommandGroup
+from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import destination, format_options, load_profiles, profile_options
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from simkit.model.architecture import ModelArchitecture
@@ -29,11 +29,11 @@ def model() -> None:
 def list_command(*, models: str | None, form: str | None, output: str | None, force: bool) -> None:
     """Every architecture of the catalogue, with its heads and the cache of one token."""
     to = destination(form, output, force=force)
-    from simkit.catalog import catalogue_files, user_folders
+    from simkit.commands.console import Column, warn
     from simkit.commands.emit import emit
-    from simkit.console import Column, warn
+    from simkit.foundation.named_files import catalogue_files, user_folders
+    from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import KIND, VARIABLE, load_model
-    from simkit.units import BYTES, COUNT
 
     records = []
     for path in catalogue_files(KIND, user_folders(models, VARIABLE)).values():
@@ -91,8 +91,8 @@ def _trained_with(architecture: ModelArchitecture) -> str:
 def show(*, name: str, models: str | None, form: str | None, output: str | None, force: bool) -> None:
     """An architecture: shape, parameters, and its KV cache under each layout."""
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
     from simkit.model.catalog import load_model
 
     architecture = load_model(name, models=models)
@@ -106,12 +106,12 @@ def show(*, name: str, models: str | None, form: str | None, output: str | None,
 
 
 def _figures(architecture: ModelArchitecture) -> list[dict[str, Any]]:
+    from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
-    from simkit.console import cell
+    from simkit.foundation.units import BYTES, COUNT
     from simkit.model.attention import AS_TRAINED, parse_layout
     from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
-    from simkit.units import BYTES, COUNT
 
     counted = count_parameters(architecture, parse_layout(AS_TRAINED, architecture))
     windows = sorted({group.window for group in architecture.layer_groups if group.window is not None})
@@ -151,9 +151,9 @@ def import_command(*, config: str, name: str | None, output: str | None, force: 
     simkit model import ./config.json --name my-model -o my-model.yaml
     simkit simulate -M my-model.yaml
     """
-    from simkit.console import warn
+    from simkit.commands.console import warn
+    from simkit.foundation.output import check_target, write_text
     from simkit.model.import_config import import_config
-    from simkit.output import check_target, write_text
 
     if output is not None:
         check_target(output, force=force)
@@ -213,12 +213,12 @@ def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fra
     simkit model uptrain llama-2-7b -A gqa-8 -H h100-sxm --utilization 0.4
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
+    from simkit.foundation.units import COUNT, USD
     from simkit.model.catalog import load_model
     from simkit.model.uptraining import uptraining_cost
     from simkit.study.energy_cost import SECONDS_PER_HOUR
-    from simkit.units import COUNT, USD
 
     (chip,) = load_profiles((hardware,), settings, profiles)
     cost = uptraining_cost(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from simkit.errors import UserError, UserErrorGroup, did_you_mean
+from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean
 
 if TYPE_CHECKING:
     from simkit.hardware.catalog import Chips
@@ -28,7 +28,7 @@ def names_option(*flags: str, default: str | None, help: str) -> Option[Any]:  #
     """A repeatable option that also takes comma lists; the command gets a list of names."""
 
     def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
-        from simkit.axis_syntax import split_names
+        from simkit.foundation.axis_syntax import split_names
 
         del ctx
         names = split_names(value)
@@ -45,7 +45,7 @@ def axis_option(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A
     """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``."""
 
     def read(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
-        from simkit.axis_syntax import parse_axis
+        from simkit.foundation.axis_syntax import parse_axis
 
         del ctx
         return parse_axis(value, what=param.opts[-1])
@@ -100,7 +100,7 @@ def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | Non
 
 
 def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[float, ...]:
-    from simkit.axis_syntax import parse_axis
+    from simkit.foundation.axis_syntax import parse_axis
 
     return tuple(parse_axis(value, what="layer budget", minimum=None, whole=False))
 
@@ -154,7 +154,7 @@ def weight_dtype_option(function: Decorated) -> Decorated:
 
 def _forget(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's signature
     if value:
-        from simkit.study.result_cache import without_cache
+        from simkit.study.replay_cache import without_cache
 
         ctx.with_resource(without_cache())
     return value
@@ -189,7 +189,7 @@ class Destination:
 
 def destination(form: str | None, output: str | None, *, force: bool) -> Destination:
     """Settle the format and refuse an unwritable file before any work is done."""
-    from simkit.output import FORMATS, check_target
+    from simkit.foundation.output import FORMATS, check_target
 
     if output is None:
         return Destination(form=form or "table", output=None, force=force)
@@ -241,7 +241,7 @@ def profile_loader(settings: Sequence[str], profiles: str | None, *,
 
 def one_value(text: str, option: str) -> int:
     """A single whole number of at least 1 in the words of lists, such as ``4k``."""
-    from simkit.axis_syntax import parse_axis
+    from simkit.foundation.axis_syntax import parse_axis
 
     values = parse_axis(text, what=option)
     if len(values) != 1:

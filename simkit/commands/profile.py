@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands.group import CommandGroup
+from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import (
     DEFAULT_MODEL,
     destination,
@@ -18,10 +18,10 @@ from simkit.commands.options import (
     one_value,
     profile_options,
 )
-from simkit.errors import Location, UserError, UserErrorGroup
+from simkit.foundation.errors import Location, UserError, UserErrorGroup
 
 if TYPE_CHECKING:
-    from simkit.hardware.figures import ProfileFigure
+    from simkit.hardware.parameters import ProfileFigure
     from simkit.hardware.profile import HardwareProfile
 
 _PROFILES: Final = click.option("--profiles", metavar="DIR", default=None,
@@ -42,11 +42,11 @@ def profile() -> None:
 def list_command(*, profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
     """Every profile of the catalogue, with the figures that decide where GQA pays."""
     to = destination(form, output, force=force)
-    from simkit.catalog import catalogue_files, user_folders
+    from simkit.commands.console import Column, warn
     from simkit.commands.emit import emit
-    from simkit.console import Column, warn
+    from simkit.foundation.named_files import catalogue_files, user_folders
+    from simkit.foundation.units import BYTES, BYTES_PER_S, COUNT
     from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
-    from simkit.units import BYTES, BYTES_PER_S, COUNT
 
     records = []
     for path in catalogue_files(KIND, user_folders(profiles, VARIABLE)).values():
@@ -95,15 +95,15 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
         if form is not None:
             raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
                             hint="leave one of them out")
-        from simkit.output import check_target
+        from simkit.foundation.output import check_target
 
         check_target(output, force=force)
         _draw_hierarchy(load_profiles([name], settings, profiles)[0], Path(output), force=force)
         return
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
-    from simkit.hardware.figures import profile_figures
+    from simkit.hardware.parameters import profile_figures
 
     chip = load_profiles([name], settings, profiles)[0]
     figures = profile_figures(chip)
@@ -129,8 +129,8 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
 
 
 def _figure_record(chip: HardwareProfile, figure: ProfileFigure) -> dict[str, Any]:
+    from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
-    from simkit.console import cell
 
     provenance = figure.provenance
     text = "not known" if figure.value is None else cell(figure.value, figure.dimension)
@@ -139,8 +139,8 @@ def _figure_record(chip: HardwareProfile, figure: ProfileFigure) -> dict[str, An
 
 
 def _ridge_records(chip: HardwareProfile) -> Iterator[dict[str, Any]]:
-    from simkit.console import cell
-    from simkit.units import COUNT
+    from simkit.commands.console import cell
+    from simkit.foundation.units import COUNT
 
     for level in chip.memory:
         ridge = chip.ridge_point_flop_per_byte(level.name)
@@ -153,7 +153,7 @@ def _ridge_records(chip: HardwareProfile) -> Iterator[dict[str, Any]]:
 
 def _print_hierarchy(chip: HardwareProfile) -> None:
     """The memory levels between the compute units and other chips, as boxes."""
-    from simkit.console import print_boxes
+    from simkit.commands.console import print_boxes
     from simkit.hardware.hierarchy import compute_words, level_words, link_words
 
     levels = [level_words(chip, level) for level in chip.memory]
@@ -163,10 +163,10 @@ def _print_hierarchy(chip: HardwareProfile) -> None:
 
 
 def _draw_hierarchy(chip: HardwareProfile, file: Path, *, force: bool) -> None:
-    from simkit.output import atomic_file
-    from simkit.report.export import figure_bytes
+    from simkit.foundation.output import atomic_file
+    from simkit.report.drawing.export import figure_bytes
+    from simkit.report.drawing.style import house_style
     from simkit.report.figures.memory_hierarchy import draw_hierarchy
-    from simkit.report.style import house_style
 
     with house_style(), atomic_file(file, force=force) as part:
         part.write_bytes(figure_bytes(draw_hierarchy(chip).figure, file.suffix.lower().lstrip(".")))
@@ -181,7 +181,7 @@ def check(*, files: tuple[str, ...], profiles: str | None) -> None:
 
     Exit code 2 when there are errors; warnings alone leave it at 0.
     """
-    from simkit.catalog import catalogue_files, find_file, user_folders
+    from simkit.foundation.named_files import catalogue_files, find_file, user_folders
     from simkit.hardware.catalog import KIND, VARIABLE
 
     folders = user_folders(profiles, VARIABLE)
@@ -228,8 +228,8 @@ def schema(*, output: str | None, force: bool) -> None:
     """The JSON Schema of a profile, for editors that complete and check while typing."""
     import json
 
+    from simkit.foundation.output import write_text
     from simkit.hardware.json_schema import profile_json_schema
-    from simkit.output import write_text
 
     text = json.dumps(profile_json_schema(), indent=2, ensure_ascii=False) + "\n"
     if output is None:
@@ -258,8 +258,8 @@ def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, settin
     simkit profile diff h100-sxm h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
 
     chips = (load_profiles([first], (), profiles)[0], load_profiles([second], settings, profiles)[0])
     records = _figure_differences(*chips)
@@ -277,8 +277,8 @@ def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, settin
 
 
 def _difference(key: str, first: Any, second: Any, dimension: str | None) -> dict[str, Any]:
+    from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
-    from simkit.console import cell
 
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
     return {"key": key, "first": first, "second": second, "unit": unit_of(dimension),
@@ -287,7 +287,7 @@ def _difference(key: str, first: Any, second: Any, dimension: str | None) -> dic
 
 
 def _figure_differences(first: HardwareProfile, second: HardwareProfile) -> list[dict[str, Any]]:
-    from simkit.hardware.figures import profile_figures
+    from simkit.hardware.parameters import profile_figures
 
     left, right = ({figure.key: figure for figure in profile_figures(chip)} for chip in (first, second))
     records = []
@@ -335,9 +335,9 @@ def new(*, name: str, like: str | None, output: str | None, force: bool, profile
     simkit profile new my-chip --like h100-sxm -o my-chip.yaml
     simkit profile new my-chip
     """
+    from simkit.foundation.output import check_target, write_text
     from simkit.hardware.authoring import copy_profile, require_name
     from simkit.hardware.questions import ask_profile
-    from simkit.output import check_target, write_text
 
     require_name(name)
     target = output or f"{name}.yaml"

@@ -17,10 +17,10 @@ from simkit.commands.options import (
     one_value,
     profile_options,
 )
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from simkit.report.figures.drawn import DrawnFigure
+    from simkit.report.drawing.drawn_figure import DrawnFigure
     from simkit.study.study_file import FigureRequest
 
 _FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
@@ -48,7 +48,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit roofline -H h100-sxm,mi300x,groq-lpu -A mha,gqa-8,mqa
     simkit roofline -H h100-sxm,groq-lpu -o roofline.svg
     """
-    from simkit.output import check_target
+    from simkit.foundation.output import check_target
 
     drawn_to = Path(output) if output and Path(output).suffix.lower() in _FIGURE_SUFFIXES else None
     if drawn_to is not None:
@@ -59,11 +59,11 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
             raise UserError(f"a figure shows one model, and {len(model)} are named", hint="name one with -M")
         check_target(drawn_to, force=force)
     to = destination(form, None if drawn_to else output, force=force)
+    from simkit.commands.console import Column, warn
     from simkit.commands.emit import emit
-    from simkit.console import Column, warn
+    from simkit.foundation.units import BYTES_PER_S, COUNT, FLOP_PER_S
     from simkit.model.catalog import load_model
     from simkit.study.study_file import FigureRequest
-    from simkit.units import BYTES_PER_S, COUNT, FLOP_PER_S
 
     chips = tuple(load_profiles(hardware, settings, profiles))
     tokens, sequences = one_value(kv_len, "--kv-len"), one_value(batch, "--batch")
@@ -94,11 +94,11 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
 
 def _draw(request: FigureRequest, file: Path | None, *, force: bool) -> DrawnFigure:
     """The figure with its rows, saved when a file is named."""
-    from simkit.output import atomic_file
-    from simkit.report.export import figure_bytes
-    from simkit.report.figures.drawn import FigureContext
+    from simkit.foundation.output import atomic_file
+    from simkit.report.drawing.drawn_figure import FigureContext
+    from simkit.report.drawing.export import figure_bytes
+    from simkit.report.drawing.style import chip_styles, house_style
     from simkit.report.figures.roofline import draw
-    from simkit.report.style import chip_styles, house_style
 
     with house_style():
         drawn = draw(FigureContext(request=request, styles=chip_styles(request.hardware, {})))

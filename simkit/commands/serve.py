@@ -20,10 +20,10 @@ from simkit.commands.options import (
     profile_options,
     weight_dtype_option,
 )
-from simkit.errors import Location, UserError, shorten
+from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
-    from simkit.study.serving.ask import Answer, Load
+    from simkit.serving.ask import Answer, Load
 
 DEFAULT_LENGTHS: Final = "azure-conv-2023"
 KEPT_FOR_TIMELINE: Final = 20_000
@@ -126,7 +126,7 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.commands.options import Destination
-    from simkit.output import check_target
+    from simkit.foundation.output import check_target
 
     if len(model) != 1:
         raise UserError(f"-M: serving takes one model, and {len(model)} are named", hint="name one")
@@ -139,8 +139,8 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     if find_max_rate and words["slo_ttft"] is None and words["slo_tpot"] is None:
         raise UserError("--find-max-rate needs an objective", hint="give --slo-ttft, --slo-tpot or both")
     from simkit.model.catalog import load_model
-    from simkit.study.serving.ask import ask
-    from simkit.study.serving.record import SERVING_FIELDS, serving_record
+    from simkit.serving.ask import ask
+    from simkit.serving.record import SERVING_FIELDS, serving_record
 
     if chips == "fit-each":
         raise UserError("--chips fit-each: layouts that are compared share their chips here",
@@ -164,10 +164,10 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
 def _load(*, trace_file: str | None, rate: str | None, arrivals: str, lengths: str, scale: float,
           concurrency: int | None, seed: int, requests: int | None, searched: bool) -> Load:
     """The requests and their rates, from the words of the command line."""
-    from simkit.axis_syntax import parse_axis
-    from simkit.study.serving.ask import Load
-    from simkit.study.serving.generate import generate, parse_arrivals, parse_lengths
-    from simkit.study.serving.traces import read_trace
+    from simkit.foundation.axis_syntax import parse_axis
+    from simkit.serving.ask import Load
+    from simkit.serving.generate import generate, parse_arrivals, parse_lengths
+    from simkit.serving.traces import read_trace
 
     rates = () if rate is None else tuple(
         scale * value for value in parse_axis(rate, what="--rate", minimum=1e-6, whole=False))
@@ -194,9 +194,9 @@ def _load(*, trace_file: str | None, rate: str | None, arrivals: str, lengths: s
 def _policy(words: dict[str, Any]) -> Any:
     import math
 
-    from simkit.study.serving.runtime import load_runtime
-    from simkit.study.serving.serve import Policy
-    from simkit.units import BYTES, BYTES_PER_S, parse_quantity
+    from simkit.foundation.units import BYTES, BYTES_PER_S, parse_quantity
+    from simkit.serving.runtime import load_runtime
+    from simkit.serving.serve import Policy
 
     chunk = one_value(words["chunk"], "--chunk")
     if chunk > 65_536:
@@ -210,7 +210,7 @@ def _policy(words: dict[str, Any]) -> Any:
 
 
 def _warn(answers: list[Answer], *, searched: bool) -> None:
-    from simkit.console import warn
+    from simkit.commands.console import warn
 
     for answer in answers:
         record = answer.served.record
@@ -229,7 +229,7 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
 
 def _footer(records: list[dict[str, Any]]) -> str:
     """Grid error, runtime, and where the time went."""
-    from simkit.study.serving.record import SHARES
+    from simkit.serving.record import SHARES
 
     worst = max(record["grid_max_error"] for record in records)
     mean = max(record["grid_mean_error"] for record in records)
@@ -255,11 +255,11 @@ def _folder(output: str | None, *, force: bool) -> Path | None:
 
 def _write(folder: Path, answers: list[Answer], records: list[dict[str, Any]]) -> None:
     """Records and figures of a served question."""
-    from simkit.output import csv_text, json_text
-    from simkit.output_folder import move_files, settled, staged_folder
-    from simkit.report.export import save_figure
+    from simkit.foundation.output import csv_text, json_text
+    from simkit.foundation.output_folder import move_files, settled, staged_folder
+    from simkit.report.drawing.export import save_figure
+    from simkit.report.drawing.style import house_style
     from simkit.report.figures.serving_figures import draw_serving
-    from simkit.report.style import house_style
 
     try:
         with staged_folder(folder) as staging:
@@ -281,8 +281,8 @@ def _write(folder: Path, answers: list[Answer], records: list[dict[str, Any]]) -
 def _write_timeline(path: str, answer: Answer, *, force: bool) -> None:
     import json
 
-    from simkit.output import write_text
-    from simkit.study.serving.timeline import serving_timeline
+    from simkit.foundation.output import write_text
+    from simkit.serving.timeline import serving_timeline
 
     made = serving_timeline(answer.served)
     write_text(path, json.dumps(made, allow_nan=False) + "\n", force=force)

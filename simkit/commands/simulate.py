@@ -24,7 +24,7 @@ from simkit.commands.options import (
     scenario_options,
     weight_dtype_option,
 )
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 MOST_POINTS: Final = 100_000
 # Columns of the table, with how soon a narrow terminal may drop them (0: never).
@@ -97,8 +97,8 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
 
 def _tell_misfits(found: list[Any], *, nothing_fits: bool) -> None:
     """Warn of what does not fit; when nothing does, that is the error."""
-    from simkit.console import warn
-    from simkit.errors import UserError
+    from simkit.commands.console import warn
+    from simkit.foundation.errors import UserError
 
     if nothing_fits:
         more = f"; {len(found) - 1} more combinations do not fit either" if len(found) > 1 else ""

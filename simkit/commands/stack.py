@@ -42,14 +42,14 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, k
     simkit stack -H h100-sxm mha gqa-8 kv=fp8 kv=int4 evict=streaming:4+4092 --batch 32 --kv-len 32k
     """
     to = destination(form, output, force=force)
+    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.console import Column
-    from simkit.errors import UserError
+    from simkit.foundation.errors import UserError
+    from simkit.foundation.units import BYTES, COUNT, SECONDS
     from simkit.model.catalog import load_model
     from simkit.study.record import to_records
     from simkit.study.stacking import DEFAULT_STACK
     from simkit.study.stacking import stack as stacked
-    from simkit.units import BYTES, COUNT, SECONDS
 
     counted = parse_chips(chips)
     if counted == "fit-each":

@@ -35,15 +35,15 @@ def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers:
     simkit sweep gqa_on_asics -o results.parquet --workers 2
     simkit sweep my-study.yaml -o results.csv --resume
     """
-    from simkit.commands.group import FAILED
-    from simkit.console import ProgressLine
-    from simkit.errors import UserError
+    from simkit.commands.console import ProgressLine
+    from simkit.commands.lazy_group import FAILED
+    from simkit.foundation.errors import UserError
     from simkit.hardware.catalog import parse_overrides
-    from simkit.study import executors
-    from simkit.study.group import engine_named
+    from simkit.study.evaluate import engine_named
     from simkit.study.study_file import load_study
-    from simkit.study.sweep import sweep_of
-    from simkit.study.sweep_run import Progress, WorkerLostError, run_sweep
+    from simkit.sweep import executors
+    from simkit.sweep.points import sweep_of
+    from simkit.sweep.sweep_run import Progress, WorkerLostError, run_sweep
 
     if workers is not None and cluster is not None:
         raise UserError("--workers and --cluster: give one of them")

@@ -21,7 +21,7 @@ from simkit.commands.options import (
     scenario_options,
     weight_dtype_option,
 )
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 
 @click.command()
@@ -48,7 +48,7 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
     \b
     simkit trace -H h100-sxm -M llama-2-70b -A gqa-8 --batch 32 --kv-len 4k -o trace.json
     """
-    from simkit.output import check_target
+    from simkit.foundation.output import check_target
 
     check_target(output, force=force)
     for names, option in ((hardware, "-H"), (model, "-M"), (attention, "-A")):
@@ -58,11 +58,11 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
 
     import numpy as np
 
+    from simkit.foundation.output import write_text
     from simkit.model.catalog import load_model
-    from simkit.output import write_text
+    from simkit.study.perfetto_trace import trace_step
     from simkit.study.point import evaluate_group
     from simkit.study.scenario import parse_scenario
-    from simkit.study.trace import trace_step
 
     found = evaluate_group(
         load_profiles(hardware, settings, profiles)[0], load_model(model[0]), attention[0], rivals=attention,

@@ -25,9 +25,9 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import Location, UserError
-from simkit.evidence.csv_rows import table_rows
-from simkit.input_file import read_text
+from simkit.foundation.csv_rows import table_rows
+from simkit.foundation.errors import Location, UserError
+from simkit.foundation.input_file import read_text
 from simkit.replay.dram.patterns import generate
 from simkit.replay.dram.simulate import DramConfig, Refresh, Scheduler, replay_requests
 from simkit.replay.dram.standards import standard_named

@@ -18,9 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from simkit.decode.operators import DecodeStep, Operator
-from simkit.decode.step import build_step
-from simkit.decode.totals import step_totals
+from simkit.foundation.validation import Flag, Number, StrictRecord, Text
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile, Link, MemoryLevel, Overheads
 from simkit.model.architecture import ModelArchitecture
@@ -28,12 +26,14 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import ElementFormat
 from simkit.roofline import engine as roofline
+from simkit.step.build import build_step
+from simkit.step.machine_totals import step_totals
+from simkit.step.operators import DecodeStep, Operator
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity
-from simkit.study.group import Evaluated, evaluate_group
-from simkit.study.kernel import attention_kernel
+from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.validation import Flag, Number, StrictRecord, Text
+from simkit.study.single_kernel import attention_kernel
 
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(gt=0, lt=1)]

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from simkit.evidence.published_setup import COLUMNS, MEASURES, SetupSchema, merged
-from simkit.validation import Name, Number, StrictRecord, Text, check, rule
-from simkit.yaml_source import YamlSource, load_yaml, parse_yaml
+from simkit.foundation.validation import Name, Number, StrictRecord, Text, check, rule
+from simkit.foundation.yaml_source import YamlSource, load_yaml, parse_yaml
 
 FILE: Final = "published.yaml"
 Split = Literal["exact", "calib", "predict", "shape", "negative"]

@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Final
 
-from simkit.catalog import find_file, user_folders
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.input_file import read_text
+from simkit.foundation.named_files import find_file, user_folders
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import MAX_FILE_BYTES, parse_yaml
 from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import resolve
-from simkit.input_file import read_text
-from simkit.resources import shipped_folder
-from simkit.yaml_source import MAX_FILE_BYTES, parse_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _EDITOR: Final = "# yaml-language-server: $schema="

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from simkit.catalog import catalogue_files, find_file, user_folders
-from simkit.errors import Location, UserError
+from simkit.foundation.errors import Location, UserError
+from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_figures
 from simkit.hardware.profile import HardwareProfile
-from simkit.resources import shipped_folder
-from simkit.yaml_source import load_yaml
 
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"

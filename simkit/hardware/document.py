@@ -13,7 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simkit.errors import MAX_SHOWN_ERRORS, Location, UserError, did_you_mean, raise_collected, shorten, shown
+from simkit.foundation.errors import (
+    MAX_SHOWN_ERRORS,
+    Location,
+    UserError,
+    did_you_mean,
+    raise_collected,
+    shorten,
+    shown,
+)
+from simkit.foundation.validation import check
+from simkit.foundation.yaml_source import YamlSource, dotted, parse_yaml, read_scalar
 from simkit.hardware.kernel import FIGURES, SECTIONS
 from simkit.hardware.profile import (
     Compute,
@@ -36,8 +46,6 @@ from simkit.hardware.schema import (
     ProfileSchema,
     tensors_held,
 )
-from simkit.validation import check
-from simkit.yaml_source import YamlSource, dotted, parse_yaml, read_scalar
 
 
 def profile_from_yaml(source: YamlSource, overrides: Mapping[str, str] | None = None) -> HardwareProfile:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simkit.foundation.units import BYTES, BYTES_PER_S, COUNT, FLOP_PER_S, SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
-from simkit.units import BYTES, BYTES_PER_S, COUNT, FLOP_PER_S, SECONDS, format_quantity
 
 _UNKNOWN = "not known"
 

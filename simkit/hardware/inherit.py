@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from simkit.catalog import catalogue_files, find_file
-from simkit.errors import UserError, shown
-from simkit.resources import shipped_folder
-from simkit.yaml_source import KeyPath, YamlSource, load_yaml
+from simkit.foundation.errors import UserError, shown
+from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import KeyPath, YamlSource, load_yaml
 
 PROFILES: Final = "hardware_profiles"
 MAX_DEPTH: Final = 8

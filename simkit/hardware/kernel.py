@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

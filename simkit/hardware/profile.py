@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.kernel import DecodeKernel
 
 Tensor = Literal["weights", "kv", "activations"]
@@ -163,7 +163,7 @@ class Link:
 class Overheads:
     """Times that no roof explains: a kernel's launch and drain, a layer's fabric latency, a step's host work.
 
-    ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.decode.layer_latency.layers_wait_s`.
+    ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.timing.layer_latency.layers_wait_s`.
     """
 
     kernel_launch_s: float = 0.0

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, Protocol, get_args, get_origin
 
 from pydantic import create_model
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.validation import KeyName, StrictRecord, Text, check, key_meanings
+from simkit.foundation.yaml_source import YamlSource, parse_yaml, read_scalar
 from simkit.hardware.authoring import editor_line
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.schema import (
@@ -28,8 +30,6 @@ from simkit.hardware.schema import (
     ProfileSchema,
     SystemSchema,
 )
-from simkit.validation import KeyName, StrictRecord, Text, check, key_meanings
-from simkit.yaml_source import YamlSource, parse_yaml, read_scalar
 
 Check = Callable[[str], str]
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)

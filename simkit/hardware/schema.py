@@ -6,9 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from simkit.hardware.kernel import FIGURES, GEMM_FIGURES, LIBRARIES, LIBRARY_FIGURES
-from simkit.hardware.profile import Tensor
-from simkit.units import (
+from simkit.foundation.units import (
     BYTES,
     BYTES_PER_S,
     COUNT,
@@ -22,7 +20,7 @@ from simkit.units import (
     USD_PER_HOUR,
     WATTS,
 )
-from simkit.validation import (
+from simkit.foundation.validation import (
     Flag,
     Fraction,
     KeyName,
@@ -34,6 +32,8 @@ from simkit.validation import (
     WholeNumber,
     rule,
 )
+from simkit.hardware.kernel import FIGURES, GEMM_FIGURES, LIBRARIES, LIBRARY_FIGURES
+from simkit.hardware.profile import Tensor
 
 SCHEMA_VERSION: Final = 1
 SCHEMA_HISTORY: Final = {1: "first published form"}

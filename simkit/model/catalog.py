@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from simkit.catalog import catalogue_files, find_file, user_folders
+from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.yaml_source import load_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.schema import model_from_yaml
-from simkit.yaml_source import load_yaml
 
 KIND: Final = "workloads/models"
 VARIABLE: Final = "SIMKIT_MODELS"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simkit.errors import Location, UserError
+from simkit.foundation.errors import Location, UserError
 from simkit.model.config_fields import ConfigFields
 from simkit.model.json_source import load_json
 from simkit.model.tensor_files import TensorEntry, is_float, read_entries

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from simkit.errors import Location, UserError, shown
-from simkit.yaml_source import KeyPath, YamlSource
+from simkit.foundation.errors import Location, UserError, shown
+from simkit.foundation.yaml_source import KeyPath, YamlSource
 
 MAX_LAYERS: Final = 10_000
 _LARGEST: Final = 10**9

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from simkit.errors import Location, UserError, did_you_mean
+from simkit.foundation.errors import Location, UserError, did_you_mean
 from simkit.model.checkpoint import (
     INDEX,
     Checkpoint,

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import yaml
 
-from simkit.errors import Location, UserError, did_you_mean, shorten
+from simkit.foundation.errors import Location, UserError, did_you_mean, shorten
+from simkit.foundation.validation import check
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
 from simkit.model.import_families import FAMILIES, NO_EFFECT, Family
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
-from simkit.validation import check
-from simkit.yaml_source import parse_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LINE_LENGTH: Final = 110  # of the YAML that is written, as in the shipped files

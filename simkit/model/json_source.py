@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from simkit.errors import Location, UserError, shorten
-from simkit.input_file import read_text
-from simkit.yaml_source import KeyPath, YamlSource
+from simkit.foundation.errors import Location, UserError, shorten
+from simkit.foundation.input_file import read_text
+from simkit.foundation.yaml_source import KeyPath, YamlSource
 
 MAX_FILE_BYTES: Final = 2_000_000
 MAX_VALUES: Final = 50_000  # half a second; a configuration has some 50

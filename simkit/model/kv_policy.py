@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 
 SCORE_BYTES: Final = 4  # H2O accumulates attention probabilities in fp32

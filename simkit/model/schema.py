@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from simkit.errors import UserError, shown
+from simkit.foundation.errors import UserError, shown
+from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.yaml_source import YamlSource
 from simkit.model.architecture import LayerGroup, Mla, Mlp, ModelArchitecture, Moe
-from simkit.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
-from simkit.yaml_source import YamlSource
 
 Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import Location, UserError
-from simkit.input_file import open_file
+from simkit.foundation.errors import Location, UserError
+from simkit.foundation.input_file import open_file
 
 _LENGTH_BYTES: Final = 8  # safetensors: the header's length as a 64-bit integer
 _ALIGNMENT: Final = 8  # safetensors: headers are padded so that tensors begin at a multiple

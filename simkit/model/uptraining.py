@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AS_TRAINED, parse_layout
 from simkit.model.parameters import count_parameters, encoder_parameters

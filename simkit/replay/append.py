@@ -17,15 +17,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.assembly import TimedOperator
-from simkit.decode.operators import AttentionTask, Operator
-from simkit.decode.placement import Placement
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
 from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import DramStandard
 from simkit.replay.dram_pattern import MAPPING, Pattern, channel_requests, standard_of, tile_pattern
 from simkit.replay.kernel_plan import TILE_TOKENS
-from simkit.replay.points import at_point
+from simkit.replay.single_points import at_point
+from simkit.step.operators import AttentionTask, Operator
+from simkit.step.placement import Placement
+from simkit.timing.assembly import TimedOperator
 
 READ_STREAMS: Final = 64  # tiles that are read in turn beside the writes, as of a chip full of work items
 DRAWS: Final = 8  # of the places that are written: one alone moves their cost by up to 20 %

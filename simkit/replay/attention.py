@@ -8,21 +8,21 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.operators import AttentionTask, Operator
-from simkit.decode.placement import Placement
-from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION
-from simkit.decode.traffic import memory_times
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay import timeline
 from simkit.replay.cache_hits import cyclic_hit_share
 from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
 from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
-from simkit.replay.machine import Machine, Server, machine_of
 from simkit.replay.sram_banks import bank_fraction
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
+from simkit.replay.target import Machine, Server, machine_of
 from simkit.replay.unit_kernel import Figures, figures_of
+from simkit.step.operators import AttentionTask, Operator
+from simkit.step.placement import Placement
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
 
 Start = Literal["cold", "warm"]
 IMBALANCE: Final = "imbalance"
@@ -84,7 +84,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     bins: parts of the replayed time in which bytes are counted, for a timeline.
 
     A cache that straddles levels does so by layers: the operator is replayed in each home and the mean over the layers
-    returned. Raises :class:`UserError` as :func:`simkit.replay.machine.machine_of` does.
+    returned. Raises :class:`UserError` as :func:`simkit.replay.target.machine_of` does.
     """
     shares = {name: float(share) for name, share in placement.kv.items()}
     shares = {name: share for name, share in shares.items() if share > 0} or {next(iter(shares)): 1.0}

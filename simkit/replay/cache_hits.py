@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from simkit.hardware.profile import MemoryLevel
-from simkit.replay.machine import CACHE_WAYS
+from simkit.replay.target import CACHE_WAYS
 
 
 def cyclic_hit_share(cache: MemoryLevel | None, scanned_bytes: float, ways: int = CACHE_WAYS,

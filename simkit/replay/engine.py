@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.assembly import TimedOperator, assemble
-from simkit.decode.attention_operators import KV_APPEND
-from simkit.decode.operators import AttentionTask, DecodeStep, Operator
-from simkit.decode.placement import Placement
-from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
-from simkit.decode.traffic import memory_times
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.append import with_append
 from simkit.replay.attention import AttentionReplay, Start, replay_attention
-from simkit.replay.points import profiles_of_points, scalar_operator, scalar_placement, shape_of
+from simkit.replay.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
+from simkit.step.attention_operators import KV_APPEND
+from simkit.step.operators import AttentionTask, DecodeStep, Operator
+from simkit.step.placement import Placement
+from simkit.timing.assembly import TimedOperator, assemble
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each
 _REPLAYS: OrderedDict[Any, tuple[HardwareProfile, AttentionReplay]] = OrderedDict()

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.decode.operators import AttentionTask, Operator
 from simkit.hardware.kernel_shape import EVEN_WAVES, SPLITS, UNSPLIT_ITEMS
-from simkit.replay.machine import Machine
+from simkit.replay.target import Machine
 from simkit.replay.unit_kernel import Figures, UnitKernel, unit_kernels
+from simkit.step.operators import AttentionTask, Operator
 
 # Assumed: libraries that measure their kernels settle what their cost model leaves this close.
 CLOSE: Final = 1.15

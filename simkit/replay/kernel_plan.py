@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.decode.operators import AttentionTask, Operator
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernels
-from simkit.replay.machine import Machine
+from simkit.replay.target import Machine
 from simkit.replay.unit_kernel import Figures, UnitKernel
+from simkit.step.operators import AttentionTask, Operator
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
 MOST_SPLITS: Final = 128

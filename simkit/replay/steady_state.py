@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from simkit.replay import timeline
 from simkit.replay.kernel_plan import KernelPlan
-from simkit.replay.machine import Machine
+from simkit.replay.target import Machine
 
 MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extrapolated
 # Where items differ, short runs may end with other items than the whole one; where they share reads, the cache holds

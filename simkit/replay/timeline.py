@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.jit_cache import compiled
+from simkit.foundation.jit_cache import compiled
 
 # Columns of the stall account, in slot-seconds.
 SETUP: Final = 0

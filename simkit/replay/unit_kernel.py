@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simkit.decode.operators import AttentionTask, Operator
-from simkit.decode.unit_costs import UnitCosts, matrix_costs, row_groups, vector_costs
 from simkit.hardware.kernel import DecodeKernel
 from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, PARTIAL_BYTES, ROW_ELEMENTS
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
+from simkit.step.operators import AttentionTask, Operator
+from simkit.timing.unit_costs import UnitCosts, matrix_costs, row_groups, vector_costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

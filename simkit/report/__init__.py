@@ -1,5 +1,5 @@
 """Figures from records, and the page that holds them."""
 
-from simkit.library_caches import prepare_matplotlib
+from simkit.foundation.library_caches import prepare_matplotlib
 
 prepare_matplotlib()

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from simkit import __version__
-from simkit.errors import Location, UserError
-from simkit.input_file import open_file, read_text
-from simkit.output import atomic_file
-from simkit.output_folder import move_files, settled, staged_folder
-from simkit.report.export import csv_text, json_text, save_figure
-from simkit.report.figures.drawn import FigureContext
+from simkit.foundation.errors import Location, UserError
+from simkit.foundation.input_file import open_file, read_text
+from simkit.foundation.output import atomic_file
+from simkit.foundation.output_folder import move_files, settled, staged_folder
+from simkit.foundation.scratch import held
+from simkit.report.drawing.drawn_figure import FigureContext
+from simkit.report.drawing.export import csv_text, json_text, save_figure
+from simkit.report.drawing.study_points import grid_records
+from simkit.report.drawing.style import chip_styles, house_style
 from simkit.report.figures.registry import FIGURES
 from simkit.report.page import PageFigure, page_figure, render_page
-from simkit.report.points import grid_records
-from simkit.report.style import chip_styles, house_style
-from simkit.scratch import held
 from simkit.study.study_file import Study
 
 MANIFEST: Final = "manifest.json"

@@ -13,10 +13,10 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from simkit import __version__
-from simkit.report.export import inline_svg
-from simkit.report.figures.drawn import DrawnFigure
-from simkit.report.points import Omission
-from simkit.report.style import DARK
+from simkit.report.drawing.drawn_figure import DrawnFigure
+from simkit.report.drawing.export import inline_svg
+from simkit.report.drawing.study_points import Omission
+from simkit.report.drawing.style import DARK
 from simkit.report.tables import hardware_table, results_table, source_table
 from simkit.study.study_file import Study
 

@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from simkit.foundation.units import (
+    BYTES,
+    BYTES_PER_S,
+    FLOP_PER_S,
+    SECONDS,
+    USD_PER_HOUR,
+    WATTS,
+    format_quantity,
+)
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.style import count, layout_name, times
+from simkit.report.drawing.style import count, layout_name, times
 from simkit.study.record import FIELDS
 from simkit.study.study_file import Study
-from simkit.units import BYTES, BYTES_PER_S, FLOP_PER_S, SECONDS, USD_PER_HOUR, WATTS, format_quantity
-from simkit.yaml_source import load_yaml
 
 UNKNOWN: Final = "–"
 _RESULT_FIELDS: Final = (

@@ -5,7 +5,7 @@ r"""The closed-form engine: a hierarchical roofline per operator, summed along t
 Williams, Waterman, Patterson 2009 ("Roofline"), applied to each operator and memory level; operators do not overlap
 each other. :math:`\pi` and :math:`\beta_l` are achievable rates (peak times the profile's achievable fraction).
 Where a chip's attention kernels were measured, attention also pays for its work items
-(:mod:`simkit.roofline.attention_kernel`); it is never faster than its roofs. Everything broadcasts: workload axes and
+(:mod:`simkit.timing.attention_kernel`); it is never faster than its roofs. Everything broadcasts: workload axes and
 hardware figures may be arrays.
 """
 
@@ -17,16 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.assembly import assemble
-from simkit.decode.cores import unhidden_s
-from simkit.decode.operators import DecodeStep, Operator
-from simkit.decode.placement import Placement
-from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
-from simkit.decode.traffic import memory_times
-from simkit.decode.warm import looped_placement
 from simkit.hardware.profile import HardwareProfile
-from simkit.roofline.attention_kernel import cyclic_hit_share, kernel_time
+from simkit.step.operators import DecodeStep, Operator
+from simkit.step.placement import Placement
+from simkit.timing.assembly import assemble
+from simkit.timing.attention_kernel import cyclic_hit_share, kernel_time
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.cpu_cores import unhidden_s
+from simkit.timing.looped_caches import looped_placement
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
 
 Start = Literal["cold", "warm"]
 
@@ -82,7 +82,7 @@ class OperatorTime:
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
-    """Time one decode step; see :func:`simkit.decode.assembly.assemble` for what joins the operators.
+    """Time one decode step; see :func:`simkit.timing.assembly.assemble` for what joins the operators.
 
     Raises :class:`UserError` when a level that the step reads has no bandwidth figure.
     """

@@ -1,1 +1,1 @@
-"""Questions over many points: sweeps, fits, comparisons, capacity, cost."""
+"""Questions over points: fitting chips, comparisons, capacity, cost, crossovers."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from simkit.decode.placement import cached_bytes_per_sequence
-from simkit.decode.workload import DecodeWorkload
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AttentionLayout
 from simkit.model.kv_cache import parse_format
+from simkit.step.placement import cached_bytes_per_sequence
+from simkit.step.workload import DecodeWorkload
 
 
 def kv_bytes_per_token(model: ModelArchitecture, layout: AttentionLayout, kv_dtype: str = "bf16") -> int:

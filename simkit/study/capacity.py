@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.placement import place, usable_levels
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.step.placement import place, usable_levels
+from simkit.study.evaluate import FIT, Question, engine_named, largest_first
 from simkit.study.fit import Split, fit_chips, split_chips
-from simkit.study.group import FIT, Question, engine_named, largest_first
 from simkit.study.scenario import Scenario
 
 LONGEST_CONTEXT: Final = 2**40

@@ -17,11 +17,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.study.group import FIT, Evaluated, evaluate_group
+from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.record import WHOLE
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.vary import Variable, variable, with_figure

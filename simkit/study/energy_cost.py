@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from simkit.decode.operators import DecodeStep
-from simkit.decode.placement import Placement
-from simkit.decode.totals import step_totals
 from simkit.hardware.profile import HardwareProfile, Price
+from simkit.step.machine_totals import step_totals
+from simkit.step.operators import DecodeStep
+from simkit.step.placement import Placement
 
 SECONDS_PER_HOUR = 3600.0
 TOKENS_PER_MTOK = 1e6

@@ -13,18 +13,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.operators import DecodeStep
-from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION
-from simkit.decode.step import build_step
-from simkit.decode.traffic import memory_times
+from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH, AttentionReplay
 from simkit.replay.engine import evaluate, replay_point
+from simkit.step.build import build_step
+from simkit.step.operators import DecodeStep
 from simkit.study.grid import Grid
 from simkit.study.point import Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
-from simkit.units import SECONDS, format_quantity
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
 
 MOST_EXPLAINED: Final = 12
 WORTH_TELLING: Final = 1.01  # a change that moves less than one percent is named without its number

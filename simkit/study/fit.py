@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from simkit.decode.placement import Demand, place
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
+from simkit.step.placement import Demand, place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

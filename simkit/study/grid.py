@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from simkit.errors import UserError, raise_collected
+from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.study.capacity import capacity
-from simkit.study.group import FIT, FIT_EACH
+from simkit.study.evaluate import FIT, FIT_EACH
 from simkit.study.point import decode_step
 from simkit.study.scenario import parse_scenario
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.catalog import load_model
-from simkit.study.group import ENGINES, FIT, FIT_EACH, Evaluated, evaluate_group
+from simkit.study.evaluate import ENGINES, FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
 
 __all__ = ["ENGINES", "FIT", "FIT_EACH", "Evaluated", "decode_step", "evaluate_group"]

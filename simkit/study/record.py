@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.units import BYTES, COUNT, SECONDS
+from simkit.foundation.units import BYTES, COUNT, SECONDS
 
 Columns = Mapping[str, Any]
 

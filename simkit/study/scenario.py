@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from simkit.decode.sharding import AttentionSharding, parse_attention_sharding
-from simkit.decode.workload import (
+from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
+from simkit.model.attention import AttentionLayout
+from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
+from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.step.sharding import AttentionSharding, parse_attention_sharding
+from simkit.step.workload import (
     AttentionKernel,
     CacheOrder,
     DecodeWorkload,
     parse_cache_order,
     parse_kernel,
 )
-from simkit.errors import UserError
-from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout
-from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
-from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
 from simkit.study.speculation import Speculation, parse_speculation
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.operators import DecodeStep, gemm
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.catalog import load_model
+from simkit.step.operators import DecodeStep, gemm
 
 MOST_DRAFT_TOKENS: Final = 1000
 _FORMS: Final = "expected none, draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6"

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.study.group import FIT, Evaluated, evaluate_group
+from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 
 DEFAULT_STACK: Final = ("mha", "gqa-8", "kv=fp8", "kv=int4", "evict=streaming:4+4092")
 _WORDS: Final = {"kv": "kv_dtype", "weights": "weight_dtype", "evict": "eviction", "speculate": "speculation",

@@ -30,19 +30,19 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
-from simkit.axis_syntax import parse_axis
-from simkit.catalog import catalogue_files, find_file, user_folders
-from simkit.errors import Location, UserError, UserErrorGroup, did_you_mean, raise_collected
+from simkit.foundation.axis_syntax import parse_axis
+from simkit.foundation.errors import Location, UserError, UserErrorGroup, did_you_mean, raise_collected
+from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.validation import Name, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_format
-from simkit.study.group import ENGINES, FIT, FIT_EACH
+from simkit.study.evaluate import ENGINES, FIT, FIT_EACH
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
-from simkit.validation import Name, StrictRecord, Text, WholeNumber, check, rule
-from simkit.yaml_source import YamlSource, load_yaml
 
 KIND: Final = "workloads/studies"
 VARIABLE: Final = "SIMKIT_STUDIES"

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.axis_syntax import parse_axis
-from simkit.errors import UserError, did_you_mean
-from simkit.hardware.figures import profile_figures
+from simkit.foundation.axis_syntax import parse_axis
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import COUNT, parse_quantity, units_of
+from simkit.hardware.parameters import profile_figures
 from simkit.hardware.profile import HardwareProfile
-from simkit.units import COUNT, parse_quantity, units_of
 
 # Values of the workload that may vary, and their ranges when none is given.
 WORKLOAD_RANGES: Final = {"batch": (1.0, 4096.0), "kv_len": (128.0, 1_048_576.0), "q_len": (1.0, 128.0)}

@@ -25,18 +25,18 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic_core import CoreSchema, core_schema
 
-from simkit.axis_syntax import parse_axis, split_names
-from simkit.catalog import find_file, user_folders
-from simkit.decode.sharding import parse_attention_sharding
-from simkit.decode.workload import parse_kernel
-from simkit.errors import UserError, raise_collected, shown
+from simkit.foundation.axis_syntax import parse_axis, split_names
+from simkit.foundation.errors import UserError, raise_collected, shown
+from simkit.foundation.named_files import find_file, user_folders
+from simkit.foundation.validation import Name, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.yaml_source import load_yaml
 from simkit.model.attention import parse_layout_name
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_cache_formats, parse_format
 from simkit.model.kv_policy import parse_eviction, parse_lengths
+from simkit.step.sharding import parse_attention_sharding
+from simkit.step.workload import parse_kernel
 from simkit.study.speculation import parse_speculation
-from simkit.validation import Name, StrictRecord, Text, WholeNumber, check, rule
-from simkit.yaml_source import load_yaml
 
 KIND: Final = "workloads"
 VARIABLE: Final = "SIMKIT_WORKLOADS"

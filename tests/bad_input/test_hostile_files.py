@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from simkit.errors import UserError
+from simkit.claims.tested_claims import read_claims
 from simkit.evidence.dram import read_runs
-from simkit.evidence.serving import read_rows
-from simkit.evidence.silicon_tables import read_table
+from simkit.evidence.served_models import read_rows
+from simkit.evidence.silicon.tables import read_table
+from simkit.foundation.errors import UserError
+from simkit.foundation.input_file import open_text, read_bytes
 from simkit.hardware.catalog import load_hardware
-from simkit.input_file import open_text, read_bytes
 from simkit.model.catalog import load_model
 from simkit.model.checkpoint import open_checkpoint
 from simkit.model.import_config import import_config
 from simkit.model.tensor_files import read_entries
-from simkit.study.claims import read_claims
-from simkit.study.serving.runtime import load_runtime
-from simkit.study.serving.traces import read_trace
+from simkit.serving.runtime import load_runtime
+from simkit.serving.traces import read_trace
 from simkit.study.study_file import load_study
 from simkit.study.workload_file import load_workload
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from simkit.errors import UserError
-from simkit.output import atomic_file, csv_text, json_text, write_text
+from simkit.foundation.errors import UserError
+from simkit.foundation.output import atomic_file, csv_text, json_text, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

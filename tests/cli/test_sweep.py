@@ -1,4 +1,4 @@
-"""``simkit sweep``: what it writes, says and refuses. That it survives its death is in tests/study/test_sweep.py."""
+"""``simkit sweep``: what it writes, says and refuses. That it survives its death is in tests/sweep/test_sweep.py."""
 
 import csv
 import json

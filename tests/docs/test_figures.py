@@ -6,7 +6,7 @@ import io
 import pytest
 
 from docs import build_figures
-from simkit.report.export import csv_text
+from simkit.report.drawing.export import csv_text
 
 DRAWN = build_figures.drawn_figures()
 

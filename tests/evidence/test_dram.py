@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
 from simkit.evidence.dram import REQUIRED_COLUMNS, compare, rank_correlation, read_runs
+from simkit.foundation.errors import UserError
 from tests.reference_data import reference_path
 
 STEADY = ("sequential", "chunk_", "mlp_", "random_gather", "evict_gather")

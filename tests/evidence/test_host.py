@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.cores import unhidden_s
-from simkit.decode.warm import cyclic_share, looped_placement
-from simkit.errors import UserError
-from simkit.evidence.host import (
+from simkit.evidence.host.caches import CacheSize, cache_sizes, size_bytes
+from simkit.evidence.host.clock import time_loops
+from simkit.evidence.host.compare import (
     BEYOND_CACHE,
     KV_HEADS,
     N_Q_HEADS,
@@ -24,20 +23,21 @@ from simkit.evidence.host import (
     predicted_s,
     summarise,
 )
-from simkit.evidence.host_caches import CacheSize, cache_sizes, size_bytes
-from simkit.evidence.host_clock import time_loops
-from simkit.evidence.host_measure import (
+from simkit.evidence.host.measure import (
     LevelFigures,
     at_least_as_fast_as_what_passes,
     between,
     buffer_beyond_caches_bytes,
     measure_host,
 )
-from simkit.evidence.host_profile import profile_of, profile_text
+from simkit.evidence.host.profile import profile_of, profile_text
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import lint
-from simkit.yaml_source import parse_yaml
+from simkit.timing.cpu_cores import unhidden_s
+from simkit.timing.looped_caches import cyclic_share, looped_placement
 
 GOAL_MEDIAN_APE = 0.20  # the README's contract, untuned
 slow = pytest.mark.skipif(not os.environ.get("SIMKIT_HOST_EVIDENCE"),
@@ -65,7 +65,7 @@ def test_the_machine_half_way_is_the_geometric_mean_of_before_and_after(figures)
 
 
 def test_the_compiled_kernel_is_attention():
-    from simkit.evidence.host_kernels import attend
+    from simkit.evidence.host.kernels import attend
 
     random = np.random.default_rng(3)
     for items, rows, tokens, dim in ((2, 1, 1, 128), (1, 4, 37, 64), (3, 8, 130, 128)):
@@ -80,7 +80,7 @@ def test_the_compiled_kernel_is_attention():
 
 
 def test_a_chase_visits_every_line_once_before_it_comes_back():
-    from simkit.evidence.host_kernels import LINE_BYTES, chase, random_cycle
+    from simkit.evidence.host.kernels import LINE_BYTES, chase, random_cycle
 
     successor = random_cycle(100)
     visited = {chase(successor, 0, steps) for steps in range(100)}
@@ -157,7 +157,7 @@ def test_a_looped_kernel_is_served_by_the_nearest_cache_that_holds_it(machine):
     def served_by(kv_len, heads=1):
         point = HostPoint(n_kv_heads=heads, kv_len=kv_len)
         home = machine.main_memory.name
-        from simkit.decode.placement import Placement
+        from simkit.step.placement import Placement
 
         placed = looped_placement(operator_of(point), Placement(weights={home: 1.0}, kv={home: 1.0}, fits=True,
                                                                 max_batch=1.0), machine)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from simkit.errors import UserError
-from simkit.evidence.serving import COLUMNS, compare, predict, prompts_over_peak, read_rows
-from simkit.study.serving.runtime import IDEAL, load_runtime
+from simkit.evidence.served_models import COLUMNS, compare, predict, prompts_over_peak, read_rows
+from simkit.foundation.errors import UserError
+from simkit.serving.runtime import IDEAL, load_runtime
 from tests.reference_data import reference_path
 
 DENSE = {"meta-llama/Llama-3.1-70B", "Qwen/Qwen3-32B"}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
-from simkit.evidence.silicon import compare, compare_systems, predicted_times_s
-from simkit.evidence.silicon_score import advantages, regimes, score
-from simkit.evidence.silicon_tables import parse_table, read_table
+from simkit.evidence.silicon.compare import compare, compare_systems, predicted_times_s
+from simkit.evidence.silicon.score import advantages, regimes, score
+from simkit.evidence.silicon.tables import parse_table, read_table
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from tests.reference_data import reference_path
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
-from simkit.evidence.calibrate import FitRows, calibrate, with_figures
-from simkit.evidence.calibrated_profile import calibrated_text, rows_of_profile
-from simkit.evidence.silicon import SHIPPED_LADDERS, SHIPPED_SPREAD
-from simkit.evidence.silicon_tables import Measured, shipped_table
-from simkit.evidence.transfer import carried_over
+from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_figures
+from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
+from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
+from simkit.evidence.silicon.tables import Measured, shipped_table
+from simkit.evidence.silicon.transfer import carried_over
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 
 H100 = load_hardware("h100-sxm")

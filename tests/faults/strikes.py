@@ -24,13 +24,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from simkit.report import export
-from simkit.study import sweep_plan
+from simkit.report.drawing import export
+from simkit.sweep import part_plan
 from tests.faults.cases import BYSTANDERS, CASES, EARLIER, LATER_DATE_S, Case, contents, scratch
 from tests.faults.workshop import END_S, Run, Workshop
 
 export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]  # quick figures
-sweep_plan.PART_POINTS["roofline"] = 100  # 48 parts: many moments between them; workers read this file too
+part_plan.PART_POINTS["roofline"] = 100  # 48 parts: many moments between them; workers read this file too
 
 NOBODY = 65534
 LAST_WORDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}

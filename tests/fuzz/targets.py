@@ -15,12 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from simkit.axis_syntax import parse_axis, split_names
-from simkit.decode.sharding import parse_attention_sharding
-from simkit.decode.workload import parse_kernel
-from simkit.errors import UserError
-from simkit.evidence import dram, serving
-from simkit.evidence.silicon_tables import parse_table
+from simkit.claims.tested_claims import claims_from_yaml
+from simkit.evidence import dram, served_models
+from simkit.evidence.silicon.tables import parse_table
+from simkit.foundation.axis_syntax import parse_axis, split_names
+from simkit.foundation.errors import UserError
+from simkit.foundation.output import csv_text, json_text
+from simkit.foundation.units import dimensions, format_quantity, parse_quantity
+from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.catalog import parse_overrides
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import ProfileSource, resolve
@@ -33,21 +35,19 @@ from simkit.model.kv_cache import parse_cache_formats, parse_format
 from simkit.model.kv_policy import parse_eviction, parse_lengths
 from simkit.model.schema import model_from_yaml
 from simkit.model.tensor_files import read_entries
-from simkit.output import csv_text, json_text
 from simkit.report.build import _read_manifest as read_report_manifest
-from simkit.study import sweep_run
-from simkit.study.claims import claims_from_yaml
-from simkit.study.result_cache import _read as read_cache_entry
-from simkit.study.result_cache import _seal as seal
-from simkit.study.serving.runtime import _runtime as runtime_from_yaml
-from simkit.study.serving.traces import read_trace
+from simkit.serving.runtime import _runtime as runtime_from_yaml
+from simkit.serving.traces import read_trace
+from simkit.step.sharding import parse_attention_sharding
+from simkit.step.workload import parse_kernel
+from simkit.study.replay_cache import _read as read_cache_entry
+from simkit.study.replay_cache import _seal as seal
 from simkit.study.speculation import parse_speculation
 from simkit.study.stacking import parse_stack
 from simkit.study.study_file import study_from_yaml
-from simkit.study.sweep_plan import changes
 from simkit.study.workload_file import load_workload
-from simkit.units import dimensions, format_quantity, parse_quantity
-from simkit.yaml_source import YamlSource, load_yaml
+from simkit.sweep import sweep_run
+from simkit.sweep.part_plan import changes
 
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parent
@@ -241,7 +241,7 @@ def _dram_csv(data: bytes, folder: Path) -> None:
 
 
 def _serving_csv(data: bytes, folder: Path) -> None:
-    serving.read_rows(_file(folder, "x.csv", data))
+    served_models.read_rows(_file(folder, "x.csv", data))
 
 
 # --- files that simkit wrote itself, which anybody may have changed since ----------------------------------------------

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simkit
-from simkit.catalog import catalogue_files, find_file
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.resources import shipped_folder
 from simkit.hardware.catalog import KIND, VARIABLE, list_hardware, load_hardware, parse_overrides
-from simkit.resources import shipped_folder
 
 OWN = """\
 schema_version: 1
@@ -102,10 +102,10 @@ def test_an_empty_folder_leaves_the_shipped_profiles(tmp_path):
 
 
 def test_an_empty_catalogue_lists_nothing_and_says_that_a_name_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr("simkit.catalog.shipped_folder", lambda _: tmp_path)
+    monkeypatch.setattr("simkit.foundation.named_files.shipped_folder", lambda _: tmp_path)
     assert list_hardware() == []
     assert refusal("h100-sxm") == "unknown hardware profile 'h100-sxm'"
-    monkeypatch.setattr("simkit.catalog.shipped_folder", lambda _: tmp_path / "gone")
+    monkeypatch.setattr("simkit.foundation.named_files.shipped_folder", lambda _: tmp_path / "gone")
     assert list_hardware() == []
 
 

@@ -7,13 +7,13 @@ import statistics
 
 import pytest
 
-from simkit.catalog import catalogue_files
-from simkit.decode.collectives import all_reduce_time_s
+from simkit.foundation.named_files import catalogue_files
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import KIND, list_hardware, load_hardware
 from simkit.hardware.lint import lint
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import CONFIDENCES
-from simkit.yaml_source import load_yaml
+from simkit.timing.collective_times import all_reduce_time_s
 from tests.reference_data import reference_path
 
 FILES = catalogue_files(KIND)

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.inherit import MAX_DEPTH, load_profile_source
 from simkit.hardware.json_schema import profile_json_schema

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from simkit.catalog import catalogue_files
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.named_files import catalogue_files
+from simkit.foundation.units import format_quantity
+from simkit.foundation.yaml_source import YamlSource, load_yaml, parse_yaml
 from simkit.hardware.catalog import KIND, list_hardware
 from simkit.hardware.document import profile_from_yaml
-from simkit.hardware.figures import profile_figures
 from simkit.hardware.lint import Finding, lint
 from simkit.hardware.lint.check import RULES
 from simkit.hardware.lint.links import wire_bytes_per_s
 from simkit.hardware.lint.memory import banks_carry_the_bandwidth
-from simkit.units import format_quantity
-from simkit.yaml_source import YamlSource, load_yaml, parse_yaml
+from simkit.hardware.parameters import profile_figures
 
 FILES = catalogue_files(KIND)
 SLIPPED = sorted((Path(__file__).parents[1] / "bad_profiles").glob("lint_*.yaml"))

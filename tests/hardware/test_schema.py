@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import load_yaml, parse_yaml
 from simkit.hardware.catalog import list_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.schema import SCHEMA_HISTORY, SCHEMA_VERSION, ProfileSchema
-from simkit.yaml_source import load_yaml, parse_yaml
 from tests.bad_files import JARGON, assert_tells_every_fault, bad_files
 
 PROFILE = """\

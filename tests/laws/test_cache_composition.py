@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.decode.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence
-from simkit.decode.step import build_step
-from simkit.decode.workload import DecodeWorkload
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.architecture import LayerGroup
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS, parse_cache_formats, parse_format
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.step.build import build_step
+from simkit.step.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence
+from simkit.step.workload import DecodeWorkload
 from simkit.study.point import decode_step
 from simkit.study.scenario import parse_scenario
 from tests.laws import strategies as draw

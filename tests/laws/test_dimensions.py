@@ -12,31 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simkit.decode import step as step_module
-from simkit.decode import workload as workload_module
-from simkit.decode.collectives import collective_time_s
-from simkit.decode.operators import Collective, DecodeStep, Operator
-from simkit.decode.placement import Placement, demand, place
-from simkit.decode.step import build_step
-from simkit.decode.totals import step_totals
-from simkit.evidence.kernels_attention import in_main_memory
+from simkit.evidence.silicon.attention_rows import in_main_memory
 from simkit.hardware.profile import HardwareProfile
 from simkit.model import kv_policy
 from simkit.model.catalog import load_model
 from simkit.replay import engine as replay
 from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import STANDARDS
-from simkit.roofline import attention_kernel, other_kernels
 from simkit.roofline.engine import evaluate, operator_times
-from simkit.roofline.other_kernels import gemm_time_s
+from simkit.serving.generate import generate, parse_lengths
+from simkit.serving.replica import build_replicas, paged
+from simkit.serving.runtime import load_runtime
+from simkit.serving.serve import Policy, build_server, serve
+from simkit.step import build as step_module
+from simkit.step import workload as workload_module
+from simkit.step.build import build_step
+from simkit.step.machine_totals import step_totals
+from simkit.step.operators import Collective, DecodeStep, Operator
+from simkit.step.placement import Placement, demand, place
 from simkit.study.capacity import capacity
 from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
-from simkit.study.group import evaluate_group
+from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.study.serving.generate import generate, parse_lengths
-from simkit.study.serving.replica import build_replicas, paged
-from simkit.study.serving.runtime import load_runtime
-from simkit.study.serving.serve import Policy, build_server, serve
+from simkit.timing import attention_kernel, product_kernel
+from simkit.timing.collective_times import collective_time_s
+from simkit.timing.product_kernel import gemm_time_s
 from tests.laws.dimensions import assert_same, dimension_of, scale_constants, scaled
 from tests.laws.strategies import PROFILES, SIMULATED
 
@@ -49,7 +49,7 @@ WORDS = ({}, {"page": 16, "lengths": "lognormal:0.5"}, {"eviction": "h2o:512+512
 # Widths of elements that stand in the code: the only figures with a unit that no record holds.
 WIDTHS = ((workload_module, "ACTIVATION_BYTES"), (workload_module, "SCORE_BYTES"), (step_module, "LOGIT_BYTES"),
           (step_module, "PARTIAL_BYTES"), (kv_policy, "BLOCK_TABLE_ENTRY_BYTES"), (attention_kernel, "PARTIAL_BYTES"),
-          (other_kernels, "PARTIAL_BYTES"), (other_kernels, "OUTPUT_BYTES"))
+          (product_kernel, "PARTIAL_BYTES"), (product_kernel, "OUTPUT_BYTES"))
 
 
 # All base units change at once, by powers so far apart that no product of a few of them gives another by chance.

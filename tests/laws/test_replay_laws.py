@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simkit.decode.traffic import memory_times
 from simkit.hardware.catalog import load_hardware
+from simkit.timing.memory_roofs import memory_times
 from tests.laws import strategies as draw
 from tests.replay.cases import attention_operator, in_home, replay, roof_s, with_bytes_in_flight, with_level
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.decode.placement import demand, place
-from simkit.decode.step import build_step
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.roofline.engine import evaluate
+from simkit.step.build import build_step
+from simkit.step.placement import demand, place
 from simkit.study.point import Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
 from tests.laws import strategies as draw

@@ -7,10 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.catalog import list_models, load_model
 from simkit.model.schema import model_from_yaml
-from simkit.yaml_source import parse_yaml
 from tests.bad_files import JARGON, assert_tells_every_fault, bad_files
 
 FULL = """\

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
 from simkit.model.schema import model_from_yaml
-from simkit.yaml_source import parse_yaml
 from tests.reference_data import REPOSITORY, reference_path
 
 FOLDER = REPOSITORY / "workloads" / "models"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.model.convert import convert_checkpoint
 from tests.model.checkpoints import weights
 
@@ -131,7 +131,7 @@ def test_an_unwritable_place_is_reported(checkpoint: Callable[..., Path], tmp_pa
 def test_without_the_extra_the_message_says_how_to_install_it(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['safetensors'] = None\n"
-        "from simkit.errors import UserError\n"
+        "from simkit.foundation.errors import UserError\n"
         "from simkit.model.convert import convert_checkpoint\n"
         "try: convert_checkpoint(sys.argv[1], sys.argv[2], 2)\n"
         "except UserError as error: print(error)\n"

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.catalog import load_model
 from simkit.model.import_config import ImportResult, import_config

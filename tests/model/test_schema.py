@@ -8,13 +8,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import LayerGroup
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS, parse_format
 from simkit.model.schema import model_from_yaml
-from simkit.yaml_source import parse_yaml
 
 TINY = """\
 schema_version: 1

@@ -3,7 +3,7 @@
 
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.model.catalog import load_model
 from simkit.model.uptraining import uptraining_cost
 

@@ -2,7 +2,7 @@
 
 ::
 
-    pytest -p tests.mutation.plugin --mutate simkit/decode/traffic.py --mutate simkit/roofline TESTS
+    pytest -p tests.mutation.plugin --mutate simkit/timing/memory_roofs.py --mutate simkit/roofline TESTS
 
 A first pass runs all collected tests under coverage.py: which of them reach which line, and how long each takes. Then every
 mutant's compiled functions take the place of the living ones in a fork, and the tests that reach its line run, those first
@@ -205,7 +205,7 @@ class _Strikes:
             return "same program", None, change  # an annotation or a docstring
         tests = self._tests(name, mutant.line)
         swaps = list(_swaps(old, new))
-        compiled = "from simkit.jit_cache import" in before or "from numba import" in before
+        compiled = "from simkit.foundation.jit_cache import" in before or "from numba import" in before
         if not swaps or (compiled and not interpreted.IS_ON):
             return (*self._afresh(mutant, after), change)
         if not tests:

@@ -72,7 +72,7 @@ def test_an_order_that_falls_is_broken():
 
 def test_the_shipped_figures_are_those_of_the_reference_file():
     """Scaling book and CS336 tables, value by value, against the reference copy of the same sources."""
-    from simkit.yaml_source import load_yaml
+    from simkit.foundation.yaml_source import load_yaml
 
     data = load_yaml(reference_path("published_results.yaml")).data
     book = data["scaling_book"]["llama2_13b_8xv5e_bf16_8192ctx"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simkit.decode.operators import AttentionTask
-from simkit.decode.result import COMPUTE, LATENCY
 from simkit.hardware.catalog import list_hardware
-from simkit.roofline.attention_kernel import kernel_time
-from simkit.roofline.other_kernels import gemm_time_s
+from simkit.step.operators import AttentionTask
+from simkit.timing.attention_kernel import kernel_time
+from simkit.timing.product_kernel import gemm_time_s
+from simkit.timing.step_timing import COMPUTE, LATENCY
 from tests.reference.measured_kernels import Problem, product_s, ways
 
 CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]

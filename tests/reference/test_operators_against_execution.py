@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.decode.placement import demand
-from simkit.decode.step import build_step
-from simkit.decode.workload import ATTENTION_KERNELS, DecodeWorkload
 from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.step.build import build_step
+from simkit.step.placement import demand
+from simkit.step.workload import ATTENTION_KERNELS, DecodeWorkload
 from tests.laws.strategies import divisors
 from tests.reference.dense_attention import Case, Coding, Latent, Ledger, Rule, Vectors, execute
 

@@ -5,11 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.operators import Operator
-from simkit.decode.placement import Placement
-from simkit.decode.step import build_step
-from simkit.decode.traffic import memory_times
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
@@ -20,11 +15,16 @@ from simkit.replay.dram.simulate import DramConfig
 from simkit.replay.dram.standards import standard_named
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import KernelPlan
-from simkit.replay.machine import Server, machine_of
-from simkit.replay.points import scalar_operator
+from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
+from simkit.replay.target import Server, machine_of
 from simkit.replay.unit_kernel import UnitKernel
+from simkit.step.build import build_step
+from simkit.step.operators import Operator
+from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
 
 MODEL = "llama-2-70b"
 

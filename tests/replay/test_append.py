@@ -5,10 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.assembly import TimedOperator
-from simkit.decode.operators import Operator
-from simkit.decode.placement import Placement
-from simkit.decode.step import build_step
 from simkit.evidence.dram import read_runs
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
@@ -21,7 +17,11 @@ from simkit.replay.dram_pattern import Pattern, channel_requests, standard_of
 from simkit.replay.engine import evaluate as replay_step
 from simkit.replay.engine import streamed, task_of
 from simkit.roofline.engine import evaluate as roofline_step
+from simkit.step.build import build_step
+from simkit.step.operators import Operator
+from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
+from simkit.timing.assembly import TimedOperator
 from tests.replay.cases import attention_operator, in_home
 
 CHIPS = ("h100-sxm", "l40s", "sambanova-sn40l", "epyc-9654-2s", "tpu-v5e", "groq-lpu")

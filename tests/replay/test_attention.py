@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.placement import Placement
 from simkit.hardware.catalog import load_hardware
 from simkit.replay import attention
 from simkit.replay.attention import replay_attention
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import plan_kernels
-from simkit.replay.machine import machine_of
 from simkit.replay.steady_state import KernelLoop, Run
+from simkit.replay.target import machine_of
 from simkit.replay.unit_kernel import figures_of
+from simkit.step.placement import Placement
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
 
 

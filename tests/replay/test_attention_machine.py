@@ -9,7 +9,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.replay import attention
 from simkit.replay.dram_pattern import PatternRate
 from simkit.replay.engine import task_of
-from simkit.replay.machine import machine_of
+from simkit.replay.target import machine_of
 from simkit.replay.unit_kernel import figures_of
 from tests.replay.cases import attention_operator, replay
 

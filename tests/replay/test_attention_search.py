@@ -10,7 +10,7 @@ from simkit.replay import attention, timeline
 from simkit.replay.attention import AttentionReplay
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import plan_kernels
-from simkit.replay.machine import machine_of
+from simkit.replay.target import machine_of
 from tests.replay.cases import attention_operator, in_home
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.replay.dram.interleave import ChannelInterleave
 from simkit.replay.dram.mapping import MAPPINGS, mapping_named
 from simkit.replay.dram.queues import place_of

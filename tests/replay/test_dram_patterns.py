@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.replay.dram.patterns import PATTERNS, Trace, bursts_of_chunks, generate
 from simkit.replay.dram.simulate import DramChannel, DramConfig
 from simkit.replay.dram.standards import standard_named

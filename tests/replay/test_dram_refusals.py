@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.replay.dram.simulate import DramChannel, DramConfig, replay_requests
 from simkit.replay.dram.standards import standard_named
 from tests.replay.cases import dram_config

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.replay.dram.standards import STANDARDS, at_clock, standard_named
 from simkit.replay.dram.timing import resolve
 

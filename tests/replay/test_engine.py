@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.placement import Placement
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.replay.kernel_plan import split_count
-from simkit.replay.machine import machine_of
+from simkit.replay.target import machine_of
 from simkit.replay.timeline import Items, Path, Record, run_items
+from simkit.step.placement import Placement
 from simkit.study.point import decode_step
 from tests.laws.strategies import SIMULATED
 from tests.replay.cases import attention_operator, replay, roof_s, with_level

@@ -10,7 +10,7 @@ from simkit.hardware.kernel_shape import SPLITS
 from simkit.replay import kernel_choice
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import choose_kernels, partial_elements
-from simkit.replay.machine import machine_of
+from simkit.replay.target import machine_of
 from simkit.replay.unit_kernel import UnitKernel, figures_of, unit_kernels
 from tests.replay.cases import attention_operator
 

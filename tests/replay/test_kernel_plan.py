@@ -10,7 +10,7 @@ from simkit.replay import kernel_plan
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import KernelChoice
 from simkit.replay.kernel_plan import plan_kernels, sequence_tokens, split_count
-from simkit.replay.machine import machine_of
+from simkit.replay.target import machine_of
 from simkit.replay.unit_kernel import UnitKernel, figures_of
 from tests.replay.cases import attention_operator
 

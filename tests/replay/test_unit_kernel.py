@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from simkit.decode.operators import AttentionTask, Operator
 from simkit.hardware.catalog import load_hardware
 from simkit.replay.unit_kernel import figures_of, unit_kernels
+from simkit.step.operators import AttentionTask, Operator
 
 SHIPPED = load_hardware("h100-sxm")
 # 100 units of 1 GHz, 2000 dense flops and 16 exponentials a cycle and unit.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.report.build import build_report
 from simkit.study.study_file import Study, study_from_yaml
-from simkit.yaml_source import parse_yaml
 
 STUDY = """
 schema_version: 1

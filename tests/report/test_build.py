@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.report.build import MANIFEST, build_report
 
 

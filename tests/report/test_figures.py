@@ -8,12 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from simkit.errors import UserError
-from simkit.report.figures.drawn import FigureContext
+from simkit.foundation.errors import UserError
+from simkit.report.drawing.drawn_figure import FigureContext
+from simkit.report.drawing.labels import spread
+from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, DARK, PAPER, chip_styles, house_style
 from simkit.report.figures.grouping_law import law_speedup
 from simkit.report.figures.registry import FIGURES
-from simkit.report.labels import spread
-from simkit.report.style import COLUMN_WIDTH_INCHES, DARK, PAPER, chip_styles, house_style
 from simkit.study.study_file import FIGURE_KINDS
 
 # Drawn from tables that name their own models.

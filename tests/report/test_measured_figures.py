@@ -6,15 +6,15 @@ from importlib.resources import files
 
 import pytest
 
-from simkit.errors import UserError
-from simkit.evidence.head_ladders import nearest_advantages
+from simkit.evidence.silicon.head_ladders import nearest_advantages
+from simkit.foundation.errors import UserError
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
-from simkit.report.figures.drawn import FigureContext
+from simkit.report.drawing.drawn_figure import FigureContext
+from simkit.report.drawing.style import chip_styles
 from simkit.report.figures.registry import FIGURES
-from simkit.report.style import chip_styles
 from simkit.study.study_file import load_study, study_from_yaml
-from simkit.yaml_source import parse_yaml
 from tests.report.conftest import TINY
 
 

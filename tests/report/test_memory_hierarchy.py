@@ -5,11 +5,11 @@ import sys
 import pytest
 from matplotlib.text import Text
 
-from simkit.console import stacked_boxes
+from simkit.commands.console import stacked_boxes
 from simkit.hardware.catalog import list_hardware, load_hardware
 from simkit.hardware.hierarchy import level_words, link_words
+from simkit.report.drawing.style import house_style
 from simkit.report.figures.memory_hierarchy import draw_hierarchy
-from simkit.report.style import house_style
 
 CATALOGUE = {profile.name: profile for profile in list_hardware()}
 
@@ -93,7 +93,7 @@ def test_boxes_line_up_and_fall_back_to_ascii(monkeypatch, capsys):
     class Latin:
         encoding = "ascii"
 
-    from simkit import console
+    from simkit.commands import console
     monkeypatch.setattr(sys, "stdout", Latin())
     assert console._showable(text).isascii()
     assert console._showable("3 µs × 2") == "3 us x 2"

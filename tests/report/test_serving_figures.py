@@ -4,11 +4,11 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.report.drawing.style import house_style
 from simkit.report.figures.serving_figures import draw_serving
-from simkit.report.style import house_style
-from simkit.study.serving.ask import Load, ask
-from simkit.study.serving.generate import generate, parse_lengths
-from simkit.study.serving.serve import Policy
+from simkit.serving.ask import Load, ask
+from simkit.serving.generate import generate, parse_lengths
+from simkit.serving.serve import Policy
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simkit.study.serving import state as state_of
-from simkit.study.serving.iteration import Tables
+from simkit.serving import state as state_of
+from simkit.serving.iteration import Tables
 
 STEP_S, PER_SEQUENCE_S, PER_TOKEN_S, PER_ROW_S = 1e-2, 1e-4, 1e-6, 2e-5
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.study.serving import state as state_of
-from simkit.study.serving.event_loop import advance
-from simkit.study.serving.serve import fresh_state
+from simkit.serving import state as state_of
+from simkit.serving.event_loop import advance
+from simkit.serving.serve import fresh_state
 from tests.serving.scheduler import linear_tables, rules, run
 
 TABLES = linear_tables()

@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
-from simkit.study.serving.generate import generate, parse_arrivals, parse_lengths
-from simkit.study.serving.traces import read_trace
+from simkit.foundation.errors import UserError
+from simkit.serving.generate import generate, parse_arrivals, parse_lengths
+from simkit.serving.traces import read_trace
 from tests.reference_data import reference_path
 
 KINDS = {

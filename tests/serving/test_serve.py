@@ -6,18 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.serving.generate import generate, parse_lengths
+from simkit.serving.max_rate import find_max_rate
+from simkit.serving.replica import build_replicas, paged
+from simkit.serving.runtime import list_runtimes, load_runtime
+from simkit.serving.serve import Policy, build_server, serve
+from simkit.serving.timeline import serving_timeline
 from simkit.study.capacity import capacity
 from simkit.study.point import decode_step
 from simkit.study.scenario import parse_scenario
-from simkit.study.serving.generate import generate, parse_lengths
-from simkit.study.serving.max_rate import find_max_rate
-from simkit.study.serving.replica import build_replicas, paged
-from simkit.study.serving.runtime import list_runtimes, load_runtime
-from simkit.study.serving.serve import Policy, build_server, serve
-from simkit.study.serving.timeline import serving_timeline
 
 
 def server_of(hardware="h100-sxm", model="llama-3.1-8b", layout="as-trained", *, chips=1, engine="roofline", page=16,

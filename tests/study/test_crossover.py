@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import simkit
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.figures import profile_figures
-from simkit.study.content import digest
+from simkit.hardware.parameters import profile_figures
 from simkit.study.crossover import crossings, crossover
+from simkit.study.digests import digest
 from simkit.study.vary import variable, with_figure
 
 # A TPU of which only memory and matrix units take time, for any number of query rows.

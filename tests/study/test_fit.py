@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.decode.placement import Demand
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.step.placement import Demand
 from simkit.study.fit import candidates, fit_chips, split_chips, tensor_widths
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))

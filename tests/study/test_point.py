@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import simkit
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.study.record import FIELDS, to_records
 
 # A machine on which only memory takes time.

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import yaml
 
-from simkit.decode.step import build_step
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.model.catalog import load_model
+from simkit.step.build import build_step
 from simkit.study.point import decode_step
 from simkit.study.speculation import Speculation, medusa_weight_bytes, parse_speculation, with_medusa_heads
-from tests.decode.test_operators import workload_of
 from tests.reference_data import reference_path
+from tests.step.test_operators import workload_of
 
 POINT = {"attention": "gqa-8", "batch": 4, "kv_len": 4096, "chips": 8, "tp": 8, "baseline": False}
 

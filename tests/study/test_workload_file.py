@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from simkit.errors import UserError
-from simkit.resources import shipped_folder
+from simkit.foundation.errors import UserError
+from simkit.foundation.resources import shipped_folder
 from simkit.study.workload_file import load_workload
 
 SHIPPED = sorted(path.stem for path in shipped_folder("workloads").glob("*.yaml"))

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from simkit.errors import Location
+from simkit.foundation.errors import Location
+from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.catalog import list_hardware
 from simkit.hardware.lint import compute, costs, dram, links, memory
 from simkit.hardware.lint.likeness import figures_resemble_like_chips
 from simkit.hardware.lint.remarks import Remark, Rule, Severity
 from simkit.hardware.lint.sources import figures_name_their_source
 from simkit.hardware.profile import HardwareProfile
-from simkit.yaml_source import YamlSource
 
 RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *links.RULES, *costs.RULES)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from simkit.foundation.units import FLOP_PER_S, HERTZ, format_quantity
 from simkit.hardware.lint.ranges import (
     CLOCK_HZ,
     FLOPS_PER_CLOCK,
@@ -16,7 +17,6 @@ from simkit.hardware.lint.ranges import (
 )
 from simkit.hardware.lint.remarks import Path, Remark, outside, unless_within
 from simkit.hardware.profile import Compute, HardwareProfile
-from simkit.units import FLOP_PER_S, HERTZ, format_quantity
 
 MEASURED: Final = ("calibration", "paper-measured")
 

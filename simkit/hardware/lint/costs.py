@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from simkit.foundation.units import J_PER_BYTE, SECONDS, WATTS, format_quantity
 from simkit.hardware.lint.compute import half_rate
 from simkit.hardware.lint.dram import memory_family
 from simkit.hardware.lint.ranges import ENERGY_PJ_PER_BIT
 from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile
-from simkit.units import J_PER_BYTE, SECONDS, WATTS, format_quantity
 
 PJ_PER_BIT: Final = 8e-12  # joules per byte
 MATRIX_UNITS: Final = 3.0  # a 16-bit rate so many times the vector rate comes from matrix units

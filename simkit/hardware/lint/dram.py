@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from simkit.foundation.units import BYTES, SECONDS, format_quantity
 from simkit.hardware.lint.ranges import BURST_BYTES, DRAIN_S, DRAM_FAMILIES, GIB
 from simkit.hardware.lint.remarks import Remark, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
-from simkit.units import BYTES, SECONDS, format_quantity
 
 
 def memory_family(level: MemoryLevel) -> str | None:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.lint.ranges import INFINIBAND_BYTES_PER_S, NVLINK_BYTES_PER_S, PCIE_LANE_BYTES_PER_S
 from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile, Link
-from simkit.units import SECONDS, format_quantity
 
 _PCIE: Final = re.compile(r"PCIe (\d)(?:\.0)? x(\d+)")
 _NVLINK: Final = re.compile(r"NVLink (\d)")

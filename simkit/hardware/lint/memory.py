@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
+from simkit.foundation.units import BYTES, SECONDS, format_quantity
 from simkit.hardware.lint.ranges import (
     LATENCY_S,
     ON_CHIP_DRAIN_S,
@@ -14,7 +15,6 @@ from simkit.hardware.lint.ranges import (
 )
 from simkit.hardware.lint.remarks import Remark, outside, rate_words, unless_within
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
-from simkit.units import BYTES, SECONDS, format_quantity
 
 
 def levels_are_nearest_first(profile: HardwareProfile) -> Iterator[Remark]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from simkit.foundation.units import BYTES_PER_S, format_quantity
 from simkit.hardware.profile import HardwareProfile
-from simkit.units import BYTES_PER_S, format_quantity
 
 Severity = Literal["warning", "error"]
 Path = tuple[str, ...]

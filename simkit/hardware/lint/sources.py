@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.lint.remarks import Path, Remark
-from simkit.yaml_source import YamlSource
 
 _NOT_FIGURES: Final = frozenset({"like", "unit_name", "kind", "scope", "holds", "overflow", "name", "topology",
                                  "sharding", "attention_sharding", "type", "in_network_reduction"})

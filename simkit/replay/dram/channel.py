@@ -21,7 +21,7 @@ from typing import Final
 
 from numba import njit
 
-from simkit.jit_cache import compiled, stamp_with_folder
+from simkit.foundation.jit_cache import compiled, stamp_with_folder
 from simkit.replay.dram.accounting import account, note_completion
 from simkit.replay.dram.borrow import borrowed
 from simkit.replay.dram.candidates import (

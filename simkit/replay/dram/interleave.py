@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.replay.dram.standards import DramStandard
 
 LINE_BYTES: Final = 128  # a cache line of NVIDIA's L2 (CUDA programming guide): what the mappings keep together

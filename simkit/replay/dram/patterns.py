@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.replay.dram.simulate import DramConfig
 
 IntArray = NDArray[np.int64]

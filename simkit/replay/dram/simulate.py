@@ -19,7 +19,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.replay.dram import refresh as refreshing
 from simkit.replay.dram.channel import STUCK, serve
 from simkit.replay.dram.mapping import AddressMapping, mapping_named

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from simkit.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, did_you_mean
 
 CommandBus = Literal["row_and_column", "row_and_column_half_clock", "single", "single_split_activate"]
 

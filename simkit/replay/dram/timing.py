@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.errors import UserError
+from simkit.foundation.errors import UserError
 from simkit.replay.dram.standards import DramStandard
 
 FAR: int = 1 << 60  # later than any tick of a replay

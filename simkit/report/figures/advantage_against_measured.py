@@ -7,11 +7,11 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from simkit.evidence.silicon import SHIPPED_LADDERS, SystemComparison
-from simkit.evidence.silicon_score import advantages, regimes
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.measured import inputs_of, kernel_row, measured_systems, name_of
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, new_figure
+from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SystemComparison
+from simkit.evidence.silicon.score import advantages, regimes
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.measured_kernels import inputs_of, kernel_row, measured_systems, name_of
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, new_figure
 
 _TICKS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _NAMED_TICKS: Final = (1.0, 4.0, 16.0, 64.0)

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.points import evaluate, for_each_chip, inputs_text
-from simkit.report.style import FILL_INK, INK, SMALL_POINTS, layout_name, new_figure, times, tokens
-from simkit.study.group import FIT_EACH, Evaluated
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text
+from simkit.report.drawing.style import FILL_INK, INK, SMALL_POINTS, layout_name, new_figure, times, tokens
+from simkit.study.evaluate import FIT_EACH, Evaluated
 from simkit.study.record import to_records
 
 _LEVELS: Final = (1.1, 1.5, 2.0, 3.0, 5.0)

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, margin_labels
-from simkit.report.points import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
@@ -24,7 +24,7 @@ from simkit.report.points import (
     inputs_text,
     require_some,
 )
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 
 _FACTORS: Final = np.geomspace(1.0, 100.0, 41)
 _PAYS: Final = 1.10

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.figures.dumbbell import Row, draw_rows
-from simkit.report.points import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
@@ -18,8 +18,8 @@ from simkit.report.points import (
     require_some,
     scalar,
 )
-from simkit.report.style import chips_words, count, decade_axis, layout_name, new_figure, times
-from simkit.study.group import Evaluated
+from simkit.report.drawing.style import chips_words, count, decade_axis, layout_name, new_figure, times
+from simkit.study.evaluate import Evaluated
 
 
 def draw(context: FigureContext) -> DrawnFigure:

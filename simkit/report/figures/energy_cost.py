@@ -7,11 +7,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.figures.dumbbell import Row, draw_rows
-from simkit.report.points import Omission, cache_home, evaluate, for_each_chip, inputs_text, scalar
-from simkit.report.style import chips_words, layout_name, log_ticks, new_figure, times
-from simkit.study.group import Evaluated
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.study_points import (
+    Omission,
+    cache_home,
+    evaluate,
+    for_each_chip,
+    inputs_text,
+    scalar,
+)
+from simkit.report.drawing.style import chips_words, layout_name, log_ticks, new_figure, times
+from simkit.study.evaluate import Evaluated
 
 _PANELS: Final = (("cost_usd_per_mtok", "US dollars a million tokens", "price"),
                   ("energy_j_per_token", "joules a token", "energy"))

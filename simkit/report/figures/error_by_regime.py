@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from simkit.evidence.silicon import SystemComparison
-from simkit.evidence.silicon_score import streamed_bytes
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.measured import inputs_of, measured_systems, name_of
-from simkit.report.style import FILL_INK, INK, SMALL_POINTS, new_figure
+from simkit.evidence.silicon.compare import SystemComparison
+from simkit.evidence.silicon.score import streamed_bytes
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.measured_kernels import inputs_of, measured_systems, name_of
+from simkit.report.drawing.style import FILL_INK, INK, SMALL_POINTS, new_figure
 
 _OCCUPANCY: Final = (0.0, 0.05, 0.25, 0.6, 1.1, 2.0, 8.0, np.inf)
 _OCCUPANCY_TEXTS: Final = ("<.05", ".05-.25", ".25-.6", ".6-1.1", "1.1-2", "2-8", ">8")

@@ -17,19 +17,36 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from simkit.decode.placement import Placement
-from simkit.decode.step import build_step
-from simkit.decode.workload import DecodeWorkload
-from simkit.errors import UserError
-from simkit.evidence.head_ladders import MeasuredAdvantage, nearest_advantages
+from simkit.evidence.silicon.head_ladders import MeasuredAdvantage, nearest_advantages
+from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, place_labels
-from simkit.report.points import Omission, cache_home, evaluate, fits, for_each_chip, inputs_text, scalar
-from simkit.report.style import INK, PAPER, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
-from simkit.study.group import engine_named
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.study_points import (
+    Omission,
+    cache_home,
+    evaluate,
+    fits,
+    for_each_chip,
+    inputs_text,
+    scalar,
+)
+from simkit.report.drawing.style import (
+    INK,
+    PAPER,
+    SMALL_POINTS,
+    SOFT_INK,
+    layout_name,
+    log_ticks,
+    new_figure,
+    times,
+)
+from simkit.step.build import build_step
+from simkit.step.placement import Placement
+from simkit.step.workload import DecodeWorkload
+from simkit.study.evaluate import engine_named
 from simkit.study.study_file import FigureRequest
 
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from simkit.foundation.units import BYTES, format_quantity
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, margin_labels
-from simkit.report.points import evaluate
-from simkit.report.style import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.study_points import evaluate
+from simkit.report.drawing.style import (
     INK,
     PAPER,
     SMALL_POINTS,
@@ -22,7 +23,6 @@ from simkit.report.style import (
     new_figure,
     tokens,
 )
-from simkit.units import BYTES, format_quantity
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
 

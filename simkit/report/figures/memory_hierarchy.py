@@ -14,8 +14,16 @@ from matplotlib.patches import Rectangle
 
 from simkit.hardware.hierarchy import LevelWords, compute_words, level_words, link_words
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure
-from simkit.report.style import FILL_INK, INK, SMALL_POINTS, SOFT_INK, TEXT_POINTS, cause_colour, new_figure
+from simkit.report.drawing.drawn_figure import DrawnFigure
+from simkit.report.drawing.style import (
+    FILL_INK,
+    INK,
+    SMALL_POINTS,
+    SOFT_INK,
+    TEXT_POINTS,
+    cause_colour,
+    new_figure,
+)
 
 # Everything in units of a figure one wide and one level tall.
 _BOX_HEIGHT: Final = 0.66

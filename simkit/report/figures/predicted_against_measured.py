@@ -8,11 +8,19 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from simkit.evidence.silicon import SystemComparison
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.measured import inputs_of, kernel_row, measured_systems, name_of
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, ChipStyle, chip_styles, log_ticks, new_figure
-from simkit.units import SECONDS, format_quantity
+from simkit.evidence.silicon.compare import SystemComparison
+from simkit.foundation.units import SECONDS, format_quantity
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.measured_kernels import inputs_of, kernel_row, measured_systems, name_of
+from simkit.report.drawing.style import (
+    INK,
+    SMALL_POINTS,
+    SOFT_INK,
+    ChipStyle,
+    chip_styles,
+    log_ticks,
+    new_figure,
+)
 
 _TICKS: Final = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
 _MOST_POINTS: Final = 4000  # of a panel; more of a cloud is only darker

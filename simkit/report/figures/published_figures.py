@@ -9,8 +9,8 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from simkit.evidence.published import compare
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, new_figure
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, new_figure
 
 _TICKS: Final = (0.5, 0.75, 1.0, 1.5, 2.0)
 _LONGEST_NAME: Final = 26

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, place_labels
-from simkit.report.points import evaluate, fits, for_each_chip, inputs_text, scalar
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
-from simkit.study.published_quality import Published, published_points
+from simkit.claims.published_quality import Published, published_points
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.study_points import evaluate, fits, for_each_chip, inputs_text, scalar
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 
 _MARKERS: Final = ("o", "s", "^", "D")
 

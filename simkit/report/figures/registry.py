@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.figures import (
     advantage_against_measured,
     advantage_heatmap,
@@ -24,7 +25,6 @@ from simkit.report.figures import (
     step_breakdown,
     tp_replication,
 )
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
 
 
 def _published_figures(context: FigureContext) -> DrawnFigure:

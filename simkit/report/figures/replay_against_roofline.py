@@ -11,16 +11,24 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.patches import Patch
 
-from simkit.decode.arithmetic import compute_time_s, special_function_time_s
-from simkit.decode.result import COMPUTE, LATENCY, SPECIAL_FUNCTION
-from simkit.decode.traffic import memory_times
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.points import evaluate, for_each_chip, inputs_text
-from simkit.report.style import INK, PAPER, SMALL_POINTS, cause_colour, layout_name, new_figure, tokens
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text
+from simkit.report.drawing.style import (
+    INK,
+    PAPER,
+    SMALL_POINTS,
+    cause_colour,
+    layout_name,
+    new_figure,
+    tokens,
+)
 from simkit.study.point import Evaluated
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
 
 _HOME: Final = "home"
 _NEARER: Final = "nearer"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from simkit.evidence.calibrate import Calibration
-from simkit.report.style import INK, chip_styles, decade_axis, new_figure
-from simkit.units import SECONDS
+from simkit.evidence.silicon.calibrate import Calibration
+from simkit.foundation.units import SECONDS
+from simkit.report.drawing.style import INK, chip_styles, decade_axis, new_figure
 
 _TICKS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
 

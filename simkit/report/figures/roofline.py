@@ -12,14 +12,22 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.foundation.units import FLOP_PER_S
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, margin_labels
-from simkit.report.points import cache_home, evaluate, for_each_chip, inputs_text
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, decade_axis, layout_name, log_ticks, new_figure
-from simkit.units import FLOP_PER_S
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.study_points import cache_home, evaluate, for_each_chip, inputs_text
+from simkit.report.drawing.style import (
+    INK,
+    SMALL_POINTS,
+    SOFT_INK,
+    decade_axis,
+    layout_name,
+    log_ticks,
+    new_figure,
+)
 
 _INTENSITY: Final = np.geomspace(0.25, 16384, 400)
 

@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.points import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
@@ -32,7 +32,7 @@ from simkit.report.points import (
     scalar,
     split_time_s,
 )
-from simkit.report.style import (
+from simkit.report.drawing.style import (
     FILL_INK,
     INK,
     PAPER,
@@ -44,7 +44,7 @@ from simkit.report.style import (
     times,
 )
 from simkit.roofline.engine import OperatorTime, operator_times
-from simkit.study.group import Evaluated
+from simkit.study.evaluate import Evaluated
 from simkit.study.study_file import FigureRequest
 
 _ALONE: Final = ("ridge", "weights", "latency", "links", "replicas")

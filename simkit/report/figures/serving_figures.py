@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from simkit.report.labels import Label, margin_labels, place_labels
-from simkit.report.style import DARK, INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure
-from simkit.study.serving.ask import Answer
-from simkit.units import SECONDS, format_quantity
+from simkit.foundation.units import SECONDS, format_quantity
+from simkit.report.drawing.labels import Label, margin_labels, place_labels
+from simkit.report.drawing.style import DARK, INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure
+from simkit.serving.ask import Answer
 
 _COLOURS: Final = tuple(colour for colour in DARK if colour not in ("#ffffff", INK, SOFT_INK, "#dde1e6"))
 _DASHES: Final = ("-", "--", "-.", ":")

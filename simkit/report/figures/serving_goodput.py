@@ -8,17 +8,17 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, place_labels
-from simkit.report.points import Omission, for_each_chip
-from simkit.report.style import DARK, SOFT_INK, chips_words, layout_name, new_figure, times
-from simkit.study.group import FIT_EACH
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.study_points import Omission, for_each_chip
+from simkit.report.drawing.style import DARK, SOFT_INK, chips_words, layout_name, new_figure, times
+from simkit.serving.generate import generate, parse_lengths
+from simkit.serving.max_rate import find_max_rate
+from simkit.serving.replica import build_replicas, paged
+from simkit.serving.requests import Stream
+from simkit.serving.serve import Policy, Server, build_server, serve
+from simkit.study.evaluate import FIT_EACH
 from simkit.study.scenario import parse_scenario
-from simkit.study.serving.generate import generate, parse_lengths
-from simkit.study.serving.max_rate import find_max_rate
-from simkit.study.serving.replica import build_replicas, paged
-from simkit.study.serving.requests import Stream
-from simkit.study.serving.serve import Policy, Server, build_server, serve
 
 TRACE: Final = "azure-conv-2023"
 SLO_TTFT_S, SLO_TPOT_S = 2.0, 0.05

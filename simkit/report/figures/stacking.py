@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import spread
-from simkit.report.points import Omission, for_each_chip, inputs_text, require_some
-from simkit.report.style import SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import spread
+from simkit.report.drawing.study_points import Omission, for_each_chip, inputs_text, require_some
+from simkit.report.drawing.style import SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 from simkit.study.stacking import stack
 
 _SERIES: Final = (("cache_saved", "bytes", ":"), ("attention_speedup", "attention", "--"),

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.engine import replay_point
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.figures.stacked_bars import Bar, Panel, Part, stacked_bars
-from simkit.report.points import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.stacked_bars import Bar, Panel, Part, stacked_bars
+from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
@@ -24,8 +25,7 @@ from simkit.report.points import (
     require_some,
     scalar,
 )
-from simkit.report.style import cause_colour, chips_words, layout_name
-from simkit.units import SECONDS, format_quantity
+from simkit.report.drawing.style import cause_colour, chips_words, layout_name
 
 # A stall by the replay's name, as the figure calls it, with its fill.
 _STALLS: Final = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.figures.stacked_bars import Bar, Panel, Part, stacked_bars
-from simkit.report.points import (
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.stacked_bars import Bar, Panel, Part, stacked_bars
+from simkit.report.drawing.study_points import (
     PART_NAMES,
     PARTS,
     Omission,
@@ -21,8 +22,7 @@ from simkit.report.points import (
     scalar,
     split_time_s,
 )
-from simkit.report.style import cause_colour, chips_words, layout_name
-from simkit.units import SECONDS, format_quantity
+from simkit.report.drawing.style import cause_colour, chips_words, layout_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from simkit.decode.sharding import shard_heads
 from simkit.model.attention import parse_layout
-from simkit.report.figures.drawn import DrawnFigure, FigureContext
-from simkit.report.labels import Label, margin_labels
-from simkit.report.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.step.sharding import shard_heads
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
 

@@ -1,0 +1,1 @@
+"""Common claims about MQA and GQA, each tested against the engines."""

@@ -1,0 +1,216 @@
+"""Tables for people: rich on a terminal, aligned plain text when piped. The only user of rich.
+
+On a terminal, columns that are the same in every row go to the heading, and those of least interest are left out
+when the window is narrow (and named). Piped text keeps every column.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TextIO
+
+import click
+
+from simkit.foundation.errors import one_line
+from simkit.foundation.units import format_quantity
+
+_GAP: Final = 2
+_LIVE_EVERY_S: Final = 0.2
+_LOG_EVERY_S: Final = 5.0
+UNKNOWN: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column: heading, dimension of its numbers (None: text), and how soon it may be left out (0: never).
+
+    ``liftable`` columns move into the heading on a terminal when all rows agree.
+    """
+
+    heading: str
+    dimension: str | None = None
+    optional: int = 0
+    liftable: bool = False
+
+
+def warn(message: str) -> None:
+    """Say something on stderr that did not stop the work."""
+    click.echo(f"warning: {one_line(message)}", err=True)
+
+
+class ProgressLine:
+    """How far a long run is, on stderr: one line that is rewritten on a terminal, a line now and then in a log."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit, self._said_s, self._width = unit, -math.inf, 0
+        self._live = sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, *, done: int, of: int, kept: int, elapsed_s: float) -> None:
+        """Say it, unless it was said a moment ago; ``kept`` of ``done`` stood there before this run."""
+        finished = done >= of
+        if elapsed_s - self._said_s < (_LIVE_EVERY_S if self._live else _LOG_EVERY_S) and not finished:
+            return
+        self._said_s = elapsed_s
+        fresh = done - kept
+        rate_per_s = fresh / elapsed_s if elapsed_s > 0 else 0.0
+        parts = [f"{done:,} of {of:,} {self._unit}"]
+        if kept:
+            parts.append(f"{kept:,} from before")
+        if fresh:
+            shown = f"{rate_per_s:,.0f}" if rate_per_s >= 10 else f"{rate_per_s:.2g}"
+            parts.append(f"{shown} {self._unit}/s")
+            parts.append(f"{_clock(elapsed_s)} taken" if finished else f"{_clock((of - done) / rate_per_s)} left")
+        line = ", ".join(parts)
+        if self._live:
+            click.echo("\r" + line.ljust(self._width), err=True, nl=finished)
+            self._width = len(line)
+        else:
+            click.echo(line, err=True)
+
+    def end(self) -> None:
+        """Leave the line as it stands, so that what follows begins on its own."""
+        if self._live and self._width:
+            click.echo(err=True)
+            self._width = 0
+
+
+def _clock(seconds: float) -> str:
+    """A duration as people say it: 42 s, 3 min 20 s, 7 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def cell(value: Any, dimension: str | None) -> str:
+    """One value as people read it; ``-`` when it is not known."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if dimension is None or isinstance(value, str):
+        return one_line(" ".join(str(value).splitlines()))
+    return format_quantity(value, dimension)
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, title: str | None = None,
+                stream: TextIO | None = None) -> None:
+    """Print rows of raw values under their columns to stdout, or to ``stream`` as plain text."""
+    texts = [[cell(value, column.dimension) for value, column in zip(row, columns, strict=True)] for row in rows]
+    if stream is None and sys.stdout is not None and sys.stdout.isatty():
+        _print_rich(list(columns), texts, title)
+        return
+    click.echo(plain_table(columns, texts, title=title), file=stream, nl=False)
+
+
+def plain_table(columns: Sequence[Column], texts: Sequence[Sequence[str]], *, title: str | None = None) -> str:
+    """Aligned text, numbers to the right, one line a row, all columns kept."""
+    from rich.cells import cell_len  # a µ or a CJK name is not as wide as its bytes
+
+    headings = [column.heading for column in columns]
+    widths = [max(cell_len(line[i]) for line in (headings, *texts)) for i in range(len(columns))]
+    lines = [title] if title else []
+    for line in (headings, *texts):
+        cells = []
+        for text, width, column in zip(line, widths, columns, strict=True):
+            space = " " * (width - cell_len(text))
+            cells.append(text + space if column.dimension is None else space + text)
+        lines.append((" " * _GAP).join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def print_boxes(boxes: Sequence[Sequence[str]], paths: Sequence[str], *, foot: str | None = None) -> None:
+    """Boxes of text one below the other, with what stands on the path from each to the one above it.
+
+    ``paths`` has one entry fewer than ``boxes``; ``foot`` ends a path that leaves the last box. Lines are drawn with
+    the plain characters of ASCII where the output cannot show others.
+    """
+    click.echo(_showable(stacked_boxes(boxes, paths, foot=foot)), nl=False)
+
+
+def stacked_boxes(boxes: Sequence[Sequence[str]], paths: Sequence[str], *, foot: str | None = None) -> str:
+    """The text of :func:`print_boxes`.
+
+    >>> print(stacked_boxes([["SM"], ["HBM", "80 GB"]], ["3.35 TB/s"]), end="")
+    ┌───────┐
+    │ SM    │
+    └──┬────┘
+       │ 3.35 TB/s
+    ┌──┴────┐
+    │ HBM   │
+    │ 80 GB │
+    └───────┘
+    """
+    from rich.cells import cell_len
+
+    inner = max(cell_len(line) for box in boxes for line in box)
+    lines: list[str] = []
+    for index, box in enumerate(boxes):
+        down = index < len(paths) or foot is not None
+        lines.append("┌" + ("──┴" if index else "───") + "─" * (inner - 1) + "┐")
+        lines += ["│ " + line + " " * (inner - cell_len(line)) + " │" for line in box]
+        lines.append("└" + ("──┬" if down else "───") + "─" * (inner - 1) + "┘")
+        if index < len(paths):
+            lines.append("   │ " + paths[index])
+    if foot is not None:
+        lines.append("   └ " + foot)
+    return "\n".join(lines) + "\n"
+
+
+_ASCII: Final = str.maketrans({**dict.fromkeys("┌┐└┘┬┴", "+"), "─": "-", "│": "|", "×": "x", "µ": "u"})
+
+
+def _showable(text: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII)
+    return text
+
+
+def _print_rich(columns: list[Column], texts: list[list[str]], title: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    lifted, kept, dropped = arrange(columns, texts, console.width)
+    head = "  ".join([*([title] if title else []),
+                      *(f"{columns[i].heading} {texts[0][i]}" for i in lifted)])
+    table = Table(box=None, padding=(0, _GAP, 0, 0), title=Text(head) if head else None, title_justify="left",
+                  title_style="bold", header_style="dim")
+    for i in kept:
+        table.add_column(Text(columns[i].heading), justify="left" if columns[i].dimension is None else "right",
+                         overflow="fold")
+    for row in texts:
+        table.add_row(*(Text(row[i]) for i in kept))
+    console.print(table)
+    if dropped:
+        names = ", ".join(columns[i].heading for i in dropped)
+        console.print(Text(f"not shown for width: {names} (--format csv has every column)", style="dim"))
+
+
+def arrange(columns: Sequence[Column], texts: Sequence[Sequence[str]],
+            width_columns: int) -> tuple[list[int], list[int], list[int]]:
+    """Which columns go to the heading, stay, or are left out so that a line fits ``width_columns`` characters."""
+    from rich.cells import cell_len
+
+    lifted = [i for i, column in enumerate(columns)
+              if column.liftable and len(texts) > 1 and len({row[i] for row in texts}) == 1]
+    kept = [i for i in range(len(columns)) if i not in lifted]
+    dropped: list[int] = []
+
+    def width() -> int:
+        return sum(max(cell_len(line[i]) for line in ([c.heading for c in columns], *texts)) + _GAP for i in kept)
+
+    while width() > width_columns and any(columns[i].optional for i in kept):
+        first = max(kept, key=lambda i: (columns[i].optional, i))
+        kept.remove(first)
+        dropped.append(first)
+    return lifted, kept, sorted(dropped)

@@ -1,0 +1,1 @@
+"""Measuring this machine, and real decode attention on it beside the prediction."""

@@ -1,0 +1,223 @@
+"""Tables of measured kernels: which kinds there are, told apart by their columns, and reading them without surprises.
+
+The columns are those of the tables that NVIDIA AIConfigurator's measurements were reduced to; ``latency_us*`` are
+microseconds of one kernel, looped alone. Anybody's own timings with the same columns read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from simkit.foundation.csv_rows import table_rows
+from simkit.foundation.errors import Location, UserError, did_you_mean
+from simkit.foundation.input_file import read_text
+
+Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "allreduce"]
+KINDS: Final[tuple[Kind, ...]] = ("decode_attention", "decode_mla", "decode_gemm", "allreduce")
+TARGETS: Final = ("best", "sglang", "trtllm", "vllm")
+FRAMEWORKS: Final = ("sglang", "trtllm", "vllm")
+
+_TEXTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
+    "decode_attention": ("system", "kv_dtype"), "decode_mla": ("system", "dtype", "kv_dtype"),
+    "decode_gemm": ("system", "dtype"), "allreduce": ("system", "dtype")})
+_COUNTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
+    "decode_attention": ("head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len"),
+    "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"), "allreduce": ("chips", "elements")})
+# What measurements call a format, and what simkit calls it.
+FORMATS: Final[Mapping[str, str]] = MappingProxyType({
+    "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "fp8": "fp8",
+    "float8": "fp8", "fp8_e4m3": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32"})
+ELEMENT_BYTES: Final[Mapping[str, float]] = MappingProxyType({
+    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0})
+SMALLEST: Final = 1e-9  # no latency is below it, in microseconds: less would be 0 in seconds
+LARGEST: Final = 1e12
+# The largest table, 100,907 kernels, has 5 MB.
+MOST_BYTES: Final = 50_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Rows of one kind of kernel, by column: texts, whole numbers as floats, and ``time_s`` as measured.
+
+    ``unmeasured`` counts rows of the file that say nothing about the target. ``measured_by`` has a mask for each
+    software library that the target may come from: which rows it was measured on. Without one, any may have run.
+    """
+
+    kind: Kind
+    name: str
+    columns: Mapping[str, Any] = field(repr=False)
+    time_s: Any = field(repr=False)
+    unmeasured: int = 0
+    measured_by: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def take(self, where: Any) -> Measured:
+        """The rows of an index or mask."""
+        return replace(self, columns={name: column[where] for name, column in self.columns.items()},
+                       time_s=self.time_s[where],
+                       measured_by={name: mask[where] for name, mask in self.measured_by.items()})
+
+    def of_system(self, system: str) -> Measured:
+        """The rows of one system."""
+        return self.take(self.columns["system"] == system)
+
+    @property
+    def systems(self) -> list[str]:
+        """Systems in order of appearance."""
+        return list(dict.fromkeys(self.columns["system"].tolist()))
+
+
+def read_table(path: Path, target: str = "best") -> Measured:
+    """The rows of a CSV or CSV.GZ file that were measured for ``target``.
+
+    Raises :class:`UserError` with file, line and column. ``target`` chooses among the framework columns of attention
+    tables; the other kinds have one latency.
+    """
+    if target not in TARGETS:
+        raise UserError(f"unknown target '{target[:40]}': expected one of {', '.join(TARGETS)}",
+                        hint=did_you_mean(target, TARGETS))
+    text = read_text(path, most_bytes=MOST_BYTES, unpack=True, failure="cannot read the table")
+    return parse_table(text, str(path), target)
+
+
+def shipped_table(name: str, target: str = "best") -> Measured:
+    """One of the compact tables that simkit carries; ``simkit/evidence/data/silicon.README.md`` says where from."""
+    text = resources.files("simkit.evidence").joinpath("data", name).read_text(encoding="utf-8")
+    return parse_table(text, name, target)
+
+
+def parse_table(text: str, name: str, target: str = "best") -> Measured:
+    """As :func:`read_table`, from the text of a file called ``name``."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    for line, cells in table_rows(text, name):
+        rows.append(cells)
+        lines.append(line)
+    if not rows:
+        raise UserError("the table is empty", where=Location(file=name, line=1), hint=_expected())
+    header = [cell.strip() for cell in rows[0]]
+    kind = _kind(header, name, lines[0])
+    if len(set(header)) != len(header):
+        twice = next(column for column in header if header.count(column) > 1)
+        raise UserError(f"column '{twice}' appears twice", where=Location(file=name, line=lines[0]))
+    for line, cells in zip(lines[1:], rows[1:], strict=True):
+        if len(cells) != len(header):
+            raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=Location(file=name, line=line))
+    if len(rows) == 1:
+        raise UserError("the table has a header but no rows", where=Location(file=name, line=lines[0]))
+    texts = {column: np.array([cell.strip() for cell in cells])
+             for column, cells in zip(header, zip(*rows[1:], strict=True), strict=True)}
+    at = np.array(lines[1:])
+    time_us = _latency_us(kind, texts, target, name, at)
+    measured = np.isfinite(time_us)
+    columns: dict[str, Any] = {column: texts[column] for column in _TEXTS[kind]}
+    for column in columns:
+        if column != "system":
+            columns[column] = _formats(texts[column], column, name, at)
+    columns |= {column: _numbers(texts[column], column, name, at, whole=True) for column in _COUNTS[kind]}
+    if kind == "decode_attention":
+        _refuse((columns["n_q_heads"] % columns["n_kv_heads"]) != 0, "does not divide n_q_heads", "n_kv_heads",
+                texts["n_kv_heads"], name, at)
+    if not measured.any():
+        raise UserError(f"no row was measured for '{target}'", where=Location(file=name, line=int(at[0])))
+    by = _measured_by(kind, texts, target, measured)
+    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()),
+                     measured_by=by)
+    return table.take(measured)
+
+
+def _measured_by(kind: Kind, texts: Mapping[str, Any], target: str, measured: Any) -> dict[str, Any]:
+    """Masks of the rows that each library was measured on, of the libraries that the target is taken from.
+
+    Rows of which a table says only the best are nobody's in particular: any library may have run.
+    """
+    if kind != "decode_attention":
+        return {}
+    if target != "best":
+        return {target: measured}
+    found = {name: texts[f"latency_us_{name}"] != "" for name in FRAMEWORKS if f"latency_us_{name}" in texts}
+    unknown = measured & ~np.logical_or.reduce(list(found.values())) if found else measured
+    return {name: mask | unknown for name, mask in found.items()} if found else {}
+
+
+def _kind(header: Sequence[str], name: str, line: int) -> Kind:
+    """The kind whose columns the header has; a latency column says the rest."""
+    lacking = {}
+    for kind in KINDS:
+        needed = (*_TEXTS[kind], *_COUNTS[kind])
+        lacking[kind] = [column for column in needed if column not in header]
+        if not lacking[kind]:
+            return kind
+    nearest = min(KINDS, key=lambda kind: len(lacking[kind]) / (len(_TEXTS[kind]) + len(_COUNTS[kind])))
+    missing = ", ".join(f"'{column}'" for column in lacking[nearest])
+    raise UserError(f"not a table of measured kernels; nearest is {nearest}, which also has {missing}",
+                    where=Location(file=name, line=line), hint=_expected())
+
+
+def _expected() -> str:
+    return "expected a header such as " + ",".join(
+        (*_TEXTS["decode_attention"], *_COUNTS["decode_attention"], "latency_us_best"))
+
+
+def _latency_us(kind: Kind, texts: Mapping[str, Any], target: str, name: str, lines: Any) -> Any:
+    """Microseconds of the target; NaN where the cell is empty. ``best`` without a column of its own is the least."""
+    if kind != "decode_attention":
+        wanted = ["latency_us"]
+    elif f"latency_us_{target}" in texts:
+        wanted = [f"latency_us_{target}"]
+    else:
+        wanted = [column for column in texts if column.startswith("latency_us")] if target == "best" else []
+    wanted = [column for column in wanted if column in texts]
+    if not wanted:
+        column = "latency_us" if kind != "decode_attention" else f"latency_us_{target}"
+        raise UserError(f"missing column '{column}'", where=Location(file=name, line=1))
+    found = np.full(len(lines), np.nan)
+    for column in wanted:
+        found = np.fmin(found, _numbers(texts[column], column, name, lines, whole=False))
+    return found
+
+
+def _numbers(cells: Any, column: str, name: str, lines: Any, *, whole: bool) -> Any:
+    """Positive numbers; an empty cell is NaN unless a whole number is asked for."""
+    filled = np.where(cells == "", "nan", cells) if not whole else cells
+    try:
+        values = filled.astype(float)
+    except ValueError:
+        values = np.array([_one_number(cell) for cell in filled])
+        _refuse(np.isinf(values), "expected a number", column, cells, name, lines)
+    empty = np.zeros(len(cells), dtype=bool) if whole else cells == ""
+    possible = (values >= SMALLEST) & (values <= LARGEST)
+    _refuse(~empty & ~possible, "expected a number above 0", column, cells, name, lines)
+    if whole:
+        _refuse(values != np.round(values), "expected a whole number", column, cells, name, lines)
+    return values
+
+
+def _one_number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("inf")
+
+
+def _formats(cells: Any, column: str, name: str, lines: Any) -> Any:
+    known = np.isin(cells, list(FORMATS))
+    _refuse(~known, f"expected one of {', '.join(FORMATS)}", column, cells, name, lines)
+    found, place = np.unique(cells, return_inverse=True)
+    return np.array([FORMATS[str(cell)] for cell in found])[place]
+
+
+def _refuse(wrong: Any, rule: str, column: str, cells: Any, name: str, lines: Any) -> None:
+    if np.any(wrong):
+        first = int(np.argmax(wrong))
+        raise UserError(f"{rule}, found '{str(cells[first])[:40]}'",
+                        where=Location(file=name, line=int(lines[first]), key=column))

@@ -1,0 +1,1 @@
+"""What knows nothing of chips or models: units, errors with file and line, YAML with positions, files in and out."""

@@ -1,0 +1,116 @@
+"""Lists and ranges of values, read the same on every command line and in every study file.
+
+``1,8,32`` is a list; ``1k..128k*2`` goes from 1024 to 131072 by doubling; ``0..10+1`` counts by ones; the two
+forms mix (``1,4..64*2``). The suffix ``k`` means 1024 tokens or sequences and ``M`` 1024**2, because contexts
+are named so (a "128k" model holds 131072 tokens).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from simkit.foundation.errors import UserError
+
+_SUFFIXES: Final = {"": 1, "k": 1024, "K": 1024, "M": 1024**2}
+_NUMBER: Final = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?)([kKM]?)", re.ASCII)
+_RANGE: Final = re.compile(r"(.{1,40}?)\.\.(.{1,40}?)([*+])(.{1,40})", re.ASCII)
+MAX_AXIS_VALUES: Final = 1_000_000
+MAX_AXIS_VALUE: Final = 2.0**53  # beyond it a float skips whole numbers
+_FORMS: Final = "expected a list or range such as '1,8,32', '1k..128k*2' or '0..10+1'"
+
+
+def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, whole: bool = True) -> list[float]:
+    """Read a list or range of numbers, in the order written, without duplicates.
+
+    Parameters: what: the name used in messages; minimum: the least value allowed, or None; whole: refuse
+    fractions. Returns ints (as int) when ``whole``. Raises :class:`UserError` on anything else, on an empty
+    list, on more than a million values, and on values above 2**53.
+
+    >>> parse_axis("1,4..32*2")
+    [1, 4, 8, 16, 32]
+    >>> parse_axis("1k..4k*2")
+    [1024, 2048, 4096]
+    """
+    pieces = [_piece(part.strip(), what) for part in str(text).split(",")]
+    # Counted before any is made, duplicates too: the same range a thousand times over is work, and no more values.
+    if sum(piece.most_values for piece in pieces) > MAX_AXIS_VALUES:
+        raise UserError(f"{what}: more than {MAX_AXIS_VALUES:,} values")
+    values: dict[float, None] = {}
+    for piece in pieces:
+        made = _expand(piece)
+        least, most = made[0], made[-1]  # a range only grows
+        if minimum is not None and least < minimum:
+            raise UserError(f"{what} {_show(least)} is below {_show(minimum)}", hint=_FORMS)
+        if max(abs(least), abs(most)) > MAX_AXIS_VALUE:
+            beyond = most if abs(most) > MAX_AXIS_VALUE else least
+            raise UserError(f"{what} {_show(beyond)} is above {_show(MAX_AXIS_VALUE)}", hint=_FORMS)
+        if whole:
+            fraction = next((value for value in made if not value.is_integer()), None)
+            if fraction is not None:
+                raise UserError(f"{what} {_show(fraction)} is not a whole number")
+            made = [int(value) for value in made]
+        values |= dict.fromkeys(made)
+    return list(values)
+
+
+def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
+    """Split ``a,b`` and repeated options into one list of names, in order, without duplicates or blanks."""
+    parts = [text] if isinstance(text, str) else list(text)
+    names = [name.strip() for part in parts for name in part.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """One number or range of a list; ``most_values`` is how many it may hold, rounding included."""
+
+    start: float
+    stop: float
+    step: float
+    geometric: bool
+    most_values: int
+
+
+def _piece(part: str, what: str) -> _Piece:
+    if ".." not in part:
+        value = _number(part, what)
+        return _Piece(start=value, stop=value, step=1.0, geometric=False, most_values=1)
+    match = _RANGE.fullmatch(part)
+    if match is None:
+        raise UserError(f"{what}: '{part[:40]}' is not a range", hint=_FORMS)
+    start, stop, step = (_number(match[i], what) for i in (1, 2, 4))
+    geometric = match[3] == "*"
+    if stop < start or (geometric and (step <= 1 or start <= 0)) or (not geometric and step <= 0):
+        rule = "start > 0 and a factor above 1" if geometric else "a step above 0"
+        raise UserError(f"{what}: range '{part[:40]}' needs stop >= start and {rule}", hint=_FORMS)
+    intervals = math.log(stop / start) / math.log(step) if geometric else (stop - start) / step
+    if intervals >= MAX_AXIS_VALUES:
+        raise UserError(f"{what}: range '{part[:40]}' has more than {MAX_AXIS_VALUES:,} values")
+    return _Piece(start=start, stop=stop, step=step, geometric=geometric, most_values=int(intervals) + 1)
+
+
+def _expand(piece: _Piece) -> list[float]:
+    start, stop, step = piece.start, piece.stop, piece.step
+    # Fractions miss their end by rounding (0..0.3+0.1 reaches 0.30000000000000004); whole numbers do not.
+    slack = 0.0 if start.is_integer() and step.is_integer() else 1e-12 * max(abs(start), abs(stop))
+    values: list[float] = []
+    value = start
+    while value <= stop + slack and len(values) < MAX_AXIS_VALUES:
+        values.append(min(value, stop))
+        value = start * step ** len(values) if piece.geometric else start + len(values) * step
+    return values
+
+
+def _number(text: str, what: str) -> float:
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        shown = text.strip()[:40]
+        raise UserError(f"{what}: '{shown}' is not a number" if shown else f"{what}: a value is missing", hint=_FORMS)
+    return float(match[1]) * _SUFFIXES[match[2]]
+
+
+def _show(value: float) -> str:
+    return f"{value:g}"

@@ -1,0 +1,1 @@
+"""What figures share: style, labels, marks, the points behind them, and files on disk."""

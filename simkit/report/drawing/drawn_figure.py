@@ -1,0 +1,42 @@
+"""What a figure module hands back: the drawing, the rows behind it, and the words around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from simkit.report.drawing.study_points import Omission
+from simkit.report.drawing.style import ChipStyle
+from simkit.study.study_file import FigureRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureContext:
+    """What a figure module draws from: its request and the page's chip styles."""
+
+    request: FigureRequest
+    styles: dict[str, ChipStyle]
+
+    def label(self, chip: str) -> str:
+        """The chip's short name."""
+        return self.styles[chip].label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnFigure:
+    """A finished figure. ``rows`` are what it shows, for its CSV; ``finding`` is its caption, with the number in it.
+
+    ``how_to_read`` explains marks and lines, ``inputs`` names model, point and engine, ``alt`` says in words what
+    is drawn.
+    """
+
+    title: str
+    figure: Figure
+    rows: list[dict[str, Any]]
+    finding: str
+    how_to_read: str
+    inputs: str
+    alt: str
+    omissions: list[Omission] = field(default_factory=list)

@@ -1,0 +1,91 @@
+"""Figures and rows as files: SVG, PDF, PNG and CSV, the same bytes on every run; and SVG fit to stand in a page."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from simkit.foundation import output
+from simkit.report.drawing.style import palette
+
+PNG_DOTS_PER_INCH: Final = 300
+# No dates and no program versions in the files: a rerun gives the same bytes.
+_METADATA: Final[dict[str, dict[str, str | None]]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+FORMATS: Final = tuple(_METADATA)
+
+
+def figure_bytes(figure: Figure, form: str) -> bytes:
+    """One figure as SVG, PDF or PNG. Call inside ``style.house_style()``."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=form, metadata=_METADATA[form], dpi=PNG_DOTS_PER_INCH)
+    return stream.getvalue()
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
+    """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
+    files = {form: figure_bytes(figure, form) for form in FORMATS}
+    for form, content in files.items():
+        (folder / f"{name}.{form}").write_bytes(content)
+    return files["svg"]
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV: every key of any row in order of appearance; what cannot be known is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return output.csv_text([dict.fromkeys(names) | plain(row) for row in rows])
+
+
+def json_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as one JSON array, one row a line; what cannot be known is null."""
+    lines = [json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of Python's own values: NumPy scalars unpacked, what is not finite as None."""
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def inline_svg(svg: bytes, *, name: str, alt: str) -> str:
+    """The ``<svg>`` element alone, fit for a page: ids made its own, colours swapped by CSS, described for readers.
+
+    ``name`` is a figure's file name (letters, digits, ``._-``); ``alt`` is escaped here.
+    """
+    text = svg.decode("utf-8")
+    text = text[text.index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Several figures in one document must not share ids: clip paths and glyphs would be the first figure's.
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    for colour in palette():
+        text = text.replace(colour, f"var(--c{colour[1:]})")
+    opening = re.match(r"<svg[^>]*>", text)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    if opening is None or box is None:
+        raise ValueError(f"figure {name}: not the SVG that Matplotlib writes")
+    head = (f'<svg class="plot" role="img" viewBox="{box[1]}" xmlns="http://www.w3.org/2000/svg" '
+            f'xmlns:xlink="http://www.w3.org/1999/xlink" aria-label="{_attribute(alt)}">')
+    return head + text[opening.end():]
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -1,0 +1,154 @@
+"""Points of a study, evaluated for figures and tables: the only place of the report that calls an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.study.evaluate import FIT_EACH, Evaluated, evaluate_group
+from simkit.study.record import to_records
+from simkit.study.study_file import FigureRequest, Study
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION
+
+Result = TypeVar("Result")
+# How a step's time is split in figures; the parts add up to the step.
+PARTS: Final = ("cache", "compute", "weights", "links", "latency")
+PART_NAMES: Final = {
+    "cache": "KV cache", "compute": "arithmetic", "weights": "weights", "links": "links", "latency": "fixed latency"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Omission:
+    """A chip that a figure or table leaves out, and why, in words for the page."""
+
+    chip: str
+    reason: str
+
+
+def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, batch: Any = None, kv_len: Any = None,
+             chips: int | str | None = None, tp: int | None = None, kv_dtype: str | None = None) -> Evaluated:
+    """One chip and layout over arrays of batch and context, beside the request's other layouts on the same chips.
+
+    Batch and context default to the request's focus point.
+    """
+    batch = request.focus_batch if batch is None else batch
+    kv_len = request.focus_kv_len if kv_len is None else kv_len
+    batch, kv_len = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(kv_len, dtype=float))
+    shape = batch.shape
+    return _reshaped(evaluate_group(
+        hardware, request.model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
+        weight_dtype=request.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(), q_len=np.ones(batch.size),
+        chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape)
+
+
+def _reshaped(evaluated: Evaluated, shape: tuple[int, ...]) -> Evaluated:
+    columns = {name: column.reshape(shape) for name, column in evaluated.columns.items()}
+    return Evaluated(columns=columns, hardware=evaluated.hardware, model=evaluated.model, layout=evaluated.layout,
+                     step=evaluated.step, placement=evaluated.placement, timing=evaluated.timing)
+
+
+def for_each_chip(chips: Sequence[HardwareProfile], work: Callable[[HardwareProfile], Result],
+                  ) -> tuple[dict[str, Result], list[Omission]]:
+    """``work`` of every chip that can do it, and who could not and why.
+
+    A profile may lack a figure (no bandwidth, no link) or a machine be too small for the chips that are asked for;
+    the page says so in words. Raises the first fault when no chip is left.
+    """
+    done: dict[str, Result] = {}
+    missing: list[Omission] = []
+    fault: UserError | None = None
+    for chip in chips:
+        try:
+            done[chip.name] = work(chip)
+        except UserError as error:
+            fault = fault or error
+            missing.append(Omission(chip=chip.name, reason=str(error)))
+    if fault is not None and not done:
+        raise fault
+    return done, missing
+
+
+def require_some(found: Sequence[Any] | Mapping[str, Any], request: FigureRequest, reason: str) -> None:
+    """Raise :class:`UserError` when a figure has nothing left to draw."""
+    if not found:
+        raise UserError(f"figure '{request.name}' has nothing to draw: {reason}",
+                        hint="give it other hardware, or a smaller batch or context")
+
+
+def scalar(evaluated: Evaluated, field: str) -> float:
+    """A column of a single point as a plain number."""
+    return float(np.ravel(evaluated.columns[field])[0])
+
+
+def fits(evaluated: Evaluated) -> bool:
+    """Whether a single point fits on its chips."""
+    return bool(np.ravel(evaluated.columns["fits"])[0])
+
+
+def cache_home(evaluated: Evaluated) -> str:
+    """The memory level that holds most of the KV cache of a single point."""
+    shares = {name: float(np.ravel(np.asarray(share))[0]) for name, share in evaluated.placement.kv.items()}
+    return max(shares, key=lambda name: shares[name])
+
+
+def split_time_s(evaluated: Evaluated) -> dict[str, float]:
+    """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
+
+    ``cache``: attention's reads; ``weights``: all other reads; ``compute``: arithmetic and exponentials;
+    ``latency``: launches, layer and fabric latency, waiting stages and host work.
+    """
+    def first(times: dict[str, Any], names: Sequence[str]) -> float:
+        return float(sum(np.ravel(np.asarray(times[name], dtype=float))[0] for name in names))
+
+    cause, attention = evaluated.timing.cause_time_s, evaluated.timing.attention_cause_time_s
+    levels = [level.name for level in evaluated.hardware.memory]
+    cache = first(attention, levels)
+    return {"cache": cache, "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
+            "weights": first(cause, levels) - cache, "links": first(cause, (LINK,)),
+            "latency": first(cause, (LATENCY,))}
+
+
+def split_attention_s(evaluated: Evaluated) -> float:
+    """Attention's time under its roofs, without its launches, of a single point."""
+    times = evaluated.timing.attention_cause_time_s
+    return float(sum(np.ravel(np.asarray(time, dtype=float))[0] for name, time in times.items() if name != LATENCY))
+
+
+def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
+    """Every point of the study's axes as flat records, in the study's order."""
+    batch, kv_len = np.meshgrid(np.array(study.batch, dtype=float), np.array(study.kv_len, dtype=float), indexing="ij")
+    records: list[dict[str, Any]] = []
+    omissions: dict[str, Omission] = {}
+    for model in study.models:
+        def chip_records(chip: HardwareProfile, model: Any = model) -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = []
+            for layout in study.layouts:
+                found = evaluate_group(
+                    chip, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
+                    weight_dtype=study.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(),
+                    q_len=np.ones(batch.size), chips=study.chips, engine=study.engine)
+                rows += to_records(found.columns)
+            return rows
+
+        done, missing = for_each_chip(study.hardware, chip_records)
+        records += [row for rows in done.values() for row in rows]
+        omissions |= {item.chip: item for item in missing}
+    return records, list(omissions.values())
+
+
+def inputs_text(request: FigureRequest, *, point: bool = True) -> str:
+    """The line under a caption: model, point, formats, machine, engine."""
+    where = f"batch {request.focus_batch}, {request.focus_kv_len} cached tokens; " if point else ""
+    if isinstance(request.chips, int):
+        machine = f"{request.chips} chips"
+    elif request.chips == FIT_EACH:
+        machine = "each layout on the fewest chips on which it fits"
+    else:
+        machine = "the fewest chips on which every layout fits"
+    return (f"{request.model.title}; {where}cache {request.kv_dtype}, weights {request.weight_dtype}; {machine}; "
+            f"engine: {request.engine}.")

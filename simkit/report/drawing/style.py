@@ -1,0 +1,181 @@
+"""How every figure of a page looks: one colour and marker a chip, one size, one font, the same in print and on screen.
+
+Colours are darkened members of the Okabe-Ito and Tol palettes that stay apart for colour-blind readers and keep a
+contrast of at least 3:1 on white; twelve hues cannot be told apart by everyone, so that each chip also has a marker
+and a direct label. Each colour has a partner for dark pages (:data:`DARK`), which the page swaps in by CSS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from simkit.foundation.units import BYTES, COUNT, format_quantity
+from simkit.hardware.profile import HardwareProfile
+
+COLUMN_WIDTH_INCHES: Final = 3.5
+TEXT_POINTS: Final = 7.0
+SMALL_POINTS: Final = 6.0
+PAPER: Final = "#ffffff"
+INK: Final = "#1b1f24"
+SOFT_INK: Final = "#6a727c"
+GRID: Final = "#dde1e6"
+
+_CHIP_COLOURS: Final = ("#0072b2", "#d55e00", "#00805c", "#b0478a", "#332288", "#8a6d00",
+                        "#117733", "#882255", "#3a83ad", "#a0522d", "#5f6670", "#c2334d")
+_CHIP_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "*")
+# Fills of Tol's "light" scheme: made for areas with dark text on them.
+_CAUSE_COLOURS: Final = MappingProxyType({
+    "kept": "#77aadd", "cache": "#77aadd", "compute": "#ee8866", "weights": "#c9ced4", "replicas": "#ffaabb",
+    "links": "#eedd88", "latency": "#44bb99", "other": "#99ddff",
+})
+# What the page shows instead on a dark background. Light fills stay, and so does the dark text on them.
+DARK: Final = MappingProxyType({
+    PAPER: "#14181d", INK: "#e8ebee", SOFT_INK: "#9aa4af", GRID: "#323941",
+    "#0072b2": "#5ab0ea", "#d55e00": "#ff8f47", "#00805c": "#35c99d", "#b0478a": "#e593c6", "#332288": "#a99cf5",
+    "#8a6d00": "#d9b640", "#117733": "#62bd7c", "#882255": "#dd78ab", "#3a83ad": "#86cbee", "#a0522d": "#dd9b74",
+    "#5f6670": "#b4bbc4", "#c2334d": "#ff7f92",
+})
+FILL_INK: Final = "#11151a"
+"""Text on a light fill: dark on every page."""
+
+RC: Final[dict[str, Any]] = {
+    "font.family": "DejaVu Sans", "font.size": TEXT_POINTS, "axes.titlesize": TEXT_POINTS,
+    "axes.labelsize": TEXT_POINTS, "xtick.labelsize": SMALL_POINTS, "ytick.labelsize": SMALL_POINTS,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 4.0, "axes.labelpad": 2.5,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT_INK, "axes.titlecolor": INK,
+    "xtick.color": SOFT_INK, "ytick.color": SOFT_INK, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.4, "axes.axisbelow": True,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "xtick.minor.size": 0.0, "ytick.minor.size": 0.0, "lines.linewidth": 1.2, "lines.markersize": 4.5,
+    "hatch.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": "simkit",
+    "pdf.fonttype": 42, "figure.dpi": 100.0, "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChipStyle:
+    """What one chip looks like in every figure of a page. ASICs are dashed, so that the class shows without colour."""
+
+    label: str
+    colour: str
+    marker: str
+    line: str
+
+
+def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dict[str, ChipStyle]:
+    """A style for each chip by profile name, in the study's order."""
+    styles: dict[str, ChipStyle] = {}
+    for index, chip in enumerate(chips):
+        styles[chip.name] = ChipStyle(
+            label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index % len(_CHIP_COLOURS)],
+            marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--")
+    return styles
+
+
+def cause_colour(cause: str) -> str:
+    """The fill of a share of time, by what takes it."""
+    return _CAUSE_COLOURS[cause]
+
+
+def palette() -> tuple[str, ...]:
+    """Every colour that the page swaps between light and dark."""
+    return tuple(DARK)
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The drawing settings of this module, for the length of a ``with`` block."""
+    with mpl.rc_context(RC):  # type: ignore[arg-type]  # its keys are literals, a table's are text
+        yield
+
+
+def new_figure(height_inches: float, *, width_inches: float = COLUMN_WIDTH_INCHES) -> Figure:
+    """An empty figure one column wide, on its own Agg canvas: no window, no global state."""
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(w_pad=0.02, h_pad=0.02)  # type: ignore[call-arg]
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def layout_name(layout: str) -> str:
+    """A layout as figures write it: MHA, GQA-8, MQA, as trained."""
+    return "as trained" if layout == "as-trained" else layout.upper()
+
+
+def tokens(value: float) -> str:
+    """A context or batch as people say it: 512, 4k, 128k, 1M (powers of 1024).
+
+    >>> tokens(131072), tokens(512), tokens(3000)
+    ('128k', '512', '3000')
+    """
+    for size, name in ((1024**2, "M"), (1024, "k")):
+        if value >= size and value % size == 0:
+            return f"{value / size:.0f}{name}"
+    return f"{value:.0f}"
+
+
+def times(value: float) -> str:
+    """A ratio with its sign, to what can be read off: 7.96x is '8.0×', 36.7x is '37×'.
+
+    >>> times(7.96), times(36.7), times(1.004)
+    ('8.0×', '37×', '1.00×')
+    """
+    return f"{value:.0f}×" if value >= 9.95 else f"{value:.1f}×" if value >= 1.995 else f"{value:.2f}×"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands apart: 10,440."""
+    return f"{value:,.0f}"
+
+
+def chips_words(chips: float) -> str:
+    """A number of chips in words: 1 chip, 8 chips."""
+    return f"{count(chips)} chip{'s' if chips > 1 else ''}"
+
+
+def log_ticks(axes: Axes, which: str, values: Iterable[float], texts: Iterable[str] | None = None) -> None:
+    """A logarithmic axis with ticks at the given values only."""
+    places = list(values)
+    names = list(texts) if texts is not None else [f"{value:g}" for value in places]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_major_formatter(FixedFormatter(names))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def decade_axis(axes: Axes, which: str, unit: str = COUNT, *, every: int = 1) -> None:
+    """A logarithmic axis with a tick every ``every`` decades, written with SI prefixes."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(base=10.0**every, numticks=30))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(
+        lambda value, _: f"{value:g}" if unit == COUNT else format_quantity(value, unit)))
+
+
+def bytes_axis(axes: Axes, which: str, *, every: int = 1) -> None:
+    """A logarithmic axis of bytes: 1 GB, 10 GB, 1 TB."""
+    decade_axis(axes, which, BYTES, every=every)

@@ -1,0 +1,99 @@
+"""One serving question from words to records: every profile, layout, cache format and rate of a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
+from simkit.serving.max_rate import find_max_rate
+from simkit.serving.replica import build_replicas, paged
+from simkit.serving.requests import Stream
+from simkit.serving.serve import Policy, Served, build_server, serve
+from simkit.study.evaluate import FIT
+from simkit.study.scenario import parse_scenario
+
+# A stream must outlast what it fills: this many times the sequences that run at once.
+FILLS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Requests and how fast they come.
+
+    Parameters
+    ----------
+    stream: the requests as they are, at ``own_requests_per_s``.
+    own_requests_per_s: their rate.
+    rates_requests_per_s: rates to serve them at; empty: their own.
+    more: a generator's stream of that many requests, for searches that need longer ones; None for a file.
+    """
+
+    stream: Stream
+    own_requests_per_s: float
+    rates_requests_per_s: tuple[float, ...] = ()
+    more: Callable[[int], Stream] | None = None
+
+    def at(self, requests_per_s: float, *, requests: int = 0) -> Stream:
+        """The stream at a rate, of at least ``requests`` requests where it can be made longer."""
+        stream = self.stream if self.more is None or requests == 0 else self.more(requests)
+        return stream.scaled(requests_per_s / self.own_requests_per_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one served load gave, and the rate that it was offered (None: none meets the objective)."""
+
+    offered_requests_per_s: float | None
+    served: Served
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The flat record, with the offered rate first among its rates."""
+        return {"offered_requests_per_s": self.offered_requests_per_s, **self.served.record}
+
+
+def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: list[str], kv_dtypes: Sequence[str], *,
+        load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Any = FIT, tp: int | None = None,
+        pp: int | None = None, replicas: int = 1, engine: str = "roofline", attainment_fraction: float | None = None,
+        keep_events: int = 0, requests: int = 0) -> list[Answer]:
+    """Serve the load on every combination, in the order hardware, KV format, layout, rate.
+
+    Parameters
+    ----------
+    hardware, model, layouts, kv_dtypes: what is compared; the layouts of one chip and format share its chips.
+    load, policy, page_tokens: what comes, and how it is served.
+    scenario: other words of :func:`simkit.study.scenario.parse_scenario`.
+    chips, tp, pp, replicas, engine: the machine and who times it.
+    attainment_fraction: find the largest rate at which that share meets the objective, instead of serving ``load``'s.
+    keep_events: iterations and requests kept for a timeline.
+    requests: how many requests a search serves at each rate, at least.
+    """
+    if policy.clients and attainment_fraction is not None:
+        raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
+    answers: list[Answer] = []
+    for chip in hardware:
+        for kv_dtype in kv_dtypes:
+            words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
+            servers = [build_server(found, policy) for found in build_replicas(
+                chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
+            # Layouts are offered the same requests, enough to fill the roomiest several times.
+            enough = max(requests, *(FILLS * server.most_running_of(load.stream) * replicas for server in servers))
+            for server in servers:
+                if attainment_fraction is None:
+                    rates = load.rates_requests_per_s or (load.own_requests_per_s,)
+                    answers += [Answer(offered_requests_per_s=None if policy.clients else rate, served=serve(
+                        server, load.at(rate), replicas=replicas, keep_events=keep_events)) for rate in rates]
+                    continue
+                rate, served = find_max_rate(
+                    server, lambda rate, enough=enough: load.at(rate, requests=enough),  # type: ignore[misc]
+                    start_requests_per_s=load.own_requests_per_s, attainment_fraction=attainment_fraction,
+                    replicas=replicas)
+                if keep_events and rate is not None:
+                    served = serve(server, load.at(rate, requests=enough), replicas=replicas, keep_events=keep_events)
+                answers.append(Answer(offered_requests_per_s=rate, served=served))
+    return answers
+

@@ -1,0 +1,164 @@
+r"""Requests by seed: Poisson or bursty gamma arrivals, and lengths from quantiles, log-normal, uniform or fixed.
+
+Gaps are gamma with mean :math:`1/\lambda` and coefficient of variation ``CV`` (1: a Poisson process; above 1: bursts).
+Each chunk of requests has a random stream of its own, so that reading a stream twice gives the same requests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.yaml_source import YamlSource, load_yaml
+from simkit.serving.requests import CHUNK_REQUESTS, Requests, Stream
+
+KIND: Final = "workloads/traces"
+_ONE: Final = re.compile(r"(?:(?P<fixed>\d{1,9})|lognormal:(?P<mean>\d{1,9}):(?P<cv>\d{1,2}(?:\.\d{1,6})?)"
+                         r"|uniform:(?P<low>\d{1,9}):(?P<high>\d{1,9}))", re.ASCII)
+_FORMS: Final = ("expected a name such as azure-conv-2023, or PROMPT/OUTPUT where each is a number, "
+                 "lognormal:MEAN:CV or uniform:LOW:HIGH")
+_MOST_TOKENS: Final = 10**9
+
+# Standard normal numbers [n] to whole tokens of at least 1.
+Quantiles = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthLaw:
+    """How long prompts and outputs are, as functions of standard normal numbers, and how those two correlate."""
+
+    name: str
+    prompt: Quantiles
+    output: Quantiles
+    correlation: float = 0.0
+    gap_cv: float = 1.0
+
+
+def parse_arrivals(text: str) -> float:
+    """The gaps' coefficient of variation of ``poisson`` or ``gamma:CV``. Raises :class:`UserError`."""
+    name, _, value = text.strip().lower().partition(":")
+    if name == "poisson" and not value:
+        return 1.0
+    if name == "gamma" and re.fullmatch(r"\d{1,2}(\.\d{1,6})?", value, re.ASCII) and 0.01 <= float(value) <= 20:
+        return float(value)
+    raise UserError(f"arrivals '{text[:40]}': expected poisson or gamma:CV with CV from 0.01 to 20",
+                    hint=did_you_mean(name, ["poisson", "gamma"]))
+
+
+def parse_lengths(text: str) -> LengthLaw:
+    """A shipped law by name or path, or ``PROMPT/OUTPUT``. Raises :class:`UserError`."""
+    prompt, slash, output = text.strip().lower().partition("/")
+    if slash and _ONE.fullmatch(prompt) and _ONE.fullmatch(output):
+        return LengthLaw(name=text.strip().lower(), prompt=_law(prompt), output=_law(output))
+    if text not in catalogue_files(KIND) and not text.endswith((".yaml", ".yml")):
+        raise UserError(f"lengths '{text[:60]}': {_FORMS}", hint=did_you_mean(text, catalogue_files(KIND)))
+    return _from_yaml(load_yaml(find_file(text, kind=KIND, what="length law")))
+
+
+def generate(lengths: LengthLaw, *, requests_per_s: float, gap_cv: float, requests: int, seed: int) -> Stream:
+    """A stream of ``requests`` requests; equal arguments give equal requests, whatever the machine.
+
+    Parameters
+    ----------
+    lengths: how long they are.
+    requests_per_s: mean arrivals a second.
+    gap_cv: coefficient of variation of the gaps between arrivals.
+    requests, seed: how many, and which of all such streams.
+    """
+    if not 0 < requests_per_s < 1e9:
+        raise UserError(f"--rate {requests_per_s:g}: expected requests a second, above 0")
+
+    def chunks() -> Iterator[Requests]:
+        now_s = 0.0
+        for index, start in enumerate(range(0, requests, CHUNK_REQUESTS)):
+            random = np.random.Generator(np.random.PCG64([seed, index]))
+            count = min(CHUNK_REQUESTS, requests - start)
+            shape = gap_cv**-2.0
+            gaps = random.gamma(shape, 1.0 / shape, count) / requests_per_s
+            first = random.standard_normal(count)
+            second = lengths.correlation * first + np.sqrt(1 - lengths.correlation**2) * random.standard_normal(count)
+            arrival_s = now_s + np.cumsum(gaps)
+            now_s = float(arrival_s[-1])
+            yield Requests(arrival_s=arrival_s, prompt_tokens=lengths.prompt(first).astype(np.int64),
+                           output_tokens=lengths.output(second).astype(np.int64))
+
+    return Stream(name=lengths.name, chunks=chunks)
+
+
+def _law(text: str) -> Quantiles:
+    match = _ONE.fullmatch(text)
+    if match is None:
+        raise UserError(f"lengths '{text[:60]}': {_FORMS}")
+    if match["fixed"]:
+        tokens = float(match["fixed"])
+        if tokens < 1:
+            raise UserError(f"lengths '{text}': at least 1 token")
+        return lambda normal: np.full(normal.shape, tokens)
+    if match["mean"]:
+        mean, cv = float(match["mean"]), float(match["cv"])
+        sigma = np.sqrt(np.log1p(cv**2))
+        return lambda normal: np.clip(np.rint(mean * np.exp(sigma * normal - sigma**2 / 2)), 1, _MOST_TOKENS)
+    low, high = float(match["low"]), float(match["high"])
+    if not 1 <= low <= high:
+        raise UserError(f"lengths '{text}': expected 1 <= LOW <= HIGH")
+    return lambda normal: np.rint(low + (high - low) * _probability(normal))
+
+
+def _probability(normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard normal distribution function."""
+    from scipy.special import ndtr
+
+    return np.asarray(ndtr(normal), dtype=float)
+
+
+def _from_yaml(source: YamlSource) -> LengthLaw:
+    data = source.data
+    known = {"name", "title", "source", "rate_per_s", "gap_cv", "rank_correlation", "probabilities", "prompt_tokens",
+             "output_tokens"}
+    for key in data:
+        if key not in known:
+            raise UserError("unknown key", where=source.locate([key]), hint=did_you_mean(key, known))
+    probabilities = _numbers(source, "probabilities", least=0.0, most=1.0)
+    if probabilities[0] != 0 or probabilities[-1] != 1:
+        raise UserError("expected probabilities from 0 to 1", where=source.locate(["probabilities"]))
+    columns = []
+    for key in ("prompt_tokens", "output_tokens"):
+        tokens = _numbers(source, key, least=1.0, most=float(_MOST_TOKENS))
+        if tokens.size != probabilities.size:
+            raise UserError(f"expected {probabilities.size} values, one for each probability",
+                            where=source.locate([key]))
+        columns.append(_between(probabilities, tokens))
+    rank = _number(source, "rank_correlation", least=-1.0, most=1.0)
+    # A normal copula of correlation r has the rank correlation (6 / pi) asin(r / 2).
+    return LengthLaw(name=str(data.get("name", source.file)), prompt=columns[0], output=columns[1],
+                     correlation=float(2 * np.sin(np.pi * rank / 6)),
+                     gap_cv=_number(source, "gap_cv", least=0.01, most=20.0))
+
+
+def _between(probabilities: NDArray[np.float64], tokens: NDArray[np.float64]) -> Quantiles:
+    logs = np.log(tokens)
+    return lambda normal: np.maximum(np.rint(np.exp(np.interp(_probability(normal), probabilities, logs))), 1.0)
+
+
+def _number(source: YamlSource, key: str, *, least: float, most: float) -> float:
+    value = source.data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise UserError(f"expected a number from {least:g} to {most:g}", where=source.locate([key]))
+    return float(value)
+
+
+def _numbers(source: YamlSource, key: str, *, least: float, most: float) -> NDArray[np.float64]:
+    values: Any = source.data.get(key)
+    good = isinstance(values, list) and len(values) >= 2 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most for value in values)
+    if not good or any(later < earlier for earlier, later in pairwise(values)):
+        raise UserError(f"expected a rising list of numbers from {least:g} to {most:g}", where=source.locate([key]))
+    return np.asarray(values, dtype=float)

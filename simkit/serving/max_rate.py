@@ -1,0 +1,57 @@
+"""The largest request rate at which enough requests meet the service-level objective, by bisection.
+
+Every rate is served with the same requests (common random numbers): only their arrivals are closer together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from simkit.serving.requests import Stream
+from simkit.serving.serve import Served, Server, serve
+
+RATE_RATIO: Final = 1.02  # how near the bisection comes: the rate is found within 2 %
+LEAST_RATE: Final = 1e-5
+MOST_RATE: Final = 1e7
+
+
+def find_max_rate(server: Server, stream_at: Callable[[float], Stream], *, start_requests_per_s: float,
+                  attainment_fraction: float, replicas: int = 1) -> tuple[float | None, Served]:
+    """The largest rate found, to 2 %, and what serving at it gives.
+
+    Parameters
+    ----------
+    server: who serves.
+    stream_at: the requests arriving at a rate.
+    start_requests_per_s: where to look first.
+    attainment_fraction: requests that must meet both bounds, refused ones counted as missing them.
+    replicas: equal replicas that share the stream.
+
+    The rate is None when even 1e-5 requests a second miss the objective: it is shorter than a request alone takes.
+    """
+    def tried(requests_per_s: float) -> tuple[bool, Served]:
+        served = serve(server, stream_at(requests_per_s), replicas=replicas)
+        return served.record["slo_attainment"] >= attainment_fraction, served
+
+    low, high = start_requests_per_s, start_requests_per_s
+    good, served = tried(start_requests_per_s)
+    best = served
+    if good:
+        while good and high < MOST_RATE:
+            low, best, high = high, served, high * 2
+            good, served = tried(high)
+    else:
+        while not good and low > LEAST_RATE:
+            high, low = low, low / 4
+            good, best = tried(low)
+        if not good:
+            return None, best
+    while high / low > RATE_RATIO:
+        middle = (low * high) ** 0.5
+        good, served = tried(middle)
+        if good:
+            low, best = middle, served
+        else:
+            high = middle
+    return low, best

@@ -1,0 +1,74 @@
+"""What a serving runtime adds to the chip's step: host work, and how much of the matrix rate its prefill reaches.
+
+A runtime is three figures with their source, in ``workloads/runtimes/*.yaml``; ``ideal`` adds nothing. They are
+the software's, not the chip's, and that is why they do not stand in a profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from simkit.foundation.errors import UserError
+from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.yaml_source import YamlSource, load_yaml
+
+KIND: Final = "workloads/runtimes"
+# Least and most that a file may state of each figure.
+_FIGURES: Final = {"kernel_gap_s": (0.0, 0.001), "host_sequence_s": (0.0, 0.1),
+                   "prefill_fraction": (0.01, 1.0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """One serving software.
+
+    Parameters
+    ----------
+    name: as given on the command line.
+    kernel_gap_s: time of a kernel of the step beyond its operator: the gap before the next one, and its share of
+        element-wise kernels that are not fused. A layer with a latent cache and experts runs 13 kernels where a dense
+        one runs 8, and takes as much longer.
+    host_sequence_s: host time of each sequence of an iteration (scheduling, sampling, detokenising).
+    prefill_fraction: rate of a prompt's linear layers and attention over what the engine gives.
+    source: where the figures come from.
+    """
+
+    name: str
+    kernel_gap_s: float
+    host_sequence_s: float
+    prefill_fraction: float
+    source: str
+
+
+IDEAL: Final = Runtime(name="ideal", kernel_gap_s=0.0, host_sequence_s=0.0, prefill_fraction=1.0,
+                       source="no host work: the engine's own time")
+
+
+def load_runtime(name: str) -> Runtime:
+    """The runtime of that name or path. Raises :class:`UserError` naming file, line and key."""
+    if name == IDEAL.name:
+        return IDEAL
+    return _runtime(load_yaml(find_file(name, kind=KIND, what="runtime", folders=[])))
+
+
+def list_runtimes() -> list[Runtime]:
+    """Every shipped runtime, ``ideal`` first."""
+    return [IDEAL, *(_runtime(load_yaml(path)) for path in catalogue_files(KIND, []).values())]
+
+
+def _runtime(source: YamlSource) -> Runtime:
+    data: dict[str, Any] = source.data
+    for key in data:
+        if key not in (*_FIGURES, "name", "source", "title"):
+            raise UserError("unknown key", where=source.locate([key]), hint="known: " + ", ".join(_FIGURES))
+    figures: dict[str, float] = {}
+    for key, (least, most) in _FIGURES.items():
+        value = data.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise UserError(f"expected a number from {least:g} to {most:g}", where=source.locate([key]))
+        figures[key] = float(value)
+    if not isinstance(data.get("source"), str):
+        raise UserError("say where the figures come from", where=source.locate(["source"]))
+    return Runtime(name=Path(source.file).stem, source=data["source"], **figures)

@@ -1,0 +1,261 @@
+"""Playing a request stream through replicas, and what comes out: rates, percentiles, occupancy, energy and money."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.foundation.errors import UserError
+from simkit.serving import state as state_of
+from simkit.serving.event_loop import advance
+from simkit.serving.histogram import BINS, distribution, mean_batch, quantile_s
+from simkit.serving.iteration import Tables
+from simkit.serving.replica import Replica
+from simkit.serving.requests import Requests, Stream
+from simkit.serving.runtime import IDEAL, Runtime
+from simkit.serving.step_grid import (
+    CONTEXT_KNOTS,
+    MOST_CONTEXT_KNOTS,
+    PROMISED_ERROR,
+    GridError,
+    build_tables,
+    measure_error,
+)
+from simkit.study.energy_cost import cost_usd_per_mtok
+
+# vLLM keeps 1 % of its blocks free at admission, so that running sequences do not evict what was just let in
+# (vllm/core/block_manager.py, watermark = 0.01).
+WATERMARK_FRACTION: Final = 0.01
+FIRST_BUCKET_S: Final = 1e-3  # of the time series; buckets double as a run grows longer
+PERCENTILES: Final = (0.5, 0.9, 0.99)  # what serving objectives are stated in
+_TIMES: Final = (("ttft", state_of.TTFT), ("tpot", state_of.TPOT), ("latency", state_of.LATENCY),
+                 ("queue", state_of.WAIT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a replica is run.
+
+    Parameters
+    ----------
+    preemption: ``recompute`` or ``swap``.
+    chunk_tokens: most tokens of an iteration; longer prompts are cut.
+    most_running: most sequences of an iteration.
+    swap_bytes_per_s, swap_bytes: the way to the host's memory and the room there, of one chip.
+    slo_ttft_s, slo_tpot_s: bounds that a good request meets.
+    runtime: what the software adds.
+    clients: requests in flight of a closed loop, each sending its next when one ends; 0: an open stream.
+    """
+
+    preemption: str = "recompute"
+    chunk_tokens: int = 2048  # vLLM's default max_num_batched_tokens of its chunked prefill
+    most_running: int = 1024  # vLLM's default max_num_seqs on large GPUs
+    swap_bytes_per_s: float = 50e9  # assumed: about what PCIe 5 x16 carries
+    swap_bytes: float = 4 * 2.0**30  # vLLM's default swap_space
+    slo_ttft_s: float = math.inf
+    slo_tpot_s: float = math.inf
+    runtime: Runtime = IDEAL
+    clients: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a stream did to all replicas together; arrays are for figures and the timeline.
+
+    Parameters
+    ----------
+    record: the flat record of the common vocabulary; a figure that cannot be known is NaN.
+    histograms: [4, bins] of TTFT, TPOT, latency and queueing.
+    bucket_s, series: of the first replica: bucket width; [buckets, 3] seconds, block- and sequence-seconds.
+    events, spans: of the first replica, the first iterations and requests.
+    first_refused: place in its replica's stream of the first request that can never fit, and its tokens; None.
+    """
+
+    record: dict[str, Any]
+    histograms: NDArray[np.int64]
+    bucket_s: float
+    series: NDArray[np.float64]
+    events: NDArray[np.float64]
+    spans: NDArray[np.float64]
+    first_refused: tuple[int, int] | None
+
+    def distribution_s(self, what: str) -> tuple[Any, Any]:
+        """``(seconds, share of requests at or below)`` of ``ttft``, ``tpot``, ``latency`` or ``queue``."""
+        return distribution(self.histograms[dict(_TIMES)[what]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A replica with its tables: build once, serve many streams."""
+
+    replica: Replica
+    policy: Policy
+    tables: Tables
+    grid_error: GridError
+
+    def rules(self) -> state_of.Rules:
+        """The scheduler's rules in the event loop's terms."""
+        replica, policy = self.replica, self.policy
+        chips, swapping = float(replica.split.chips), policy.preemption == "swap"
+        return state_of.Rules(
+            page=replica.page_tokens, kind_counts=np.array([count for count, _ in replica.block_kinds], dtype=np.int64),
+            kind_limit_tokens=np.array([most for _, most in replica.block_kinds], dtype=float),
+            blocks=replica.total_blocks,
+            watermark=math.ceil(WATERMARK_FRACTION * replica.total_blocks), most_running=self.most_running,
+            chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
+            swap_s_per_block=replica.bytes_per_block / (policy.swap_bytes_per_s * chips),
+            host_blocks=int(policy.swap_bytes * chips / replica.bytes_per_block) if swapping else 0,
+            host_step_s=policy.runtime.kernel_gap_s * replica.kernels,
+            host_sequence_s=policy.runtime.host_sequence_s,
+            prefill_fraction=policy.runtime.prefill_fraction, slo_ttft_s=policy.slo_ttft_s,
+            slo_tpot_s=policy.slo_tpot_s, clients=policy.clients)
+
+    @property
+    def most_running(self) -> int:
+        """Most sequences of an iteration: the policy's, no more than there are blocks."""
+        return min(self.policy.most_running, self.replica.total_blocks)
+
+    def most_running_of(self, stream: Stream) -> int:
+        """Sequences of this stream's mean length that the blocks hold at once, by its first requests."""
+        part = next(stream.chunks())
+        kinds = self.replica.block_kinds
+        mean_tokens = float(np.mean(part.prompt_tokens + part.output_tokens))
+        of_one = sum(count * math.ceil(min(mean_tokens, most) / self.replica.page_tokens) for count, most in kinds)
+        return min(self.most_running, max(self.replica.total_blocks // of_one, 1))
+
+
+def build_server(replica: Replica, policy: Policy) -> Server:
+    """Ask the engine for the tables and measure their error. Raises :class:`UserError`."""
+    if policy.preemption not in ("recompute", "swap"):
+        raise UserError(f"--policy '{policy.preemption[:20]}': expected recompute or swap")
+    most = min(policy.most_running, replica.total_blocks)
+    knots = CONTEXT_KNOTS
+    while True:
+        tables = build_tables(replica, most_running=most, chunk_tokens=policy.chunk_tokens, context_knots=knots)
+        error = measure_error(replica, tables)
+        # Kernels that split contexts have steps in them; a finer grid follows these where the promise asks for it.
+        if error.max_relative_error < PROMISED_ERROR or knots >= MOST_CONTEXT_KNOTS:
+            return Server(replica=replica, policy=policy, tables=tables, grid_error=error)
+        knots *= 4 if error.max_relative_error > 2 * PROMISED_ERROR else 2
+
+
+def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int = 0) -> Served:
+    """Play a stream through ``replicas`` equal replicas, dealt requests in turn.
+
+    Parameters
+    ----------
+    server, stream: who serves what.
+    replicas: copies of the server; in a closed loop each has the policy's clients.
+    keep_events: iterations and requests of the first replica that are kept for a timeline.
+    """
+    rules = server.rules()
+    states = [_play(server, rules, stream.every(replicas, which), keep_events if which == 0 else 0)
+              for which in range(replicas)]
+    first = states[0]
+    refused = next(((int(state.tally[state_of.FIRST_REFUSED]), int(state.tally[state_of.REFUSED_TOKENS]))
+                    for state in states if state.tally[state_of.REFUSED]), None)
+    return Served(
+        record=_record(server, stream, states),
+        histograms=sum((state.histograms for state in states[1:]), first.histograms),
+        bucket_s=float(first.clock_s[state_of.BUCKET]), series=first.series,
+        events=first.events[:first.tally[state_of.EVENTS]],
+        spans=first.spans[:first.tally[state_of.SPANS]], first_refused=refused)
+
+
+def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: int) -> state_of.State:
+    state = fresh_state(rules, keep_events)
+    parts: Iterator[Requests] = stream.chunks()
+    part = next(parts, None)
+    following = next(parts, None) if part is not None else None
+    while part is not None:
+        buffer = state_of.Buffer(arrival_s=np.ascontiguousarray(part.arrival_s),
+                             prompt=np.ascontiguousarray(part.prompt_tokens),
+                             output=np.ascontiguousarray(part.output_tokens))
+        state.tally[state_of.NEXT] = 0
+        advance(state, rules, server.tables, buffer, following is not None)
+        part, following = following, next(parts, None) if following is not None else None
+    return state
+
+
+def fresh_state(rules: state_of.Rules, keep_events: int) -> state_of.State:
+    """An idle replica."""
+    state = state_of.State(
+        running_sequences=np.zeros((rules.most_running + 1, state_of.COLUMNS)),
+        parked_sequences=np.zeros((rules.most_running + 1, state_of.COLUMNS)),
+        clock_s=np.zeros(state_of.CLOCKS), tally=np.zeros(state_of.COUNTS, dtype=np.int64),
+        histograms=np.zeros((len(_TIMES), BINS), dtype=np.int64), batch_s=np.zeros(rules.most_running + 2),
+        series=np.zeros((state_of.SERIES_BUCKETS, 3)), releases_s=np.zeros(max(rules.clients, 1)),
+        events=np.zeros((keep_events, state_of.EVENT_COLUMNS)), spans=np.zeros((keep_events, state_of.SPAN_COLUMNS)))
+    state.clock_s[state_of.START] = -1.0
+    state.clock_s[state_of.BUCKET] = FIRST_BUCKET_S
+    return state
+
+
+def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dict[str, Any]:
+    """All replicas in one record; rates are over the time from the first arrival to the last token, of any replica."""
+    replica, policy, replicas = server.replica, server.policy, len(states)
+    clock = np.sum([state.clock_s for state in states], axis=0)
+    count = np.sum([state.tally for state in states], axis=0)
+    # A replica that no request reached has neither beginning nor end (START < 0): it is idle throughout.
+    starts_s = [state.clock_s[state_of.START] for state in states if state.clock_s[state_of.START] >= 0.0]
+    lasted_s = float(max(state.clock_s[state_of.NOW] for state in states) - min(starts_s, default=0.0))
+    whole_s = lasted_s * replicas
+    chips = float(replica.split.chips) * replicas
+    tokens = int(count[state_of.TOKENS_OUT])
+    histograms = sum((state.histograms for state in states[1:]), states[0].histograms)
+    batch_s = sum((state.batch_s for state in states[1:]), states[0].batch_s)
+    blocks = replica.total_blocks
+    joules = float(clock[state_of.JOULES]) + (math.nan if replica.hardware.power.idle_w is None
+                                          else replica.hardware.power.idle_w * chips * lasted_s)
+    requests = int(count[state_of.FINISHED] + count[state_of.REFUSED])
+    # Idle is the rest: a replica also idles before its first request and after its last.
+    busy_s = float(sum(clock[part] for part in (state_of.DECODE, state_of.PREFILL, state_of.HOST, state_of.SWAP)))
+
+    def per_s(amount: float) -> float:
+        return amount / lasted_s if lasted_s > 0 else math.nan
+
+    def share(seconds: float) -> float:
+        return seconds / whole_s if whole_s > 0 else math.nan
+
+    record: dict[str, Any] = {
+        "hardware": replica.hardware.name, "chips": chips, "tp": float(replica.split.tp), "pp": float(replica.split.pp),
+        "replicas": replicas, "model": replica.model.name, "attention": replica.attention,
+        "n_kv_heads": replica.layout.n_kv_heads, "kv_dtype": replica.scenario.kv_dtype,
+        "weight_dtype": replica.scenario.weight_dtype, "engine": replica.engine, "runtime": policy.runtime.name,
+        "policy": policy.preemption, "trace": stream.name, "requests": requests,
+        "finished": int(count[state_of.FINISHED]),
+        "refused": int(count[state_of.REFUSED]), "prompt_tokens": int(count[state_of.PROMPT_TOKENS]),
+        "output_tokens": tokens,
+        "duration_s": lasted_s, "requests_per_s": per_s(float(count[state_of.FINISHED])), "tokens_per_s": per_s(tokens),
+        "prompt_tokens_per_s": per_s(float(count[state_of.PROMPT_TOKENS])),
+        "slo_ttft_s": policy.slo_ttft_s, "slo_tpot_s": policy.slo_tpot_s,
+        "slo_attainment": int(count[state_of.GOOD]) / max(requests, 1),
+        "goodput_requests_per_s": per_s(float(count[state_of.GOOD])),
+        "goodput_tokens_per_s": per_s(float(count[state_of.GOOD_TOKENS])),
+    }
+    for name, row in _TIMES:
+        for probability in PERCENTILES:
+            record[f"{name}_p{probability * 100:.0f}_s"] = quantile_s(histograms[row], probability)
+    return record | {
+        "mean_batch": mean_batch(batch_s), "max_batch": max(int(state.tally[state_of.MOST_BATCH]) for state in states),
+        "kv_blocks": blocks, "block_tokens": replica.page_tokens,
+        "mean_kv_occupancy": share(float(clock[state_of.BLOCK_SECONDS])) / blocks,
+        "max_kv_occupancy": max(int(state.tally[state_of.MOST_USED]) for state in states) / blocks,
+        "preemptions": int(count[state_of.PREEMPTED]), "swaps": int(count[state_of.SWAPPED_OUT]),
+        "iterations": int(count[state_of.ITERATIONS]),
+        "idle_share": max(share(whole_s - busy_s), 0.0),
+        "attention_share": share(float(clock[state_of.ATTENTION])),
+        "rest_of_decode_share": share(float(clock[state_of.DECODE] - clock[state_of.ATTENTION])),
+        "prefill_share": share(float(clock[state_of.PREFILL])), "host_share": share(float(clock[state_of.HOST])),
+        "swap_share": share(float(clock[state_of.SWAP])),
+        "tokens_per_j": tokens / joules if joules > 0 else math.nan,
+        "cost_usd_per_mtok": (float(cost_usd_per_mtok(replica.hardware.price, chips, per_s(tokens))) if tokens
+                              else math.nan),
+        "grid_mean_error": server.grid_error.mean_relative_error,
+        "grid_max_error": server.grid_error.max_relative_error,
+    }

@@ -1,0 +1,143 @@
+"""Assembling a decode step: attention and MLP blocks of every kind of layer, the ends, and exchanges between chips."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.hardware.kernel_shape import PARTIAL_BYTES
+from simkit.model.architecture import LayerGroup, Moe
+from simkit.step.attention_operators import attention_block
+from simkit.step.operators import SOFTMAX_FLOPS, Collective, DecodeStep, Operator, gemm, norm
+from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
+from simkit.step.workload import DecodeWorkload
+
+GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
+LOGIT_BYTES: Final = 4  # logits are float32
+
+
+def build_step(workload: DecodeWorkload) -> DecodeStep:
+    """Turn a workload into operators (the table of model.md section 1, per chip). Raises :class:`UserError`."""
+    layers: list[Operator] = []
+    for group in workload.layer_groups:
+        layers += attention_block(workload, group)
+        moe = workload.model.moe
+        layers += _moe(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
+    return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
+                      collectives=_collectives(workload))
+
+
+def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
+    model = workload.model
+    if model.mlp is None:
+        return []
+    width = model.mlp.size / workload.heads.ways
+    first = width * (model.mlp.matrices - 1)
+    return [
+        *([] if model.parallel_block else [norm(workload, group.count)]),
+        gemm(workload, "mlp_up", group.count, model.hidden_size, first,
+             vector_flops=GATE_FLOPS * workload.rows * width),
+        gemm(workload, "mlp_down", group.count, width, model.hidden_size),
+    ]
+
+
+def _moe(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
+    r"""Router, ``k`` of ``E`` experts and shared experts.
+
+    Rows choose experts independently and uniformly, so :math:`E (1 - (1 - k/E)^{Bq})` distinct ones are read. Of
+    ``ep`` groups of experts the busiest sets the step's pace, in rows and in experts read. Every chip routes all rows.
+    """
+    model, rows, ways = workload.model, workload.rows, workload.heads.ways
+    width = model.hidden_size
+    distinct = distinct_experts(moe.experts, moe.top_k, rows)
+    busiest = busiest_expert_share(rows, moe.top_k, workload.ep, moe.experts)
+    own_distinct = busiest_distinct_experts(rows, moe.top_k, moe.experts, workload.ep) * workload.ep
+    computed = rows * (moe.top_k * moe.expert_size * busiest + moe.shared_size) / ways
+    read = (own_distinct * moe.expert_size + moe.shared_size) / ways
+    bytes_w, bytes_a = workload.weight_format.bytes_per_element, workload.activation_bytes_per_element
+
+    def experts(name: str, matrices: int, vector_flops: Any) -> Operator:
+        return Operator(
+            name=name, count=group.count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
+            weight_bytes=1.0 * matrices * width * read * bytes_w,
+            activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
+            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype)
+
+    return [
+        *([] if model.parallel_block else [norm(workload, group.count)]),
+        gemm(workload, "router", group.count, width, workload.whole(moe.experts)),
+        experts("experts_up", moe.matrices - 1, GATE_FLOPS * computed),
+        experts("experts_down", 1, 0.0),
+    ]
+
+
+def distinct_experts(experts: int, top_k: int, rows: Any) -> Any:
+    r"""Expected number of different experts that ``rows`` tokens choose: :math:`E (1 - (1 - k/E)^{rows})`."""
+    return experts * (1.0 - (1.0 - top_k / experts) ** np.asarray(rows, dtype=float))
+
+
+def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
+    model, rows, ways = workload.model, workload.rows, workload.heads.ways
+    vocabulary = model.vocab_size / ways
+    row_bytes = 1.0 * rows * model.hidden_size
+    return (
+        Operator(name="embedding", count=1, weight_bytes=row_bytes / ways * workload.weight_format.bytes_per_element,
+                 activation_bytes=row_bytes * workload.activation_bytes_per_element),
+        norm(workload, 1),
+        gemm(workload, "lm_head", 1, model.hidden_size, vocabulary),
+        Operator(name="sampling", count=1, vector_flops=SOFTMAX_FLOPS * rows * vocabulary,
+                 exponentials=1.0 * rows * vocabulary, activation_bytes=2.0 * LOGIT_BYTES * rows * vocabulary),
+    )
+
+
+def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
+    """Exchanges of a step: reductions after the embedding (its vocabulary is dealt out), every attention and every MLP;
+    experts' dispatch, resharding, hops between stages.
+    """
+    model, heads = workload.model, workload.heads
+    hidden = workload.rows * model.hidden_size * workload.activation_bytes_per_element
+    moe_layers = sum(group.count for group in model.layer_groups if group.moe)
+    spread = np.asarray(workload.ep) > 1
+    # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
+    a_layer = (1 if model.parallel_block else 2) + (1 if model.cross_attention else 0)
+    reductions = 1 + a_layer * model.n_layers - np.where(spread, moe_layers, 0)
+    found = [
+        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.tp),
+        Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.tp,
+                   bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
+        Collective(name="stage_hop", kind="send", count=workload.pp, bytes=hidden / heads.ways, chips=workload.pp),
+    ]
+    if moe_layers and model.moe is not None:
+        # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
+        found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
+                                bytes=hidden * model.moe.top_k / workload.ep, chips=workload.tp))
+    return (*found, *_resharding(workload))
+
+
+def _resharding(workload: DecodeWorkload) -> list[Collective]:
+    """Batch sharding moves queries and new keys to the chips of their sequences, and outputs back; context sharding
+    gathers the queries and combines the partial outputs.
+    """
+    heads, layout, layers = workload.heads, workload.layout, workload.model.n_layers
+    key_dim, value_dim = workload.core_dims
+    if workload.sharding == "heads" or workload.static:
+        return []
+    bytes_a = workload.activation_bytes_per_element
+    queries = workload.rows * workload.model.n_q_heads * key_dim * bytes_a / heads.ways
+    outputs = workload.rows * workload.model.n_q_heads * value_dim / heads.ways
+    if workload.sharding == "batch":
+        # Every chip computes every new latent itself; keys and values are computed head by head.
+        new = (0.0 if layout.kind == "mla" else
+               workload.rows * workload.n_kv_heads * layout.elements_per_token * bytes_a / heads.ways)
+        return [
+            Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
+                       chips=heads.batch_ways),
+            Collective(name="to_heads", kind="all_to_all", count=layers, bytes=outputs * bytes_a,
+                       chips=heads.batch_ways),
+        ]
+    return [
+        Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways),
+        Collective(name="combine_partials", kind="all_to_all", count=layers, chips=heads.context_ways,
+                   bytes=outputs * heads.context_ways * PARTIAL_BYTES),
+    ]

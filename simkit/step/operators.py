@@ -1,0 +1,124 @@
+r"""The operators of one decode step, with exact flops and exact bytes per tensor, as one chip executes them.
+
+Symbols: ``B`` sequences of a microbatch, ``q`` query tokens a sequence, ``D`` hidden size, ``n_q``/``n_kv`` heads,
+``d`` head dim, ``N`` cached tokens read, ``F`` MLP width, ``V`` vocabulary, ``p`` chips that share a layer. Every
+field may be an array; all arrays of a step broadcast together. Engines read operators and never redo this algebra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from simkit.step.workload import DecodeWorkload
+
+# Work of the vector unit, in flops an element, counted from the formulas of each function.
+NORM_FLOPS: Final = 5  # residual add, square, sum, scale, weight (RMSNorm)
+SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the exponential is counted apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionTask:
+    """What the attention operator reads, for engines that replay its access pattern. All figures of one chip.
+
+    ``tokens`` is the mean over the batch's lengths, ``length_factors`` the spread around it. In memory the vectors of
+    ``interleaved_heads`` heads lie side by side, and consecutive kept tokens ``stride_tokens`` tokens apart.
+    """
+
+    sequences: Any
+    kv_heads: Any
+    query_rows: Any
+    tokens: Any
+    key_dim: int
+    value_dim: int
+    cache_key_dim: int
+    cache_value_dim: int
+    bytes_per_token_head: Any
+    kernel: str
+    page: int
+    length_factors: tuple[float, ...]
+    interleaved_heads: Any = 1
+    stride_tokens: Any = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One operator as one chip runs it once; ``count`` is how often a step runs it.
+
+    ``query_rows`` is the number of rows that share one streamed operand (matrix units pad it to their tile).
+    Flops count a multiply-add as 2. Bytes are those that must move at least once, per tensor; ``kv_reread_bytes`` are
+    further reads of cache bytes that this operator has already read, which a chip's cache may serve. ``unpack_flops``
+    widen a quantised cache on the vector unit, unless the matrix unit multiplies ``cache_dtype`` as it is.
+    """
+
+    name: str
+    count: int
+    matrix_flops: Any = 0.0
+    vector_flops: Any = 0.0
+    unpack_flops: Any = 0.0
+    exponentials: Any = 0.0
+    weight_bytes: Any = 0.0
+    kv_read_bytes: Any = 0.0
+    kv_reread_bytes: Any = 0.0
+    kv_write_bytes: Any = 0.0
+    activation_bytes: Any = 0.0
+    query_rows: Any = 1
+    dtype: str = "bf16"
+    cache_dtype: str = ""
+    launches: int = 1
+    attention: AttentionTask | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """One exchange between the chips of a layer (or the hop to the next stage), ``count`` times a step.
+
+    ``bytes`` is what one chip contributes (all_reduce, all_gather) or sends away in all (all_to_all, send).
+    """
+
+    name: str
+    kind: Literal["all_reduce", "all_gather", "all_to_all", "send"]
+    count: Any
+    bytes: Any
+    chips: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeStep:
+    """All operators of a step. ``layer_operators`` recur in each layer; ``end_operators`` run once."""
+
+    workload: DecodeWorkload
+    layer_operators: tuple[Operator, ...]
+    end_operators: tuple[Operator, ...]
+    collectives: tuple[Collective, ...]
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Every operator, layers first."""
+        return self.layer_operators + self.end_operators
+
+    @property
+    def attention_operators(self) -> tuple[Operator, ...]:
+        """The attention cores, one for each kind of layer."""
+        return tuple(operator for operator in self.layer_operators if operator.attention is not None)
+
+
+def gemm(workload: DecodeWorkload, name: str, count: int, width_in: Any, width_out: Any, *, batches: Any = 1,
+         vector_flops: Any = 0.0) -> Operator:
+    """``y[rows, out] = x[rows, in] w[in, out]``, ``batches`` of them in one launch.
+
+    ``2 rows in out`` flops; weights once, activations in and out.
+    """
+    rows = workload.rows
+    return Operator(
+        name=name, count=count, matrix_flops=2.0 * rows * batches * width_in * width_out, vector_flops=vector_flops,
+        weight_bytes=1.0 * batches * width_in * width_out * workload.weight_format.bytes_per_element,
+        activation_bytes=rows * batches * (width_in + width_out) * workload.activation_bytes_per_element,
+        query_rows=rows, dtype=workload.gemm_dtype)
+
+
+def norm(workload: DecodeWorkload, count: int) -> Operator:
+    """Residual add and RMSNorm: reads and writes the hidden state and the residual."""
+    elements = workload.rows * workload.model.hidden_size
+    return Operator(name="norm", count=count, vector_flops=1.0 * NORM_FLOPS * elements,
+                    activation_bytes=4.0 * elements * workload.activation_bytes_per_element)

@@ -1,0 +1,154 @@
+r"""Which memory level each tensor lives in, and whether it fits: nearest first, what does not fit spills outwards.
+
+Weights are placed first, the KV cache in what is left. A tensor may straddle levels by layers: the share ``f_l`` of
+its bytes in level ``l`` is read at that level's rate, one layer after another, so shares add up in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.hardware.profile import HardwareProfile, MemoryLevel, Tensor
+from simkit.model.parameters import encoder_parameters, mla_projections, mlp_parameters
+from simkit.step.workload import DecodeWorkload
+
+ROUNDING: Final = 1e-12  # bytes are sums of float64: what fits exactly must not fail by its last digit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Bytes that the fullest chip must hold between steps.
+
+    A batch that is dealt to ``batch_ways`` chips fills them in whole sequences: ``kv_bytes`` counts begun rounds.
+    """
+
+    weight_bytes: Any
+    kv_bytes_per_sequence: Any
+    kv_bytes: Any
+    batch_ways: Any = 1.0
+
+    def plus(self, *, weight_bytes: Any, kv_bytes_per_sequence: Any, kv_bytes: Any, batch_ways: Any = 1.0) -> Demand:
+        """This demand with that of something that shares the chip: a draft model, extra heads.
+
+        Rounds of the wider of two dealings hold whole rounds of the narrower: widths are divisors of the chips.
+        """
+        return Demand(weight_bytes=self.weight_bytes + weight_bytes, kv_bytes=self.kv_bytes + kv_bytes,
+                      kv_bytes_per_sequence=self.kv_bytes_per_sequence + kv_bytes_per_sequence,
+                      batch_ways=np.maximum(self.batch_ways, batch_ways))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Shares of weights and KV cache by level name (they sum to 1 where ``fits``), and the room for a larger batch."""
+
+    weights: dict[str, Any]
+    kv: dict[str, Any]
+    fits: Any
+    max_batch: Any
+
+
+def demand(workload: DecodeWorkload) -> Demand:
+    """Weights and cache of the fullest chip: ``ceil(L/pp)`` layers of its ``1/tp`` share, replicated KV heads included.
+
+    The embedding and the LM head lie on the first and last stage; a stage that holds one of them is the fullest.
+    """
+    model, heads = workload.model, workload.heads
+    layers, pp = model.n_layers, np.asarray(workload.pp)
+    share = 1.0 / pp if workload.static else np.ceil(layers / pp) / layers
+    embedding = model.vocab_size * model.hidden_size
+    positions = model.learned_positions * model.hidden_size
+    both_ends = embedding * (1 if model.tied_embeddings else 2) + positions
+    ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions, both_ends)
+    elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
+    weights = elements * workload.weight_format.bytes_per_element
+    resident = sum(group.count * (workload.layer_cache_bytes(group, allocated=True) + workload.score_bytes(group))
+                   for group in workload.layer_groups) + workload.cross_cache_bytes
+    # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them.
+    per_sequence = share * heads.kv_per_chip * resident / heads.batch_ways
+    held = np.ceil(np.asarray(workload.batch) / heads.batch_ways) * heads.batch_ways
+    return Demand(weight_bytes=weights, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * held,
+                  batch_ways=heads.batch_ways)
+
+
+def _layer_elements(workload: DecodeWorkload) -> Any:
+    """Weights of all layers that one chip of a stage holds, replicated projections and KV heads included."""
+    model, heads = workload.model, workload.heads
+    mlps = routers = 0
+    for group in model.layer_groups:
+        mlps += group.count * mlp_parameters(model, group).total
+        routers += group.count * model.hidden_size * model.moe.experts if group.moe and model.moe is not None else 0
+    if workload.layout.kind == "mla":
+        parts = mla_projections(model)
+        repeated = parts["kv_down"] + parts.get("q_down", 0)
+        up = 0 if workload.layout.absorbed else parts["k_up"] + parts["v_up"]
+        attention = ((sum(parts.values()) - repeated - up) / heads.ways + workload.whole(repeated)
+                     + up * heads.q_per_chip / model.n_q_heads)
+    else:
+        # Query and output weights split by query heads; key and value weights by the KV heads that a chip holds.
+        own_kv = heads.kv_per_chip if workload.sharding == "heads" else workload.n_kv_heads / heads.ways
+        attention = 2.0 * model.hidden_size * model.head_dim * (model.n_q_heads / heads.ways + own_kv)
+        attention = attention * (2 if model.cross_attention else 1)
+    return (mlps - routers) / heads.ways + workload.whole(routers) + model.n_layers * attention
+
+
+def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
+    r"""Distinct cache of one sequence over all layers, one copy, tokens only: what the layout and formats ask for.
+
+    .. math:: \sum_\ell n_{kv} (\min(N, W_\ell) + M) (d_k + d_v) b_{kv}
+
+    with ``M`` encoder tokens where there is cross-attention.
+    """
+    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
+    own = sum(group.count * whole.layer_cache_bytes(group) for group in whole.layer_groups)
+    return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)
+
+
+def allocated_bytes_per_sequence(workload: DecodeWorkload) -> Any:
+    """Room given to one sequence's cache over all layers, one copy: page rounding, reservation and scores included."""
+    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
+    own = sum(group.count * (whole.layer_cache_bytes(group, allocated=True) + whole.score_bytes(group))
+              for group in whole.layer_groups)
+    return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)
+
+
+def usable_levels(hardware: HardwareProfile, tensor: Tensor, *, overflow: Any) -> tuple[MemoryLevel, ...]:
+    """Homes of a tensor, nearest first; tiers of last resort among them when ``overflow`` opens them to any point."""
+    tiers = bool(np.any(overflow))
+    return tuple(level for level in hardware.homes(tensor) if tiers or not level.overflow)
+
+
+def place(need: Demand, hardware: HardwareProfile, *, overflow: Any) -> Placement:
+    """Fill the levels with weights, then with the cache, and say how large a batch would still fit.
+
+    ``overflow`` opens the tiers of last resort, point by point: a tier that is closed to a point has no room for it.
+    """
+    left = {level.name: np.where(overflow, level.usable_bytes, 0.0) if level.overflow else
+            np.asarray(level.usable_bytes, dtype=float) for level in hardware.memory}
+    weights, weights_over = _fill(need.weight_bytes, usable_levels(hardware, "weights", overflow=overflow), left)
+    room = sum(np.asarray(left[level.name]) for level in usable_levels(hardware, "kv", overflow=overflow))
+    kv, kv_over = _fill(need.kv_bytes, usable_levels(hardware, "kv", overflow=overflow), left)
+    weights_fit = weights_over <= 0
+    per_sequence = np.asarray(need.kv_bytes_per_sequence, dtype=float)
+    rounds = np.floor(room / (per_sequence * need.batch_ways) * (1 + ROUNDING))
+    fits = weights_fit & (kv_over <= ROUNDING * np.asarray(need.kv_bytes))
+    return Placement(weights=weights, kv=kv, fits=fits, max_batch=np.where(weights_fit, rounds * need.batch_ways, 0.0))
+
+
+def _fill(bytes_: Any, levels: tuple[MemoryLevel, ...], left: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Shares of ``bytes_`` by level, and what is left over.
+
+    What fits nowhere is given to the last level all the same, so that shares sum to 1 and a time can still be named
+    as hypothetical; ``Placement.fits`` says that it is.
+    """
+    total = np.asarray(bytes_, dtype=float)
+    whole = np.where(total > 0, total, 1.0)
+    rest, shares = total, {}
+    for level in levels:
+        taken = np.minimum(rest, left[level.name])
+        left[level.name] = left[level.name] - taken
+        rest = rest - taken
+        shares[level.name] = (taken + rest if level is levels[-1] else taken) / whole
+    return shares, rest

@@ -1,0 +1,197 @@
+"""What one decode step is asked to do, and how it is split over chips. Numeric fields broadcast as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.model.architecture import LayerGroup, ModelArchitecture
+from simkit.model.attention import AttentionLayout
+from simkit.model.kv_cache import ElementFormat
+from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
+from simkit.step.sharding import AttentionSharding, ShardedHeads, shard_heads
+
+# The bits in the names over 8 (IEEE 754; bfloat16).
+ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
+# Weight formats that matrix units multiply as they are; others are widened to the activations' type first.
+NATIVE_GEMM_FORMATS: Final = ("fp8", "fp4")
+
+AttentionKernel = Literal["grouped", "grouped-unsplit", "per-query-head", "unfused"]
+ATTENTION_KERNELS: Final[tuple[AttentionKernel, ...]] = ("grouped", "grouped-unsplit", "per-query-head", "unfused")
+CacheOrder = Literal["head-major", "token-major"]
+CACHE_ORDERS: Final[tuple[CacheOrder, ...]] = ("head-major", "token-major")
+
+
+def parse_kernel(text: str) -> AttentionKernel:
+    """Read ``grouped``, ``grouped-unsplit``, ``per-query-head`` or ``unfused``. Raises :class:`UserError`."""
+    for known in ATTENTION_KERNELS:
+        if text.strip().lower() == known:
+            return known
+    raise UserError(f"unknown attention kernel '{text[:40]}': expected one of {', '.join(ATTENTION_KERNELS)}",
+                    hint=did_you_mean(text, ATTENTION_KERNELS))
+
+
+def parse_cache_order(text: str) -> CacheOrder:
+    """Read ``head-major`` or ``token-major``. Raises :class:`UserError`."""
+    for known in CACHE_ORDERS:
+        if text.strip().lower() == known:
+            return known
+    raise UserError(f"unknown order of the cache '{text[:40]}': expected one of {', '.join(CACHE_ORDERS)}",
+                    hint=did_you_mean(text, CACHE_ORDERS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeWorkload:
+    """One step of ``batch`` sequences with ``kv_len`` cached tokens each, producing or verifying ``q_len`` tokens.
+
+    ``tp`` chips share each layer and ``pp`` stages hold successive layers; ``ep`` of the ``tp`` chips hold different
+    experts; ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head
+    is replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
+    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``. ``grouped-unsplit`` is the
+    grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one head lie
+    side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
+    ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-attention
+    reads and none changes.
+    """
+
+    model: ModelArchitecture
+    layout: AttentionLayout
+    n_kv_heads: Any
+    batch: Any
+    kv_len: Any
+    q_len: Any
+    kv_format: ElementFormat
+    weight_format: ElementFormat
+    value_format: ElementFormat | None = None
+    policy: KvPolicy = field(default_factory=KvPolicy)
+    kernel: AttentionKernel = "grouped"
+    cache_order: CacheOrder = "head-major"
+    sharding: AttentionSharding = "heads"
+    activation_dtype: str = "bf16"
+    tp: Any = 1
+    pp: Any = 1
+    ep: Any = 1
+    static: bool = False
+    encoder_len: Any = 0
+
+    @cached_property
+    def microbatches(self) -> Any:
+        """Groups of sequences in flight at once: one a pipeline stage, as far as the batch goes."""
+        return np.minimum(self.pp, self.batch)
+
+    @cached_property
+    def sequences(self) -> Any:
+        """Sequences of the microbatch that a stage works on."""
+        return np.ceil(np.asarray(self.batch) / self.microbatches)
+
+    @cached_property
+    def rows(self) -> Any:
+        """Token rows of a microbatch: ``B q``."""
+        return self.sequences * self.q_len
+
+    @cached_property
+    def attention_sequences(self) -> Any:
+        """Sequences whose attention the busiest chip computes: fewer than a microbatch when the batch is sharded."""
+        return np.ceil(self.sequences / self.heads.batch_ways)
+
+    @cached_property
+    def heads(self) -> ShardedHeads:
+        """Heads per chip under this sharding."""
+        return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static, sharding=self.sharding)
+
+    @cached_property
+    def layer_groups(self) -> tuple[LayerGroup, ...]:
+        """Layers by kind, split further where eviction budgets differ. Raises :class:`UserError`."""
+        return self.policy.groups(self.model)
+
+    @property
+    def activation_bytes_per_element(self) -> float:
+        """Stored bytes of one activation."""
+        return ACTIVATION_BYTES[self.activation_dtype]
+
+    @property
+    def gemm_dtype(self) -> str:
+        """The type in which weight products run."""
+        name = self.weight_format.name
+        return name if name in NATIVE_GEMM_FORMATS else self.activation_dtype
+
+    def tokens_read(self, group: LayerGroup) -> Any:
+        """Cached tokens of one sequence that one chip's layer reads, averaged over the batch's lengths."""
+        return self.policy.lengths.mean_of(
+            lambda kv_len: np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways), self.kv_len)
+
+    def whole(self, width: int) -> Any:
+        """This chip's part of what chips repeat (routers, MLA's down-projections); static machines cut it."""
+        return width / self.heads.ways if self.static else width
+
+    @property
+    def core_dims(self) -> tuple[int, int]:
+        """Elements of a key and of a value as attention multiplies them: narrower than stored when expanded."""
+        mla = self.model.mla
+        if self.layout.absorbed or mla is None:
+            return self.layout.head_dim, self.layout.v_head_dim
+        return mla.nope_head_dim + mla.rope_head_dim, mla.v_head_dim
+
+    @property
+    def unpack_flops_per_token(self) -> int:
+        """Vector work per token, layer and KV head to widen a quantised cache before a kernel multiplies by it."""
+        layout, values = self.layout, self.value_format or self.kv_format
+        if layout.kind == "mla":
+            return layout.elements_per_token * self.kv_format.unpack_flops
+        return layout.head_dim * self.kv_format.unpack_flops + layout.v_head_dim * values.unpack_flops
+
+    @property
+    def native_cache_dtype(self) -> str:
+        """The matrix format that could multiply this cache as it is stored; "" when scales in groups forbid it."""
+        values = self.value_format or self.kv_format
+        same = self.kv_format == values and self.kv_format.is_quantised and not self.kv_format.group
+        return self.kv_format.name if same else ""
+
+    def cache_bytes(self, tokens: Any) -> Any:
+        """Stored bytes of ``tokens`` tokens of one KV head in one layer, with scales: K and V, or MLA's latent."""
+        layout = self.layout
+        if layout.kind == "mla":
+            return self.kv_format.stored_bytes(tokens, layout.elements_per_token)
+        values = self.value_format or self.kv_format
+        return self.kv_format.stored_bytes(tokens, layout.head_dim) + values.stored_bytes(tokens, layout.v_head_dim)
+
+    @property
+    def appended_bytes(self) -> float:
+        """Bytes written for one new token of one KV head in one layer."""
+        layout = self.layout
+        if layout.kind == "mla":
+            return self.kv_format.appended_bytes(layout.elements_per_token)
+        values = self.value_format or self.kv_format
+        return self.kv_format.appended_bytes(layout.head_dim) + values.appended_bytes(layout.v_head_dim)
+
+    def layer_cache_bytes(self, group: LayerGroup, *, allocated: bool = False) -> Any:
+        """Bytes of one sequence's cache in one layer, for one KV head on one chip, averaged over the batch's lengths.
+
+        ``allocated`` rounds up to pages or to the reserved length: the room given, not the bytes read.
+        """
+        def one(kv_len: Any) -> Any:
+            tokens = np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways)
+            return self.cache_bytes(self.policy.paging.allocated(tokens) if allocated else tokens)
+
+        return self.policy.lengths.mean_of(one, self.kv_len)
+
+    @property
+    def encoder_tokens(self) -> Any:
+        """Encoder tokens of one sequence that one chip's cross-attention reads; 0 for a decoder alone."""
+        return np.ceil(self.encoder_len / self.heads.context_ways) if self.model.cross_attention else 0.0
+
+    @property
+    def cross_cache_bytes(self) -> Any:
+        """Encoder keys and values of one sequence over all layers, for one KV head on one chip."""
+        return self.model.n_layers * self.cache_bytes(self.encoder_tokens)
+
+    def score_bytes(self, group: LayerGroup) -> Any:
+        """Bytes of H2O's running scores of one sequence in one layer, for one KV head; 0 without such a rule."""
+        rule = self.policy.eviction
+        if rule is None or not rule.keeps_scores or group.window is not None:
+            return 0.0
+        return self.tokens_read(group) * SCORE_BYTES

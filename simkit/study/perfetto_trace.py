@@ -1,0 +1,136 @@
+"""One decode step as a Chrome trace: operators in a row, and inside attention its work items, unit by unit.
+
+The format is the JSON array form of Google's "Trace Event Format": complete events (``ph: X``) with ``ts`` and ``dur``
+in microseconds, counters (``ph: C``) and names of processes and threads (``ph: M``). Perfetto and chrome://tracing
+open it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.foundation.errors import UserError
+from simkit.replay.attention import AttentionReplay, Start, replay_attention
+from simkit.replay.engine import evaluate, task_of
+from simkit.replay.single_points import scalar_operator, scalar_placement
+from simkit.step.operators import Operator
+from simkit.study.point import Evaluated
+
+MOST_TRACKS: Final = 128
+MOST_ITEMS: Final = 40_000
+MOST_EVENTS: Final = 2_000_000  # loads replayed for a trace: more than a study affords, still below a second
+BINS: Final = 200
+STEP_PROCESS, KERNEL_PROCESS = 1, 2
+LAYER_TRACK: Final = 1
+MICROSECONDS: Final = 1e6
+NANOSECONDS: Final = 1e9
+
+Event = dict[str, Any]
+
+
+def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]:
+    """The trace of a single point: ``{"traceEvents": [...], "displayTimeUnit": "ns", "otherData": {...}}``.
+
+    One layer of each kind is shown, then what runs once a step. Raises :class:`UserError` when the point does not fit.
+    """
+    if not bool(np.ravel(evaluated.columns["fits"])[0]):
+        raise UserError("nothing to trace: weights and cache do not fit on these chips")
+    step, placement, hardware = evaluated.step, evaluated.placement, evaluated.hardware
+    timing = evaluate(step, placement, hardware, start=start)
+    title = f"decode step on {hardware.name}: one layer of each kind, then the ends"
+    events = [_named("process_name", STEP_PROCESS, title),
+              _named("thread_name", STEP_PROCESS, "operators", LAYER_TRACK)]
+    runs = {operator.name: sum(other.count for other in step.operators if other.name == operator.name)
+            for operator in step.operators}
+    now, replay, notes = 0.0, None, {}
+    for operator in step.operators:
+        took_s = float(np.ravel(timing.operator_time_s[operator.name])[0]) / runs[operator.name]
+        events.append({
+            "name": operator.name, "cat": "operator", "ph": "X", "pid": STEP_PROCESS, "tid": LAYER_TRACK,
+            **_span(now, now + took_s), "args": _operator_arguments(operator, runs)})
+        if operator.attention is not None and replay is None:
+            one = scalar_operator(operator, 0, np.shape(timing.step_time_s))
+            replay = replay_attention(
+                one, task_of(one), scalar_placement(placement, 0, np.shape(timing.step_time_s)), hardware, start=start,
+                most_events=MOST_EVENTS, most_recorded_items=MOST_ITEMS, bins=BINS)
+            events += _kernel_events(replay, now + replay.stall_s["launch"], hardware.compute.unit_name)
+            notes = _notes(replay, hardware.compute.unit_name)
+        now += took_s
+    for name, time in timing.operator_time_s.items():
+        took_s = float(np.ravel(np.asarray(time))[0])
+        if name not in runs and took_s > 0:
+            events.append({"name": f"{name} (all of the step)", "cat": "between operators", "ph": "X",
+                           "pid": STEP_PROCESS, "tid": LAYER_TRACK, **_span(now, now + took_s), "args": {}})
+            now += took_s
+    # Names first, then by time: the order in which every reader accepts them.
+    events.sort(key=lambda event: (event["ph"] != "M", event.get("ts", 0.0)))
+    return {"traceEvents": events, "displayTimeUnit": "ns", "otherData": {
+        "hardware": hardware.name, "model": evaluated.model.name,
+        "attention": str(np.ravel(evaluated.columns["attention"])[0]),
+        "step_time_s": float(np.ravel(timing.step_time_s)[0]), **notes}}
+
+
+def _span(begin_s: float, end_s: float) -> dict[str, float]:
+    """When an event starts and how long it lasts, in microseconds, on whole nanoseconds.
+
+    Perfetto truncates to them and drops an event that overlaps the one before on its track: a start that says a tenth
+    of a nanosecond more is not truncated to the one before, and a duration that is truncated ends early at worst.
+    """
+    begin, end = round(begin_s * NANOSECONDS), round(end_s * NANOSECONDS)
+    return {"ts": (begin + 0.1) / 1e3, "dur": (end - begin) / 1e3}
+
+
+def _operator_arguments(operator: Operator, runs: dict[str, int]) -> dict[str, Any]:
+    fields = ("matrix_flops", "vector_flops", "unpack_flops", "exponentials", "weight_bytes", "kv_read_bytes",
+              "kv_write_bytes", "activation_bytes")
+    found = {name: float(np.ravel(getattr(operator, name))[0]) for name in fields}
+    return {"times_a_step": runs[operator.name]} | {name: value for name, value in found.items() if value}
+
+
+def _kernel_events(replay: AttentionReplay, begin_s: float, unit_name: str) -> list[Event]:
+    """Work items on their units, and the bytes per second of each memory level."""
+    part = "" if replay.replayed_fraction == 1.0 else f", its first {replay.replayed_fraction:.1%} replayed"
+    slots = _shown_slots(replay)
+    shown = f"{len({slot % replay.units for slot in slots})} of {replay.units} {unit_name} tracks"
+    events = [_named("process_name", KERNEL_PROCESS, f"attention kernel: {shown}{part}")]
+    for order, slot in enumerate(sorted(slots, key=lambda slot: (slot % replay.units, slot // replay.units))):
+        name = f"{unit_name} {slot % replay.units}, slot {slot // replay.units}"
+        events += [_named("thread_name", KERNEL_PROCESS, name, slot + 1),
+                   {"name": "thread_sort_index", "ph": "M", "pid": KERNEL_PROCESS, "tid": slot + 1,
+                    "args": {"sort_index": order}}]
+    for (slot, item, start, end), tokens in zip(replay.events, replay.event_tokens, strict=True):
+        if int(slot) in slots:
+            events.append({
+                "name": f"item {int(item)}", "cat": "work item", "ph": "X", "pid": KERNEL_PROCESS, "tid": int(slot) + 1,
+                **_span(begin_s + start, begin_s + end),
+                "args": {"item": int(item), "tokens": int(tokens)}})
+    bin_s = replay.replayed_s / BINS
+    for level, moved in zip(replay.path, replay.binned_bytes, strict=True):
+        rates = [*(moved / bin_s / 1e9).tolist(), 0.0]
+        events += [{"name": f"{level} [GB/s]", "ph": "C", "pid": KERNEL_PROCESS, "tid": 0,
+                    "ts": (begin_s + place * bin_s) * MICROSECONDS, "args": {"GB/s": rate}}
+                   for place, rate in enumerate(rates)]
+    return events
+
+
+def _shown_slots(replay: AttentionReplay) -> set[int]:
+    """Slots whose items are shown: whole units, the first ones, up to the limit of tracks."""
+    used = {int(slot) for slot in replay.events[:, 0]}
+    slots_per_unit = max((slot // replay.units for slot in used), default=0) + 1
+    return {slot for slot in used if slot % replay.units < max(1, MOST_TRACKS // slots_per_unit)}
+
+
+def _notes(replay: AttentionReplay, unit_name: str) -> dict[str, Any]:
+    """What a reader must know of what is left out."""
+    slots = {int(slot) for slot in replay.events[:, 0]}
+    hidden = len(slots) - len(_shown_slots(replay))
+    return {
+        "work_items": replay.items, "work_items_recorded": len(replay.events), "tracks_left_out": hidden,
+        "replayed_fraction": replay.replayed_fraction, "unit": unit_name,
+        "stall_s": {name: time for name, time in replay.stall_s.items() if time}}
+
+
+def _named(what: str, pid: int, name: str, tid: int = 0) -> Event:
+    return {"name": what, "ph": "M", "pid": pid, "tid": tid, "args": {"name": name}}

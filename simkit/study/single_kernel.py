@@ -1,0 +1,157 @@
+"""One attention kernel on one chip: no model, no weights, only the cache, its queries and the roofs above them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import BYTES_PER_S, FLOP_PER_S, SECONDS
+from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import LayerGroup, ModelArchitecture
+from simkit.model.attention import parse_layout
+from simkit.model.kv_cache import parse_format
+from simkit.step.build import build_step
+from simkit.step.operators import DecodeStep
+from simkit.step.placement import Demand, Placement, place
+from simkit.step.workload import DecodeWorkload
+from simkit.study.evaluate import Engine, engine_named
+from simkit.study.record import FIELDS, Field
+from simkit.timing.step_timing import StepTiming
+
+CACHE_STARTS: Final = ("cold", "warm")
+MOST_POINTS: Final = 100_000
+MOST_HEADS: Final = 65_536
+MOST_HEAD_DIM: Final = 65_536
+
+
+_OWN_FIELDS: Final = (
+    Field(name="head_dim", meaning="elements a head"),
+    Field(name="time_s", meaning="time of the kernel, its launch included", dimension=SECONDS, heading="time"),
+    Field(name="achieved_bytes_per_s", meaning="cache bytes over time", dimension=BYTES_PER_S, heading="achieved"),
+    Field(name="achieved_flop_per_s", meaning="matrix flops over time", dimension=FLOP_PER_S, heading="flops"),
+)
+# What a kernel's record says: the common vocabulary and its own words.
+KERNEL_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **{field.name: field for field in _OWN_FIELDS}})
+
+
+def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str], n_q_heads: int,
+                n_kv_heads: Sequence[float], head_dim: int, batch: Sequence[float], kv_len: Sequence[float],
+                q_len: Sequence[float], engine: str = "roofline", cache: str = "cold") -> dict[str, Any]:
+    """:func:`attention_kernel` at every point of the product: hardware varies slowest, then KV format, KV heads,
+    batch, context and queries. Raises :class:`UserError` beyond 100 000 points.
+    """
+    axes = (hardware, kv_dtype, n_kv_heads, batch, kv_len, q_len)
+    points = math.prod(len(axis) for axis in axes)
+    if points > MOST_POINTS:
+        raise UserError(f"{points:,} points are more than the {MOST_POINTS:,} of one call", hint="shorten the lists")
+    heads, sequences, tokens, queries = np.meshgrid(n_kv_heads, batch, kv_len, q_len, indexing="ij")
+    parts = [attention_kernel(chip, n_q_heads=n_q_heads, n_kv_heads=heads, head_dim=head_dim, batch=sequences,
+                              kv_len=tokens, q_len=queries, kv_dtype=dtype, engine=engine, cache=cache)
+             for chip in hardware for dtype in kv_dtype]
+    return {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
+
+
+def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: Any, head_dim: int = 128, batch: Any = 1,
+                     kv_len: Any = 4096, q_len: Any = 1, kv_dtype: str = "bf16",
+                     engine: str = "roofline", cache: str = "cold") -> dict[str, Any]:
+    """Time attention over a cache that one chip holds.
+
+    Parameters
+    ----------
+    hardware: the chip.
+    n_q_heads: query heads.
+    n_kv_heads: key/value heads, numbers that divide ``n_q_heads``.
+    head_dim: elements a head.
+    batch, kv_len, q_len: sequences, cached tokens and query tokens a sequence; with n_kv_heads they broadcast.
+    kv_dtype: format of the cache.
+    engine: ``roofline`` or ``replay``.
+    cache: what the chip's cache holds at the start: ``cold`` (other layers went through it since) or ``warm`` (the
+        kernel loops alone; ``replay`` only).
+
+    Returns columns of the broadcast shape. Times are NaN where the cache does not fit on the chip. The time is
+    the engine's for the attention operator alone: its launch, and the roofs or the replay of its reads.
+    """
+    run = _engine(engine, cache)
+    kv_heads, batch, kv_len, q_len = np.broadcast_arrays(
+        *(np.asarray(value, dtype=float) for value in (n_kv_heads, batch, kv_len, q_len)))
+    _check_heads(n_q_heads, kv_heads, head_dim)
+    kv_format = parse_format(kv_dtype)
+    model = _one_layer(n_q_heads, head_dim)
+
+    def timed(heads: Any) -> tuple[DecodeStep, Any, Placement, StepTiming]:
+        workload = DecodeWorkload(
+            model=model, layout=parse_layout("mha", model), n_kv_heads=heads, batch=batch, kv_len=kv_len, q_len=q_len,
+            kv_format=kv_format, weight_format=parse_format("bf16"), static=hardware.sharding == "layer-pipelined")
+        whole = build_step(workload)
+        step = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
+        per_sequence = heads * workload.layer_cache_bytes(model.layer_groups[0])
+        need = Demand(weight_bytes=0.0, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * batch)
+        # One chip was asked for, so its tiers of last resort are part of it.
+        placement = place(need, hardware, overflow=True)
+        return step, need.kv_bytes, placement, run(step, placement, hardware)
+
+    step, cache_bytes, placement, timing = timed(kv_heads)
+    operator = step.attention_operators[0]
+    _, _, mha_placement, mha_timing = timed(np.full(kv_heads.shape, float(n_q_heads)))
+    time_s = np.where(placement.fits, timing.attention_time_s, np.nan)
+    mha_time_s = np.where(mha_placement.fits, mha_timing.attention_time_s, np.nan)
+
+    def full(value: Any) -> Any:
+        return np.full(kv_heads.shape, value, dtype=object if isinstance(value, str) else None)
+
+    def column(value: Any) -> Any:
+        return np.broadcast_to(np.asarray(value, dtype=float), kv_heads.shape)
+
+    return {
+        "hardware": full(hardware.name), "n_q_heads": full(n_q_heads), "n_kv_heads": kv_heads,
+        "head_dim": full(head_dim), "kv_dtype": full(kv_format.name), "batch": batch, "kv_len": kv_len, "q_len": q_len,
+        "engine": full(engine), "fits": np.broadcast_to(placement.fits, kv_heads.shape), "time_s": time_s,
+        "attention_time_s": time_s, "kv_cache_bytes": column(cache_bytes),
+        "kv_read_bytes": column(operator.kv_read_bytes), "flops": column(operator.matrix_flops),
+        "arithmetic_intensity": column(operator.matrix_flops / operator.kv_read_bytes),
+        "achieved_bytes_per_s": operator.kv_read_bytes / time_s, "achieved_flop_per_s": operator.matrix_flops / time_s,
+        "bound": np.where(np.isfinite(time_s), timing.attention_bound, ""),
+        "speedup_vs_mha": mha_time_s / time_s,
+    }
+
+
+def _engine(name: str, cache: str) -> Engine:
+    """The engine of that name, starting from that cache."""
+    if cache not in CACHE_STARTS:
+        raise UserError(f"unknown start of the cache '{cache[:40]}': expected cold or warm",
+                        hint=did_you_mean(cache, CACHE_STARTS))
+    run = engine_named(name)
+    if cache == "cold":
+        return run
+    if name != "replay":
+        raise UserError(f"the {name} engine knows only cold caches", hint="--engine replay knows warm ones")
+    return partial(importlib.import_module("simkit.replay.engine").evaluate, start=cache)
+
+
+def _check_heads(n_q_heads: int, kv_heads: Any, head_dim: int) -> None:
+    if not 1 <= n_q_heads <= MOST_HEADS:
+        raise UserError(f"{n_q_heads} query heads: expected 1 to {MOST_HEADS:,}")
+    if not 1 <= head_dim <= MOST_HEAD_DIM:
+        raise UserError(f"head dimension {head_dim}: expected 1 to {MOST_HEAD_DIM:,}")
+    wrong = kv_heads[(kv_heads < 1) | (kv_heads > n_q_heads) | (n_q_heads % np.maximum(kv_heads, 1) != 0)]
+    if wrong.size:
+        divisors = ", ".join(str(k) for k in range(1, n_q_heads + 1) if n_q_heads % k == 0)
+        raise UserError(f"{wrong.flat[0]:g} KV heads do not divide the {n_q_heads} query heads",
+                        hint=f"expected one of {divisors}")
+
+
+def _one_layer(n_q_heads: int, head_dim: int) -> ModelArchitecture:
+    """A model that is one attention layer."""
+    return ModelArchitecture(
+        name="attention", title="one attention layer", hidden_size=n_q_heads * head_dim, n_q_heads=n_q_heads,
+        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None,
+        moe=None, mla=None, vocab_size=1, tied_embeddings=True)
+

@@ -1,0 +1,1 @@
+"""What all engines share: roofs, what measured kernels cost, exchanges between chips, and the account of causes."""

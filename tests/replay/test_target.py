@@ -1,0 +1,142 @@
+"""A profile as the replay sees it, and what its shared cache keeps of a repeated scan."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import poisson
+
+from simkit.foundation.errors import UserError
+from simkit.hardware.catalog import load_hardware
+from simkit.replay.cache_hits import cyclic_hit_share
+from simkit.replay.target import machine_of
+from tests.replay.cases import with_level
+
+
+def with_bytes_in_flight(name, in_flight):
+    chip = load_hardware(name)
+    return replace(chip, compute=replace(chip.compute, outstanding_bytes_per_unit=in_flight))
+
+
+def path(machine):
+    return [(server.name, server.bytes_per_s, server.latency_s, server.per_unit) for server in machine.path]
+
+
+def test_the_path_runs_from_the_units_own_memory_to_the_home_at_rates_that_are_reached():
+    """132 SMs of 234 GB/s shared memory; of HBM's 3.352 TB/s BabelStream reads 0.949."""
+    machine = machine_of(load_hardware("h100-sxm"), "hbm")
+    assert path(machine) == [
+        ("smem", 132 * 234e9, pytest.approx(16.2e-9), True), ("l2", 5.5e12, pytest.approx(141.6e-9), False),
+        ("hbm", 3.352e12 * 0.949, pytest.approx(345e-9), False)]
+    assert machine.home is machine.hardware.level("hbm")
+
+
+def test_units_whose_kernels_were_measured_run_one_item_and_others_two_that_share_what_is_in_flight():
+    measured, assumed = (machine_of(with_bytes_in_flight(name, 65536.0), "hbm") for name in ("h100-sxm", "mi300x"))
+    assert (measured.units, measured.slots_per_unit, measured.slots) == (132, 1, 132)
+    assert (assumed.units, assumed.slots_per_unit, assumed.slots) == (304, 2, 608)
+    assert (measured.outstanding_bytes_per_slot, assumed.outstanding_bytes_per_slot) == (65536, 32768)
+
+
+def test_without_a_figure_any_number_of_bytes_may_be_in_flight_and_no_set_up_is_known():
+    machine = machine_of(with_bytes_in_flight("mi300x", None), "hbm")
+    assert machine.outstanding_bytes_per_slot == np.inf
+    assert (machine.item_setup_s, machine.load_fraction) == (0, 1)
+
+
+@pytest.mark.parametrize(("name", "home", "schedule", "units", "slots"), [
+    ("epyc-9654-2s", "ddr", "dispatched", 192, 384), ("generic-sram-asic", "sram", "banked", 132, 132),
+    ("dmatrix-corsair", "sram", "banked", 8, 8), ("dmatrix-corsair", "lpddr", "static", 1, 1),
+    ("groq-lpu", "sram", "static", 1, 1), ("tpu-v5p", "hbm", "static", 1, 1)])
+def test_gpus_and_cpus_dispatch_and_compiled_machines_stream_or_hold_the_cache_in_banks(name, home, schedule, units, slots):
+    """SRAM of tensor-parallel machines lies in banks beside the units; layer-pipelined ones stream through the chip."""
+    machine = machine_of(with_bytes_in_flight(name, 4096.0), home)
+    assert (machine.schedule, machine.units, machine.slots) == (schedule, units, slots)
+    # Compiled programs issue loads as early as they need: only dispatched units wait for what they have in flight.
+    assert machine.outstanding_bytes_per_slot == (2048 if schedule == "dispatched" else np.inf)
+    assert machine.path[0].per_unit == (schedule == "banked")
+
+
+def test_a_level_without_a_rate_is_passed_over_unless_it_is_a_cache_that_all_share():
+    """EPYC's L2 caches belong to the cores and no source gives a rate; its L3 has none either, but its capacity serves."""
+    machine = machine_of(load_hardware("epyc-9654-2s"), "ddr")
+    assert path(machine) == [("l3", np.inf, 0, False), ("ddr", 921.6e9 * 0.86, 0, False)]
+    assert machine.cache is machine.hardware.level("l3")
+    assert path(machine_of(load_hardware("inferentia2"), "hbm")) == [("hbm", 820e9, 0, False)]
+
+
+def test_the_last_cache_before_the_home_is_the_one_that_serves():
+    machine = machine_of(load_hardware("mi300x"), "hbm")
+    assert [server.name for server in machine.path] == ["smem", "l2", "infinity_cache", "hbm"]
+    assert (machine.cache.name, machine.cache_server) == ("infinity_cache", 2)
+
+
+def test_a_chip_without_a_cache_has_no_cache_server():
+    machine = machine_of(load_hardware("meta-mtia-v2"), "lpddr")
+    assert (machine.cache, machine.cache_server) == (None, -1)
+    assert [(server.name, server.per_unit) for server in machine.path] == [("local", True), ("sram", False), ("lpddr", False)]
+
+
+def test_levels_behind_the_home_are_not_on_the_path():
+    chip = load_hardware("sambanova-sn40l")
+    assert [[server.name for server in machine_of(chip, home).path] for home in ("hbm", "ddr")] == [
+        ["sram", "hbm"], ["sram", "hbm", "ddr"]]
+    behind = with_level(chip, "ddr", kind="cache")
+    assert machine_of(behind, "hbm").cache is None
+
+
+def test_a_home_without_a_rate_is_told_by_name_with_what_to_write():
+    with pytest.raises(UserError, match=r"h100-sxm: no source gives memory\.hbm\.bandwidth") as told:
+        machine_of(with_level(load_hardware("h100-sxm"), "hbm", bandwidth_bytes_per_s=None), "hbm")
+    assert "--set memory.hbm.bandwidth=" in told.value.hint
+
+
+CACHE = load_hardware("h100-sxm").level("l2")
+
+
+@pytest.mark.parametrize("ways", [1, 4, 16])
+@pytest.mark.parametrize("filled", [0.02, 0.3, 0.7, 0.9, 1.0, 1.1, 1.4, 3.0])
+def test_a_line_hits_when_at_most_w_minus_1_others_share_its_set(ways, filled):
+    kept = replace(CACHE, capacity_bytes=1e6, reserve_fraction=0.2)
+    expected = poisson.cdf(ways - 1, ways * filled)
+    assert cyclic_hit_share(kept, filled * 0.8e6, ways) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert cyclic_hit_share(kept, filled * 0.4e6, ways, effective_fraction=0.5) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_shared_cache_has_sixteen_ways_unless_told_otherwise():
+    cache = machine_of(load_hardware("h100-sxm"), "hbm").cache
+    assert cyclic_hit_share(cache, cache.usable_bytes) == pytest.approx(poisson.cdf(15, 16))
+
+
+@pytest.mark.parametrize("filled", [0.5, 0.8, 1.0, 1.3])
+def test_an_lru_cache_of_hashed_sets_serves_that_share_of_a_loop(filled):
+    """4 ways of 2000 sets, lines dealt out at random; the second turn of the loop is counted, as each one after it."""
+    sets, ways = 2000, 4
+    place = np.random.default_rng(1).integers(0, sets, int(filled * sets * ways)).tolist()
+    content = [OrderedDict() for _ in range(sets)]
+    for _ in range(2):
+        hits = 0
+        for line, number in enumerate(place):
+            own = content[number]
+            hits += line in own
+            own[line] = True
+            own.move_to_end(line)
+            if len(own) > ways:
+                own.popitem(last=False)
+    found = cyclic_hit_share(replace(CACHE, capacity_bytes=float(sets * ways), reserve_fraction=0.0), float(len(place)), ways)
+    assert found == pytest.approx(hits / len(place), abs=0.015)
+
+
+def test_what_fits_by_far_is_kept_whole_and_of_what_is_by_far_too_large_nothing():
+    """Also where the sum of the series would have no logarithm or no finite term."""
+    assert cyclic_hit_share(CACHE, 0.0) == 1
+    assert cyclic_hit_share(CACHE, 0.01 * CACHE.usable_bytes) == 1
+    assert cyclic_hit_share(CACHE, 1e30) == 0
+    assert cyclic_hit_share(None, 1.0) == 0
+
+
+def test_a_cache_never_serves_more_than_all():
+    """Sixteen rounded terms may add up to more."""
+    shares = [cyclic_hit_share(CACHE, filled * CACHE.usable_bytes) for filled in np.linspace(0.01, 0.3, 300)]
+    assert max(shares) == 1
