@@ -90,7 +90,7 @@ def _keys(section: Mapping[str, Any], sections: Mapping[str, Any], path: tuple[s
         if name == "scale_out":  # the same keys as scale_up, which the page says
             continue
         inner = _inner_section(key)
-        if inner is not None and inner[1] == "KernelFigures":
+        if inner is not None and inner[1] == "KernelParameters":
             yield [f"`{'.'.join((*path, name))}`", "a section", _one_line(key.get("description", ""))]
         elif inner is not None:
             yield from _keys(sections[inner[1]], sections, (*path, name, *inner[0]))

@@ -110,6 +110,6 @@ def test_every_figure_of_a_kernel_file_has_its_source(file: Path):
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "hardware_profiles").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_kernel_figure_of_a_profile_has_its_source(file: Path):
     source = load_profile_source(file)
-    stated = profile_from_yaml(source.whole).kernel_figures or {}
+    stated = profile_from_yaml(source.whole).kernel_parameters or {}
     assert not list(figures(source.whole.data.get("kernel") or {}, ("kernel",)))
     assert not stated or all(profile_from_yaml(source.whole).provenance[f"kernel.{name}"].source for name in stated)

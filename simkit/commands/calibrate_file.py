@@ -58,7 +58,7 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     found = fit_rows(rows, hardware, split_names([keep]) if keep else [])
     records: list[dict[str, Any]] = [
         {"figure": figure.name, "start": figure.start, "value": figure.value, "low": low, "high": high}
-        for figure in found.figures for low, high in [figure.interval or (None, None)]]
+        for figure in found.parameters for low, high in [figure.interval or (None, None)]]
     if output is not None:
         write_text(Path(output), calibrated_text(found, Path(output).stem, file), force=force)
     if plot is not None:

@@ -96,7 +96,7 @@ def show(*, name: str, models: str | None, form: str | None, output: str | None,
     from simkit.model.catalog import load_model
 
     architecture = load_model(name, models=models)
-    records = _figures(architecture)
+    records = _parameters(architecture)
     title = f"{architecture.name}: {architecture.title}"
     footer = "\n".join([f"source: {architecture.source}"] * bool(architecture.source)
                        + [f"note: {note}" for note in architecture.notes])
@@ -105,7 +105,7 @@ def show(*, name: str, models: str | None, form: str | None, output: str | None,
     emit(records, to, {"key": Column(heading="figure"), "text": Column(heading="value")}, title=title, footer=footer)
 
 
-def _figures(architecture: ModelArchitecture) -> list[dict[str, Any]]:
+def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
     from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
     from simkit.foundation.units import BYTES, COUNT

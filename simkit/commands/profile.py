@@ -21,7 +21,7 @@ from simkit.commands.options import (
 from simkit.foundation.errors import Location, UserError, UserErrorGroup
 
 if TYPE_CHECKING:
-    from simkit.hardware.parameters import ProfileFigure
+    from simkit.hardware.parameters import ProfileParameter
     from simkit.hardware.profile import HardwareProfile
 
 _PROFILES: Final = click.option("--profiles", metavar="DIR", default=None,
@@ -103,10 +103,10 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
     to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.hardware.parameters import profile_figures
+    from simkit.hardware.parameters import profile_parameters
 
     chip = load_profiles([name], settings, profiles)[0]
-    figures = profile_figures(chip)
+    figures = profile_parameters(chip)
     records = [*(_figure_record(chip, figure) for figure in figures), *_ridge_records(chip)]
     if to.is_table and to.output is None:
         click.echo(f"{chip.name}: {chip.title}, {chip.vendor} {chip.kind}" + (f", {chip.year}" if chip.year else ""))
@@ -128,7 +128,7 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
             click.echo(f"note: {note}")
 
 
-def _figure_record(chip: HardwareProfile, figure: ProfileFigure) -> dict[str, Any]:
+def _figure_record(chip: HardwareProfile, figure: ProfileParameter) -> dict[str, Any]:
     from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
 
@@ -287,9 +287,9 @@ def _difference(key: str, first: Any, second: Any, dimension: str | None) -> dic
 
 
 def _figure_differences(first: HardwareProfile, second: HardwareProfile) -> list[dict[str, Any]]:
-    from simkit.hardware.parameters import profile_figures
+    from simkit.hardware.parameters import profile_parameters
 
-    left, right = ({figure.key: figure for figure in profile_figures(chip)} for chip in (first, second))
+    left, right = ({figure.key: figure for figure in profile_parameters(chip)} for chip in (first, second))
     records = []
     for key in {**left, **right}:
         one, other = left.get(key), right.get(key)

@@ -24,7 +24,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def json_text(records: Sequence[Record]) -> str:
-    """One JSON array, a record a line; unknown figures are null.
+    """One JSON array, a record a line; unknown values are null.
 
     >>> json_text([{"batch": 1, "step_time_s": None}])
     '[\\n{"batch": 1, "step_time_s": null}\\n]\\n'
@@ -35,7 +35,7 @@ def json_text(records: Sequence[Record]) -> str:
 
 
 def csv_text(records: Sequence[Record]) -> str:
-    """The same records as CSV with a header: unknown figures are empty, truth is ``true``/``false``, floats are exact.
+    """The same records as CSV with a header: unknown values are empty, truth is ``true``/``false``, floats are exact.
 
     Text that a spreadsheet would run as a formula gets an apostrophe in front.
 

@@ -3,7 +3,7 @@
 A quantity in a file or on the command line is a string: a number, an optional space, and an exact unit
 whose case matters (``3.35 TB/s``, ``50 MiB``, ``1.98 GHz``, ``989.4 TFLOP/s``). Decimal prefixes are powers
 of ten, also for bytes; ``KiB, MiB, GiB, TiB`` are powers of two and only those. Unknown units are refused:
-other tools have read ``T`` as 1e13 or ``GB`` as 2**30, and every memory-bound figure was wrong by 7 %.
+other tools have read ``T`` as 1e13 or ``GB`` as 2**30, and every memory-bound time was wrong by 7 %.
 """
 
 from __future__ import annotations

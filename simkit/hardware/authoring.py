@@ -46,8 +46,8 @@ def copy_profile(name: str, like: str, *, profiles: Path | str | None = None) ->
     text = _replaced(text, "title", f'title: "{name}, started from {original.name}"\n')
     # Measured data names the chip that was measured, not its copy.
     text = re.sub(_TOP_KEY.format(key="aliases"), "", text, count=1, flags=re.MULTILINE)
-    heading = (f"# {name}: started as a copy of {original.name}. Every figure below is that chip's until you change\n"
-               "# it; give each new figure its own source. `simkit profile check` reads this file back.\n#\n")
+    heading = (f"# {name}: started as a copy of {original.name}. Every parameter below is that chip's until you\n"
+               "# change it; give each new one its own source. `simkit profile check` reads this file back.\n#\n")
     first, _, rest = text.partition("\n")
     # A shipped file names the schema beside it, and beside the copy there is none.
     text = f"{editor_line()}\n{heading}{rest if first.startswith(_EDITOR) else text}"

@@ -13,7 +13,7 @@ from simkit.foundation.resources import shipped_folder
 from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
-from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_figures
+from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_parameters
 from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
@@ -21,7 +21,7 @@ VARIABLE: Final = "SIMKIT_PROFILES"
 REACHED: Final = "dram_achieved_fraction"
 LATENT_LOAD: Final = "latent.load_bytes_per_cycle_per_unit"
 Chips = Callable[[str], HardwareProfile]
-"""Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a figure."""
+"""Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a parameter."""
 
 
 def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | None = None,
@@ -36,7 +36,7 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
                      aliases=lambda: aliases_of(folders))
     source = load_profile_source(path, folders)
     profile = profile_from_yaml(source.whole, overrides)
-    if profile.kernel_figures is None:
+    if profile.kernel_parameters is None:
         return profile
     # Kernels are tuned for the memory that the chip has, not for the one that a what-if gives it.
     changed = overrides or source.as_built is not source.whole
@@ -45,18 +45,19 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
 
 
 def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequence[Path]) -> DecodeKernel:
-    """The profile's own kernel figures over those of the chip that it names, over what is alike everywhere."""
-    own, borrowed = profile.kernel_figures or {}, {}
+    """The profile's own kernel parameters over those of the chip that it names, over what is alike everywhere."""
+    own, borrowed = profile.kernel_parameters or {}, {}
     if profile.kernel_like is not None:
         # The neighbour of the profile's own file first: a user's chip of the same name need not have been measured.
         beside = [Path(chip.file).parent for chip in (profile, as_built) if chip.file]
         path = find_file(profile.kernel_like, kind=KIND, what="hardware profile", folders=[*beside, *folders],
                          aliases=lambda: aliases_of(folders))
         like = profile_from_yaml(load_profile_source(path, folders).whole)
-        if like.kernel_figures is None or like.kernel_like is not None:
-            raise UserError(f"{like.name} has no kernel figures of its own", hint="expected a chip that was measured",
+        if like.kernel_parameters is None or like.kernel_like is not None:
+            raise UserError(f"{like.name} has no kernel parameters of its own",
+                            hint="expected a chip that was measured",
                             where=Location(file=profile.file or profile.name, key="kernel.like"))
-        borrowed = dict(like.kernel_figures)
+        borrowed = dict(like.kernel_parameters)
         if REACHED in borrowed:
             # What kernels reach of a stream's bandwidth is alike; what streams reach of the peak is the chip's own.
             ratio = profile.main_memory.achievable_fraction / like.main_memory.achievable_fraction
@@ -68,9 +69,9 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
     everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
-        raise UserError(f"{profile.name}: kernel figures need compute.clock and the bandwidth of the main memory",
+        raise UserError(f"{profile.name}: kernel parameters need compute.clock and the bandwidth of the main memory",
                         where=Location(file=profile.file or profile.name, key="kernel"))
-    kernel = kernel_from_figures(everywhere, borrowed, own, tuned_for_bytes_per_s=bandwidth)
+    kernel = kernel_from_parameters(everywhere, borrowed, own, tuned_for_bytes_per_s=bandwidth)
     if "load_bytes_per_cycle_per_unit" in own:
         return kernel
     share = _dram_bytes_per_cycle(as_built)

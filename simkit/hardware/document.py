@@ -1,11 +1,11 @@
-"""A profile's document becomes SI records: figures apart from sources, ``--set`` values in place, then the schema.
+"""A profile's document becomes SI records: parameters apart from sources, ``--set`` values in place, then the schema.
 
-A figure is either a bare quantity (``bandwidth: 3.35 TB/s``) or one with its source::
+A parameter is either a bare quantity (``bandwidth: 3.35 TB/s``) or one with its source::
 
     bandwidth: {value: 3.35 TB/s, source: datasheet, confidence: datasheet, note: 5 stacks}
 
 ``source`` is free text or a key of the profile's ``sources:`` table. ``null`` says that no source gives the
-figure; what then cannot be simulated is said when it is asked for.
+parameter; what then cannot be simulated is said when it is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from simkit.foundation.errors import (
 )
 from simkit.foundation.validation import check
 from simkit.foundation.yaml_source import YamlSource, dotted, parse_yaml, read_scalar
-from simkit.hardware.kernel import FIGURES, SECTIONS
+from simkit.hardware.kernel import PARAMETERS, SECTIONS
 from simkit.hardware.profile import (
     Compute,
     DramGeometry,
@@ -61,7 +61,7 @@ def profile_from_yaml(source: YamlSource, overrides: Mapping[str, str] | None = 
                         where=source.locate(["schema_version"]))
     provenance: dict[str, Provenance] = {}
     faults: list[UserError] = []
-    data = {key: _strip_figures(value, (key,), source, provenance, faults) for key, value in source.data.items()}
+    data = {key: _strip_parameters(value, (key,), source, provenance, faults) for key, value in source.data.items()}
     raise_collected(faults)
     places: dict[str, Location] = {}
     for key, text in (overrides or {}).items():
@@ -70,15 +70,15 @@ def profile_from_yaml(source: YamlSource, overrides: Mapping[str, str] | None = 
     return _to_profile(check(ProfileSchema, data, source, places), provenance, source.file)
 
 
-def _strip_figures(node: Any, path: tuple[str | int, ...], source: YamlSource,
+def _strip_parameters(node: Any, path: tuple[str | int, ...], source: YamlSource,
                    provenance: dict[str, Provenance], faults: list[UserError]) -> Any:
     """The document with ``{value: ..., source: ...}`` replaced by its value; sources go to ``provenance``."""
     if isinstance(node, list):
-        return [_strip_figures(item, (*path, index), source, provenance, faults) for index, item in enumerate(node)]
+        return [_strip_parameters(item, (*path, index), source, provenance, faults) for index, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
     if "value" not in node or path in (("sources",), ("memory",)):
-        return {key: _strip_figures(value, (*path, key), source, provenance, faults) for key, value in node.items()}
+        return {key: _strip_parameters(value, (*path, key), source, provenance, faults) for key, value in node.items()}
     known = ("value", "source", "confidence", "note")
     for key, given in node.items():
         where = source.locate((*path, key))
@@ -107,7 +107,7 @@ def _override(data: dict[str, Any], key: str, text: str, places: dict[str, Locat
     levels = data.get("memory")
     if parts[0] == "memory" and len(parts) < 3:
         named = parts[1] if len(parts) == 2 and parts[1] else next(iter(levels or ()), "hbm")
-        raise UserError("name a figure of a memory level", where=where,
+        raise UserError("name a parameter of a memory level", where=where,
                         hint=f"such as --set memory.{shorten(str(named), 64)}.bandwidth=8TB/s")
     node: Any = data
     for depth, part in enumerate(parts[:-1], start=1):
@@ -176,20 +176,20 @@ def _to_profile(schema: ProfileSchema, provenance: Mapping[str, Provenance], fil
         sharding=schema.system.sharding,
         attention_sharding=schema.system.attention_sharding, max_chips=schema.system.max_chips, missing=tuple(missing),
         kernel_like=getattr(schema.kernel, "like", None),
-        kernel_figures=None if schema.kernel is None else _kernel_figures(schema.kernel),
+        kernel_parameters=None if schema.kernel is None else _kernel_parameters(schema.kernel),
         notes=tuple(schema.notes), provenance=dict(provenance), file=file)
 
 
 def kernel_file_from_yaml(source: YamlSource) -> dict[str, float]:
-    """The figures of a kernel file. Raises :class:`UserError` with every fault and its place."""
+    """The parameters of a kernel file. Raises :class:`UserError` with every fault and its place."""
     faults: list[UserError] = []
-    data = _strip_figures(source.data, (), source, {}, faults)
+    data = _strip_parameters(source.data, (), source, {}, faults)
     raise_collected(faults)
-    return _kernel_figures(check(KernelFileSchema, data, source).kernel)
+    return _kernel_parameters(check(KernelFileSchema, data, source).kernel)
 
 
-def _kernel_figures(kernel: Any) -> dict[str, float]:
-    found = {name: float(value) for name in FIGURES if (value := getattr(kernel, name)) is not None}
+def _kernel_parameters(kernel: Any) -> dict[str, float]:
+    found = {name: float(value) for name in PARAMETERS if (value := getattr(kernel, name)) is not None}
     for section, names in SECTIONS.items():
         inner = getattr(kernel, section)
         found |= {f"{section}.{name}": float(value) for name in names

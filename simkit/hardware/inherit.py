@@ -1,4 +1,4 @@
-"""``extends:`` in a profile: another profile with some figures changed, merged before anything is checked.
+"""``extends:`` in a profile: another profile with some parameters changed, merged before anything is checked.
 
 ::
 
@@ -7,8 +7,8 @@
     extends: h100-sxm
     memory: {hbm: {bandwidth: 8 TB/s}}
 
-Sections are merged key by key, figures and lists replaced whole. What a file changes keeps that file's lines, what it
-leaves alone those of the profile that it extends, so that every message points to where the words stand.
+Sections are merged key by key, parameters and lists replaced whole. What a file changes keeps that file's lines, what
+it leaves alone those of the profile that it extends, so that every message points to where the words stand.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _overlaid(base: dict[str, Any], above: dict[str, Any], path: KeyPath, replac
 
 
 def _is_section(node: Any, path: KeyPath) -> TypeGuard[dict[str, Any]]:
-    """Keys of their own, unlike a figure with its source (the names of sources and levels are free)."""
+    """Keys of their own, unlike a parameter with its source (the names of sources and levels are free)."""
     return isinstance(node, dict) and ("value" not in node or path in (("sources",), ("memory",)))
 
 

@@ -1,6 +1,6 @@
 """The JSON Schema of a profile file, for editors that complete and check while typing.
 
-Pydantic knows the figures after their sources are stripped; a file may write each of them bare or as
+Pydantic knows the parameters after their sources are stripped; a file may write each of them bare or as
 ``{value: ..., source: ..., confidence: ..., note: ...}``, so both forms are allowed here. A profile that extends
 another states only what it changes: keys are required of the others alone.
 """
@@ -41,19 +41,19 @@ def complete_profile_schema() -> dict[str, Any]:
     schema = ProfileSchema.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "simkit hardware profile"
-    schema["description"] = "One chip and the system it is sold in; each figure bare or with its source."
+    schema["description"] = "One chip and the system it is sold in; each parameter bare or with its source."
     for section in schema["$defs"].values():
-        section["properties"] = {key: _figure(value) for key, value in section["properties"].items()}
+        section["properties"] = {key: _parameter(value) for key, value in section["properties"].items()}
         section.pop("title", None)
     return schema
 
 
-def _figure(value: dict[str, Any]) -> dict[str, Any]:
-    """A property in both forms; sections and tables of figures keep theirs."""
+def _parameter(value: dict[str, Any]) -> dict[str, Any]:
+    """A property in both forms; sections and tables of parameters keep theirs."""
     if _is_section(value):
         return value
-    if isinstance(value.get("additionalProperties"), dict):  # a table of figures, such as the peaks by data type
-        return {**value, "additionalProperties": _figure(value["additionalProperties"])}
+    if isinstance(value.get("additionalProperties"), dict):  # a table of parameters, such as the peaks by data type
+        return {**value, "additionalProperties": _parameter(value["additionalProperties"])}
     bare = {key: part for key, part in value.items() if key not in _ANNOTATIONS}
     words = {key: part for key, part in value.items() if key in _ANNOTATIONS and key != "title"}
     forms = bare["anyOf"] if set(bare) == {"anyOf"} else [bare]

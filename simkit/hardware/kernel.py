@@ -1,9 +1,9 @@
-"""How decode-attention kernels run on a chip: the figures that no datasheet gives, each with a physical meaning.
+"""How decode-attention kernels run on a chip: the parameters that no datasheet gives, each with a physical meaning.
 
-A chip that was measured carries its own figures in its profile's ``kernel`` section (``source: calibration``). What is
-left out comes from the chip named by ``like``, and what that leaves out from
+A chip that was measured carries its own parameters in its profile's ``kernel`` section (``source: calibration``).
+What is left out comes from the chip named by ``like``, and what that leaves out from
 ``hardware_profiles/kernels/gpu-decode.yaml``, which holds what kernel libraries do alike everywhere. Cycles are of the
-compute unit's clock, so that borrowed figures scale with it.
+compute unit's clock, so that borrowed parameters scale with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simkit.foundation.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmKernel:
-    """Calibrated figures of products of a few rows, ``y[m, n] = x[m, k] w[k, n]``, on one chip.
+    """Calibrated parameters of products of a few rows, ``y[m, n] = x[m, k] w[k, n]``, on one chip.
 
     ``launch_cycles`` is the floor of a product timed by itself, ``launch_ratio_8bit`` that of the 8-bit path with the
     kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; the rest as in
@@ -60,9 +60,9 @@ class LibraryKernels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeKernel:
-    """Calibrated figures of decode-attention kernels on one chip.
+    """Calibrated parameters of decode-attention kernels on one chip.
 
-    Of the chip (about ten figures, with those of :class:`LibraryKernels`):
+    Of the chip (about ten parameters, with those of :class:`LibraryKernels`):
 
     - ``dram_achieved_fraction`` of peak on endless runs
     - ``item_setup_cycles``, ``vector_item_setup_cycles``: start, prologue and epilogue of one work item on one unit,
@@ -78,7 +78,8 @@ class DecodeKernel:
     graph; inside a step the profile's ``overheads.kernel_launch`` stands for it. ``tuned_for_bytes_per_s`` is the
     memory bandwidth for which the data paths are wide enough; a study that gives the chip more of it widens them in
     proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
-    ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the figures that
+    ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the parameters
+    that
     differ for MLA, ``gemm`` those of products, ``libraries`` those of software libraries. The kernel as it stands is
     what the best of them would run; :meth:`for_libraries` is one of them.
     """
@@ -126,27 +127,27 @@ class DecodeKernel:
     vector_most_group: Any = math.inf
 
     def for_libraries(self, which: Any) -> DecodeKernel:
-        """These figures for the kernels of one of ``libraries`` by number, or of one for each row of an array."""
-        figures = {name: np.array([getattr(library, name) for library in self.libraries.values()])[which]
-                   for name in LIBRARY_FIGURES}
+        """These parameters for the kernels of one of ``libraries`` by number, or of one for each row of an array."""
+        parameters = {name: np.array([getattr(library, name) for library in self.libraries.values()])[which]
+                   for name in LIBRARY_PARAMETERS}
         return replace(
             self,
             libraries={},
-            launch_cycles=self.launch_cycles * figures["launch_ratio"],
-            launch_ratio_8bit=figures["launch_ratio_8bit"],
-            item_setup_cycles=self.item_setup_cycles * figures["item_setup_ratio"],
-            native_8bit_rows=self.native_8bit_rows * figures["native_8bit"],
-            matrix_least_group=figures["matrix_least_group"],
-            matrix_most_group=figures["matrix_most_group"],
-            vector_most_group=figures["vector_most_group"])
+            launch_cycles=self.launch_cycles * parameters["launch_ratio"],
+            launch_ratio_8bit=parameters["launch_ratio_8bit"],
+            item_setup_cycles=self.item_setup_cycles * parameters["item_setup_ratio"],
+            native_8bit_rows=self.native_8bit_rows * parameters["native_8bit"],
+            matrix_least_group=parameters["matrix_least_group"],
+            matrix_most_group=parameters["matrix_most_group"],
+            vector_most_group=parameters["vector_most_group"])
 
     def for_latents(self) -> DecodeKernel:
-        """These figures for kernels that read one latent a token for all heads (MLA), which libraries write apart."""
+        """These parameters for kernels that read one latent a token (MLA), which libraries write apart."""
         changed: Any = dict(self.latent)
         return replace(self, **changed, latent={}, libraries={}) if changed else self
 
     def provisioned(self, dram_bytes_per_cycle_per_unit: float) -> DecodeKernel:
-        """These figures on a chip that no family member speaks for: data paths raised to what its DRAM asks for.
+        """These parameters on a chip that no family member speaks for: data paths raised to what its DRAM asks for.
 
         Kernels are tuned until one unit's loads can saturate its share of DRAM, with a quarter to spare; a load path or
         vector rate averaged over chips with slower memory would cap a faster one.
@@ -163,7 +164,7 @@ class DecodeKernel:
             dequantise_elements_per_cycle=max(self.dequantise_elements_per_cycle, need))
 
     def reaching(self, dram_bytes_per_cycle_per_unit: float) -> DecodeKernel:
-        """These figures with a load path of at least so many bytes, as a sibling with faster memory needs it.
+        """These parameters with a load path of at least so many bytes, as a sibling with faster memory needs it.
 
         The units of one family are the same: what they compute a cycle stays.
         """
@@ -175,17 +176,17 @@ HIGHEST_FRACTION = 0.985  # of a DRAM's peak: refresh alone takes 1.5 %
 PROVISION_MARGIN = 1.25  # assumed: see ``provisioned``; H100's own load path has 1.3 times its share of DRAM
 LOAD_PATH = "load_bytes_per_cycle_per_unit"
 LIBRARIES = ("sglang", "trtllm", "vllm")
-GEMM_FIGURES = tuple(entry.name for entry in fields(GemmKernel))
-LIBRARY_FIGURES = tuple(entry.name for entry in fields(LibraryKernels))
-_NOT_FIGURES = ("tuned_for_bytes_per_s", "latent", "gemm", "libraries", "matrix_least_group", "matrix_most_group",
+GEMM_PARAMETERS = tuple(entry.name for entry in fields(GemmKernel))
+LIBRARY_PARAMETERS = tuple(entry.name for entry in fields(LibraryKernels))
+_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "libraries", "matrix_least_group", "matrix_most_group",
                 "vector_most_group")
-FIGURES = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_FIGURES)
-# Sections within a kernel section, and the figures that each may state.
-SECTIONS = {"latent": FIGURES, "gemm": GEMM_FIGURES} | dict.fromkeys(LIBRARIES, LIBRARY_FIGURES)
+PARAMETERS = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_PARAMETERS)
+# Sections within a kernel section, and the parameters that each may state.
+SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS} | dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)
 
 
-def kernel_from_figures(*layers: Mapping[str, float], tuned_for_bytes_per_s: float) -> DecodeKernel:
-    """Merge figures, later layers winning; ``latent.NAME``, ``gemm.NAME`` and ``vllm.NAME`` are those of a section.
+def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: float) -> DecodeKernel:
+    """Merge parameters, later layers winning; ``latent.NAME``, ``gemm.NAME`` and ``vllm.NAME`` are those of a section.
 
     Raises :class:`UserError` naming what no layer gives.
     """
@@ -194,7 +195,7 @@ def kernel_from_figures(*layers: Mapping[str, float], tuned_for_bytes_per_s: flo
         merged.update(layer)
     sections = {section: _taken_out(merged, f"{section}.") for section in SECTIONS}
     latent = sections.pop("latent")
-    absent = [name for name in FIGURES if name not in merged]
+    absent = [name for name in PARAMETERS if name not in merged]
     absent += [f"{section}.{name}" for section, stated in sections.items() if stated
                for name in SECTIONS[section] if name not in stated]
     if absent:
@@ -206,5 +207,5 @@ def kernel_from_figures(*layers: Mapping[str, float], tuned_for_bytes_per_s: flo
                         libraries={name: LibraryKernels(**stated) for name, stated in sections.items() if stated})
 
 
-def _taken_out(figures: dict[str, float], prefix: str) -> dict[str, float]:
-    return {name.removeprefix(prefix): figures.pop(name) for name in list(figures) if name.startswith(prefix)}
+def _taken_out(parameters: dict[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): parameters.pop(name) for name in list(parameters) if name.startswith(prefix)}

@@ -12,7 +12,7 @@ from typing import Final
 MATRIX_ROWS: Final = 16
 # Query rows of one item: whole matrix tiles, up to FlashInfer's 64 (FA2DetermineCtaTileQ), and half of one.
 ROW_LIMITS: Final = (64, 32, 16, 8)
-# Head dimensions up to it have kernels of their own, with ``narrow_head_*`` figures: the measured tables' smallest.
+# Head dimensions up to it have kernels of their own, with ``narrow_head_*`` parameters: the measured tables' smallest.
 NARROW_HEAD: Final = 64
 # Pieces of a sequence: a grid of a third to a half between neighbours, up to FlashAttention's max_splits of 128.
 SPLITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -24,7 +24,7 @@ EVEN_WAVES: Final = 8
 PARTIAL_BYTES: Final = 4
 # An element of fewer than so many bytes, scales included, is an 8-bit one: between 1 and bf16's 2.
 EIGHT_BIT_BYTES: Final = 1.5
-# What profiles state figures of: ``row_cycles`` are of so many elements.
+# What profiles state parameters of: ``row_cycles`` are of so many elements.
 ROW_ELEMENTS: Final = 128
 # Likewise ``combine_cycles_per_64_bytes``.
 COMBINE_UNIT_BYTES: Final = 64

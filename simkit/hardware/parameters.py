@@ -1,4 +1,4 @@
-"""Every figure of a profile as a flat list: dotted key, SI value, dimension, and where it comes from.
+"""Every parameter of a profile as a flat list: dotted key, SI value, dimension, and where it comes from.
 
 What ``profile show`` prints and ``profile diff`` compares. Keys are those of the file and of ``--set``.
 """
@@ -29,8 +29,8 @@ _UNSTATED = Provenance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileFigure:
-    """One figure. ``value`` is in SI units, text, or None where no source gives it; ``dimension`` is None for text."""
+class ProfileParameter:
+    """One parameter. ``value``: in SI units, text, or None where no source gives it; ``dimension``: None for text."""
 
     key: str
     value: float | str | None
@@ -38,15 +38,15 @@ class ProfileFigure:
     provenance: Provenance
 
 
-def profile_figures(profile: HardwareProfile) -> list[ProfileFigure]:
-    """All figures in the order of the file's sections; optional ones that the profile leaves out are not listed.
+def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
+    """All parameters in the order of the file's sections; optional ones that the profile leaves out are not listed.
 
-    A figure that the profile names as unknown (``null``) is listed with the value None.
+    A parameter that the profile names as unknown (``null``) is listed with the value None.
     """
     listed = []
     for key, value, dimension in _entries(profile):
         if value is not None or key in profile.missing:
-            listed.append(ProfileFigure(key=key, value=value, dimension=dimension,
+            listed.append(ProfileParameter(key=key, value=value, dimension=dimension,
                                         provenance=profile.provenance.get(key, _UNSTATED)))
     return listed
 
@@ -81,7 +81,7 @@ def _entries(profile: HardwareProfile) -> Iterator[Entry]:
     yield "price.per_hour", price.usd_per_hour, USD_PER_HOUR
     yield "price.purchase", price.purchase_usd, USD
     yield "kernel.like", profile.kernel_like, None
-    for name, value in (profile.kernel_figures or {}).items():
+    for name, value in (profile.kernel_parameters or {}).items():
         yield f"kernel.{name}", value, COUNT
 
 

@@ -1,8 +1,8 @@
-"""The hardware profile as the engines see it: immutable records in SI base units, each figure with its source.
+"""The hardware profile as the engines see it: immutable records in SI base units, each parameter with its source.
 
 Rates are of one chip. Levels of scope ``unit`` (shared memory of one SM, say) state one unit's capacity and
 bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` give the whole chip's. Any numeric field may be
-replaced by a NumPy array (``dataclasses.replace``) to study a figure as a variable; engines broadcast over it.
+replaced by a NumPy array (``dataclasses.replace``) to study a parameter as a variable; engines broadcast over it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMPUTE_DTYPE_FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a figure comes from: a document or page, how far to trust it, and what to know about it."""
+    """Where a parameter comes from: a document or page, how far to trust it, and what to know about it."""
 
     source: str | None = None
     confidence: str | None = None
@@ -122,9 +122,9 @@ class Compute:
 
     @property
     def known_clock_hz(self) -> float:
-        """The clock, for figures in cycles. Raises :class:`UserError` where the profile states none."""
+        """The clock, for parameters in cycles. Raises :class:`UserError` where the profile states none."""
         if self.clock_hz is None:
-            raise UserError("figures in cycles need the clock", hint="compute.clock in the profile")
+            raise UserError("parameters in cycles need the clock", hint="compute.clock in the profile")
         return self.clock_hz
 
     def matrix_dtype(self, dtype: str) -> str:
@@ -194,8 +194,8 @@ class Price:
 class HardwareProfile:
     """One chip and the system it is sold in. ``memory`` is ordered nearest first.
 
-    ``kernel`` holds the calibrated figures of its attention kernels, complete; ``kernel_figures`` are those that the
-    profile itself states and ``kernel_like`` the chip that it takes others from.
+    ``kernel`` holds the calibrated parameters of its attention kernels, complete; ``kernel_parameters`` are those
+    that the profile itself states and ``kernel_like`` the chip that it takes others from.
     """
 
     name: str
@@ -215,7 +215,7 @@ class HardwareProfile:
     max_chips: int
     kernel: DecodeKernel | None = None
     kernel_like: str | None = None
-    kernel_figures: Mapping[str, float] | None = None
+    kernel_parameters: Mapping[str, float] | None = None
     aliases: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

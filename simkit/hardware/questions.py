@@ -41,7 +41,7 @@ _PEAKS: Final = ("bf16", "fp16", "fp8", "int8")
 class Ask(Protocol):
     """Puts one question; ``read`` returns the answer as it will be written or raises :class:`UserError` to ask again.
 
-    ``default`` is taken for an empty answer, and where it is empty itself the figure is not known.
+    ``default`` is taken for an empty answer, and where it is empty itself the parameter is not known.
     """
 
     def __call__(self, question: str, read: Check, *, default: str | None = None) -> str:
@@ -50,7 +50,7 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """One figure or label of the file: its key, what stands there (empty: not known), and the schema's words on it."""
+    """One parameter or label: its key, what stands there (empty: not known), and the schema's words on it."""
 
     key: str
     answer: str
@@ -63,7 +63,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
 
     ``say`` gets headings and what the answers lack as a whole.
     """
-    say("Figures have units: 3.35 TB/s, 50 MiB, 1.98 GHz, 989.4 TFLOP/s. Peaks are dense. Empty: not known.")
+    say("Parameters have units: 3.35 TB/s, 50 MiB, 1.98 GHz, 989.4 TFLOP/s. Peaks are dense. Empty: not known.")
     head = [_field(ProfileSchema, "title", ask, default=name, sourced=False),
             _field(ProfileSchema, "vendor", ask, sourced=False),
             _field(ProfileSchema, "kind", ask, default="asic", sourced=False)]
@@ -82,7 +82,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
     say("Power, price and where all this comes from")
     power = [_field(PowerSchema, key, ask, default="") for key in ("tdp", "idle", "flop_energy")]
     price = [_field(PriceSchema, "per_hour", ask, default="")]
-    source = ask("source of these figures", _reader(Text), default="own estimate, nothing published")
+    source = ask("source of these parameters", _reader(Text), default="own estimate, nothing published")
     confidence = ask(f"how far to trust them ({', '.join(CONFIDENCES)})", _one_of(CONFIDENCES), default="estimate")
 
     def lines(indent: str, entries: list[_Line]) -> Iterator[str]:
@@ -102,7 +102,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
 
     text = "\n".join([
         editor_line(),
-        f"# {name}: written from answers to `simkit profile new {name}`. All figures share one source:",
+        f"# {name}: written from answers to `simkit profile new {name}`. All parameters share one source:",
         "# give each its own, with the confidence that it deserves. `simkit profile check` reads this file back.",
         "schema_version: 1", f"name: {name}", *lines("", head), "sources:", f"  answers: {source}",
         "compute:", *lines("  ", compute), "  matrix:", "    peak:", *lines("      ", peaks), *lines("    ", [tile]),

@@ -32,7 +32,7 @@ from simkit.foundation.validation import (
     WholeNumber,
     rule,
 )
-from simkit.hardware.kernel import FIGURES, GEMM_FIGURES, LIBRARIES, LIBRARY_FIGURES
+from simkit.hardware.kernel import GEMM_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, PARAMETERS
 from simkit.hardware.profile import Tensor
 
 SCHEMA_VERSION: Final = 1
@@ -106,7 +106,7 @@ class MatrixSchema(StrictRecord):
     """The matrix units."""
 
     peak: dict[Dtype, FlopRate | None]
-    """Dense peak by data type; sparse marketing figures do not belong here."""
+    """Dense peak by data type; sparse marketing parameters do not belong here."""
     achievable_fraction: Fraction = 1.0
     """Share of the peak that large matrix products reach."""
     tile_rows: Annotated[int, WholeNumber(1, 4096)] = 1
@@ -207,24 +207,24 @@ class PriceSchema(StrictRecord):
     """Price of one chip."""
 
 
-KernelFigure = Annotated[float, Quantity(COUNT, 0, 1e9)]
-_OptionalFigure: Any = (KernelFigure | None, None)
-LatentFigures: Any = create_model(
-    "LatentFigures", __base__=StrictRecord, **dict.fromkeys(FIGURES, _OptionalFigure),
-    __doc__="Figures that differ for kernels that read one latent a token (MLA).")
-GemmFigures: Any = create_model(
-    "GemmFigures", __base__=StrictRecord, **dict.fromkeys(GEMM_FIGURES, _OptionalFigure),
-    __doc__="Figures of products of a few rows.")
-LibraryFigures: Any = create_model(
-    "LibraryFigures", __base__=StrictRecord, **dict.fromkeys(LIBRARY_FIGURES, _OptionalFigure),
+KernelParameter = Annotated[float, Quantity(COUNT, 0, 1e9)]
+_OptionalParameter: Any = (KernelParameter | None, None)
+LatentParameters: Any = create_model(
+    "LatentParameters", __base__=StrictRecord, **dict.fromkeys(PARAMETERS, _OptionalParameter),
+    __doc__="Parameters that differ for kernels that read one latent a token (MLA).")
+GemmParameters: Any = create_model(
+    "GemmParameters", __base__=StrictRecord, **dict.fromkeys(GEMM_PARAMETERS, _OptionalParameter),
+    __doc__="Parameters of products of a few rows.")
+LibraryParameters: Any = create_model(
+    "LibraryParameters", __base__=StrictRecord, **dict.fromkeys(LIBRARY_PARAMETERS, _OptionalParameter),
     __doc__="Which attention kernels a software library has for this chip, and what its launches and items cost.")
-_KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(FIGURES, _OptionalFigure),
-                                "latent": (LatentFigures | None, None), "gemm": (GemmFigures | None, None),
-                                **dict.fromkeys(LIBRARIES, (LibraryFigures | None, None))}
-KernelFigures: Any = create_model(
-    "KernelFigures", __base__=StrictRecord, **_KERNEL_KEYS,
-    __doc__="Calibrated figures of decode-attention kernels (simkit/hardware/kernel.py), or like: a chip to take them "
-            "from.")
+_KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(PARAMETERS, _OptionalParameter),
+                                "latent": (LatentParameters | None, None), "gemm": (GemmParameters | None, None),
+                                **dict.fromkeys(LIBRARIES, (LibraryParameters | None, None))}
+KernelParameters: Any = create_model(
+    "KernelParameters", __base__=StrictRecord, **_KERNEL_KEYS,
+    __doc__="Calibrated parameters of decode-attention kernels (simkit/hardware/kernel.py), or like: a chip to take "
+            "them from.")
 
 
 class KernelFileSchema(StrictRecord):
@@ -233,7 +233,7 @@ class KernelFileSchema(StrictRecord):
     schema_version: Literal[1]
     name: Name
     sources: dict[Name, Text] = Field(default_factory=dict)
-    kernel: KernelFigures
+    kernel: KernelParameters
 
 
 class ProfileSchema(StrictRecord):
@@ -256,7 +256,7 @@ class ProfileSchema(StrictRecord):
     aliases: list[Name] = Field(default_factory=list)
     """Names of this chip in measured data."""
     sources: dict[str, Text] = Field(default_factory=dict)
-    """Short names that figures give as their source, with the document behind each."""
+    """Short names that parameters give as their source, with the document behind each."""
     compute: ComputeSchema
     memory: Annotated[dict[KeyName, MemorySchema], Field(min_length=1, max_length=16)]
     """Levels, nearest to the compute units first."""
@@ -265,8 +265,8 @@ class ProfileSchema(StrictRecord):
     overheads: OverheadsSchema = OverheadsSchema()
     power: PowerSchema = PowerSchema()
     price: PriceSchema = PriceSchema()
-    kernel: KernelFigures | None = None
-    """Calibrated figures of decode-attention kernels, or like: a chip to take them from."""
+    kernel: KernelParameters | None = None
+    """Calibrated parameters of decode-attention kernels, or like: a chip to take them from."""
     notes: list[Text] = Field(default_factory=list)
     """Printed by `profile show`."""
 

@@ -141,6 +141,6 @@ class ConfigFields:
         default = self._family_defaults.get(key, default)
         if default is None:
             raise self.error(key, "missing key" if key not in self.values else "null: expected a value")
-        if default != []:  # an absent list of exceptions is no figure that anyone would want to check
+        if default != []:  # an absent list of exceptions is no parameter that anyone would want to check
             self.defaults[key] = default
         return default

@@ -38,7 +38,7 @@ def uptraining_cost(model: ModelArchitecture, *, pretraining_tokens: float | Non
     Parameters
     ----------
     model: the architecture; of a mixture of experts P are the active parameters, of T5 also the encoder's.
-    pretraining_tokens: D; the model file's figure when None.
+    pretraining_tokens: D; the model file's parameter when None.
     uptraining_fraction: the share α, above 0 and up to 1.
     layout: the attention layout that is trained; its parameters count.
     chip_flop_per_s: R, one chip's peak rate in the dtype of training. None: no chip time.

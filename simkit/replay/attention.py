@@ -17,7 +17,7 @@ from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelP
 from simkit.replay.sram_banks import bank_fraction
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
 from simkit.replay.target import Machine, Server, machine_of
-from simkit.replay.unit_kernel import Figures, figures_of
+from simkit.replay.unit_kernel import ChipKernel, parameters_of
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
@@ -135,10 +135,10 @@ def _fastest(replays: list[AttentionReplay]) -> AttentionReplay:
 
 def _in_flight_bytes(machine: Machine, task: AttentionTask) -> float:
     """What one slot's loads may fill: what the profile says, and the load path of measured kernels."""
-    figures = figures_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
-    if figures is None:
+    parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
+    if parameters is None:
         return machine.outstanding_bytes_per_slot
-    in_flight = figures.load_bytes_per_s * figures.dram_latency_s * machine.load_fraction
+    in_flight = parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction
     return min(machine.outstanding_bytes_per_slot, in_flight)
 
 
@@ -149,21 +149,21 @@ def _replays_in(machine: Machine, operator: Operator, task: AttentionTask, place
 
     Left out is what was tried before, or whose least possible time is clearly above that of the best one so far.
     """
-    figures = figures_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
+    parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
     hit_share = 0.0
     if start == "warm":
         hit_share = cyclic_hit_share(machine.cache, float(operator.kv_read_bytes), effective_fraction=(
-            1.0 if figures is None else figures.kernel.cache_effective_fraction))
-    machine = _as_measured(_with_page_table(machine, task, figures), figures)
+            1.0 if parameters is None else parameters.kernel.cache_effective_fraction))
+    machine = _as_measured(_with_page_table(machine, task, parameters), parameters)
     found: list[AttentionReplay] = []
-    plans = plan_kernels(operator, task, machine, figures=figures, hit_share=hit_share, alone=alone)
+    plans = plan_kernels(operator, task, machine, parameters=parameters, hit_share=hit_share, alone=alone)
     for rank, plan in enumerate(plans):
         if (start, plan.name) in tried:
             continue
         tried.add((start, plan.name))
         best_s = min((one.total_s for one in (*replays, *found)), default=float("inf"))
         replayed = _replay_plan(
-            machine, plan, operator, task, placement, figures=figures, hit_share=hit_share,
+            machine, plan, operator, task, placement, parameters=parameters, hit_share=hit_share,
             could_win_s=best_s * (CLEARLY if rank == 0 else 1.0 / WORTH), alone=alone, exact=exact,
             most_events=most_events, most_recorded_items=most_recorded_items, bins=bins)
         found += [] if replayed is None else [replayed]
@@ -171,7 +171,7 @@ def _replays_in(machine: Machine, operator: Operator, task: AttentionTask, place
 
 
 def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: AttentionTask, placement: Placement, *,
-                 figures: Figures | None, hit_share: float, could_win_s: float, alone: bool, exact: bool,
+                 parameters: ChipKernel | None, hit_share: float, could_win_s: float, alone: bool, exact: bool,
                  most_events: int, most_recorded_items: int, bins: int) -> AttentionReplay | None:
     """One plan run; None when its least possible time is above ``could_win_s``."""
     hardware, kv_bytes = machine.hardware, float(operator.kv_read_bytes)
@@ -182,7 +182,8 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
     once = _level_bytes(replace(operator, kv_reread_bytes=0.0), placement, hardware)
     loop = KernelLoop(
         machine=machine, plan=plan, home_rate_fraction=rate.fraction, compute_s=arithmetic[busiest],
-        hit_share=hit_share, exposed_setup_share=0.0 if figures is None else figures.kernel.exposed_setup_fraction,
+        hit_share=hit_share,
+        exposed_setup_share=0.0 if parameters is None else parameters.kernel.exposed_setup_fraction,
         extra_bytes=np.array([once[server.name] - kv_bytes for server in machine.path]))
     if loop.least_s > could_win_s:
         return None
@@ -198,12 +199,12 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
         IMBALANCE: float(run.stalls[timeline.IMBALANCE]),
         **{server.name: float(run.stalls[timeline.FIRST_SERVER + i]) for i, server in enumerate(machine.path)},
     }
-    if figures is None or plan.unit is None:
+    if parameters is None or plan.unit is None:
         through, combine_s = _combine(plan, machine)
         stalls[through.name] += combine_s
     else:
-        stalls[LATENCY] += (figures.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s
-                            + figures.ramp_s * (1.0 - hit_share))
+        stalls[LATENCY] += (parameters.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s
+                            + parameters.ramp_s * (1.0 - hit_share))
     total = sum(stalls.values())
     level_bytes = _moved(once, machine, loop, run.home_share, kv_bytes)
     clock, ended = hardware.compute.clock_hz, int(np.count_nonzero(events[:, 3]))
@@ -239,28 +240,28 @@ def _moved(once: dict[str, float], machine: Machine, loop: KernelLoop, home_shar
     return found
 
 
-def _with_page_table(machine: Machine, task: AttentionTask, figures: Figures | None) -> Machine:
+def _with_page_table(machine: Machine, task: AttentionTask, parameters: ChipKernel | None) -> Machine:
     """A paged cache's first load waits for its page number; later ones are read ahead.
 
     Measured kernels were paged: their set-up holds that wait.
     """
-    if task.page <= 1 or machine.schedule == "static" or figures is not None:
+    if task.page <= 1 or machine.schedule == "static" or parameters is not None:
         return machine
     return replace(machine, item_setup_s=machine.item_setup_s + machine.path[-1].latency_s)
 
 
-def _as_measured(machine: Machine, figures: Figures | None) -> Machine:
+def _as_measured(machine: Machine, parameters: ChipKernel | None) -> Machine:
     """The path at the rates that measured kernels reach: of the home's peak, and out of the shared cache."""
-    if figures is None:
+    if parameters is None:
         return machine
     peak = machine.home.chip_bandwidth_bytes_per_s
     path = [*machine.path]
     if machine.home is machine.hardware.main_memory and peak is not None:
-        reached = float(peak) * figures.kernel.dram_achieved_fraction
+        reached = float(peak) * parameters.kernel.dram_achieved_fraction
         path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, reached))
     if machine.cache is not None:
         cache = path[machine.cache_server]
-        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, figures.cache_bytes_per_s))
+        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, parameters.cache_bytes_per_s))
     return replace(machine, path=tuple(path))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernels
 from simkit.replay.target import Machine
-from simkit.replay.unit_kernel import Figures, UnitKernel
+from simkit.replay.unit_kernel import ChipKernel, UnitKernel
 from simkit.step.operators import AttentionTask, Operator
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
@@ -98,7 +98,7 @@ def sequence_tokens(task: AttentionTask, sequences: int) -> NDArray[np.int64]:
     return np.asarray(lengths, dtype=np.int64)
 
 
-def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, figures: Figures | None = None,
+def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, parameters: ChipKernel | None = None,
                  hit_share: float, alone: bool) -> list[KernelPlan]:
     """Work items of one attention operator on one chip, in each way that is worth a replay.
 
@@ -106,15 +106,15 @@ def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, f
     ----------
     operator, task, machine: what is read, on which chip. A statically scheduled machine has one item: the whole cache
         as one stream.
-    figures: of the chip's measured kernels; the plans are then what a library would choose between.
+    parameters: of the chip's measured kernels; the plans are then what a library would choose between.
     hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernels` takes them.
     """
     sequences, kv_heads = max(1, round(float(task.sequences))), max(1, round(float(task.kv_heads)))
     lengths = sequence_tokens(task, sequences)
-    if figures is None:
+    if parameters is None:
         return [_plan(operator, task, machine, lengths, kv_heads)]
-    choices = choose_kernels(operator, task, machine, figures, lengths, hit_share=hit_share, alone=alone)
-    return [_chosen_plan(choice, operator, machine, figures, lengths, kv_heads) for choice in choices]
+    choices = choose_kernels(operator, task, machine, parameters, lengths, hit_share=hit_share, alone=alone)
+    return [_chosen_plan(choice, operator, machine, parameters, lengths, kv_heads) for choice in choices]
 
 
 def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: NDArray[np.int64],
@@ -147,14 +147,14 @@ def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: ND
         splits=float(cut.mean()), combine_bytes=cut_items * partial_bytes, cut=cut)
 
 
-def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, figures: Figures,
+def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, parameters: ChipKernel,
                  lengths: NDArray[np.int64], kv_heads: int) -> KernelPlan:
     """The items of a library's choice, with buffers that hold what their unit loads in one latency of the home."""
     unit = choice.unit
     bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
     tokens, stream = _items(lengths, choice.cut, kv_heads, unit.readers)
     rate = min(unit.load_bytes_per_s, bytes_per_token / unit.token_s)
-    in_flight_bytes = min(rate * figures.dram_latency_s, machine.outstanding_bytes_per_slot)
+    in_flight_bytes = min(rate * parameters.dram_latency_s, machine.outstanding_bytes_per_slot)
     granule = _granule_tokens(in_flight_bytes / bytes_per_token, int(tokens.max()))
     in_flight = in_flight_bytes / (granule * bytes_per_token)
     if in_flight_bytes < machine.outstanding_bytes_per_slot:

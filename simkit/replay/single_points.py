@@ -31,7 +31,7 @@ def scalar_placement(placement: Placement, index: int, shape: tuple[int, ...]) -
 
 
 def profiles_of_points(hardware: HardwareProfile, shape: tuple[int, ...]) -> list[HardwareProfile]:
-    """The profile of each point; more than one where a figure is an array (a study varies it)."""
+    """The profile of each point; more than one where a parameter is an array (a study varies it)."""
     points = int(np.prod(shape))
     if not list(_arrays(hardware)):
         return [hardware] * points
@@ -47,7 +47,7 @@ def shape_of(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
 
 
 def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
-    """One point of a record, some of whose figures are arrays of ``shape``."""
+    """One point of a record, some of whose parameters are arrays of ``shape``."""
     if isinstance(record, tuple):
         return tuple(_point(item, index, shape) for item in record)
     if isinstance(record, np.ndarray):
@@ -59,7 +59,7 @@ def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
 
 
 def _arrays(record: Any) -> list[Any]:
-    """All array-valued figures in a record."""
+    """All array-valued parameters in a record."""
     if isinstance(record, np.ndarray):
         return [record]
     if isinstance(record, tuple):

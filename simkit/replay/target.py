@@ -67,7 +67,7 @@ class Machine:
 def machine_of(hardware: HardwareProfile, home_name: str) -> Machine:
     """Read a profile for a kernel whose KV cache lives in one level.
 
-    Raises :class:`UserError` when that level has no bandwidth figure.
+    Raises :class:`UserError` when that level has no bandwidth parameter.
     """
     home = hardware.level(home_name)
     if home.achievable_bytes_per_s is None:

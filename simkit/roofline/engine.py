@@ -6,7 +6,7 @@ Williams, Waterman, Patterson 2009 ("Roofline"), applied to each operator and me
 each other. :math:`\pi` and :math:`\beta_l` are achievable rates (peak times the profile's achievable fraction).
 Where a chip's attention kernels were measured, attention also pays for its work items
 (:mod:`simkit.timing.attention_kernel`); it is never faster than its roofs. Everything broadcasts: workload axes and
-hardware figures may be arrays.
+hardware parameters may be arrays.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class OperatorTime:
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
     """Time one decode step; see :func:`simkit.timing.assembly.assemble` for what joins the operators.
 
-    Raises :class:`UserError` when a level that the step reads has no bandwidth figure.
+    Raises :class:`UserError` when a level that the step reads has no bandwidth parameter.
     """
     return assemble(step, hardware, lambda operator: operator_times(operator, placement, hardware))
 

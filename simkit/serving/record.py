@@ -69,7 +69,7 @@ _WHOLE: Final = ("chips", "tp", "pp")
 
 
 def serving_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record for people and JSON: unknown and unbounded figures are None, whole counts are integers."""
+    """A record for people and JSON: unknown and unbounded values are None, whole counts are integers."""
     plain: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -1,6 +1,6 @@
 """What a serving runtime adds to the chip's step: host work, and how much of the matrix rate its prefill reaches.
 
-A runtime is three figures with their source, in ``workloads/runtimes/*.yaml``; ``ideal`` adds nothing. They are
+A runtime is three parameters with their source, in ``workloads/runtimes/*.yaml``; ``ideal`` adds nothing. They are
 the software's, not the chip's, and that is why they do not stand in a profile.
 """
 
@@ -15,8 +15,8 @@ from simkit.foundation.named_files import catalogue_files, find_file
 from simkit.foundation.yaml_source import YamlSource, load_yaml
 
 KIND: Final = "workloads/runtimes"
-# Least and most that a file may state of each figure.
-_FIGURES: Final = {"kernel_gap_s": (0.0, 0.001), "host_sequence_s": (0.0, 0.1),
+# Least and most that a file may state of each parameter.
+_PARAMETERS: Final = {"kernel_gap_s": (0.0, 0.001), "host_sequence_s": (0.0, 0.1),
                    "prefill_fraction": (0.01, 1.0)}
 
 
@@ -32,7 +32,7 @@ class Runtime:
         one runs 8, and takes as much longer.
     host_sequence_s: host time of each sequence of an iteration (scheduling, sampling, detokenising).
     prefill_fraction: rate of a prompt's linear layers and attention over what the engine gives.
-    source: where the figures come from.
+    source: where the parameters come from.
     """
 
     name: str
@@ -61,14 +61,14 @@ def list_runtimes() -> list[Runtime]:
 def _runtime(source: YamlSource) -> Runtime:
     data: dict[str, Any] = source.data
     for key in data:
-        if key not in (*_FIGURES, "name", "source", "title"):
-            raise UserError("unknown key", where=source.locate([key]), hint="known: " + ", ".join(_FIGURES))
-    figures: dict[str, float] = {}
-    for key, (least, most) in _FIGURES.items():
+        if key not in (*_PARAMETERS, "name", "source", "title"):
+            raise UserError("unknown key", where=source.locate([key]), hint="known: " + ", ".join(_PARAMETERS))
+    parameters: dict[str, float] = {}
+    for key, (least, most) in _PARAMETERS.items():
         value = data.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise UserError(f"expected a number from {least:g} to {most:g}", where=source.locate([key]))
-        figures[key] = float(value)
+        parameters[key] = float(value)
     if not isinstance(data.get("source"), str):
-        raise UserError("say where the figures come from", where=source.locate(["source"]))
-    return Runtime(name=Path(source.file).stem, source=data["source"], **figures)
+        raise UserError("say where the parameters come from", where=source.locate(["source"]))
+    return Runtime(name=Path(source.file).stem, source=data["source"], **parameters)

@@ -19,7 +19,7 @@ SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
-    """What the attention operator reads, for engines that replay its access pattern. All figures of one chip.
+    """What the attention operator reads, for engines that replay its access pattern. All parameters of one chip.
 
     ``tokens`` is the mean over the batch's lengths, ``length_factors`` the spread around it. In memory the vectors of
     ``interleaved_heads`` heads lie side by side, and consecutive kept tokens ``stride_tokens`` tokens apart.

@@ -1,7 +1,7 @@
 """A group's points stretch by stretch: where batch, queries and machine stay the same they are plain numbers.
 
 Most of a step does not depend on the context. With numbers in place of equal arrays that part is computed once a
-stretch instead of once a point; the figures are the same.
+stretch instead of once a point; the results are the same.
 """
 
 from __future__ import annotations

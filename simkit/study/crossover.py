@@ -1,4 +1,4 @@
-r"""Where a layout's advantage crosses a threshold as one figure of the machine or the workload varies.
+r"""Where a layout's advantage crosses a threshold as one parameter of the machine or the workload varies.
 
 .. math:: A(x) = T_{against}(x) / T_{layout}(x), \qquad A(x^*) = threshold
 
@@ -24,7 +24,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.record import WHOLE
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.study.vary import Variable, variable, with_figure
+from simkit.study.vary import Variable, variable, with_parameter
 
 Of = Literal["step", "attention", "cost"]
 _COLUMN: Final[Mapping[Of, str]] = {
@@ -63,7 +63,7 @@ class Question:
         if varied.of_workload:
             return self._answer(self.profile, {**self.workload, varied.key: values}, len(values))
         if varied.broadcasts and self.engine == "roofline":
-            return self._answer(with_figure(self.profile, varied.key, values), self.workload, len(values))
+            return self._answer(with_parameter(self.profile, varied.key, values), self.workload, len(values))
         each = [self._answer(self._profile_at(value), self.workload, 1) for value in values.tolist()]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
@@ -73,7 +73,7 @@ class Question:
 
     def _profile_at(self, value: float) -> HardwareProfile:
         if self.varied.broadcasts:
-            return with_figure(self.profile, self.varied.key, value)
+            return with_parameter(self.profile, self.varied.key, value)
         return self.load({self.varied.key: self.varied.text(value)})
 
     def _answer(self, profile: HardwareProfile, workload: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -201,9 +201,9 @@ def _without(question: Question, scan: Mapping[str, Any], below: float) -> str:
 
 
 def _shares_bandwidth(key: str, own: Evaluated) -> bool | None:
-    """Whether weights live beside the cache in the level whose bandwidth varies; None for any other figure."""
-    level, _, figure = key.removeprefix("memory.").rpartition(".")
-    if not key.startswith("memory.") or figure not in {"bandwidth", "achievable_fraction"}:
+    """Whether weights live beside the cache in the level whose bandwidth varies; None for any other parameter."""
+    level, _, parameter = key.removeprefix("memory.").rpartition(".")
+    if not key.startswith("memory.") or parameter not in {"bandwidth", "achievable_fraction"}:
         return None
     homes = (own.placement.weights, own.placement.kv)
     return all(bool(np.any(np.asarray(shares.get(level, 0.0)) > 0)) for shares in homes)

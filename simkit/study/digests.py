@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-# What a profile or a model says to people; no figure follows from it.
+# What a profile or a model says to people; no result follows from it.
 _WORDS: Final = frozenset({"title", "vendor", "year", "aliases", "notes", "provenance", "file"})
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # What the time of a replayed attention kernel follows from, and what any column of a sweep follows from.

@@ -3,7 +3,7 @@ r"""Joules and dollars of a step.
 .. math:: E = \sum_l bytes_l e_l + flops\, e_f + P_{idle} T \qquad
           C = \text{chips} \cdot \text{price} / \text{throughput}
 
-``e_l`` is the energy of a byte on its whole way from its home into a compute unit. A figure that the profile lacks
+``e_l`` is the energy of a byte on its whole way from its home into a compute unit. A parameter that the profile lacks
 makes the result NaN (unknown), never zero.
 """
 

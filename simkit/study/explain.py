@@ -1,7 +1,7 @@
 """In words: what binds a replayed attention kernel, and what would move it.
 
 Every number is found by running the engine: the account of time from the replay itself, and each "would" by running
-the same step again with that one figure of the profile changed.
+the same step again with that one parameter of the profile changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SHORT_WORDS: Final = {COMPUTE: "arithmetic", SPECIAL_FUNCTION: "exponentials"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One figure changed: what, and the step and chip that have it."""
+    """One parameter changed: what, and the step and chip that have it."""
 
     what: str
     step: DecodeStep
@@ -106,7 +106,7 @@ def explain(evaluated: Evaluated) -> list[str]:
 
 
 def movements(evaluated: Evaluated) -> list[Movement]:
-    """Each change of one figure and what it does, largest effect on attention first."""
+    """Each change of one parameter and what it does, largest effect on attention first."""
     found = []
     for change in _changes(evaluated):
         timing = evaluate(change.step, evaluated.placement, change.hardware)

@@ -103,8 +103,8 @@ class Misfit:
     """Points of one chip, model, KV format and layout that do not fit, and how many chips would do.
 
     ``batch`` and ``kv_len`` are of the smallest such point. ``chips_needed`` has one number for each point that some
-    number of chips would hold; ``impossible`` counts the others. ``unknown_link`` is the figure whose lack leaves the
-    chip alone, where the profile names a link and no source gives its bandwidth.
+    number of chips would hold; ``impossible`` counts the others. ``unknown_link`` is the parameter whose lack leaves
+    the chip alone, where the profile names a link and no source gives its bandwidth.
     """
 
     hardware: str
@@ -142,7 +142,7 @@ def _chips(count: int) -> str:
 
 
 def _unknown_link(hardware: HardwareProfile) -> str | None:
-    """The figure that a chip lacks for joining others; None where it has a link, or names none."""
+    """The parameter that a chip lacks for joining others; None where it has a link, or names none."""
     if hardware.scale_up is not None or hardware.scale_out is not None:
         return None
     return next((key for key in hardware.missing if key.startswith("links.")), None)

@@ -75,7 +75,7 @@ WHOLE: Final = (
 
 
 def to_records(columns: Columns) -> list[dict[str, Any]]:
-    """Rows of plain Python values for printing and JSON; a figure that cannot be known is None.
+    """Rows of plain Python values for printing and JSON; a value that cannot be known is None.
 
     Only for what people read: hot paths keep columns.
     """

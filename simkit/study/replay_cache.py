@@ -1,6 +1,6 @@
 """Replayed points kept on disk by content, so that no point is replayed twice on a machine.
 
-A point's name is the digest of all that its figures follow from: the operator (what is read, in what format and
+A point's name is the digest of all that its results follow from: the operator (what is read, in what format and
 order), where its cache lies, the profile, and the source text of the replay. An entry is a small JSON file moved
 into place in one step: runs side by side share the folder without locks, and an entry that is damaged, cut short or
 of another point is as good as none. The folder is ``SIMKIT_CACHE`` or the platform's own for caches, and is kept below
@@ -104,7 +104,7 @@ class ResultCache:
         Parameters
         ----------
         operator, placement, hardware: the point, all its fields single numbers.
-        how: further words of the replay that its figures depend on.
+        how: further words of the replay that its results depend on.
         replay: replays the point.
         """
         name = digest([source_digest(REPLAY_SOURCES), self._profile_digest(hardware), operator, dict(placement.kv),
@@ -169,10 +169,10 @@ def _read(path: Path, name: str) -> TimedOperator | None:
         if seal != _seal(name, body):
             return None
         total_s, cause_s, level_bytes = json.loads(body)
-        figures = [total_s, *cause_s.values(), *level_bytes.values()]
+        values = [total_s, *cause_s.values(), *level_bytes.values()]
     except (UserError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    if not all(type(figure) is float and 0 <= figure < math.inf for figure in figures):
+    if not all(type(value) is float and 0 <= value < math.inf for value in values):
         return None
     return TimedOperator(total_s=total_s, cause_s=cause_s, level_bytes=level_bytes)
 

@@ -1,4 +1,4 @@
-"""One figure of a profile, or one number of the workload, as a variable: its name, range, unit and values."""
+"""One parameter of a profile, or one number of the workload, as a variable: its name, range, unit and values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import COUNT, parse_quantity, units_of
-from simkit.hardware.parameters import profile_figures
+from simkit.hardware.parameters import profile_parameters
 from simkit.hardware.profile import HardwareProfile
 
 # Values of the workload that may vary, and their ranges when none is given.
 WORKLOAD_RANGES: Final = {"batch": (1.0, 4096.0), "kv_len": (128.0, 1_048_576.0), "q_len": (1.0, 128.0)}
 _NEARER: Final = 0.75  # of the way in logarithms: 100, 32, 13, 7 times, ...
 _LEAST_FACTOR: Final = 1.05
-DEFAULT_FACTOR: Final = 100.0  # a profile's figure varies from a hundredth to a hundred times its value
-# Figures that may be arrays inside a profile, so that a whole range is one evaluation. From others more follows when
+DEFAULT_FACTOR: Final = 100.0  # a profile's parameter varies from a hundredth to a hundred times its value
+# Parameters that may be arrays inside a profile, so that a whole range is one evaluation. From others more follows when
 # a profile is loaded (a clock paces the kernels), and the profile is loaded anew for each value.
 _COMPUTE: Final = {"compute.matrix.achievable_fraction": "matrix_achievable_fraction",
                    "compute.vector_peak": "vector_peak_flop_per_s", "compute.special_rate": "special_ops_per_s"}
@@ -85,14 +85,14 @@ def variable(key: str, profile: HardwareProfile, workload: Mapping[str, float], 
     start, stop: the range, as text with a unit or in SI units; left open, a hundredth to a hundred times its value.
     load: loads the profile with other values; an open end comes nearer until the profile may have such a value.
 
-    Raises :class:`UserError` when there is no such figure, it is not a number, or the range is empty.
+    Raises :class:`UserError` when there is no such parameter, it is not a number, or the range is empty.
     """
     if key in WORKLOAD_RANGES:
         lowest, highest = WORKLOAD_RANGES[key]
         found = Variable(key=key, dimension=COUNT, own_value=workload[key], start=lowest, stop=highest, whole=True,
                          broadcasts=True)
     else:
-        found = _figure(key, profile)
+        found = _parameter(key, profile)
     low, high = (_edge(found, edge, name) for edge, name in ((start, "--from"), (stop, "--to")))
     low, high = (found.start if low is None else low), (found.stop if high is None else high)
     if not 0 < low < high:
@@ -119,23 +119,23 @@ def _allowed(found: Variable, edge: float, load: Load) -> float:
     return own
 
 
-def _figure(key: str, profile: HardwareProfile) -> Variable:
-    figures = {figure.key: figure for figure in profile_figures(profile)}
-    if key not in figures:
-        numeric = [name for name, figure in figures.items() if figure.dimension is not None]
-        raise UserError(f"--vary '{key[:80]}': {profile.name} has no such figure",
+def _parameter(key: str, profile: HardwareProfile) -> Variable:
+    parameters = {parameter.key: parameter for parameter in profile_parameters(profile)}
+    if key not in parameters:
+        numeric = [name for name, parameter in parameters.items() if parameter.dimension is not None]
+        raise UserError(f"--vary '{key[:80]}': {profile.name} has no such parameter",
                         hint=did_you_mean(key, [*WORKLOAD_RANGES, *numeric]))
-    figure = figures[key]
-    if figure.dimension is None:
+    parameter = parameters[key]
+    if parameter.dimension is None:
         raise UserError(f"--vary {key}: not a number that could vary")
-    whole = isinstance(figure.value, int)
-    value = None if figure.value is None else float(figure.value)
+    whole = isinstance(parameter.value, int)
+    value = None if parameter.value is None else float(parameter.value)
     low, high = (0.0, 0.0) if not value else (value / DEFAULT_FACTOR, value * DEFAULT_FACTOR)
     if key.endswith("_fraction"):
         high = min(high, 1.0)
     if whole:
         low = max(1.0, np.ceil(low))
-    return Variable(key=key, dimension=figure.dimension, own_value=value, start=low, stop=high, whole=whole,
+    return Variable(key=key, dimension=parameter.dimension, own_value=value, start=low, stop=high, whole=whole,
                     broadcasts=value is not None and _field(key, profile) is not None)
 
 
@@ -156,7 +156,7 @@ def _edge(found: Variable, text: str | float | None, option: str) -> float | Non
     return value
 
 
-def with_figure(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
+def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
     """The profile with a number, or an array of numbers, at a key that :class:`Variable` says broadcasts."""
     field = _field(key, profile)
     if field is None:
@@ -183,8 +183,8 @@ def _field(key: str, profile: HardwareProfile) -> str | None:
     if key in _COMPUTE:
         return _COMPUTE[key]
     if section == "memory":
-        name, _, figure = rest.rpartition(".")
-        return _LEVEL.get(figure) if any(level.name == name for level in profile.memory) else None
+        name, _, parameter = rest.rpartition(".")
+        return _LEVEL.get(parameter) if any(level.name == name for level in profile.memory) else None
     if section == "links":
         return _LINK.get(rest.rpartition(".")[2])
     return _SECTIONS.get(section, {}).get(rest)

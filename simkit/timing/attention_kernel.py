@@ -10,7 +10,7 @@ where items are ``B n_kv m s``, ``m`` sub-groups of a KV head's query rows and `
 many items the busiest unit runs, and ``c`` cycles a token: the largest of the unit's load path (outstanding bytes over
 latency, Little's law), matrix work on rows padded to 16, and exponentials. One query head an item on the vector unit
 competes with this. Kernel libraries choose ``m``, ``s`` and the unit by heuristics; the least time is what they aim at.
-Figures: :class:`simkit.hardware.kernel.DecodeKernel`, fitted to measured kernels, never to single shapes.
+Parameters: :class:`simkit.hardware.kernel.DecodeKernel`, fitted to measured kernels, never to single shapes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
 
     Parameters
     ----------
-    task, hardware, kernel: what is read, on which chip, with which calibrated figures.
+    task, hardware, kernel: what is read, on which chip, with which calibrated parameters.
     home_bytes_per_s: peak bandwidth of the level that holds the cache.
     hit_share: share of the reads that a warm cache serves; 0 inside a step.
     alone: the kernel loops by itself, so that its floor counts when mappings are compared; inside a step launches of

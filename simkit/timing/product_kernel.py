@@ -4,7 +4,9 @@ r"""Closed-form time of a product of a few rows on a chip whose products were me
           (t_{tile} + \tfrac{k}{s} c),\; T_{DRAM} \big) + t_{combine}(s) \Big] + t_{ramp}
 
 for ``y[m, n] = x[m, k] w[k, n]`` in output tiles of up to 128 rows and ``w`` columns, ``k`` cut into ``s`` pieces:
-``c`` cycles a step of ``k`` are the larger of the unit's load path and its matrix work on rows padded to 16. Figures:
+``c`` cycles a step of ``k`` are the larger of the unit's load path and its matrix work on rows padded to 16.
+
+Parameters:
 :class:`simkit.hardware.kernel.GemmKernel`.
 """
 
@@ -33,7 +35,7 @@ def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardwa
     ----------
     m, n, k: rows, output width and input width; they broadcast.
     dtype, element_bytes: format of both operands; outputs are 16-bit.
-    hardware, kernel: the chip and its calibrated figures.
+    hardware, kernel: the chip and its calibrated parameters.
     hit_share: share of the bytes that a warm cache serves.
     """
     compute = hardware.compute

@@ -44,7 +44,7 @@ class StepTiming:
     """Time of a step and where it goes.
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
-    figures are first asked for: MHA beside a layout needs times alone.
+    parameters are first asked for: MHA beside a layout needs times alone.
     """
 
     step_time_s: Any

@@ -1,7 +1,7 @@
 """What a work item of a decode kernel costs one compute unit, in its clock cycles: the same for every engine.
 
 Matrix instructions work on query rows padded to 16, with 8-bit elements converted where no 8-bit instruction takes
-them, and exponentials beside; or the vector lanes take one query head an item. Figures:
+them, and exponentials beside; or the vector lanes take one query head an item. Parameters:
 :class:`simkit.hardware.kernel.DecodeKernel`. Everything broadcasts.
 """
 
@@ -65,8 +65,8 @@ def matrix_costs(rows: Any, group_rows: Any, token_bytes: Any, task: AttentionTa
     rows: query rows of an item.
     group_rows: all query rows of a KV head.
     token_bytes: cache bytes of a token and KV head.
-    task, hardware, kernel: what is read, on which chip, with which figures.
-    widened: how much wider data paths are than those of the chip that the figures were fitted on.
+    task, hardware, kernel: what is read, on which chip, with which parameters.
+    widened: how much wider data paths are than those of the chip that the parameters were fitted on.
     """
     compute, width = hardware.compute, float(task.cache_key_dim + task.cache_value_dim)
     cycles = compute.known_clock_hz * compute.units

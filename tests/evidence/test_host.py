@@ -24,7 +24,7 @@ from simkit.evidence.host.compare import (
     summarise,
 )
 from simkit.evidence.host.measure import (
-    LevelFigures,
+    LevelParameters,
     at_least_as_fast_as_what_passes,
     between,
     buffer_beyond_caches_bytes,
@@ -271,8 +271,8 @@ def test_a_profile_without_caches_predicts_worse():
 
 
 def test_a_disturbed_reading_of_a_nearer_level_is_raised_to_what_passed_through_it():
-    def level(name: str, rate: float) -> LevelFigures:
-        return LevelFigures(name=name, cache=None, capacity_bytes=1.0, bandwidth_bytes_per_s=rate,
+    def level(name: str, rate: float) -> LevelParameters:
+        return LevelParameters(name=name, cache=None, capacity_bytes=1.0, bandwidth_bytes_per_s=rate,
                                          latency_s=1e-9, spread_fraction=0.0)
 
     measured = [level("l1", 131e9), level("l2", 152e9), level("l3", 60e9), level("dram", 20e9)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_figures
+from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_parameters
 from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
 from simkit.evidence.silicon.tables import Measured, shipped_table
@@ -22,12 +22,12 @@ def rows_of(system: str, table: str = SHIPPED_SPREAD) -> Measured:
 
 
 def test_figures_that_made_the_times_are_found_again():
-    """Times computed with moved figures, exactly: the fit must return those figures within their intervals' reach."""
+    """Times computed with moved parameters, exactly: the fit must return those parameters within their intervals' reach."""
     rows = rows_of("h100_sxm")
     truth = {"item_setup_cycles": 4200.0, "load_bytes_per_cycle_per_unit": 14.0, "dram_achieved_fraction": 0.85}
-    made = FitRows(rows=rows, hardware=H100).times_s(with_figures(H100.kernel, truth))
+    made = FitRows(rows=rows, hardware=H100).times_s(with_parameters(H100.kernel, truth))
     found = calibrate(replace(rows, time_s=made), H100, keep=UNSEEN)
-    values = {figure.name: figure.value for figure in found.figures}
+    values = {parameter.name: parameter.value for parameter in found.parameters}
     for name, expected in truth.items():
         assert values[name] == pytest.approx(expected, rel=0.03)
 
@@ -36,9 +36,9 @@ def test_measured_rows_are_fitted_no_worse_than_before_and_with_intervals():
     found = calibrate(rows_of("h100_sxm"), H100, keep=UNSEEN)
     before, after = (np.median(np.abs(np.log(time / found.rows.time_s))) for time in (found.before_s, found.after_s))
     assert after <= before * 1.05
-    for figure in found.figures:
-        assert figure.interval is not None
-        assert figure.interval[0] < figure.value < figure.interval[1]
+    for parameter in found.parameters:
+        assert parameter.interval is not None
+        assert parameter.interval[0] < parameter.value < parameter.interval[1]
 
 
 def test_rows_that_cannot_identify_a_figure_are_refused_by_its_name():
@@ -51,9 +51,9 @@ def test_rows_that_cannot_identify_a_figure_are_refused_by_its_name():
 
 def test_kept_figures_stay_as_they_are():
     found = calibrate(rows_of("h100_sxm"), H100, keep=[*UNSEEN, "item_setup_cycles"])
-    assert "item_setup_cycles" not in [figure.name for figure in found.figures]
+    assert "item_setup_cycles" not in [parameter.name for parameter in found.parameters]
     assert found.hardware.kernel.item_setup_cycles == H100.kernel.item_setup_cycles
-    with pytest.raises(UserError, match=r"--keep item_setup_cycle: not a figure.*did you mean 'item_setup_cycles'"):
+    with pytest.raises(UserError, match=r"--keep item_setup_cycle: not a parameter.*did you mean 'item_setup_cycles'"):
         calibrate(rows_of("h100_sxm"), H100, keep=["item_setup_cycle"])
 
 
@@ -72,8 +72,8 @@ def test_the_written_profile_reads_back_with_the_fitted_figures(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(calibrated_text(found, "mine", "kernels.csv"), encoding="utf-8")
     mine = load_hardware(path)
-    for figure in found.figures:
-        assert mine.kernel_figures[figure.name] == pytest.approx(figure.value, rel=1e-3)
+    for parameter in found.parameters:
+        assert mine.kernel_parameters[parameter.name] == pytest.approx(parameter.value, rel=1e-3)
     assert mine.kernel.latent.keys() == H100.kernel.latent.keys()
     assert "interval" in mine.provenance["kernel.item_setup_cycles"].note
 

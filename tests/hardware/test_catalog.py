@@ -216,8 +216,8 @@ def test_an_alias_is_offered_where_no_name_is_near(tmp_path):
 def test_a_sibling_keeps_what_its_units_compute_and_takes_its_own_memory():
     """H200: the H100's die with faster stacks; streams reach 0.943 of its peak, 0.949 of the H100's (Azure)."""
     h100, h200 = load_hardware("h100-sxm"), load_hardware("h200-sxm")
-    for figure in ("item_setup_cycles", "dequantise_elements_per_cycle", "vector_elements_per_cycle"):
-        assert getattr(h200.kernel, figure) == getattr(h100.kernel, figure)
+    for parameter in ("item_setup_cycles", "dequantise_elements_per_cycle", "vector_elements_per_cycle"):
+        assert getattr(h200.kernel, parameter) == getattr(h100.kernel, parameter)
     assert h200.kernel.dram_achieved_fraction == pytest.approx(h100.kernel.dram_achieved_fraction * 0.943 / 0.949)
     faster = 4.8 / 3.352
     assert h200.kernel.latent["load_bytes_per_cycle_per_unit"] == pytest.approx(

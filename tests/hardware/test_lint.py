@@ -16,7 +16,7 @@ from simkit.hardware.lint import Finding, lint
 from simkit.hardware.lint.check import RULES
 from simkit.hardware.lint.links import wire_bytes_per_s
 from simkit.hardware.lint.memory import banks_carry_the_bandwidth
-from simkit.hardware.parameters import profile_figures
+from simkit.hardware.parameters import profile_parameters
 
 FILES = catalogue_files(KIND)
 SLIPPED = sorted((Path(__file__).parents[1] / "bad_profiles").glob("lint_*.yaml"))
@@ -69,7 +69,7 @@ def test_a_slip_in_a_shipped_profile_is_an_error_at_its_key(name, true, slip, ke
     assert key in _errors_at(source, catalogue)
 
 
-# Profile, a figure and a slip in it, how grave the remark is, where it stands and what it says: every rule once.
+# Profile, a parameter and a slip in it, how grave the remark is, where it stands and what it says: every rule once.
 REMARKS = [
     ("h100-sxm", "memory.hbm.bandwidth", "33.5 TB/s", "error", "memory.hbm.bandwidth", "pins at 5.238 Gb/s carry"),
     ("h100-sxm", "memory.hbm.dram.data_rate", "5.238 MHz", "error", "memory.hbm.dram.data_rate", "not a speed of HBM3"),
@@ -98,8 +98,8 @@ REMARKS = [
     ("tpu-v5p", "compute.units", "20", "warning", "compute.vector_peak", "near no power of two"),
     ("tpu-v4", "compute.vector_peak", "430 GFLOP/s", "error", "compute.vector_peak", "640 times the vector rate"),
     ("h100-sxm", "compute.matrix.peak.tf32", "989 TFLOP/s", "warning", "compute.matrix.peak.tf32", "1 times the 16-bit"),
-    ("h100-sxm", "compute.matrix.peak.fp8", "3958 TFLOP/s", "warning", "compute.matrix.peak.fp8", "a sparse figure"),
-    ("b200-sxm", "compute.matrix.peak.fp4", "18000 TFLOP/s", "warning", "compute.matrix.peak.fp4", "a sparse figure"),
+    ("h100-sxm", "compute.matrix.peak.fp8", "3958 TFLOP/s", "warning", "compute.matrix.peak.fp8", "a sparse parameter"),
+    ("b200-sxm", "compute.matrix.peak.fp4", "18000 TFLOP/s", "warning", "compute.matrix.peak.fp4", "a sparse parameter"),
     ("h100-sxm", "compute.special_rate", "387 Gop/s", "warning", "compute.special_rate", "1.6 results a clock"),
     ("h100-sxm", "compute.special_rate", "387 Top/s", "error", "compute.special_rate", "more exponentials"),
     ("h100-sxm", "compute.matrix.achievable_fraction", "0.08", "warning", "compute.matrix.achievable_fraction", "0.08"),
@@ -130,12 +130,12 @@ REMARKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "figure", "slip", "severity", "key", "words"), REMARKS,
-                         ids=[f"{name}-{figure}={slip}" for name, figure, slip, *_ in REMARKS])
-def test_a_rule_says_what_is_wrong_and_where(name, figure, slip, severity, key, words, catalogue):
+@pytest.mark.parametrize(("name", "parameter", "slip", "severity", "key", "words"), REMARKS,
+                         ids=[f"{name}-{parameter}={slip}" for name, parameter, slip, *_ in REMARKS])
+def test_a_rule_says_what_is_wrong_and_where(name, parameter, slip, severity, key, words, catalogue):
     source = load_yaml(FILES[name])
     before = {(finding.severity, str(finding.where.key), finding.message) for finding in _findings(source, catalogue)}
-    slipped = lint(profile_from_yaml(source, {figure: slip}), source, catalogue)
+    slipped = lint(profile_from_yaml(source, {parameter: slip}), source, catalogue)
     after = {(finding.severity, str(finding.where.key), finding.message) for finding in slipped}
     assert any(one == severity and where == key and words in said for one, where, said in after - before), after - before
 
@@ -149,15 +149,15 @@ def test_banks_belong_to_an_sram():
 
 def test_every_rule_has_a_slip_that_it_finds(catalogue):
     silent = {rule.__name__ for rule in RULES}
-    for name, figure, slip, *_ in REMARKS:
-        profile = profile_from_yaml(load_yaml(FILES[name]), {figure: slip})
+    for name, parameter, slip, *_ in REMARKS:
+        profile = profile_from_yaml(load_yaml(FILES[name]), {parameter: slip})
         silent -= {rule.__name__ for rule in RULES if list(rule(profile))}
     assert not silent
 
 
 @pytest.mark.parametrize(("factor", "least_share"), [(10.0, 0.85), (0.1, 0.83), (1000.0, 0.96), (0.001, 0.96)])
 def test_a_slip_in_any_one_figure_is_mostly_found(factor, least_share, catalogue):
-    """Every figure of every fifth profile in turn: a decimal point, or a unit (TB for GB), or a range of the schema.
+    """Every parameter of every fifth profile in turn: a decimal point, or a unit (TB for GB), or a range of the schema.
 
     What stays unseen is tied to nothing: capacities of SRAM without a bandwidth, units of chips without a clock.
     """
@@ -166,15 +166,15 @@ def test_a_slip_in_any_one_figure_is_mostly_found(factor, least_share, catalogue
         source = load_yaml(FILES[name])
         profile = profile_from_yaml(source)
         before = {(finding.severity, finding.message) for finding in lint(profile, source, catalogue)}
-        for figure in profile_figures(profile):
-            stated = figure.key in profile.provenance and not figure.key.startswith("kernel")
-            if not stated or figure.dimension is None or not isinstance(figure.value, int | float):
+        for parameter in profile_parameters(profile):
+            stated = parameter.key in profile.provenance and not parameter.key.startswith("kernel")
+            if not stated or parameter.dimension is None or not isinstance(parameter.value, int | float):
                 continue
-            whole = isinstance(figure.value, int)
-            slip = str(round(figure.value * factor)) if whole else format_quantity(
-                figure.value * factor, figure.dimension, digits=12)
+            whole = isinstance(parameter.value, int)
+            slip = str(round(parameter.value * factor)) if whole else format_quantity(
+                parameter.value * factor, parameter.dimension, digits=12)
             try:
-                after = lint(profile_from_yaml(source, {figure.key: slip}), source, catalogue)
+                after = lint(profile_from_yaml(source, {parameter.key: slip}), source, catalogue)
             except UserError:
                 found[True] += 1
                 continue
@@ -237,4 +237,4 @@ def test_an_unknown_short_source_name_is_found(catalogue):
     text = FILES["l40s"].read_text(encoding="utf-8").replace("source: rrze-stream", "source: rrze-streem")
     messages = {finding.message for finding in _findings(parse_yaml(text, file="l40s.yaml"), catalogue)}
     assert "'rrze-streem' is neither in the sources table nor a citation" in messages
-    assert "no figure uses this source" in messages
+    assert "no parameter uses this source" in messages

@@ -68,10 +68,10 @@ def roof_s(hardware: HardwareProfile, layout: str, batch: float, kv_len: float, 
     return operator.launches * hardware.overheads.kernel_launch_s + float(max(np.max(roof) for roof in roofs))
 
 
-def with_level(hardware: HardwareProfile, name: str, **figures: Any) -> HardwareProfile:
-    """A profile with other figures for one memory level."""
+def with_level(hardware: HardwareProfile, name: str, **parameters: Any) -> HardwareProfile:
+    """A profile with other parameters for one memory level."""
     return replace(hardware, memory=tuple(
-        replace(level, **figures) if level.name == name else level for level in hardware.memory))
+        replace(level, **parameters) if level.name == name else level for level in hardware.memory))
 
 
 def with_bytes_in_flight(hardware: HardwareProfile, factor: float) -> HardwareProfile:

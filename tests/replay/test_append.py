@@ -209,11 +209,11 @@ def test_each_point_has_its_own_reads_heads_and_chip():
     assert found.total_s == pytest.approx(np.array(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize(("name", "home", "figures"), [
+@pytest.mark.parametrize(("name", "home", "parameters"), [
     ("groq-lpu", "sram", {}), ("l40s", "gddr", {"bandwidth_bytes_per_s": None}), ("l40s", "gddr", {"dram": None})])
-def test_sram_and_memories_without_rate_or_rows_write_as_they_stream(name, home, figures):
+def test_sram_and_memories_without_rate_or_rows_write_as_they_stream(name, home, parameters):
     chip = load_hardware(name)
-    chip = replace(chip, memory=tuple(replace(level, **figures) if level.name == home else level for level in chip.memory))
+    chip = replace(chip, memory=tuple(replace(level, **parameters) if level.name == home else level for level in chip.memory))
     append = Operator(name="kv_append", count=1, kv_write_bytes=1e6)
     found = with_append(stream_of(3e-6, home), append, attention_operator("gqa-8", 4, 2048), in_home(home), [chip], (1,))
     assert found.total_s.tolist() == [3e-6]

@@ -13,7 +13,7 @@ from simkit.replay.kernel_choice import partial_elements
 from simkit.replay.kernel_plan import plan_kernels
 from simkit.replay.steady_state import KernelLoop, Run
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import figures_of
+from simkit.replay.unit_kernel import parameters_of
 from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
@@ -63,16 +63,16 @@ def test_partial_results_pass_no_level_of_a_single_unit_and_none_whose_rate_is_u
 
 def put_together(monkeypatch, chip="h100-sxm", layout="gqa-8", batch=4, kv_len=2048, *, start="cold", alone=False,
                  could_win_s=np.inf, recorded=0, run=None, **scenario):
-    """One plan with a run of known stalls: (replay, plan, figures, operator, task, machine, the loop it was given)."""
+    """One plan with a run of known stalls: (replay, plan, parameters, operator, task, machine, the loop it was given)."""
     hardware = load_hardware(chip)
     home = hardware.main_memory.name
     machine = machine_of(hardware, home)
     operator = attention_operator(layout, batch, kv_len, **scenario)
     task = task_of(operator)
-    figures = figures_of(task, hardware, machine.home) if machine.schedule == "dispatched" else None
+    parameters = parameters_of(task, hardware, machine.home) if machine.schedule == "dispatched" else None
     hit_share = 0.0 if start == "cold" else 0.75
-    machine = attention._as_measured(machine, figures)
-    plan = plan_kernels(operator, task, machine, figures=figures, hit_share=hit_share, alone=alone)[0]
+    machine = attention._as_measured(machine, parameters)
+    plan = plan_kernels(operator, task, machine, parameters=parameters, hit_share=hit_share, alone=alone)[0]
     loops = []
 
     def known(loop, **_):
@@ -83,17 +83,17 @@ def put_together(monkeypatch, chip="h100-sxm", layout="gqa-8", batch=4, kv_len=2
 
     monkeypatch.setattr(KernelLoop, "run", known)
     found = attention._replay_plan(
-        machine, plan, operator, task, in_home(home), figures=figures, hit_share=hit_share, could_win_s=could_win_s,
+        machine, plan, operator, task, in_home(home), parameters=parameters, hit_share=hit_share, could_win_s=could_win_s,
         alone=alone, exact=False, most_events=1, most_recorded_items=recorded, bins=0)
-    return found, plan, figures, operator, task, machine, (loops or [None])[0]
+    return found, plan, parameters, operator, task, machine, (loops or [None])[0]
 
 
 def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(monkeypatch):
-    found, plan, figures, _, task, machine, _ = put_together(monkeypatch)
+    found, plan, parameters, _, task, machine, _ = put_together(monkeypatch)
     chip = machine.hardware
     stalls = dict(found.stall_s)
     assert stalls.pop("launch") == chip.overheads.kernel_launch_s
-    beside = figures.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s + figures.ramp_s
+    beside = parameters.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s + parameters.ramp_s
     assert stalls.pop("latency") == pytest.approx(1 + 2 + beside, rel=1e-12)
     assert stalls.pop("imbalance") == 16.0
     levels = {server.name: 32.0 * (i + 1) for i, server in enumerate(machine.path)}
@@ -111,8 +111,8 @@ def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(mon
 
 def test_a_warm_cache_saves_the_ramp_of_what_it_serves(monkeypatch):
     cold, *_ = put_together(monkeypatch)
-    warm, _, figures, *_ = put_together(monkeypatch, start="warm")
-    assert cold.stall_s["latency"] - warm.stall_s["latency"] == pytest.approx(0.75 * figures.ramp_s, rel=1e-9)
+    warm, _, parameters, *_ = put_together(monkeypatch, start="warm")
+    assert cold.stall_s["latency"] - warm.stall_s["latency"] == pytest.approx(0.75 * parameters.ramp_s, rel=1e-9)
 
 
 def test_a_kernel_timed_alone_pays_its_own_floor_for_every_launch(monkeypatch):
@@ -135,14 +135,14 @@ def test_the_busiest_arithmetic_is_named_and_given_to_the_loop(monkeypatch):
 
 
 def test_levels_are_busy_for_their_bytes_at_their_rate(monkeypatch):
-    found, _, figures, operator, _, machine, loop = put_together(monkeypatch)
+    found, _, parameters, operator, _, machine, loop = put_together(monkeypatch)
     for server in machine.path:
         assert found.utilisation[server.name] == pytest.approx(
             found.level_bytes[server.name] / server.bytes_per_s / found.total_s, rel=1e-12)
     assert found.level_bytes["hbm"] == pytest.approx(float(operator.kv_read_bytes), rel=1e-12)
     # What is not the cache's own passes its level beside it: queries and outputs, which the shared cache holds.
     assert loop.extra_bytes[machine.cache_server] == float(operator.activation_bytes)
-    assert loop.exposed_setup_share == figures.kernel.exposed_setup_fraction
+    assert loop.exposed_setup_share == parameters.kernel.exposed_setup_fraction
     assert found.path == tuple(server.name for server in machine.path)
 
 

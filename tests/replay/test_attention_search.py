@@ -75,7 +75,7 @@ def ways(monkeypatch, *, tried=None, replays=(), start="cold", chip="h100-sxm", 
     hardware = load_hardware(chip)
     machine = machine_of(hardware, hardware.main_memory.name)
     operator = attention_operator("gqa-8", 2, 1024, **scenario)
-    some = plan_kernels(operator, task_of(operator), machine, figures=None, hit_share=0.0, alone=False)[0]
+    some = plan_kernels(operator, task_of(operator), machine, parameters=None, hit_share=0.0, alone=False)[0]
     several = [replace(some, granules_in_flight=count + 1) for count in range(plans)]
     limits, how = [], []
 
@@ -119,7 +119,7 @@ def test_a_warm_kernel_hits_what_the_effective_part_of_the_cache_holds(monkeypat
     """Two sequences of 1024 tokens are 8 MB: all of H100's 50 MB L2 hits, of a hundredth of it nothing."""
     assert ways(monkeypatch)[2]["hit_share"] == 0.0
     assert ways(monkeypatch, start="warm")[2]["hit_share"] == pytest.approx(1.0, abs=1e-5)
-    assert ways(monkeypatch, start="warm", chip="mi300x")[2]["figures"] is None
+    assert ways(monkeypatch, start="warm", chip="mi300x")[2]["parameters"] is None
     seen = []
     monkeypatch.setattr(attention, "cyclic_hit_share", lambda cache, scanned, **how: seen.append((cache.name, scanned, how)) or 0.5)
     operator = attention_operator("gqa-8", 2, 1024)

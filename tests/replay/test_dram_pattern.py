@@ -176,9 +176,9 @@ def test_no_pattern_is_faster_than_a_stream():
 
 def tiles(**changed):
     """64 heads of 128 bf16 elements, keys and values apart: 256 bytes a token and part."""
-    figures = {"streams": 64, "bytes_per_token": 512.0, "parts": 2, "tile_tokens": 64, "page_tokens": 1, "neighbours": 1,
+    parameters = {"streams": 64, "bytes_per_token": 512.0, "parts": 2, "tile_tokens": 64, "page_tokens": 1, "neighbours": 1,
                "stride_tokens": 1.0, "footprint_bytes": 3.0 * GIB}
-    return tile_pattern(**figures | changed)
+    return tile_pattern(**parameters | changed)
 
 
 def test_a_contiguous_cache_is_read_in_runs_of_a_tile():

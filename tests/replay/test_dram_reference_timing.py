@@ -1,4 +1,4 @@
-"""Every timing figure of the reference's parameter sets, read from its document, beside ours."""
+"""Every timing parameter of the reference's parameter sets, read from its document, beside ours."""
 
 import re
 
@@ -22,7 +22,7 @@ FIGURES = {
     "nRREFD": "refresh_to_activate_other_bank_cycles", "nPBR2ACT": "refresh_to_activate_other_bank_cycles",
     "nAAD": "activate_split_deadline_cycles", "tCK_ps": "clock_period_ps",
 }
-# What the model does not keep under the name of one figure, and why.
+# What the model does not keep under the name of one parameter, and why.
 ELSEWHERE = {
     "rate": "twice the clock times the data rate: tested as the peak",
     "nBL_max": "the burst of LPDDR5's 16-bank mode, which the runs do not use",

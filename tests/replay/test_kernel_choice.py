@@ -11,7 +11,7 @@ from simkit.replay import kernel_choice
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import choose_kernels, partial_elements
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import UnitKernel, figures_of, unit_kernels
+from simkit.replay.unit_kernel import UnitKernel, parameters_of, unit_kernels
 from tests.replay.cases import attention_operator
 
 UNIT = UnitKernel(matrix=True, readers=1, setup_s=1e-6, token_s=1e-9, load_bytes_per_s=1e15, tile_tokens=64, floor_s=0.0,
@@ -22,17 +22,17 @@ def problem(layout="mqa", batch=8, kv_len=2048, **scenario):
     chip = load_hardware("h100-sxm")
     machine = machine_of(chip, "hbm")
     operator = attention_operator(layout, batch, kv_len, **scenario)
-    return operator, task_of(operator), machine, figures_of(task_of(operator), chip, machine.home)
+    return operator, task_of(operator), machine, parameters_of(task_of(operator), chip, machine.home)
 
 
-def figures(units=4, **kernel):
+def parameters(units=4, **kernel):
     found = problem()[3]
     return replace(found, units=units, kernel=replace(found.kernel, **kernel))
 
 
 def estimate_s(lengths, cut, *, heads=1, unit=UNIT, units=4, exposed=0.0, kv_bytes=1.0, memory_s=0.0):
     return kernel_choice._estimate_s(np.array(lengths), np.array(cut), heads, unit,
-                                     figures(units, exposed_setup_fraction=exposed), kv_bytes, memory_s)
+                                     parameters(units, exposed_setup_fraction=exposed), kv_bytes, memory_s)
 
 
 @pytest.mark.parametrize(("sequences", "waves"), [(1, 1), (4, 1), (5, 2), (8, 2), (29, 8), (31, 8), (33, 8.25)])
@@ -74,7 +74,7 @@ def cuts(lengths, heads=1, *, units=4, tile=64, kernel="grouped", most=128):
     task = replace(problem()[1], kernel=kernel)
     machine = replace(problem()[2], units=units)
     return [cut.tolist() for cut in kernel_choice._cuts(
-        np.array(lengths), heads, task, machine, figures(most_sequence_units=most), replace(UNIT, tile_tokens=tile))]
+        np.array(lengths), heads, task, machine, parameters(most_sequence_units=most), replace(UNIT, tile_tokens=tile))]
 
 
 def test_cuts_are_tried_from_whole_sequences_to_pieces_of_a_tile():

@@ -11,15 +11,15 @@ from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import KernelChoice
 from simkit.replay.kernel_plan import plan_kernels, sequence_tokens, split_count
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import UnitKernel, figures_of
+from simkit.replay.unit_kernel import UnitKernel, parameters_of
 from tests.replay.cases import attention_operator
 
-UNMEASURED = "mi300x"  # 304 units of two slots, no kernel figures; FlashAttention's heuristic cuts
+UNMEASURED = "mi300x"  # 304 units of two slots, no kernel parameters; FlashAttention's heuristic cuts
 
 
-def machine(name=UNMEASURED, **figures):
+def machine(name=UNMEASURED, **parameters):
     chip = load_hardware(name)
-    return replace(machine_of(chip, chip.main_memory.name), **figures)
+    return replace(machine_of(chip, chip.main_memory.name), **parameters)
 
 
 def plan(layout="mqa", batch=8, kv_len=2048, *, on=None, **scenario):
@@ -253,11 +253,11 @@ def chosen(*, load, token_s, kv_len=65536, readers=1, cut=1, outstanding=np.inf,
     """One sequence of so many KV heads on H100 as a library runs it: 512 bytes a token and head."""
     on = replace(machine("h100-sxm"), outstanding_bytes_per_slot=float(outstanding))
     operator = attention_operator(f"gqa-{kv_heads}", 1, kv_len)
-    figures = replace(figures_of(task_of(operator), on.hardware, on.home), dram_latency_s=latency_s)
+    parameters = replace(parameters_of(task_of(operator), on.hardware, on.home), dram_latency_s=latency_s)
     unit = UnitKernel(matrix=True, readers=readers, setup_s=0.0, token_s=token_s, load_bytes_per_s=load, tile_tokens=64,
                       floor_s=0.0, rows_s=0.0)
     choice = KernelChoice(unit=unit, cut=np.full(len(lengths or [kv_len]), cut), estimate_s=0.0)
-    return kernel_plan._chosen_plan(choice, operator, on, figures, np.array(lengths or [kv_len]), kv_heads)
+    return kernel_plan._chosen_plan(choice, operator, on, parameters, np.array(lengths or [kv_len]), kv_heads)
 
 
 def test_a_measured_unit_keeps_in_flight_what_it_loads_in_a_latency_of_the_home():
@@ -290,7 +290,7 @@ def test_a_unit_s_buffers_bound_what_it_keeps_in_flight():
 def test_a_chosen_kernel_s_items_are_its_pieces_times_its_readers():
     found = chosen(load=65536e6, token_s=1e-12, kv_len=1024, readers=4, cut=2)
     assert (found.items, found.streams, found.distinct_tokens) == (8, 2, 1024)
-    assert (found.splits, found.combine_bytes) == (2.0, 0.0)  # its combine pass is a figure of the chip
+    assert (found.splits, found.combine_bytes) == (2.0, 0.0)  # its combine pass is a parameter of the chip
     assert found.bytes_per_token == 512.0
     two = chosen(load=65536e6, token_s=1e-12, kv_len=1024, kv_heads=2)
     assert (two.distinct_tokens, two.bytes_per_token) == (2 * 1024, 512.0)

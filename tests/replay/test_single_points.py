@@ -30,7 +30,7 @@ def arrays_in(record):
 
 
 def test_a_point_of_an_operator_is_the_operator_of_that_point_alone():
-    """Every figure that may be an array, those of the cache's order in memory too."""
+    """Every parameter that may be an array, those of the cache's order in memory too."""
     for scenario in ({}, {"eviction": "h2o:64+64"}, {"cache_order": "token-major"}, {"attention_kernel": "per-query-head"}):
         both = step_of(**scenario).attention_operators[0]
         assert arrays_in(both)
@@ -153,7 +153,7 @@ def test_equal_points_of_one_profile_are_replayed_once_and_the_oldest_forgotten_
     assert point(0) == 4
     assert [how for _, how in made] == [{"start": "cold", "exact": False}] * 2 + [{"start": "warm", "exact": False}, {
         "start": "cold", "exact": False}]
-    assert point(0, replace(chip)) == 5  # another profile of equal figures may be varied tomorrow
+    assert point(0, replace(chip)) == 5  # another profile of equal parameters may be varied tomorrow
     assert point(0, exact=True) == 6
     assert len(engine._REPLAYS) == 2
 

@@ -115,8 +115,8 @@ def test_a_scheduled_machine_loses_nothing():
     assert fraction(replace(SCRATCHPAD, scheduled=True), token_bytes=4, row_bytes=128) == 1.0
 
 
-def banked(**figures):
-    return with_level(FLAT, "sram", banks=SramBanks(**figures) if figures else None)
+def banked(**parameters):
+    return with_level(FLAT, "sram", banks=SramBanks(**parameters) if parameters else None)
 
 
 def test_the_replay_pays_for_conflicts_of_the_layout_that_it_reads():

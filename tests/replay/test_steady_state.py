@@ -117,7 +117,7 @@ def test_stalls_are_means_over_the_slots():
     assert found.stalls[timeline.COMPUTE] == pytest.approx(2 * 6e-6 / 4, rel=1e-6)  # 6 us of the chip are 12 of its units
 
 
-@pytest.mark.parametrize(("figures", "least_s"), [
+@pytest.mark.parametrize(("parameters", "least_s"), [
     ({}, 1e-6),  # the home: 1000 bytes at 1e9
     ({"fraction": 0.5}, 2e-6), ({"cache": 1e15, "hit_share": 0.75}, 0.25e-6),
     ({"units": 4, "per_unit": True}, 1e-6),  # four servers of a quarter of the rate
@@ -130,9 +130,9 @@ def test_stalls_are_means_over_the_slots():
     ({"bytes_per_token": 4.0}, 4e-6),
     ({"units": 4, "per_unit": True, "cache": 1e15}, 1e-6), ({"units": 4, "per_unit": False, "cache": 1e15}, 1e-6),
 ])
-def test_the_least_time_is_the_units_share_the_longest_item_or_the_home(figures, least_s):
-    items = figures.pop("items", (1000,))
-    found = kernel_loop(items, **figures)
+def test_the_least_time_is_the_units_share_the_longest_item_or_the_home(parameters, least_s):
+    items = parameters.pop("items", (1000,))
+    found = kernel_loop(items, **parameters)
     assert found.least_s == pytest.approx(least_s, rel=1e-9)
     assert found.run(exact=True, most_events=1, events=NO_EVENTS, bins=0).kernel_s >= least_s * (1 - 1e-9)
 

@@ -1,6 +1,6 @@
 """The event loop against the plain one of ``timeline_oracle``, and which column a wait is charged to, by hand.
 
-All figures are small whole numbers or binary fractions, so that times are exact and ties common: which of two slots goes first
+All parameters are small whole numbers or binary fractions, so that times are exact and ties common: which of two slots goes first
 must be equal too.
 """
 

@@ -1,4 +1,4 @@
-"""What an item costs a compute unit: H100's kernels worked by hand at round figures, and which kernels there are."""
+"""What an item costs a compute unit: H100's kernels worked by hand at round parameters, and which kernels there are."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from simkit.hardware.catalog import load_hardware
-from simkit.replay.unit_kernel import figures_of, unit_kernels
+from simkit.replay.unit_kernel import parameters_of, unit_kernels
 from simkit.step.operators import AttentionTask, Operator
 
 SHIPPED = load_hardware("h100-sxm")
@@ -26,11 +26,11 @@ HOME = CHIP.main_memory
 
 def task(rows=8.0, **changed):
     """4 sequences of 8 KV heads of 128 bf16 elements."""
-    figures = {
+    parameters = {
         "sequences": 4.0, "kv_heads": 8.0, "query_rows": rows, "tokens": 1000.0, "key_dim": 128, "value_dim": 128,
         "cache_key_dim": 128, "cache_value_dim": 128, "bytes_per_token_head": 512.0, "kernel": "grouped", "page": 1,
         "length_factors": (1.0,)}
-    return AttentionTask(**figures | changed)
+    return AttentionTask(**parameters | changed)
 
 
 def latents(rows=16.0, **changed):
@@ -41,11 +41,11 @@ def latents(rows=16.0, **changed):
 
 def kernels(one, *, chip=CHIP, load_fraction=1.0, query_rows=None):
     operator = Operator(name="attention", count=1, query_rows=one.query_rows if query_rows is None else query_rows)
-    return unit_kernels(operator, one, chip, figures_of(one, chip, chip.main_memory), load_fraction)
+    return unit_kernels(operator, one, chip, parameters_of(one, chip, chip.main_memory), load_fraction)
 
 
-def with_kernel(**figures):
-    return replace(CHIP, kernel=replace(CHIP.kernel, **figures))
+def with_kernel(**parameters):
+    return replace(CHIP, kernel=replace(CHIP.kernel, **parameters))
 
 
 def rows_of(found, rows):
@@ -154,15 +154,15 @@ def test_elements_of_8_bits_have_the_launches_and_set_ups_of_their_kernels():
 
 
 def test_what_the_units_load_and_take_from_the_shared_cache():
-    figures = figures_of(task(), CHIP, HOME)
-    assert figures.load_bytes_per_s == pytest.approx(20e9)
-    assert figures.cache_bytes_per_s == pytest.approx(30 * 100 * 1e9)
-    assert (figures.units, figures.clock_hz, figures.widened_ratio) == (100, 1e9, 1)
+    parameters = parameters_of(task(), CHIP, HOME)
+    assert parameters.load_bytes_per_s == pytest.approx(20e9)
+    assert parameters.cache_bytes_per_s == pytest.approx(30 * 100 * 1e9)
+    assert (parameters.units, parameters.clock_hz, parameters.widened_ratio) == (100, 1e9, 1)
 
 
 def test_data_paths_grow_with_bandwidth_beyond_what_they_were_tuned_for_and_never_shrink():
     wide, narrow = (replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * factor) for factor in (3.0, 0.5))
-    tripled, same = (figures_of(task(), CHIP, level) for level in (wide, narrow))
+    tripled, same = (parameters_of(task(), CHIP, level) for level in (wide, narrow))
     assert tripled.load_bytes_per_s == pytest.approx(60e9)
     assert tripled.cache_bytes_per_s == pytest.approx(9e12)
     assert (same.widened_ratio, same.load_bytes_per_s) == (1, pytest.approx(20e9))
@@ -175,7 +175,7 @@ def test_data_paths_grow_with_bandwidth_beyond_what_they_were_tuned_for_and_neve
 
 def test_widened_paths_convert_8_bit_elements_faster_too():
     chip = with_kernel(native_8bit_rows=0.0, dequantise_elements_per_cycle=100.0, dequantise_token_elements=44.0)
-    tripled = figures_of(task(), chip, replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * 3))
+    tripled = parameters_of(task(), chip, replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * 3))
     one = task(bytes_per_token_head=257.0)
     found = unit_kernels(Operator(name="attention", count=1, query_rows=8.0), one, chip, tripled, 1.0)[0]
     assert found.token_s == pytest.approx((8.192 + 1.0) * 1e-9)
@@ -183,21 +183,21 @@ def test_widened_paths_convert_8_bit_elements_faster_too():
 
 def test_the_dram_pipeline_fills_and_drains_in_latencies_beyond_the_one_that_is_waited_for():
     """Nine latencies of 345 ns, one of which every replay waits for itself."""
-    assert figures_of(task(), CHIP, HOME).ramp_s == pytest.approx(8 * 345e-9)
-    assert figures_of(task(), with_kernel(dram_ramp_ratio=0.5), HOME).ramp_s == 0
-    unknown = figures_of(task(), CHIP, replace(HOME, latency_s=None))
+    assert parameters_of(task(), CHIP, HOME).ramp_s == pytest.approx(8 * 345e-9)
+    assert parameters_of(task(), with_kernel(dram_ramp_ratio=0.5), HOME).ramp_s == 0
+    unknown = parameters_of(task(), CHIP, replace(HOME, latency_s=None))
     assert (unknown.ramp_s, unknown.dram_latency_s) == (0, 0)
 
 
 def test_partial_results_are_combined_in_a_second_pass():
     """80 000 floats of 4 bytes are 5000 lines of 64, 50 a unit, at 8 cycles, after 3000 cycles of its own."""
-    figures = figures_of(task(), CHIP, HOME)
-    assert figures.combine_s(80_000.0) == pytest.approx((3000 + 400) * 1e-9)
-    assert figures.combine_s(0.0) == 0
+    parameters = parameters_of(task(), CHIP, HOME)
+    assert parameters.combine_s(80_000.0) == pytest.approx((3000 + 400) * 1e-9)
+    assert parameters.combine_s(0.0) == 0
 
 
 @pytest.mark.parametrize("chip", [
     replace(CHIP, kernel=None), replace(CHIP, compute=replace(CHIP.compute, clock_hz=None))])
 def test_a_chip_without_figures_or_clock_has_no_measured_kernels(chip):
-    assert figures_of(task(), chip, HOME) is None
-    assert figures_of(task(), CHIP, replace(HOME, bandwidth_bytes_per_s=None)) is None
+    assert parameters_of(task(), chip, HOME) is None
+    assert parameters_of(task(), CHIP, replace(HOME, bandwidth_bytes_per_s=None)) is None

@@ -67,7 +67,7 @@ class Slot:
 class Oracle:
     def __init__(self, items: Items, path: Path) -> None:
         self.items, self.path = items, path
-        self.servers = [Server(*figures) for figures in zip(
+        self.servers = [Server(*parameters) for parameters in zip(
             path.s_per_byte.tolist(), path.latency_s.tolist(), path.per_unit.astype(bool).tolist(), path.extra_share.tolist(),
             strict=True)]
         self.slots = [Slot(number=number, unit=number % path.units, turn=number, buffers=[0.0] * items.in_flight)

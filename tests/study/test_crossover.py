@@ -9,10 +9,10 @@ import pytest
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.parameters import profile_figures
+from simkit.hardware.parameters import profile_parameters
 from simkit.study.crossover import crossings, crossover
 from simkit.study.digests import digest
-from simkit.study.vary import variable, with_figure
+from simkit.study.vary import variable, with_parameter
 
 # A TPU of which only memory and matrix units take time, for any number of query rows.
 IDEAL = {"overheads.kernel_launch": "0 s", "overheads.layer_latency": "0 s", "overheads.step": "0 s",
@@ -120,14 +120,14 @@ def test_batches_cross_where_simulate_says_so(llama):
 def test_a_profile_with_an_array_has_each_value_as_set_would_give_it(chip):
     profile = load_hardware(chip)
     checked = 0
-    for figure in profile_figures(profile):
+    for figure in profile_parameters(profile):
         if not isinstance(figure.value, float) or figure.value == 0:
             continue
         varied = variable(figure.key, profile, {}, stop=figure.value)
         if varied.broadcasts:
             value = figure.value * 0.75
             by_set = load_hardware(chip, overrides={figure.key: varied.text(value)})
-            assert digest(with_figure(profile, figure.key, value)) == digest(by_set), figure.key
+            assert digest(with_parameter(profile, figure.key, value)) == digest(by_set), figure.key
             checked += 1
     assert checked > 10
 

@@ -33,7 +33,7 @@ ASSUMED_STEPS: Final = (2.0, 4.0)  # further ones where nobody says how large th
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LevelFigures:
+class LevelParameters:
     """One memory level as measured; bandwidth of all cores together."""
 
     name: str
@@ -45,13 +45,13 @@ class LevelFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostFigures:
+class HostParameters:
     """Everything that was measured on this machine."""
 
     processor: str
     cores: int
     clock_hz: float | None
-    levels: tuple[LevelFigures, ...]
+    levels: tuple[LevelParameters, ...]
     gemm_flop_per_s: float
     rows_flop_per_s: float
     exponential_ops_per_s: float
@@ -66,7 +66,7 @@ def rows_of(count: int) -> Any:
     return np.resize(block, (max(count, 1), HEAD_DIM))
 
 
-def measure_host(*, budget_s: float = 30.0) -> HostFigures:
+def measure_host(*, budget_s: float = 30.0) -> HostParameters:
     """Measure for about ``budget_s`` seconds; the first run compiles for some seconds more."""
     count = len(usable_cpus())
     caches = cache_sizes(usable_cpus())
@@ -76,7 +76,7 @@ def measure_host(*, budget_s: float = 30.0) -> HostFigures:
     beyond = buffer_beyond_caches_bytes(last, memory_bytes)
     # DRAM is shared with whatever else runs: read at the start, in the middle and at the end, the middle rate counts.
     reads = [_read(beyond, count, slot_s)]
-    levels = [_cache_figures(cache, caches, count, slot_s) for cache in caches]
+    levels = [_cache_parameters(cache, caches, count, slot_s) for cache in caches]
     reads.append(_read(beyond, count, slot_s))
     alone = _read(beyond / count, 1, slot_s)
     latency = _latency(beyond, slot_s)
@@ -85,15 +85,15 @@ def measure_host(*, budget_s: float = 30.0) -> HostFigures:
     dram = sorted(reads, key=lambda read: read[0])[1]
     if not caches[-1].per_core:
         levels[-1] = replace(levels[-1], capacity_bytes=_effective_capacity(levels[-1], dram[0], count, slot_s))
-    levels.append(LevelFigures(name="dram", cache=None, capacity_bytes=memory_bytes, bandwidth_bytes_per_s=dram[0],
+    levels.append(LevelParameters(name="dram", cache=None, capacity_bytes=memory_bytes, bandwidth_bytes_per_s=dram[0],
                                latency_s=latency.time_s, spread_fraction=dram[1].spread_fraction))
-    return HostFigures(
+    return HostParameters(
         processor=_processor(), cores=count, clock_hz=_clock_hz(), levels=at_least_as_fast_as_what_passes(levels),
         memory_bytes=memory_bytes,
         outstanding_bytes=alone[0] * latency.time_s, **arithmetic)
 
 
-def between(before: HostFigures, after: HostFigures) -> HostFigures:
+def between(before: HostParameters, after: HostParameters) -> HostParameters:
     """The machine half-way between two measurements of it: clocks and neighbours drift, and geometric means follow."""
     def mean(one: float, other: float) -> float:
         return float(np.sqrt(one * other))
@@ -123,13 +123,13 @@ def buffer_beyond_caches_bytes(last_cache_bytes: float, memory_bytes: float) -> 
     return min(max(BEYOND_CACHE * last_cache_bytes, 64e6), most, memory_bytes / 8)
 
 
-def at_least_as_fast_as_what_passes(levels: Sequence[LevelFigures]) -> tuple[LevelFigures, ...]:
+def at_least_as_fast_as_what_passes(levels: Sequence[LevelParameters]) -> tuple[LevelParameters, ...]:
     """Levels, nearest first, with bandwidths that fall outwards: what a level delivers has passed every nearer one.
 
     A nearer level that read slower than a farther one was disturbed while it was measured; the farther reading is then
     a lower bound on it.
     """
-    passed: list[LevelFigures] = []
+    passed: list[LevelParameters] = []
     fastest = 0.0
     for level in reversed(levels):
         fastest = max(fastest, level.bandwidth_bytes_per_s)
@@ -137,8 +137,8 @@ def at_least_as_fast_as_what_passes(levels: Sequence[LevelFigures]) -> tuple[Lev
     return tuple(reversed(passed))
 
 
-def _cache_figures(cache: CacheSize, caches: list[CacheSize], count: int, slot_s: float) -> LevelFigures:
-    """Figures of a level, with a working set well inside it and well outside of the nearer ones."""
+def _cache_parameters(cache: CacheSize, caches: list[CacheSize], count: int, slot_s: float) -> LevelParameters:
+    """Parameters of a level, with a working set well inside it and well outside of the nearer ones."""
     whole = cache.instance_bytes * (count if cache.per_core else cache.instances)
     nearer = [other.instance_bytes * (count if other.per_core else other.instances)
               for other in caches if other.level < cache.level]
@@ -151,7 +151,7 @@ def _cache_figures(cache: CacheSize, caches: list[CacheSize], count: int, slot_s
     rate, timing = max((_read(size, count, slot_s / len(sizes)) for size in sizes), key=lambda read: read[0])
     chased = inside / count if cache.per_core else inside
     capacity = cache.instance_bytes * (1 if cache.per_core else cache.instances)
-    return LevelFigures(name=f"l{cache.level}", cache=cache, capacity_bytes=capacity, bandwidth_bytes_per_s=rate,
+    return LevelParameters(name=f"l{cache.level}", cache=cache, capacity_bytes=capacity, bandwidth_bytes_per_s=rate,
                         latency_s=_latency(chased, slot_s).time_s, spread_fraction=timing.spread_fraction)
 
 
@@ -166,7 +166,7 @@ def _read(total_bytes: float, count: int, budget_s: float) -> tuple[float, Timin
     return count * 2 * rows * ROW_BYTES / timing.time_s, timing
 
 
-def _effective_capacity(level: LevelFigures, dram_bytes_per_s: float, count: int, slot_s: float) -> float:
+def _effective_capacity(level: LevelParameters, dram_bytes_per_s: float, count: int, slot_s: float) -> float:
     """The working set at which bandwidth falls halfway (geometrically) from the cache's to DRAM's.
 
     A last cache is shared with other programs, on a rented machine with other tenants: less than its size is ours.

@@ -1,8 +1,9 @@
-r"""Fitting a chip's kernel figures to measured kernel times, and saying which of them the measurements identify.
+r"""Fitting a chip's kernel parameters to measured kernel times, and saying which of them the measurements identify.
 
-Least squares (scipy) on :math:`r = \ln(\hat t / t)` with a soft-L1 loss, in the logarithms of the figures: errors and
-figures are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`; a figure that no
-row reacts to, or whose interval is wider than a factor of two, is not identified, and the fit is refused.
+Least squares (scipy) on :math:`r = \ln(\hat t / t)` with a soft-L1 loss, in the logarithms of the parameters: errors
+and
+parameters are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`; a parameter
+that no row reacts to, or whose interval is wider than a factor of two, is not identified, and the fit is refused.
 """
 
 from __future__ import annotations
@@ -21,37 +22,37 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.kernel import LIBRARIES, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
 
-CHIP_FIGURES: Final = (
+CHIP_PARAMETERS: Final = (
     "dram_achieved_fraction", "item_setup_cycles", "load_bytes_per_cycle_per_unit", "split_combine_cycles",
     "matrix_efficiency", "vector_item_setup_cycles", "vector_item_setup_ratio_8bit", "vector_elements_per_cycle",
     "vector_elements_per_cycle_8bit", "dequantise_elements_per_cycle")
 LAUNCH: Final = "launch_ratio"  # of each library on a chip: ``vllm.launch_ratio``
-FAMILY_FIGURES: Final = (
+FAMILY_PARAMETERS: Final = (
     "vector_launch_ratio", "narrow_head_launch_ratio", "narrow_head_setup_ratio", "setup_ratio_native_8bit",
     "setup_ratio_8bit", "launch_ratio_native_8bit", "exposed_setup_fraction", "dram_ramp_ratio",
     "dram_run_overhead_bytes", "cache_bytes_per_cycle_per_unit", "row_cycles", "combine_cycles_per_64_bytes",
     "sglang.launch_ratio_8bit", "trtllm.launch_ratio_8bit", "vllm.launch_ratio_8bit", "trtllm.item_setup_ratio",
     "vllm.item_setup_ratio")
-LATENT_FIGURES: Final = (
+LATENT_PARAMETERS: Final = (
     "launch_cycles", "launch_ratio_8bit", "item_setup_cycles", "load_bytes_per_cycle_per_unit", "matrix_efficiency",
     "split_combine_cycles", "dequantise_elements_per_cycle", "row_cycles")
-GEMM_FIGURES: Final = (
+GEMM_PARAMETERS: Final = (
     "dram_achieved_fraction", "launch_cycles", "launch_ratio_8bit", "tile_setup_cycles",
     "load_bytes_per_cycle_per_unit", "matrix_efficiency", "split_combine_cycles")
 EIGHT_BIT: Final = ("8bit", "dequantise")
 SHARES: Final = ("dram_achieved_fraction", "matrix_efficiency", "exposed_setup_fraction")  # at most 1
-WIDEST: Final = math.log(16.0)  # how far a figure may move from where it starts
+WIDEST: Final = math.log(16.0)  # how far a parameter may move from where it starts
 STEP: Final = 0.02  # of a logarithm: steps over the kinks of whole waves and of the choice between mappings
 LOSS_SCALE: Final = 0.05  # from this |ln| on an error counts linearly: fall-back kernels are outliers
 NOT_IDENTIFIED: Final = math.log(2.0)  # half width of the 5-95 % interval
 MEANINGLESS: Final = 20.0  # half width of an interval that says nothing at all
 Z_INTERVAL: Final = 1.645
-LEAST_ROWS_PER_FIGURE: Final = 3
+LEAST_ROWS_PER_PARAMETER: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FittedFigure:
-    """One figure: where it started, what the rows say, and the 5-95 % interval; None where they say nothing."""
+class FittedParameter:
+    """One parameter: where it started, what the rows say, and the 5-95 % interval; None where they say nothing."""
 
     name: str
     start: float
@@ -66,23 +67,23 @@ class FittedFigure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A profile with fitted figures, and the rows' predictions before and after."""
+    """A profile with fitted parameters, and the rows' predictions before and after."""
 
     hardware: HardwareProfile
     rows: Measured = field(repr=False)
-    figures: tuple[FittedFigure, ...]
+    parameters: tuple[FittedParameter, ...]
     before_s: Any = field(repr=False)
     after_s: Any = field(repr=False)
 
 
-def figures_of(rows: Measured) -> tuple[str, ...]:
-    """Names of the figures that rows of this kind can speak about, those of 8-bit formats only with 8-bit rows."""
+def parameters_of(rows: Measured) -> tuple[str, ...]:
+    """Names of the parameters that rows of this kind can speak about, those of 8-bit formats only with 8-bit rows."""
     if rows.kind == "allreduce":
-        raise UserError("all-reduces say nothing about kernel figures", hint="they speak of links.scale_up")
+        raise UserError("all-reduces say nothing about kernel parameters", hint="they speak of links.scale_up")
     libraries = [name for name in LIBRARIES if name in rows.measured_by and np.any(rows.measured_by[name])]
-    of_chip = (*CHIP_FIGURES, *(f"{name}.{LAUNCH}" for name in libraries))
-    names = {"decode_attention": of_chip, "decode_mla": tuple(f"latent.{name}" for name in LATENT_FIGURES),
-             "decode_gemm": tuple(f"gemm.{name}" for name in GEMM_FIGURES)}[rows.kind]
+    of_chip = (*CHIP_PARAMETERS, *(f"{name}.{LAUNCH}" for name in libraries))
+    names = {"decode_attention": of_chip, "decode_mla": tuple(f"latent.{name}" for name in LATENT_PARAMETERS),
+             "decode_gemm": tuple(f"gemm.{name}" for name in GEMM_PARAMETERS)}[rows.kind]
     formats = rows.columns["kv_dtype" if "kv_dtype" in rows.columns else "dtype"]
     if not any(ELEMENT_BYTES[str(name)] < 2 for name in np.unique(formats)):
         names = tuple(name for name in names if not any(part in name for part in EIGHT_BIT))
@@ -90,46 +91,46 @@ def figures_of(rows: Measured) -> tuple[str, ...]:
 
 
 def calibrate(rows: Measured, hardware: HardwareProfile, keep: Sequence[str] = ()) -> Calibration:
-    """Fit the chip's figures to its rows.
+    """Fit the chip's parameters to its rows.
 
     Parameters
     ----------
     rows: measured kernels of one system.
     hardware: the profile that the fit starts from; it must have a ``kernel`` section.
-    keep: figures left as they are.
+    keep: parameters left as they are.
 
-    Raises :class:`UserError` naming the figures that the rows do not identify.
+    Raises :class:`UserError` naming the parameters that the rows do not identify.
     """
     if hardware.kernel is None:
         raise UserError(f"{hardware.name} has no kernel section to calibrate",
-                        hint="kernel: {} in the profile starts from the family's figures")
-    known = figures_of(rows)
+                        hint="kernel: {} in the profile starts from the family's parameters")
+    known = parameters_of(rows)
     for name in keep:
         if name not in known:
-            raise UserError(f"--keep {name[:60]}: not a figure of these rows", hint=did_you_mean(name, known))
+            raise UserError(f"--keep {name[:60]}: not a parameter of these rows", hint=did_you_mean(name, known))
     names = [name for name in known if name not in keep]
     if not names:
-        raise UserError("every figure is kept: there is nothing to fit")
-    if len(rows) < LEAST_ROWS_PER_FIGURE * len(names):
-        raise UserError(f"{len(rows)} rows are too few for {len(names)} figures: expected at least "
-                        f"{LEAST_ROWS_PER_FIGURE * len(names)}", hint="measure more, or --keep figures")
+        raise UserError("every parameter is kept: there is nothing to fit")
+    if len(rows) < LEAST_ROWS_PER_PARAMETER * len(names):
+        raise UserError(f"{len(rows)} rows are too few for {len(names)} parameters: expected at least "
+                        f"{LEAST_ROWS_PER_PARAMETER * len(names)}", hint="measure more, or --keep parameters")
     chip = FitRows(rows=rows, hardware=hardware)
-    figures = fit([chip], [(name, 0) for name in names])
-    unidentified = [figure.name for figure in figures if not figure.identified]
+    parameters = fit([chip], [(name, 0) for name in names])
+    unidentified = [parameter.name for parameter in parameters if not parameter.identified]
     if unidentified:
         raise UserError(f"these rows cannot identify {', '.join(unidentified)}: no interval within a factor of two",
                         hint="measure kernels in which they bind, or leave them as they are with --keep "
                              + ",".join([*keep, *unidentified]))
-    kernel = with_figures(hardware.kernel, {figure.name: figure.value for figure in figures})
+    kernel = with_parameters(hardware.kernel, {parameter.name: parameter.value for parameter in parameters})
     before, after = chip.times_s(hardware.kernel), chip.times_s(kernel)
-    stated = dict(hardware.kernel_figures or {}) | {figure.name: figure.value for figure in figures}
-    return Calibration(hardware=replace(hardware, kernel=kernel, kernel_figures=stated), rows=rows,
-                       figures=tuple(figures), before_s=before, after_s=after)
+    stated = dict(hardware.kernel_parameters or {}) | {parameter.name: parameter.value for parameter in parameters}
+    return Calibration(hardware=replace(hardware, kernel=kernel, kernel_parameters=stated), rows=rows,
+                       parameters=tuple(parameters), before_s=before, after_s=after)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitRows:
-    """Rows of one chip, with their operators built once: figures change, the kernels' work does not."""
+    """Rows of one chip, with their operators built once: parameters change, the kernels' work does not."""
 
     rows: Measured
     hardware: HardwareProfile
@@ -140,18 +141,18 @@ class FitRows:
             object.__setattr__(self, "operators", library_operators(self.rows, self.hardware))
 
     def times_s(self, kernel: DecodeKernel) -> Any:
-        """Predicted seconds with these figures."""
+        """Predicted seconds with these parameters."""
         hardware = replace(self.hardware, kernel=kernel)
         if not self.operators:
             return gemm_times_s(self.rows, hardware)
         return fastest_s(self.operators, hardware, len(self.rows))
 
 
-def with_figures(kernel: DecodeKernel, figures: Mapping[str, float]) -> DecodeKernel:
-    """The kernel with figures replaced; names may begin with a section: ``latent.``, ``gemm.`` or a library's."""
+def with_parameters(kernel: DecodeKernel, parameters: Mapping[str, float]) -> DecodeKernel:
+    """The kernel with parameters replaced; names may begin with a section: ``latent.``, ``gemm.`` or a library's."""
     own: dict[str, Any] = {}
     of_section: dict[str, dict[str, Any]] = {}
-    for name, value in figures.items():
+    for name, value in parameters.items():
         section, _, inner = name.rpartition(".")
         (of_section.setdefault(section, {}) if section else own)[inner] = value
     if "latent" in of_section:
@@ -162,20 +163,20 @@ def with_figures(kernel: DecodeKernel, figures: Mapping[str, float]) -> DecodeKe
     return replace(kernel, **own, libraries=libraries)
 
 
-def figure_value(kernel: DecodeKernel, name: str) -> float:
-    """The figure of that name. Raises :class:`UserError` for a section that the kernel lacks."""
+def parameter_value(kernel: DecodeKernel, name: str) -> float:
+    """The parameter of that name. Raises :class:`UserError` for a section that the kernel lacks."""
     section, _, inner = name.rpartition(".")
     if section == "latent":
         return float(kernel.latent.get(inner, getattr(kernel, inner)))
     holder: Any = kernel if not section else kernel.gemm if section == "gemm" else kernel.libraries.get(section)
     if holder is None:
-        raise UserError(f"the kernel section has no {section} figures to start from")
+        raise UserError(f"the kernel section has no {section} parameters to start from")
     return float(getattr(holder, inner))
 
 
 def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
-        most_evaluations: int = 25) -> list[FittedFigure]:
-    """Fit figures of several chips at once.
+        most_evaluations: int = 25) -> list[FittedParameter]:
+    """Fit parameters of several chips at once.
 
     Parameters
     ----------
@@ -183,19 +184,19 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     free: names, each with the number of its chip, or None where all chips scale it by one factor.
     most_evaluations: rounds of the least squares.
 
-    Returns one entry per free figure; a shared one states the first chip's value.
+    Returns one entry per free parameter; a shared one states the first chip's value.
     """
     from scipy.optimize import least_squares
 
     kernels = [_kernel(chip) for chip in chips]
-    starts = [figure_value(kernels[chip or 0], name) for name, chip in free]
+    starts = [parameter_value(kernels[chip or 0], name) for name, chip in free]
     ceilings = [min(WIDEST, math.log(1.0 / start)) if name.rpartition(".")[2] in SHARES else WIDEST
                 for (name, _), start in zip(free, starts, strict=True)]
 
     def residuals_of(index: int, logs: Any) -> Any:
-        changed = {name: figure_value(kernels[index], name) * math.exp(log)
+        changed = {name: parameter_value(kernels[index], name) * math.exp(log)
                    for (name, chip), log in zip(free, logs, strict=True) if chip in (None, index)}
-        return np.log(chips[index].times_s(with_figures(kernels[index], changed)) / chips[index].rows.time_s)
+        return np.log(chips[index].times_s(with_parameters(kernels[index], changed)) / chips[index].rows.time_s)
 
     def residuals(logs: Any) -> Any:
         return np.concatenate([residuals_of(index, logs) for index in range(len(chips))])
@@ -210,7 +211,7 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
         value = start * math.exp(float(log))
         highest = 1.0 if name.rpartition(".")[2] in SHARES else math.inf
         interval = (value * math.exp(-width), min(value * math.exp(width), highest)) if width < MEANINGLESS else None
-        found.append(FittedFigure(name=name, start=start, value=value, interval=interval))
+        found.append(FittedParameter(name=name, start=start, value=value, interval=interval))
     return found
 
 
@@ -222,7 +223,7 @@ def _kernel(chip: FitRows) -> DecodeKernel:
 
 def _differences(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]],
                  residuals_of: Callable[[int, Any], Any], ceilings: Sequence[float]) -> Callable[[Any], Any]:
-    """The Jacobian by differences: a chip's own figures are tried on its own rows only."""
+    """The Jacobian by differences: a chip's own parameters are tried on its own rows only."""
     ends = np.cumsum([0, *(len(chip.rows) for chip in chips)])
 
     def jacobian(logs: Any) -> Any:

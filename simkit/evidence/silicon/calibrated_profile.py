@@ -33,13 +33,13 @@ def rows_of_profile(rows: Measured, hardware: HardwareProfile) -> Measured:
 
 
 def calibrated_text(found: Calibration, name: str, measured: str) -> str:
-    """The YAML text of the profile called ``name`` with the fitted figures; what was not fitted stays as it was."""
+    """The YAML text of the profile called ``name`` with the fitted parameters; what was not fitted stays as it was."""
     hardware = found.hardware
     text = re.sub(_KERNEL_SECTION, "", copy_profile(name, hardware.file or hardware.name), count=1, flags=re.MULTILINE)
-    fitted = {figure.name: figure for figure in found.figures}
+    fitted = {parameter.name: parameter for parameter in found.parameters}
     source = f'"least squares on {len(found.rows)} rows of {Path(measured).name} (simkit calibrate)"'
     sections: dict[str, list[str]] = {section: [] for section in ("", *SECTIONS)}
-    for key, value in (hardware.kernel_figures or {}).items():
+    for key, value in (hardware.kernel_parameters or {}).items():
         section, _, short = key.rpartition(".")
         if key in fitted and (interval := fitted[key].interval) is not None:
             entry = (f"{{value: {value:.4g}, source: {source}, confidence: calibration, "

@@ -59,7 +59,7 @@ def compare(data: Path | None = None, *, engine: str = "roofline", target: str =
     advantage_median_ape, baseline_mape`` as the README's contract has them, all fractions; ``_low`` and ``_high`` ends
     of 5-95 % intervals;
     ``baseline_median_ape``; ``advantage_rows``; ``kernel`` (the table's kind), ``target``, ``rows_unmeasured``; and
-    for a system that cannot be predicted ``skip_reason`` with no figures.
+    for a system that cannot be predicted ``skip_reason`` with no parameters.
     """
     records = []
     for compared in compare_systems(data, engine=engine, target=target, sample=sample, seed=seed, profiles=profiles,
@@ -194,10 +194,10 @@ def comparison_records(compared: SystemComparison, *, engine: str, target: str, 
     head = {"system": compared.system, "profile": None if profile is None else profile.name, "engine": engine}
     tail = {"kernel": rows.kind, "target": target if rows.kind == "decode_attention" else "best",
             "rows_unmeasured": rows.unmeasured, "skip_reason": compared.skip_reason}
-    figures = ("rows", "mape", "median_ape", "p90_ape", "bias", "advantage_median_ape", "baseline_mape",
+    parameters = ("rows", "mape", "median_ape", "p90_ape", "bias", "advantage_median_ape", "baseline_mape",
                "baseline_median_ape", "mape_low", "mape_high", "median_ape_low", "median_ape_high", "advantage_rows")
     if profile is None or compared.skip_reason is not None:
-        return [head | {"regime": "all"} | dict.fromkeys(figures) | {"rows": len(rows)} | tail]
+        return [head | {"regime": "all"} | dict.fromkeys(parameters) | {"rows": len(rows)} | tail]
     ladder_masks = regimes(compared.ladders, profile)
     records = []
     for regime, mask in regimes(rows, profile).items():
@@ -206,5 +206,5 @@ def comparison_records(compared: SystemComparison, *, engine: str, target: str, 
         advantage, pairs = median_advantage_error(compared.ladders, compared.ladders_predicted_s, ladder_masks[regime])
         found = measured | {"advantage_median_ape": advantage, "advantage_rows": pairs, "baseline_mape": naive["mape"],
                             "baseline_median_ape": naive["median_ape"]}
-        records.append(head | {"regime": regime} | {name: found[name] for name in figures} | tail)
+        records.append(head | {"regime": regime} | {name: found[name] for name in parameters} | tail)
     return records

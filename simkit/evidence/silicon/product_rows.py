@@ -24,7 +24,7 @@ WEIGHT_COPIES: Final = 6.0
 def gemm_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
     """Predicted seconds of ``y[m, n] = x[m, k] w[k, n]``, timed by itself.
 
-    Chips whose products were measured have a kernel's figures; others their roofs, weights cold in main memory.
+    Chips whose products were measured have a kernel's parameters; others their roofs, weights cold in main memory.
     """
     columns = rows.columns
     times = np.empty(len(rows))

@@ -1,13 +1,14 @@
-"""Leave one chip out: fit all figures on the other chips, carry them over by rule, and predict the one left out.
+"""Leave one chip out: fit all parameters on the other chips, carry them over by rule, and predict the one left out.
 
-The rule is the one by which a profile without figures of its own gets them: cycles and ratios are the geometric mean of
+The rule is the one by which a profile without parameters of its own gets them: cycles and ratios are the geometric
+mean of
 the other chips' (a cycle is shorter on a faster clock), data paths are raised to what the chip's own DRAM asks for
 (:meth:`simkit.hardware.kernel.DecodeKernel.provisioned`), DRAM reaches the fraction of peak that streaming benchmarks
 reach on the chip, scaled as on the others; launches of a library take the mean of the other chips' seconds, being
 made of latencies that no clock scales. Latency, units, clock, caches and peaks are its datasheet's, and which kernels
-a library has for it is known from the library. Everything is fitted here and now, figures of the family included: no
-fitted figure of the chip left out takes part. What stays from the shipped files are structural figures (tile and page
-sizes, how sharply a cache falls off) that scans over all chips set.
+a library has for it is known from the library. Everything is fitted here and now, parameters of the family included: no
+fitted parameter of the chip left out takes part. What stays from the shipped files are structural parameters (tile
+and page sizes, how sharply a cache falls off) that scans over all chips set.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.evidence.silicon.calibrate import (
-    FAMILY_FIGURES,
+    FAMILY_PARAMETERS,
     LAUNCH,
     FitRows,
-    figures_of,
     fit,
-    with_figures,
+    parameters_of,
+    with_parameters,
 )
 from simkit.evidence.silicon.compare import (
     SHIPPED_LADDERS,
@@ -83,35 +84,35 @@ def _drawn(rows: Measured, sample: int, seed: int) -> Measured:
 
 
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
-    """The figures that the other chips give one that nobody measured: fitted on their rows, then carried by rule."""
-    own = {index: [name for name in figures_of(chip.rows) if _calibrated(name, chip.hardware)]
+    """The parameters that the other chips give one that nobody measured: fitted on their rows, then carried by rule."""
+    own = {index: [name for name in parameters_of(chip.rows) if _calibrated(name, chip.hardware)]
            for index, chip in enumerate(others)}
-    free: list[tuple[str, int | None]] = [(name, None) for name in FAMILY_FIGURES]
+    free: list[tuple[str, int | None]] = [(name, None) for name in FAMILY_PARAMETERS]
     free += [(name, index) for index in own for name in own[index]]
     fitted = fit(others, free, most_evaluations=RUNS)
     values: dict[tuple[str, int | None], float] = {
-        key: figure.value for key, figure in zip(free, fitted, strict=True)}
+        key: parameter.value for key, parameter in zip(free, fitted, strict=True)}
     kernel = hardware.kernel
     assert kernel is not None  # noqa: S101  # chips without one are not compared
-    figures = {name: values[name, None] for name in FAMILY_FIGURES}
+    parameters = {name: values[name, None] for name in FAMILY_PARAMETERS}
     for name in sorted({name for names in own.values() for name in names}):
         known = np.array([[values[name, index], others[index].hardware.compute.known_clock_hz]
                           for index in own if name in own[index]])
         clock_hz = hardware.compute.known_clock_hz
         scale = clock_hz / known[:, 1] if name.endswith(LAUNCH) else 1.0
-        figures[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
-    figures["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
-    carried = with_figures(kernel, figures)
+        parameters[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
+    parameters["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
+    carried = with_parameters(kernel, parameters)
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
     cycles = hardware.compute.known_clock_hz * hardware.compute.units
-    # Structural figures that a scan set for this chip would be knowledge of its rows: the family's stand.
+    # Structural parameters that a scan set for this chip would be knowledge of its rows: the family's stand.
     carried = replace(carried, tuned_for_bytes_per_s=peak, tile_tokens=64.0,
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)
     return carried.provisioned(peak / cycles)
 
 
 def _calibrated(name: str, hardware: HardwareProfile) -> bool:
-    """Whether the rows identify the figure: its profile states it, and as calibrated (A100's DRAM is hidden)."""
+    """Whether the rows identify the parameter: its profile states it, and as calibrated (A100's DRAM is hidden)."""
     stated = hardware.provenance.get(f"kernel.{name}")
     return stated is not None and stated.confidence == "calibration"
 

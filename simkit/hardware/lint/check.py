@@ -11,9 +11,9 @@ from simkit.foundation.errors import Location
 from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.catalog import list_hardware
 from simkit.hardware.lint import compute, costs, dram, links, memory
-from simkit.hardware.lint.likeness import figures_resemble_like_chips
+from simkit.hardware.lint.likeness import parameters_resemble_like_chips
 from simkit.hardware.lint.remarks import Remark, Rule, Severity
-from simkit.hardware.lint.sources import figures_name_their_source
+from simkit.hardware.lint.sources import parameters_name_their_source
 from simkit.hardware.profile import HardwareProfile
 
 RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *links.RULES, *costs.RULES)
@@ -21,7 +21,7 @@ RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One remark on a profile: how grave, what is wrong with which figures, and where it stands."""
+    """One remark on a profile: how grave, what is wrong with which parameters, and where it stands."""
 
     severity: Severity
     message: str
@@ -39,8 +39,8 @@ def lint(profile: HardwareProfile, source: YamlSource,
     compare with, the shipped ones when not given.
     """
     remarks: list[Remark] = [remark for rule in RULES for remark in rule(profile)]
-    remarks += figures_name_their_source(source)
-    remarks += figures_resemble_like_chips(profile, _shipped() if catalogue is None else catalogue)
+    remarks += parameters_name_their_source(source)
+    remarks += parameters_resemble_like_chips(profile, _shipped() if catalogue is None else catalogue)
     findings = [Finding(severity=severity, message=message, where=source.locate(path))
                 for severity, path, message in remarks]
     return sorted(findings, key=lambda finding: (finding.where.file != source.file, finding.where.line or 0,

@@ -33,7 +33,7 @@ def clock_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
 
 
 def matrix_rate_follows_from_units_and_clock(profile: HardwareProfile) -> Iterator[Remark]:
-    r"""Flops of one unit in one clock, :math:`\pi / (U f)`, is a design figure with a known range by machine."""
+    r"""Flops of one unit in one clock, :math:`\pi / (U f)`, is a design parameter with a known range by machine."""
     compute = profile.compute
     if compute.clock_hz is None:
         return
@@ -52,7 +52,7 @@ def matrix_rate_follows_from_units_and_clock(profile: HardwareProfile) -> Iterat
 
 
 def half_rate(compute: Compute) -> float | None:
-    """The 16-bit matrix rate, against which other figures are held."""
+    """The 16-bit matrix rate, against which other parameters are held."""
     peaks = compute.matrix_peak_flop_per_s
     return peaks.get("bf16", peaks.get("fp16"))
 
@@ -82,8 +82,8 @@ def multiplier_arrays_are_powers_of_two(profile: HardwareProfile) -> Iterator[Re
 def rates_are_in_order(profile: HardwareProfile) -> Iterator[Remark]:
     """Matrix units exist to be faster than vector units, and each format has its place beside the 16-bit one.
 
-    Halving the width doubles the rate by construction of the multiplier array; more usually means that a sparse figure
-    stands beside a dense one.
+    Halving the width doubles the rate by construction of the multiplier array; more usually means that a sparse
+    parameter stands beside a dense one.
     """
     compute = profile.compute
     peaks, half = compute.matrix_peak_flop_per_s, half_rate(compute)
@@ -99,12 +99,12 @@ def rates_are_in_order(profile: HardwareProfile) -> Iterator[Remark]:
             least, most = FORMAT_RATIOS[dtype]
             severity = outside(rate / half, least, most, 2.5)
             if severity:
-                sparse = "; is one of them a sparse figure?" if rate / half > most else ""
+                sparse = "; is one of them a sparse parameter?" if rate / half > most else ""
                 yield severity if dtype != "int8" else "warning", ("compute", "matrix", "peak", dtype), (
                     f"{dtype} is {rate / half:.3g} times the 16-bit rate: expected {least:g} to {most:g}{sparse}")
     if "fp8" in peaks and "fp4" in peaks and outside(peaks["fp4"] / peaks["fp8"], 0.99, 2.6, 2.5):
         yield "warning", ("compute", "matrix", "peak", "fp4"), (
-            f"fp4 is {peaks['fp4'] / peaks['fp8']:.3g} times fp8: expected 1 to 2; is one of them a sparse figure?")
+            f"fp4 is {peaks['fp4'] / peaks['fp8']:.3g} times fp8: expected 1 to 2; is one of them a sparse parameter?")
 
 
 def exponentials_follow_from_units_and_clock(profile: HardwareProfile) -> Iterator[Remark]:

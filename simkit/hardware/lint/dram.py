@@ -19,7 +19,7 @@ def memory_family(level: MemoryLevel) -> str | None:
 
 
 def bandwidth_follows_from_pins(profile: HardwareProfile) -> Iterator[Remark]:
-    r"""Peak bandwidth is pins times data rate, :math:`\beta = W f / 8`: the two are one figure stated twice.
+    r"""Peak bandwidth is pins times data rate, :math:`\beta = W f / 8`: the two are one parameter stated twice.
 
     2 % covers rounding in datasheets (3.35 for 3.352 TB/s); refresh and turnaround belong to the achieved fraction.
     """
@@ -112,7 +112,7 @@ def bursts_are_of_a_usual_size(profile: HardwareProfile) -> Iterator[Remark]:
 def memory_is_read_in_its_family_s_time(profile: HardwareProfile) -> Iterator[Remark]:
     r"""Reading a memory once takes :math:`C / \beta`, and both grow with the devices: the time is the family's.
 
-    All 30 chips with HBM of 2017 to 2026 need 21 to 43 ms, graphics memory 25 to 65; a slip of two in either figure
+    All 30 chips with HBM of 2017 to 2026 need 21 to 43 ms, graphics memory 25 to 65; a slip of two in either parameter
     shows, whatever the size of the chip.
     """
     for level in profile.memory:

@@ -10,7 +10,7 @@ from simkit.hardware.profile import HardwareProfile
 
 
 def _comparable(profile: HardwareProfile) -> Iterator[tuple[str, Path, float]]:
-    """Figures that like chips share, under a name that says what makes them alike."""
+    """Parameters that like chips share, under a name that says what makes them alike."""
     for level in profile.memory:
         home = memory_family(level) or f"{level.scope} {level.kind}"
         yield f"capacity of {home}", ("memory", level.name, "capacity"), level.capacity_bytes
@@ -28,10 +28,10 @@ def _comparable(profile: HardwareProfile) -> Iterator[tuple[str, Path, float]]:
         yield "kernel launch", ("overheads", "kernel_launch"), profile.overheads.kernel_launch_s
 
 
-def figures_resemble_like_chips(profile: HardwareProfile, catalogue: Sequence[HardwareProfile]) -> Iterator[Remark]:
-    """A figure ten times beyond every chip of the same kind is more often a slip than a record.
+def parameters_resemble_like_chips(profile: HardwareProfile, catalogue: Sequence[HardwareProfile]) -> Iterator[Remark]:
+    """A parameter ten times beyond every chip of the same kind is more often a slip than a record.
 
-    Needs three others that state the figure. A hundred times beyond is an error: no part was ever that far ahead.
+    Needs three others that state the parameter. A hundred times beyond is an error: no part was ever that far ahead.
     """
     others: dict[str, list[float]] = {}
     for other in catalogue:

@@ -1,4 +1,4 @@
-"""What a rule says of a figure: how grave, where, in words."""
+"""What a rule says of a parameter: how grave, where, in words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def outside(value: float, least: float, most: float, slip_ratio: float,
 
 def unless_within(value: float, least: float, most: float, slip_ratio: float, path: Path, words: str, *,
                   above_ratio: float | None = None) -> Iterator[Remark]:
-    """The remark of a figure that :func:`outside` finds fault with."""
+    """The remark of a parameter that :func:`outside` finds fault with."""
     severity = outside(value, least, most, slip_ratio, above_ratio)
     if severity:
         yield severity, path, words

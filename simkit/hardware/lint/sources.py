@@ -1,4 +1,4 @@
-"""Where figures come from: a figure that nobody can look up cannot be defended."""
+"""Where parameters come from: a parameter that nobody can look up cannot be defended."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Final
 from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.lint.remarks import Path, Remark
 
-_NOT_FIGURES: Final = frozenset({"like", "unit_name", "kind", "scope", "holds", "overflow", "name", "topology",
+_NOT_PARAMETERS: Final = frozenset({"like", "unit_name", "kind", "scope", "holds", "overflow", "name", "topology",
                                  "sharding", "attention_sharding", "type", "in_network_reduction"})
 _SECTIONS: Final = ("compute", "memory", "links", "system", "overheads", "power", "price", "kernel")
 
 
-def figures_name_their_source(source: YamlSource) -> Iterator[Remark]:
-    """A figure that nobody can look up cannot be defended; a short name must be one of the ``sources:`` table."""
+def parameters_name_their_source(source: YamlSource) -> Iterator[Remark]:
+    """A parameter that nobody can look up cannot be defended; a short name must be one of the ``sources:`` table."""
     table = source.data.get("sources")
     named = set(table) if isinstance(table, dict) else set()
     used: set[str] = set()
     for section in _SECTIONS:
-        for path, leaf in _figures(source.data.get(section), (section,)):
+        for path, leaf in _parameters(source.data.get(section), (section,)):
             origin = leaf.get("source") if isinstance(leaf, dict) else None
             if leaf is None or (isinstance(leaf, dict) and leaf.get("value") is None and origin is None):
-                continue  # null: no source gives the figure, which is itself an answer
+                continue  # null: no source gives the parameter, which is itself an answer
             if not origin:
                 yield "warning", path, "no source: write {value: ..., source: ..., confidence: ...}"
             elif origin in named:
@@ -31,15 +31,15 @@ def figures_name_their_source(source: YamlSource) -> Iterator[Remark]:
                 yield "warning", path, f"'{origin[:40]}' is neither in the sources table nor a citation"
     for name in sorted(named - used):
         if source.locate(("sources", name)).file != source.file:
-            continue  # of a profile that this one extends, whose figures were replaced
-        yield "warning", ("sources", name), "no figure uses this source"
+            continue  # of a profile that this one extends, whose parameters were replaced
+        yield "warning", ("sources", name), "no parameter uses this source"
 
 
-def _figures(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Leaves that are figures: scalars and ``{value: ...}`` mappings which are not mere labels."""
+def _parameters(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Leaves that are parameters: scalars and ``{value: ...}`` mappings which are not mere labels."""
     if isinstance(node, dict) and "value" not in node:
         for key, value in node.items():
-            if isinstance(value, dict) or key not in _NOT_FIGURES:
-                yield from _figures(value, (*path, key))
+            if isinstance(value, dict) or key not in _NOT_PARAMETERS:
+                yield from _parameters(value, (*path, key))
     elif len(path) > 1:
         yield path, node
