@@ -11,10 +11,10 @@ import sys
 import time
 
 import numpy as np
+from simkit.sweep.points import Sweep
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
-from simkit.sweep.points import Sweep
 
 LAYOUTS = ["mha", "gqa-8", "mqa"]
 

@@ -55,7 +55,8 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.foundation.errors import UserError
     from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import load_model
-    from simkit.study.grid import Grid, capacity_grid
+    from simkit.study.capacity import capacity_grid
+    from simkit.study.grid import Grid
     from simkit.study.record import to_records
 
     counted = parse_chips(chips)
@@ -63,9 +64,10 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
         raise UserError("--chips fit-each: layouts that are compared share their chips here",
                         hint="use fit or a number")
     grid = Grid(hardware=load_profiles(hardware, settings, profiles), model=[load_model(name) for name in model],
-                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len)
+                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, chips=counted, tp=tp, pp=pp,
+                scenario={"weight_dtype": weight_dtype, **scenario})
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
-    columns, faults = capacity_grid(grid, weight_dtype=weight_dtype, chips=counted, tp=tp, pp=pp, **scenario)
+    columns, faults = capacity_grid(grid)
     for fault in faults:
         warn(str(fault))
     records = to_records(columns)

@@ -66,23 +66,24 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
     """
     to = destination(form, output, force=force)
-    if explain and engine != "replay":
-        raise UserError(f"--explain: the {engine[:40]} engine keeps no account of waiting", hint="--engine replay does")
     from simkit.commands.emit import emit, from_fields
     from simkit.model.catalog import load_model
-    from simkit.study.grid import Grid, decode_grid, misfits
+    from simkit.study.engines import ENGINES, engine_named
+    from simkit.study.grid import Grid, misfits
     from simkit.study.record import to_records
 
+    if explain and not engine_named(engine).explains:
+        raise UserError(f"--explain: the {engine[:40]} engine keeps no account of waiting",
+                        hint=f"--engine {next(name for name, other in ENGINES.items() if other.explains)} does")
+
     grid = Grid(hardware=load_profiles(hardware, settings, profiles), model=[load_model(name) for name in model],
-                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len)
+                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
+                chips=parse_chips(chips), tp=tp, pp=pp, engine=engine,
+                scenario={"weight_dtype": weight_dtype, **scenario})
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
-    options: dict[str, Any] = {
-        "weight_dtype": weight_dtype, "chips": parse_chips(chips), "tp": tp, "pp": pp, "engine": engine,
-        **scenario,
-    }
-    columns = decode_grid(grid, **options)
+    columns = grid.columns()
     if not columns["fits"].all():
-        _tell_misfits(misfits(grid, columns, **options), nothing_fits=not columns["fits"].any())
+        _tell_misfits(misfits(grid, columns), nothing_fits=not columns["fits"].any())
     records = to_records(columns)
     shown = from_fields(_TABLE, _LIFTABLE, records)
     if "attention_time_s" in shown:  # beside the layout, which is called attention too
@@ -91,7 +92,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     if explain:
         from simkit.study.explain import explain_grid
 
-        lines = explain_grid(grid, weight_dtype=weight_dtype, chips=parse_chips(chips), tp=tp, pp=pp, **scenario)
+        lines = explain_grid(grid)
         click.echo("\n".join(["", *lines]), err=not to.is_table)
 
 

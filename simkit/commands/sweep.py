@@ -39,10 +39,10 @@ def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers:
     from simkit.commands.lazy_group import FAILED
     from simkit.foundation.errors import UserError
     from simkit.hardware.catalog import parse_overrides
-    from simkit.study.evaluate import engine_named
+    from simkit.study.engines import engine_named
     from simkit.study.study_file import load_study
     from simkit.sweep import executors
-    from simkit.sweep.points import sweep_of
+    from simkit.sweep.part_plan import sweep_of
     from simkit.sweep.sweep_run import Progress, WorkerLostError, run_sweep
 
     if workers is not None and cluster is not None:

@@ -60,8 +60,8 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
 
     from simkit.foundation.output import write_text
     from simkit.model.catalog import load_model
+    from simkit.study.evaluate import evaluate_group
     from simkit.study.perfetto_trace import trace_step
-    from simkit.study.point import evaluate_group
     from simkit.study.scenario import parse_scenario
 
     found = evaluate_group(

@@ -170,12 +170,7 @@ def _by_convention(setup: SetupSchema, result: Evaluated) -> Evaluated:
             replace(op, weight_bytes=table / step.workload.heads.ways) if op.name == "embedding" else op
             for op in step.end_operators))
     timing = roofline.evaluate(step, result.placement, result.hardware)
-    batch = result.columns["batch"]
-    columns = result.columns | {
-        "step_time_s": timing.step_time_s, "attention_time_s": timing.attention_time_s,
-        "tokens_per_s": batch / timing.step_time_s, "tokens_per_s_per_user": 1.0 / timing.step_time_s,
-        "weight_read_bytes": np.broadcast_to(step_totals(step).weight_bytes, batch.shape)}
-    return replace(result, columns=columns, step=step, timing=timing)
+    return replace(result, step=step, timing=timing)
 
 
 def _operators_from(step: DecodeStep, other: DecodeStep, name: str) -> DecodeStep:

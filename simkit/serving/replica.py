@@ -25,12 +25,13 @@ from simkit.model.attention import AttentionLayout, parse_layout
 from simkit.model.kv_policy import KvPolicy, Paging
 from simkit.roofline.engine import operator_times
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.machine_totals import step_totals
 from simkit.step.placement import Placement, place
 from simkit.step.prefill import CACHE_ONLY, SAMPLED_ONLY, prefill_attention
 from simkit.study.energy_cost import energy_j_per_token
-from simkit.study.evaluate import FIT, Question, engine_named
-from simkit.study.fit import Split, fit_chips, split_chips
+from simkit.study.engines import DEFAULT, engine_named
+from simkit.study.evaluate import FIT, Points
 from simkit.study.scenario import Scenario
 
 # What --chips fit must hold: the batch and context of the default studies.
@@ -46,7 +47,7 @@ class Replica:
     model: ModelArchitecture
     attention: str
     scenario: Scenario
-    split: Split
+    machine: Machine
     engine: str
 
     @property
@@ -71,11 +72,11 @@ class Replica:
         speculation = self.scenario.speculation
         return 1.0 if speculation is None else speculation.tokens_per_step
 
-    def question(self, batch: Any, kv_len: Any, *, engine: str | None = None,
-                 scenario: Scenario | None = None) -> Question:
+    def points(self, batch: Any, kv_len: Any, *, engine: str | None = None,
+                 scenario: Scenario | None = None) -> Points:
         """Points of this replica, before they are answered."""
         batch, kv_len = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(kv_len, dtype=float))
-        return Question(hardware=self.hardware, model=self.model, scenario=scenario or self.scenario, batch=batch,
+        return Points(hardware=self.hardware, model=self.model, scenario=scenario or self.scenario, batch=batch,
                         kv_len=kv_len, q_len=np.ones(batch.shape), engine=engine_named(engine or self.engine))
 
     @cached_property
@@ -95,22 +96,21 @@ class Replica:
     @cached_property
     def total_blocks(self) -> int:
         """Blocks beside the weights and the runtime's reserve. Raises :class:`UserError` without room for one."""
-        question = self.question(1.0, float(self.page_tokens))
-        need = question.need(self.layout)(self.split.tp, self.split.pp)
-        columns = float(np.ravel(place(need, self.hardware, overflow=self.split.overflow).max_batch)[0])
+        need = self.points(1.0, float(self.page_tokens)).demand(self.layout, self.machine)
+        columns = float(np.ravel(place(need, self.hardware, overflow=self.machine.overflow).max_batch)[0])
         blocks = int(columns * sum(count for count, _ in self.block_kinds))
         if blocks < 1:
             raise UserError(f"{self.model.name} under {self.attention}: no room for a KV cache beside its weights on "
-                            f"{float(self.split.chips):g} x {self.hardware.name}",
+                            f"{float(self.machine.chips):g} x {self.hardware.name}",
                             hint="use more --chips, or --weight-dtype fp8 or int4")
         return blocks
 
     @cached_property
     def bytes_per_block(self) -> float:
         """Bytes of a block over all chips, copies included."""
-        need = self.question(1.0, float(self.page_tokens)).need(self.layout)(self.split.tp, self.split.pp)
+        need = self.points(1.0, float(self.page_tokens)).demand(self.layout, self.machine)
         of_a_page = float(np.ravel(need.kv_bytes_per_sequence)[0]) * float(np.ravel(need.batch_ways)[0])
-        return of_a_page * float(self.split.chips) / sum(count for count, _ in self.block_kinds)
+        return of_a_page * float(self.machine.chips) / sum(count for count, _ in self.block_kinds)
 
     @property
     def capacity_tokens(self) -> float:
@@ -124,25 +124,25 @@ class Replica:
 
     def step_s(self, batch: Any, kv_len: Any, *, engine: str | None = None) -> tuple[Any, Any, Any]:
         """Time, attention's part of it, and joules beyond idle power, of decode steps."""
-        question = self.question(batch, kv_len, engine=engine)
-        step, placement, timing = question.answer(self.layout, self.split)
-        shape = np.shape(question.batch)
+        points = self.points(batch, kv_len, engine=engine)
+        step, placement, timing = points.timed(self.layout, self.machine)
+        shape = np.shape(points.batch)
         time = np.broadcast_to(np.asarray(timing.step_time_s, dtype=float), shape)
         speculation = self.scenario.speculation
-        draft = None if speculation is None else question.draft_workload(speculation, self.split.tp, self.split.pp)
+        draft = None if speculation is None else points.draft_workload(speculation, self.machine)
         joules = energy_j_per_token(
-            step, placement, self.hardware, time, self.split.chips, 1.0 / time,
+            step, placement, self.hardware, time, self.machine.chips, 1.0 / time,
             draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
-        beyond_idle = joules - (self.hardware.power.idle_w or 0.0) * float(self.split.chips) * time
+        beyond_idle = joules - (self.hardware.power.idle_w or 0.0) * float(self.machine.chips) * time
         return time, np.broadcast_to(np.asarray(timing.attention_time_s, dtype=float), shape), beyond_idle
 
     def rows_s(self, rows: Any) -> tuple[Any, Any, Any]:
         """Time of ``rows`` outside attention and sampling, time of sampling them, and joules of the former."""
         plain = replace(self.scenario, speculation=None)
-        question = self.question(rows, 1.0, engine="roofline", scenario=plain)
-        step, placement, timing = question.answer(self.layout, self.split)
-        shape = np.shape(question.batch)
+        points = self.points(rows, 1.0, engine=DEFAULT, scenario=plain)
+        step, placement, timing = points.timed(self.layout, self.machine)
+        shape = np.shape(points.batch)
         parts = timing.operator_time_s
         ends: Any = sum((parts[name] for name in SAMPLED_ONLY if name in parts), np.zeros(shape))
         apart: Any = sum((parts[name] for name in (*CACHE_ONLY, HOST) if name in parts), np.zeros(shape))
@@ -155,26 +155,25 @@ class Replica:
     def prefill_attention_s(self, chunk_tokens: Any, end_tokens: Any) -> tuple[Any, Any]:
         """Time and joules of the attention of a prompt's chunk."""
         shape = np.broadcast_shapes(np.shape(chunk_tokens), np.shape(end_tokens))
-        question = self.question(np.ones(shape), np.broadcast_to(end_tokens, shape))
-        workload = question.workload(self.layout, self.split.tp, self.split.pp)
-        placement = place(question.need(self.layout)(self.split.tp, self.split.pp), self.hardware,
-                          overflow=self.split.overflow)
+        points = self.points(np.ones(shape), np.broadcast_to(end_tokens, shape))
+        workload = points.workload(self.layout, self.machine)
+        placement = place(points.demand(self.layout, self.machine), self.hardware, overflow=self.machine.overflow)
         energy = self.hardware.power.energy_j_per_flop
         time, joules = np.zeros(shape), np.zeros(shape)
         for operator in prefill_attention(workload, chunk_tokens, end_tokens):
             time = time + operator.count * operator_times(operator, placement, self.hardware).total_s
-            flops = operator.count * operator.matrix_flops * self.split.tp * self.split.pp
+            flops = operator.count * operator.matrix_flops * self.machine.tp * self.machine.pp
             joules = joules + (np.nan if energy is None else flops * energy)
         return time, joules
 
     @cached_property
     def kernels(self) -> float:
         """Kernels that a step launches on one chip, those of a draft model's steps included."""
-        question = self.question(1.0, float(self.page_tokens))
+        points = self.points(1.0, float(self.page_tokens))
         speculation = self.scenario.speculation
-        steps = [(1, question.workload(self.layout, self.split.tp, self.split.pp))]
+        steps = [(1, points.workload(self.layout, self.machine))]
         if speculation is not None:
-            draft = question.draft_workload(speculation, self.split.tp, self.split.pp)
+            draft = points.draft_workload(speculation, self.machine)
             steps += [] if draft is None else [(speculation.draft_tokens, draft)]
         return float(sum(times * operator.count * operator.launches
                          for times, workload in steps for operator in build_step(workload).operators))
@@ -186,7 +185,7 @@ class Replica:
 
     def _workload_of_a_page(self) -> Any:
         page = float(self.page_tokens)
-        return self.question(1.0, page).workload(self.layout, self.split.tp, self.split.pp)
+        return self.points(1.0, page).workload(self.layout, self.machine)
 
     def _read_j(self, amount: Any, placement: Placement) -> Any:
         joules: Any = 0.0
@@ -210,7 +209,7 @@ def paged(scenario: Scenario, page_tokens: int) -> Scenario:
 
 def build_replicas(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[str], *, scenario: Scenario,
                    chips: Any = FIT, tp: int | None = None, pp: int | None = None,
-                   engine: str = "roofline") -> list[Replica]:
+                   engine: str = DEFAULT) -> list[Replica]:
     """One replica a layout, all on the same chips.
 
     Parameters
@@ -225,15 +224,8 @@ def build_replicas(hardware: HardwareProfile, model: ModelArchitecture, layouts:
     """
     engine_named(engine)
     parsed = [parse_layout(name, model) for name in layouts]
-    question = Question(hardware=hardware, model=model, scenario=scenario, batch=np.array(FIT_BATCH),
-                        kv_len=np.array(FIT_KV_LEN), q_len=np.array(1.0), engine=engine_named("roofline"))
-    if chips == FIT and tp is None and pp is None:
-        found = fit_chips(hardware, [question.need(layout) for layout in parsed], (), model.n_q_heads, model.n_layers)
-        split = Split(chips=float(found.chips), tp=float(found.tp), pp=float(found.pp), overflow=found.overflow)
-    else:
-        count = (tp or 1) * (pp or 1) if chips == FIT else int(chips)
-        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, count, tp, pp)
-        # Whoever names the machine has chosen its memory tiers too, the last resort included.
-        split = Split(chips=float(ways * stages), tp=float(ways), pp=float(stages), overflow=True)
-    return [Replica(hardware=hardware, model=model, attention=name, scenario=scenario, split=split, engine=engine)
+    points = Points(hardware=hardware, model=model, scenario=scenario, batch=FIT_BATCH, kv_len=FIT_KV_LEN, q_len=1.0,
+                    engine=engine_named(DEFAULT))
+    machine = points.machine(parsed, chips, tp, pp)
+    return [Replica(hardware=hardware, model=model, attention=name, scenario=scenario, machine=machine, engine=engine)
             for name in layouts]

@@ -101,7 +101,7 @@ class Server:
     def rules(self) -> state_of.Rules:
         """The scheduler's rules in the event loop's terms."""
         replica, policy = self.replica, self.policy
-        chips, swapping = float(replica.split.chips), policy.preemption == "swap"
+        chips, swapping = float(replica.machine.chips), policy.preemption == "swap"
         return state_of.Rules(
             page=replica.page_tokens, kind_counts=np.array([count for count, _ in replica.block_kinds], dtype=np.int64),
             kind_limit_tokens=np.array([most for _, most in replica.block_kinds], dtype=float),
@@ -205,7 +205,7 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
     starts_s = [state.clock_s[state_of.START] for state in states if state.clock_s[state_of.START] >= 0.0]
     lasted_s = float(max(state.clock_s[state_of.NOW] for state in states) - min(starts_s, default=0.0))
     whole_s = lasted_s * replicas
-    chips = float(replica.split.chips) * replicas
+    chips = float(replica.machine.chips) * replicas
     tokens = int(count[state_of.TOKENS_OUT])
     histograms = sum((state.histograms for state in states[1:]), states[0].histograms)
     batch_s = sum((state.batch_s for state in states[1:]), states[0].batch_s)
@@ -223,7 +223,8 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
         return seconds / whole_s if whole_s > 0 else math.nan
 
     record: dict[str, Any] = {
-        "hardware": replica.hardware.name, "chips": chips, "tp": float(replica.split.tp), "pp": float(replica.split.pp),
+        "hardware": replica.hardware.name, "chips": chips, "tp": float(replica.machine.tp),
+        "pp": float(replica.machine.pp),
         "replicas": replicas, "model": replica.model.name, "attention": replica.attention,
         "n_kv_heads": replica.layout.n_kv_heads, "kv_dtype": replica.scenario.kv_dtype,
         "weight_dtype": replica.scenario.weight_dtype, "engine": replica.engine, "runtime": policy.runtime.name,

@@ -15,6 +15,7 @@ import numpy as np
 
 from simkit.serving.iteration import Floats, Tables, mixed_step_s
 from simkit.serving.replica import Replica
+from simkit.study.engines import DEFAULT, engine_named
 
 CONTEXT_KNOTS: Final = 128  # doubled until the promised error holds
 MOST_CONTEXT_KNOTS: Final = 1024
@@ -52,8 +53,8 @@ def build_tables(replica: Replica, *, most_running: int, chunk_tokens: int,
     kv_len = _knots(1.0, longest, context_knots, [most for _, most in replica.block_kinds])
     batch = _batch_axis(most_running)
     grid = np.broadcast_arrays(batch[:, None], kv_len[None, :])
-    step_s, attention_s, step_j = _in_slices(lambda b, n: replica.step_s(b, n, engine="roofline"), *grid)
-    if replica.engine != "roofline":
+    step_s, attention_s, step_j = _in_slices(lambda b, n: replica.step_s(b, n, engine=DEFAULT), *grid)
+    if not engine_named(replica.engine).closed_form:
         ratio = _replay_ratio(replica, batch, kv_len, context_knots // REPLAY_SHARE)
         step_s, attention_s = step_s * ratio[0], attention_s * ratio[1]
     rows = np.arange(1.0, chunk_tokens + most_running * replica.verified_tokens + replica.page_tokens + 1)
@@ -76,7 +77,7 @@ def build_tables(replica: Replica, *, most_running: int, chunk_tokens: int,
 def measure_error(replica: Replica, tables: Tables, *, seed: int = 0) -> GridError:
     """Compare the tables with the engine at random iterations: decoding sequences that fit, and a prompt's chunk."""
     random = np.random.default_rng(seed)
-    points = CHECK_POINTS if replica.engine == "roofline" else REPLAY_CHECK_POINTS
+    points = CHECK_POINTS if engine_named(replica.engine).closed_form else REPLAY_CHECK_POINTS
     longest = float(tables.kv_len[-1])
     batch = np.floor(np.exp(random.uniform(0, np.log(tables.batch[-1] + 1), points)))
     kv_len = np.maximum(np.floor(np.exp(random.uniform(0, np.log(np.maximum(longest / batch, 2.0)), points))), 1.0)
@@ -129,7 +130,7 @@ def _replay_ratio(replica: Replica, batch: Floats, kv_len: Floats, knots: int) -
     wanted = np.minimum(some_kv[None, :], np.maximum(kv_len[-1] / some_batch[:, None], 1.0))
     batches = np.broadcast_to(some_batch[:, None], wanted.shape)
     replayed = replica.step_s(batches.ravel(), wanted.ravel())
-    closed = replica.step_s(batches.ravel(), wanted.ravel(), engine="roofline")
+    closed = replica.step_s(batches.ravel(), wanted.ravel(), engine=DEFAULT)
     found = []
     for index in (0, 1):
         ratio = (np.asarray(replayed[index]) / np.asarray(closed[index])).reshape(wanted.shape)

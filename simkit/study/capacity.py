@@ -6,18 +6,22 @@ answers are whole sequences and whole tokens, so one more never fits.
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.step.machine import Machine
 from simkit.step.placement import place, usable_levels
-from simkit.study.evaluate import FIT, Question, engine_named, largest_first
-from simkit.study.fit import Split, fit_chips, split_chips
-from simkit.study.scenario import Scenario
+from simkit.study.engines import DEFAULT, engine_named
+from simkit.study.evaluate import FIT, Points
+from simkit.study.grid import Grid
+from simkit.study.scenario import Scenario, parse_scenario
 
 LONGEST_CONTEXT: Final = 2**40
 
@@ -40,55 +44,49 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     both = np.broadcast_arrays(np.asarray(batch, float), np.asarray(kv_len, float))
     batch, kv_len = (array.ravel() for array in both)
     parsed = [parse_layout(name, model) for name in layouts]
-    question = _question(hardware, model, scenario, batch, kv_len)
-    if chips == FIT and tp is None and pp is None:
-        needs = [question.need(layout) for layout in largest_first(parsed)]
-        split = fit_chips(hardware, needs, batch.shape, model.n_q_heads, model.n_layers)
-    else:
-        count = (tp or 1) * (pp or 1) if chips == FIT else int(chips)
-        one, two = split_chips(hardware, model.n_q_heads, model.n_layers, count, tp, pp)
-        # Whoever names the machine has chosen its memory tiers too, the last resort included.
-        split = Split(chips=np.full(batch.shape, one * two), tp=np.full(batch.shape, one), pp=np.full(batch.shape, two),
-                      overflow=True)
-    rows = [_layout_columns(question, layout, name, split) for layout, name in zip(parsed, layouts, strict=True)]
+    points = Points(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len,
+                    q_len=np.ones_like(batch), engine=engine_named(DEFAULT))
+    machine = points.machine(parsed, chips, tp, pp)
+    rows = [_layout_columns(points, layout, name, machine) for layout, name in zip(parsed, layouts, strict=True)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _layout_columns(question: Question, layout: AttentionLayout, name: str, split: Split) -> dict[str, Any]:
-    hardware, shape, tp, pp = question.hardware, question.batch.shape, split.tp, split.pp
-    need = question.need(layout)(tp, pp)
-    placed = place(need, hardware, overflow=split.overflow)
-    room = float(sum(level.usable_bytes for level in usable_levels(hardware, "weights", overflow=split.overflow)))
+def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine: Machine) -> dict[str, Any]:
+    hardware, shape = points.hardware, points.batch.shape
+    need = points.demand(layout, machine)
+    placed = place(need, hardware, overflow=machine.overflow)
+    room = float(sum(level.usable_bytes for level in usable_levels(hardware, "weights", overflow=machine.overflow)))
     if np.any(placed.max_batch == 0) and np.all(np.asarray(need.weight_bytes) > room):
-        raise UserError(f"{question.model.name} under {name}: its weights alone do not fit on {np.max(tp * pp):g} x "
-                        f"{hardware.name}", hint="use more --chips, or --weight-dtype fp8 or int4")
+        raise UserError(f"{points.model.name} under {name}: its weights alone do not fit on "
+                        f"{np.max(machine.chips):g} x {hardware.name}",
+                        hint="use more --chips, or --weight-dtype fp8 or int4")
 
     def full(value: Any) -> Any:
         return np.full(shape, value, dtype=object if isinstance(value, str) else None)
 
-    workload = question.workload(layout, tp, pp)
+    workload = points.workload(layout, machine)
     stored = sum(group.count * workload.layer_cache_bytes(group) for group in workload.layer_groups)
     given = sum(group.count * workload.layer_cache_bytes(group, allocated=True) for group in workload.layer_groups)
     return {
-        "hardware": full(hardware.name), "chips": tp * pp, "tp": full(tp), "pp": full(pp),
-        "model": full(question.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
-        "kv_dtype": full(question.scenario.kv_dtype), "weight_dtype": full(question.scenario.weight_dtype),
-        "batch": question.batch, "kv_len": question.kv_len, "kv_copies": full(workload.heads.copies),
+        "hardware": full(hardware.name), "chips": full(machine.chips), "tp": full(machine.tp), "pp": full(machine.pp),
+        "model": full(points.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
+        "kv_dtype": full(points.scenario.kv_dtype), "weight_dtype": full(points.scenario.weight_dtype),
+        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.heads.copies),
         "weight_bytes_per_chip": full(need.weight_bytes), "usable_bytes_per_chip": full(room),
         "kv_bytes_per_sequence_per_chip": full(need.kv_bytes_per_sequence),
         "allocation_waste_fraction": full(1 - stored / given), "max_batch": full(placed.max_batch),
-        "max_kv_len": _longest_context(question, layout, split),
+        "max_kv_len": _longest_context(points, layout, machine),
     }
 
 
-def _longest_context(question: Question, layout: AttentionLayout, split: Split) -> Any:
+def _longest_context(points: Points, layout: AttentionLayout, machine: Machine) -> Any:
     """Bisection over whole tokens; infinite where the cache stops growing (eviction, windows) and still fits."""
     def fits(kv_len: Any) -> Any:
-        probe = _question(question.hardware, question.model, question.scenario, question.batch, kv_len)
-        return place(probe.need(layout)(split.tp, split.pp), question.hardware, overflow=split.overflow).fits
+        need = replace(points, kv_len=kv_len).demand(layout, machine)
+        return place(need, points.hardware, overflow=machine.overflow).fits
 
-    low = np.zeros(question.batch.shape)
-    high = np.full(question.batch.shape, float(LONGEST_CONTEXT))
+    low = np.zeros(points.batch.shape)
+    high = np.full(points.batch.shape, float(LONGEST_CONTEXT))
     endless = fits(high)
     while np.any(high - low > 1):
         middle = np.floor((low + high) / 2)
@@ -97,7 +95,23 @@ def _longest_context(question: Question, layout: AttentionLayout, split: Split) 
     return np.where(endless, np.inf, low)
 
 
-def _question(hardware: HardwareProfile, model: ModelArchitecture, scenario: Scenario, batch: Any,
-              kv_len: Any) -> Question:
-    return Question(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len,
-                    q_len=np.ones_like(batch), engine=engine_named("roofline"))
+def capacity_grid(grid: Grid) -> tuple[dict[str, Any], list[UserError]]:
+    """:func:`capacity` at every point of the grid, and the combinations that cannot be asked.
+
+    ``unlimited_context`` marks caches that stop growing (eviction). Raises the first fault when no combination is left.
+    """
+    batch, kv_len = np.meshgrid(np.array(grid.batch, dtype=float), np.array(grid.kv_len, dtype=float), indexing="ij")
+    parts: list[dict[str, Any]] = []
+    faults: list[UserError] = []
+    for chip, model, kv_dtype in itertools.product(grid.hardware, grid.model, grid.kv_dtype):
+        chosen = parse_scenario(kv_dtype=kv_dtype, **grid.scenario)
+        try:
+            parts.append(capacity(chip, model, list(grid.attention), scenario=chosen, batch=batch.ravel(),
+                                  kv_len=kv_len.ravel(), chips=grid.chips, tp=grid.tp, pp=grid.pp))
+        except UserError as error:
+            faults.append(error)
+    if not parts:
+        raise_collected(faults)
+    columns = {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
+    columns["unlimited_context"] = np.isposinf(columns["max_kv_len"])
+    return columns, faults

@@ -21,10 +21,12 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.record import WHOLE
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.vary import Variable, variable, with_parameter
+from simkit.timing.engine import Engine
 
 Of = Literal["step", "attention", "cost"]
 _COLUMN: Final[Mapping[Of, str]] = {
@@ -39,7 +41,7 @@ _JUMP_TOLERANCE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Comparison:
     """A comparison of two layouts with one quantity left open. ``chips``, ``tp``, ``pp`` as for ``decode_step``."""
 
     load: Callable[[Mapping[str, str]], HardwareProfile]
@@ -53,7 +55,7 @@ class Question:
     chips: Any
     tp: int | None
     pp: int | None
-    engine: str
+    engine: Engine
     varied: Variable
 
     def answers(self, values: Any) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Question:
         varied = self.varied
         if varied.of_workload:
             return self._answer(self.profile, {**self.workload, varied.key: values}, len(values))
-        if varied.broadcasts and self.engine == "roofline":
+        if varied.broadcasts and self.engine.closed_form:
             return self._answer(with_parameter(self.profile, varied.key, values), self.workload, len(values))
         each = [self._answer(self._profile_at(value), self.workload, 1) for value in values.tolist()]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
@@ -88,14 +90,14 @@ class Question:
         numbers: dict[str, Any] = {
             name: np.broadcast_to(np.asarray(value, dtype=float), (count,)) for name, value in workload.items()}
         return evaluate_group(profile, self.model, layout, rivals=[self.attention, self.against], **numbers,
-                              scenario=self.scenario, chips=self.chips, tp=self.tp, pp=self.pp, engine=self.engine,
+                              scenario=self.scenario, chips=self.chips, tp=self.tp, pp=self.pp, engine=self.engine.name,
                               baseline=False)
 
 
 def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str, below: float, vary: str,
               against: str = "mha", of: str = "step", start: str | float | None = None,
               stop: str | float | None = None, batch: float = 1, kv_len: float = 4096, q_len: float = 1,
-              chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = "roofline",
+              chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = DEFAULT,
               overrides: Mapping[str, str] | None = None, profiles: Path | str | None = None,
               **scenario: Any) -> list[dict[str, Any]]:
     """Every value in a range at which ``attention``'s advantage over ``against`` crosses ``below``.
@@ -128,42 +130,44 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
 
     profile = load({})
     workload = {"batch": float(batch), "kv_len": float(kv_len), "q_len": float(q_len)}
-    question = Question(
+    comparison = Comparison(
         load=load, profile=profile, model=model, attention=attention, against=against, of=_read_of(of),
-        workload=workload, scenario=parse_scenario(**scenario), chips=chips, tp=tp, pp=pp, engine=engine,
+        workload=workload, scenario=parse_scenario(**scenario), chips=chips, tp=tp, pp=pp, engine=engine_named(engine),
         varied=variable(vary, profile, workload, start=start, stop=stop, load=load))
-    return _records(question, below)
+    return _records(comparison, below)
 
 
 def _read_of(text: str) -> Of:
     return "attention" if text == "attention" else "cost" if text == "cost" else "step"
 
 
-def _records(question: Question, below: float) -> list[dict[str, Any]]:
-    varied, own = question.varied, question.own()
-    kind = ("replayed" if question.engine != "roofline" else
+def _records(comparison: Comparison, below: float) -> list[dict[str, Any]]:
+    varied, own = comparison.varied, comparison.own()
+    kind = ("replayed" if not comparison.engine.closed_form else
             "together" if varied.of_workload or varied.broadcasts else "loaded")
     grid = varied.points(_SCAN_POINTS[kind])
-    scan = question.answers(grid)
+    scan = comparison.answers(grid)
     advantage = scan["advantage"]
     common = {
-        "hardware": question.profile.name, "model": question.model.name, "attention": question.attention,
-        "against": question.against, "of": question.of, "kv_dtype": question.scenario.kv_dtype, **question.workload,
-        "engine": question.engine, "vary": varied.key, "unit": varied.dimension, "from": varied.start,
+        "hardware": comparison.profile.name, "model": comparison.model.name, "attention": comparison.attention,
+        "against": comparison.against, "of": comparison.of, "kv_dtype": comparison.scenario.kv_dtype,
+        **comparison.workload,
+        "engine": comparison.engine.name, "vary": varied.key, "unit": varied.dimension, "from": varied.start,
         "to": varied.stop, "own_value": varied.own_value, "below": below,
         "shares_bandwidth_with_weights": _shares_bandwidth(varied.key, own),
         "fitting_fraction_of_range": float(np.mean(scan["fits"])),
     }
-    at_own = [] if varied.own_value is None else question.answers([varied.own_value])["advantage"].tolist()
+    at_own = [] if varied.own_value is None else comparison.answers([varied.own_value])["advantage"].tolist()
     common["own_advantage"] = at_own[0] if at_own else None
-    found = crossings(lambda values: question.answers(values)["advantage"], grid, advantage, below, whole=varied.whole)
+    found = crossings(lambda values: comparison.answers(values)["advantage"], grid, advantage, below,
+                      whole=varied.whole)
     known = advantage[np.isfinite(advantage)]
     common |= {"least_advantage": known.min() if known.size else None,
                "most_advantage": known.max() if known.size else None}
     if not found:
-        return [_plain(varied, common) | {"finding": _without(question, scan, below), "value": None, "times_own": None,
-                          "advantage": None, "chips": None, "bound": None, "attention_bound": None}]
-    answers = question.answers([crossing.value for crossing in found])
+        nothing = dict.fromkeys(("value", "times_own", "advantage", "chips", "bound", "attention_bound"))
+        return [_plain(varied, common) | {"finding": _without(comparison, scan, below)} | nothing]
+    answers = comparison.answers([crossing.value for crossing in found])
     return [_plain(varied, common | ({varied.key: crossing.value} if varied.of_workload else {}) | {
         "finding": _FINDINGS[crossing.falls, crossing.jump], "value": crossing.value,
         "times_own": crossing.value / varied.own_value if varied.own_value else None,
@@ -188,14 +192,14 @@ _FINDINGS: Final = {(True, False): "falls below", (False, False): "rises above",
                     (False, True): "jumps above"}
 
 
-def _without(question: Question, scan: Mapping[str, Any], below: float) -> str:
+def _without(comparison: Comparison, scan: Mapping[str, Any], below: float) -> str:
     """Why there is no crossing."""
     advantage = scan["advantage"]
     if not np.any(scan["fits"]):
         return "does not fit"
     if np.isnan(advantage).all():
         # Only the cost of a chip without a price is unknown where both layouts fit.
-        raise UserError(f"{question.profile.name} has no price: nothing to compare",
+        raise UserError(f"{comparison.profile.name} has no price: nothing to compare",
                         hint="give one with --set price.per_hour='2 USD/h'")
     return "below throughout" if np.nanmax(advantage) < below else "above throughout"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile, Price
-from simkit.step.machine_totals import step_totals
+from simkit.step.machine_totals import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement
 
@@ -23,25 +23,27 @@ TOKENS_PER_MTOK = 1e6
 
 
 def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: HardwareProfile, step_time_s: Any,
-                       chips: Any, tokens_per_s: Any, *, draft: DecodeStep | None = None, draft_steps: int = 0) -> Any:
+                       chips: Any, tokens_per_s: Any, *, totals: StepTotals | None = None,
+                       draft: DecodeStep | None = None, draft_steps: int = 0) -> Any:
     """Energy of one token over all chips: weights and cache from their homes, matrix flops, and idle power.
 
-    ``draft_steps`` steps of a ``draft`` model precede each step when tokens are proposed by one.
+    ``totals`` are the step's where they are known. ``draft_steps`` steps of a ``draft`` model precede each step when
+    tokens are proposed by one.
     Activations are left out: they stay on chip, where profiles rarely have an energy, and are a few per cent of bytes.
     """
     power = hardware.power
     if power.energy_j_per_flop is None or power.idle_w is None:
         return np.full(np.shape(step_time_s), np.nan)
     joules: Any = power.idle_w * chips * step_time_s
-    for one, times in ((step, 1), (draft, draft_steps)):
-        if one is not None:
-            joules = joules + times * _moved_and_computed_j(one, placement, hardware, power.energy_j_per_flop)
+    joules = joules + _moved_and_computed_j(totals or step_totals(step), placement, hardware, power.energy_j_per_flop)
+    if draft is not None:
+        joules = joules + draft_steps * _moved_and_computed_j(step_totals(draft), placement, hardware,
+                                                              power.energy_j_per_flop)
     return joules / (tokens_per_s * step_time_s)
 
 
-def _moved_and_computed_j(step: DecodeStep, placement: Placement, hardware: HardwareProfile,
+def _moved_and_computed_j(totals: StepTotals, placement: Placement, hardware: HardwareProfile,
                           energy_j_per_flop: float) -> Any:
-    totals = step_totals(step)
     joules: Any = totals.matrix_flops * energy_j_per_flop
     for shares, amount in ((placement.weights, totals.weight_bytes),
                            (placement.kv, totals.kv_read_bytes + totals.kv_write_bytes)):

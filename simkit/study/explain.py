@@ -19,8 +19,8 @@ from simkit.replay.attention import IMBALANCE, LAUNCH, AttentionReplay
 from simkit.replay.engine import evaluate, replay_point
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
+from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.grid import Grid
-from simkit.study.point import Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
@@ -57,23 +57,16 @@ class Movement:
     step_ratio: float
 
 
-def explain_grid(grid: Grid, *, chips: Any, tp: int | None, pp: int | None, weight_dtype: str,
-                 **scenario: Any) -> list[str]:
-    """Lines for every point of a grid, the first twelve of them; points that do not fit are left out.
-
-    Parameters
-    ----------
-    grid: the points.
-    chips, tp, pp, weight_dtype: as :func:`simkit.study.point.decode_step` takes them.
-    scenario: words of :func:`simkit.study.scenario.parse_scenario`.
-    """
+def explain_grid(grid: Grid) -> list[str]:
+    """Lines for every point of a replayed grid, the first twelve of them; points that do not fit are left out."""
     lines: list[str] = []
-    points = list(itertools.product(*grid.axes))
+    points = list(itertools.product(grid.hardware, grid.model, grid.kv_dtype, grid.attention, grid.batch, grid.kv_len,
+                                    grid.q_len))
     for chip, model, kv_dtype, attention, batch, kv_len, q_len in points[:MOST_EXPLAINED]:
         found = evaluate_group(
             chip, model, attention, rivals=list(grid.attention), batch=np.array([batch]), kv_len=np.array([kv_len]),
-            q_len=np.array([q_len]), chips=chips, tp=tp, pp=pp, engine="replay", baseline=False,
-            scenario=parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype, **scenario))
+            q_len=np.array([q_len]), chips=grid.chips, tp=grid.tp, pp=grid.pp, engine=grid.engine, baseline=False,
+            scenario=parse_scenario(kv_dtype=kv_dtype, **grid.scenario))
         if bool(found.columns["fits"][0]):
             lines += explain(found)
     if len(points) > MOST_EXPLAINED:

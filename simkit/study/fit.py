@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
+from simkit.step.machine import Machine
 from simkit.step.placement import Demand, place
+from simkit.step.sharding import AttentionSharding
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Chips and how they share the work: ``tp`` within a layer, ``pp`` stages; ``overflow``: points that may use the
-    tiers of last resort.
-    """
-
-    chips: Any
-    tp: Any
-    pp: Any
-    overflow: Any
-
-
-# What the fullest chip must hold, as a function of (tp, pp).
-Need = Callable[[Any, Any], Demand]
+# What the fullest chip of a machine must hold, at the points that an index picks.
+Need = Callable[[Machine, Any], Demand]
+EVERY_POINT: Final = slice(None)
+FEW: Final = 4096  # machines times points that are tried all at once
 
 
 def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips: int, tp: int | None,
@@ -70,65 +61,78 @@ def tensor_widths(n_q_heads: int, limit: int) -> list[int]:
     return [2**k for k in range(13) if n_q_heads % 2**k == 0 and 2**k <= max(limit, 1)]
 
 
-def candidates(hardware: HardwareProfile, n_q_heads: int, n_layers: int) -> list[tuple[int, float, float]]:
+def candidates(hardware: HardwareProfile, n_q_heads: int, n_layers: int) -> tuple[tuple[int, float, float], ...]:
     """``(chips, tp, pp)`` from the fewest chips up: tensor-parallel within the fast domain, then pipelined domains."""
-    if hardware.sharding == "layer-pipelined":
-        most = hardware.max_chips
+    return _candidates(hardware.sharding, hardware.max_chips, hardware.scale_up.max_chips if hardware.scale_up else 1,
+                       hardware.scale_up is not None or hardware.scale_out is not None, n_q_heads, n_layers)
+
+
+@lru_cache(maxsize=256)
+def _candidates(sharding: str, most: int, widest: int, linked: bool, n_q_heads: int,  # noqa: FBT001 - of a cache's key
+                n_layers: int) -> tuple[tuple[int, float, float], ...]:
+    if sharding == "layer-pipelined":
         counts = sorted({*range(1, min(most, n_layers) + 1), *range(n_layers, most + 1, n_layers), most})
-        return [(c, c / min(n_layers, c), min(n_layers, c)) for c in counts]
-    widest = hardware.scale_up.max_chips if hardware.scale_up else 1
-    widths = tensor_widths(n_q_heads, min(widest, hardware.max_chips))
+        return tuple((c, c / min(n_layers, c), float(min(n_layers, c))) for c in counts)
+    widths = tensor_widths(n_q_heads, min(widest, most))
     found = [(w, float(w), 1.0) for w in widths]
-    if hardware.scale_up is not None or hardware.scale_out is not None:
+    if linked:
         last = widths[-1]
-        found += [(last * s, float(last), float(s)) for s in range(2, min(n_layers, hardware.max_chips // last) + 1)]
-    return found
+        found += [(last * s, float(last), float(s)) for s in range(2, min(n_layers, most // last) + 1)]
+    return tuple(found)
 
 
-def fit_chips(hardware: HardwareProfile, needs: list[Need], shape: tuple[int, ...], n_q_heads: int,
-              n_layers: int) -> Split:
+def fit_chips(hardware: HardwareProfile, needs: Sequence[Need], shape: tuple[int, ...], n_q_heads: int, n_layers: int,
+              mapping: AttentionSharding = "heads") -> Machine:
     """The fewest chips on which every one of the given needs fits, point by point.
 
-    ``needs`` has one function of ``(tp, pp)`` a layout that is compared, so all run on the same machine; the search is
-    shortest when the largest comes first.
+    ``needs`` has one function of the machine for each layout that is compared, so all run on the same machine; the
+    search is shortest when the largest comes first.
     Points that fit on no number of chips get the largest, and ``Placement.fits`` is false for them. A tier of last
     resort is used only by points that fit nowhere without it.
     """
     options = candidates(hardware, n_q_heads, n_layers)
-    has_overflow = any(level.overflow for level in hardware.memory)
+    count = int(np.prod(shape))
     overflow: Any = False
-    index = _first_fit(hardware, needs, shape, options, overflow=False)
-    if has_overflow and np.any(index >= len(options)):
-        with_tiers = _first_fit(hardware, needs, shape, options, overflow=True)
+    index = _first_fit(hardware, needs, count, options, mapping, overflow=False)
+    if any(level.overflow for level in hardware.memory) and np.any(index >= len(options)):
         overflow = index >= len(options)
-        index = np.where(overflow, with_tiers, index)
+        index = np.where(overflow, _first_fit(hardware, needs, count, options, mapping, overflow=True), index)
     index = np.minimum(index, len(options) - 1)
-    table = np.array(options, dtype=float)
-    return Split(chips=table[index, 0], tp=table[index, 1], pp=table[index, 2], overflow=overflow)
+    if len(set(index.tolist())) == 1 and not np.ndim(overflow):
+        chips, tp, pp = options[int(index[0])]
+        return Machine(chips=float(chips), tp=tp, pp=pp, mapping=mapping, overflow=overflow)
+    chips, tp, pp = np.array(options, dtype=float).T[:, index.reshape(shape)]
+    overflow = np.reshape(overflow, shape) if np.ndim(overflow) else overflow
+    return Machine(chips=chips, tp=tp, pp=pp, mapping=mapping, overflow=overflow)
 
 
-def _first_fit(hardware: HardwareProfile, needs: list[Need], shape: tuple[int, ...],
-               options: list[tuple[int, float, float]], *, overflow: bool) -> Any:
-    """Index of the first option on which all needs fit; ``len(options)`` where none does.
+def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
+               options: Sequence[tuple[int, float, float]], mapping: AttentionSharding, *, overflow: bool) -> Any:
+    """Index of the first option on which all needs fit, of each of ``count`` points; ``len(options)`` where none does.
 
-    Room grows with chips: a bisection over options serves all points at once, and the answer is the largest need's.
-    So the first need is searched for, and of the others it is only asked whether they fit there.
+    Room grows with chips. So the points are parted by whether they fit on the middle option, and each part again: a
+    machine is the same for all points that it is tried for, and plain numbers do for what does not differ.
     """
-    table = np.array([*options, options[-1]], dtype=float)
-    found = np.zeros(shape, dtype=int)
-    for place_in_order, need in enumerate(needs):
-        def fits(index: Any, need: Need = need) -> Any:
-            # One machine for all points, as in most steps of the bisection: plain numbers do for what it holds.
-            same = index.flat[0] if index.size and np.all(index == index.flat[0]) else index
-            return place(need(table[same, 1], table[same, 2]), hardware, overflow=overflow).fits
+    def fits(need: Need, option: Any, where: Any) -> Any:
+        chips, tp, pp = option
+        machine = Machine(chips=chips, tp=tp, pp=pp, mapping=mapping, overflow=overflow)
+        return place(need(machine, where), hardware, overflow=overflow).fits
 
-        low, high = found, np.full(shape, len(options), dtype=int)
-        if place_in_order:
-            enough = fits(found)
-            low, high = np.where(enough, found, np.minimum(found + 1, high)), np.where(enough, found, high)
-        while np.any(low < high):
-            middle = (low + high) // 2
-            good = fits(middle)
-            low, high = (np.where(~good & (low < high), middle + 1, low), np.where(good & (low < high), middle, high))
-        found = low
+    found = np.zeros(count, dtype=int)
+    for need in needs:
+        if len(options) * count <= FEW:
+            table = np.array(options, dtype=float)[:, :, None].transpose(1, 0, 2)
+            held = np.broadcast_to(fits(need, table, EVERY_POINT), (len(options), count))
+            found = np.maximum(found, np.where(held.any(axis=0), held.argmax(axis=0), len(options)))
+            continue
+        # What the needs before this one asked for is tried first: most often it is enough.
+        parts = [(int(low), len(options), int(low), np.flatnonzero(found == low)) for low in np.unique(found)]
+        while parts:
+            low, high, tried, where = parts.pop()
+            if low == high or not len(where):
+                found[where] = low
+                continue
+            tried = (low + high) // 2 if tried == 0 else tried
+            held = np.broadcast_to(fits(need, options[tried], where), len(where))
+            parts += [(low, tried, 0, where[held]), (tried + 1, high, 0, where[~held])]
     return found

@@ -1,12 +1,12 @@
-"""The Cartesian product of axes as decode steps, and what to say of points that do not fit."""
+"""The Cartesian product of axes: the one road from lists of names and numbers to timed points, chunk by chunk."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,88 +14,103 @@ from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
-from simkit.study.capacity import capacity
-from simkit.study.evaluate import FIT, FIT_EACH
-from simkit.study.point import decode_step
+from simkit.study.constant_runs import group_columns
+from simkit.study.engines import DEFAULT, engine_named
+from simkit.study.evaluate import FIT, FIT_EACH, Points
+from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
 
+# Points a chunk: the arrays of one operator stay in the nearer caches of a core; both half and double are slower.
+CHUNK_POINTS: Final = 16384
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Axes in the order in which their product is listed: the first varies slowest. Profiles and models are loaded."""
+    """Every combination of the axes; hardware varies slowest, then model, KV format, layout, batch, context, queries.
+
+    Profiles and models are loaded. ``chips``, ``tp``, ``pp``, ``engine``, ``baseline``: as of
+    :func:`simkit.study.point.decode_step`; ``scenario``: words of :func:`simkit.study.scenario.parse_scenario`.
+    """
 
     hardware: Sequence[HardwareProfile]
     model: Sequence[ModelArchitecture]
-    kv_dtype: Sequence[str]
-    attention: Sequence[str]
-    batch: Sequence[float]
-    kv_len: Sequence[float]
+    attention: Sequence[str] = ("as-trained",)
+    kv_dtype: Sequence[str] = ("bf16",)
+    batch: Sequence[float] = (1,)
+    kv_len: Sequence[float] = (4096,)
     q_len: Sequence[float] = (1,)
+    chips: Any = FIT
+    tp: int | None = None
+    pp: int | None = None
+    engine: str = DEFAULT
+    baseline: bool = True
+    scenario: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def axes(self) -> tuple[Sequence[Any], ...]:
-        """All axes, slowest first."""
-        return (self.hardware, self.model, self.kv_dtype, self.attention, self.batch, self.kv_len, self.q_len)
+    def names(self) -> tuple[int, ...]:
+        """Lengths of the axes of names: hardware, model, KV format, layout."""
+        return len(self.hardware), len(self.model), len(self.kv_dtype), len(self.attention)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Lengths of the numeric axes."""
+        return len(self.batch), len(self.kv_len), len(self.q_len)
+
+    def __len__(self) -> int:
+        return prod(self.names) * prod(self.numbers)
+
+    @cached_property
+    def _axes(self) -> list[Any]:
+        return [np.asarray(axis, dtype=float) for axis in (self.batch, self.kv_len, self.q_len)]
 
     def check_size(self, most: int, hint: str) -> None:
         """Raise :class:`UserError` when the product has more than ``most`` points."""
-        points = math.prod(len(axis) for axis in self.axes)
-        if points > most:
-            raise UserError(f"{points:,} points are more than the {most:,} of one call", hint=hint)
+        if len(self) > most:
+            raise UserError(f"{len(self):,} points are more than the {most:,} of one call", hint=hint)
 
-
-def decode_grid(grid: Grid, **options: Any) -> dict[str, Any]:
-    """:func:`simkit.study.point.decode_step` at every point of the grid, as flat columns in the grid's order.
-
-    Parameters: options: what decode_step takes besides the axes. Raises :class:`UserError` with every layout that
-    does not apply to its model.
-    """
-    faults: list[UserError] = []
-    for model in grid.model:
-        for layout in grid.attention:
-            try:
-                parse_layout(layout, model)
-            except UserError as error:
-                faults.append(error)
-    raise_collected(faults)
-    hardware, models, kv_dtype, attention, batch, kv_len, q_len = _open_mesh(grid.axes)
-    columns = decode_step(hardware, models, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
-                          kv_dtype=kv_dtype, **options)
-    return {name: np.ravel(column) for name, column in columns.items()}
-
-
-def _open_mesh(axes: Sequence[Sequence[Any]]) -> list[Any]:
-    """Each axis as an array along its own dimension, so that together they broadcast to the product."""
-    mesh = []
-    for place, axis in enumerate(axes):
-        array = np.array(axis, dtype=float if isinstance(axis[0], int | float) else object)
-        mesh.append(array.reshape([-1 if other == place else 1 for other in range(len(axes))]))
-    return mesh
-
-
-def capacity_grid(grid: Grid, *, weight_dtype: str = "bf16", chips: Any = FIT, tp: int | None = None,
-                  pp: int | None = None, **scenario: Any) -> tuple[dict[str, Any], list[UserError]]:
-    """:func:`simkit.study.capacity.capacity` at every point of the grid, and the combinations that cannot be asked.
-
-    Parameters: scenario: words of :func:`simkit.study.scenario.parse_scenario`. ``unlimited_context`` marks caches
-    that stop growing (eviction).
-    Raises the first fault when no combination is left.
-    """
-    batch, kv_len = np.meshgrid(np.array(grid.batch, dtype=float), np.array(grid.kv_len, dtype=float), indexing="ij")
-    parts: list[dict[str, Any]] = []
-    faults: list[UserError] = []
-    for chip, model, kv_dtype in itertools.product(grid.hardware, grid.model, grid.kv_dtype):
-        chosen = parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype, **scenario)
-        try:
-            parts.append(capacity(chip, model, list(grid.attention), scenario=chosen, batch=batch.ravel(),
-                                  kv_len=kv_len.ravel(), chips=chips, tp=tp, pp=pp))
-        except UserError as error:
-            faults.append(error)
-    if not parts:
+    def check_layouts(self) -> None:
+        """Raise :class:`UserError` with every layout that does not apply to its model."""
+        faults: list[UserError] = []
+        for model in self.model:
+            for layout in self.attention:
+                try:
+                    parse_layout(layout, model)
+                except UserError as error:
+                    faults.append(error)
         raise_collected(faults)
-    columns = {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
-    columns["unlimited_context"] = np.isposinf(columns["max_kv_len"])
-    return columns, faults
+
+    def chunks(self, points: int = CHUNK_POINTS) -> Iterator[dict[str, Any]]:
+        """Columns of at most ``points`` points at a time, in order; nothing is kept between chunks.
+
+        Raises :class:`UserError` as ``decode_step`` does.
+        """
+        return self.between(0, len(self), points)
+
+    def between(self, first: int, last: int, points: int = CHUNK_POINTS) -> Iterator[dict[str, Any]]:
+        """The chunks of the points ``first`` up to, not including, ``last`` of the grid's order."""
+        size = prod(self.numbers)
+        while first < last:
+            group, start = divmod(first, size)
+            stop = min(start + points, size, start + last - first)
+            yield self._evaluated(group, start, stop)
+            first += stop - start
+
+    def columns(self) -> dict[str, Any]:
+        """All points as flat columns in the grid's order. Raises :class:`UserError` with every wrong layout."""
+        self.check_layouts()
+        parts = list(self.chunks())
+        return {name: np.concatenate([part[name] for part in parts]) for name in FIELDS} if parts else {}
+
+    def _evaluated(self, group: int, start: int, stop: int) -> dict[str, Any]:
+        """Points ``start`` to ``stop`` of one combination of names."""
+        chip, model, dtype, layout = (int(place) for place in np.unravel_index(group, self.names))
+        where = np.unravel_index(np.arange(start, stop), self.numbers)
+        batch, kv_len, q_len = (axis[index] for axis, index in zip(self._axes, where, strict=True))
+        points = Points(
+            hardware=self.hardware[chip], model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
+            scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine))
+        return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips, tp=self.tp,
+                             pp=self.pp, baseline=self.baseline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,27 +163,29 @@ def _unknown_link(hardware: HardwareProfile) -> str | None:
     return next((key for key in hardware.missing if key.startswith("links.")), None)
 
 
-def misfits(grid: Grid, columns: Mapping[str, Any], **options: Any) -> list[Misfit]:
-    """What does not fit, one entry a combination of chip, model, KV format and layout, in the grid's order.
-
-    Parameters: as for :func:`decode_grid`, whose result ``columns`` is.
-    """
-    unfit = ~np.asarray(columns["fits"], dtype=bool).reshape([len(axis) for axis in grid.axes])
-    open_options = {**options, "chips": FIT_EACH, "tp": None, "pp": None, "baseline": False}
+def misfits(grid: Grid, columns: Mapping[str, Any]) -> list[Misfit]:
+    """What of a grid's ``columns`` does not fit, one entry a combination of names, in the grid's order."""
+    unfit = ~np.asarray(columns["fits"], dtype=bool).reshape(*grid.names, -1)
     found = []
-    for at in np.argwhere(unfit.any(axis=(4, 5, 6))):
-        hardware, model, kv_dtype, attention = (axis[i] for axis, i in zip(grid.axes, at, strict=False))
+    for at in np.argwhere(unfit.any(axis=-1)):
+        chip, model, dtype, layout = (int(place) for place in at)
         where = np.flatnonzero(unfit[tuple(at)])
-        first = int(np.ravel_multi_index(tuple(at), unfit.shape[:4])) * unfit[tuple(at)].size
-        picked = {name: np.asarray(columns[name])[first + where] for name in ("batch", "kv_len", "q_len", "chips")}
-        fitted = decode_step(hardware, model, attention=attention, kv_dtype=kv_dtype, batch=picked["batch"],
-                             kv_len=picked["kv_len"], q_len=picked["q_len"], **open_options)
-        holds = np.asarray(fitted["fits"], dtype=bool)
+        first = int(np.ravel_multi_index(tuple(at), grid.names)) * unfit.shape[-1]
+        picked = {name: np.asarray(columns[name], dtype=float)[first + where]
+                  for name in ("batch", "kv_len", "q_len", "chips")}
+        hardware = grid.hardware[chip]
+        points = Points(
+            hardware=hardware, model=grid.model[model], engine=engine_named(DEFAULT), batch=picked["batch"],
+            scenario=parse_scenario(kv_dtype=grid.kv_dtype[dtype], **grid.scenario), kv_len=picked["kv_len"],
+            q_len=picked["q_len"])
+        fitted = group_columns(points, grid.attention[layout], rivals=[], chips=FIT_EACH, tp=None, pp=None,
+                               baseline=False, names=("fits", "chips"))
         smallest = int(np.argmin(picked["batch"] * picked["kv_len"]))
+        holds = np.asarray(fitted["fits"], dtype=bool)
         found.append(Misfit(
-            hardware=hardware.name, model=model.name, attention=attention, kv_dtype=kv_dtype,
-            chips=int(picked["chips"][smallest]), max_chips=hardware.max_chips, batch=int(picked["batch"][smallest]),
-            kv_len=int(picked["kv_len"][smallest]), points=len(where), points_in_all=unfit[tuple(at)].size,
-            chips_needed=tuple(int(n) for n in np.unique(fitted["chips"][holds])), impossible=int((~holds).sum()),
-            unknown_link=_unknown_link(hardware)))
+            hardware=hardware.name, model=points.model.name, attention=grid.attention[layout],
+            kv_dtype=grid.kv_dtype[dtype], chips=int(picked["chips"][smallest]), max_chips=hardware.max_chips,
+            batch=int(picked["batch"][smallest]), kv_len=int(picked["kv_len"][smallest]), points=len(where),
+            points_in_all=unfit.shape[-1], chips_needed=tuple(int(n) for n in np.unique(fitted["chips"][holds])),
+            impossible=int((~holds).sum()), unknown_link=_unknown_link(hardware)))
     return found

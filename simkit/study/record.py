@@ -1,8 +1,11 @@
-"""The vocabulary of results: one flat record a point, the same names in tables, CSV, JSON, Parquet and figures."""
+"""The vocabulary of results: one flat record a point, the same names in tables, CSV, JSON, Parquet and figures.
+
+Each name stands once, with what it means and how it follows from evaluated points.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -10,61 +13,104 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.units import BYTES, COUNT, SECONDS
+from simkit.step.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence
+from simkit.study.energy_cost import cost_usd_per_mtok
 
 Columns = Mapping[str, Any]
 
 
+def _no_value(_: Any) -> Any:
+    return np.nan
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One column: what it means, its dimension for printing (None: text), and its heading in a table."""
+    """One column: what it means, its dimension for printing (None: text), its heading in a table, and its value.
+
+    ``value_of`` takes :class:`simkit.study.evaluate.Evaluated` points.
+    """
 
     name: str
     meaning: str
     dimension: str | None = COUNT
     heading: str | None = None
+    value_of: Callable[[Any], Any] = _no_value
 
 
 _FIELDS: Final = (
-    Field(name="hardware", meaning="profile name", dimension=None),
-    Field(name="chips", meaning="chips that the model is spread over"),
-    Field(name="tp", meaning="chips that share each layer (fractional on statically scheduled machines)"),
-    Field(name="pp", meaning="pipeline stages"),
-    Field(name="model", meaning="model name", dimension=None),
-    Field(name="attention", meaning="attention layout as asked for", dimension=None),
-    Field(name="n_q_heads", meaning="query heads"),
-    Field(name="n_kv_heads", meaning="key/value heads (1 for MLA's latent)"),
-    Field(name="kv_dtype", meaning="format of the KV cache", dimension=None),
-    Field(name="weight_dtype", meaning="format of the weights", dimension=None),
-    Field(name="batch", meaning="sequences decoded together"),
-    Field(name="kv_len", meaning="cached tokens a sequence, the new one included"),
-    Field(name="q_len", meaning="query tokens a sequence and step"),
-    Field(name="engine", meaning="engine that gave the times", dimension=None),
-    Field(name="fits", meaning="true when weights and cache fit on these chips"),
+    Field(name="hardware", meaning="profile name", dimension=None,
+          value_of=lambda at: at.hardware.name),
+    Field(name="chips", meaning="chips that the model is spread over",
+          value_of=lambda at: at.machine.chips),
+    Field(name="tp", meaning="chips that share each layer (fractional on statically scheduled machines)",
+          value_of=lambda at: at.machine.tp),
+    Field(name="pp", meaning="pipeline stages",
+          value_of=lambda at: at.machine.pp),
+    Field(name="model", meaning="model name", dimension=None,
+          value_of=lambda at: at.model.name),
+    Field(name="attention", meaning="attention layout as asked for", dimension=None,
+          value_of=lambda at: at.layout.name),
+    Field(name="n_q_heads", meaning="query heads",
+          value_of=lambda at: at.model.n_q_heads),
+    Field(name="n_kv_heads", meaning="key/value heads (1 for MLA's latent)",
+          value_of=lambda at: at.layout.n_kv_heads),
+    Field(name="kv_dtype", meaning="format of the KV cache", dimension=None,
+          value_of=lambda at: at.points.scenario.kv_dtype),
+    Field(name="weight_dtype", meaning="format of the weights", dimension=None,
+          value_of=lambda at: at.points.scenario.weight_dtype),
+    Field(name="batch", meaning="sequences decoded together",
+          value_of=lambda at: at.points.batch),
+    Field(name="kv_len", meaning="cached tokens a sequence, the new one included",
+          value_of=lambda at: at.points.kv_len),
+    Field(name="q_len", meaning="query tokens a sequence and step",
+          value_of=lambda at: at.step.workload.q_len),
+    Field(name="engine", meaning="engine that gave the times", dimension=None,
+          value_of=lambda at: at.points.engine.name),
+    Field(name="fits", meaning="true when weights and cache fit on these chips",
+          value_of=lambda at: at.fits),
     Field(name="step_time_s", meaning="time of one step; what a user waits for a token", dimension=SECONDS,
-          heading="step"),
-    Field(name="tokens_per_s", meaning="tokens of all sequences per second", heading="tok/s"),
-    Field(name="tokens_per_s_per_user", meaning="tokens of one sequence per second", heading="tok/s/user"),
+          heading="step",
+          value_of=lambda at: at.step_time_s),
+    Field(name="tokens_per_s", meaning="tokens of all sequences per second", heading="tok/s",
+          value_of=lambda at: at.tokens_per_s),
+    Field(name="tokens_per_s_per_user", meaning="tokens of one sequence per second", heading="tok/s/user",
+          value_of=lambda at: at.tokens_per_step / at.step_time_s),
     Field(name="attention_time_s", meaning="part of the step spent in attention over the cache", dimension=SECONDS,
-          heading="attention"),
+          heading="attention",
+          value_of=lambda at: np.where(at.fits, at.timing.attention_time_s, np.nan)),
     Field(name="kv_cache_bytes", meaning="distinct cache of the whole batch, replicas not counted", dimension=BYTES,
-          heading="KV cache"),
+          heading="KV cache",
+          value_of=lambda at: at.points.batch * cached_bytes_per_sequence(at.step.workload)),
     Field(name="kv_allocated_bytes", meaning="room given to that cache: page rounding, reservation and scores included",
-          dimension=BYTES),
-    Field(name="kv_copies", meaning="how often that cache is stored, for chips that outnumber KV heads"),
+          dimension=BYTES,
+          value_of=lambda at: at.points.batch * allocated_bytes_per_sequence(at.step.workload)),
+    Field(name="kv_copies", meaning="how often that cache is stored, for chips that outnumber KV heads",
+          value_of=lambda at: at.step.workload.heads.copies),
     Field(name="kv_read_bytes", meaning="cache bytes that all chips read in a step, replicas counted",
-          dimension=BYTES, heading="KV read"),
-    Field(name="weight_read_bytes", meaning="weight bytes that all chips read in a step", dimension=BYTES),
-    Field(name="flops", meaning="matrix flops of all chips in a step"),
+          dimension=BYTES, heading="KV read",
+          value_of=lambda at: at.totals.kv_read_bytes),
+    Field(name="weight_read_bytes", meaning="weight bytes that all chips read in a step", dimension=BYTES,
+          value_of=lambda at: at.totals.weight_bytes),
+    Field(name="flops", meaning="matrix flops of all chips in a step",
+          value_of=lambda at: at.totals.matrix_flops),
     Field(name="arithmetic_intensity", meaning="attention's matrix flops per cache byte that a chip reads",
-          heading="flop/byte"),
+          heading="flop/byte",
+          value_of=lambda at: at.arithmetic_intensity),
     Field(name="bound", meaning="what takes most of the step: a memory level, compute, special_function, link, latency",
-          dimension=None),
-    Field(name="attention_bound", meaning="what binds the attention operator alone", dimension=None),
-    Field(name="speedup_vs_mha", meaning="step time of MHA on the same chips over this one", heading="vs MHA"),
-    Field(name="attention_speedup_vs_mha", meaning="attention time of MHA on the same chips over this one"),
-    Field(name="max_batch", meaning="largest batch of this context that fits on these chips", heading="max batch"),
-    Field(name="energy_j_per_token", meaning="joules a token", heading="J/token"),
-    Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok"),
+          dimension=None,
+          value_of=lambda at: np.where(at.fits, at.timing.bound, "")),
+    Field(name="attention_bound", meaning="what binds the attention operator alone", dimension=None,
+          value_of=lambda at: np.where(at.fits, at.timing.attention_bound, "")),
+    Field(name="speedup_vs_mha", meaning="step time of MHA on the same chips over this one", heading="vs MHA",
+          value_of=lambda at: at.speedup_vs_mha("step_time_s")),
+    Field(name="attention_speedup_vs_mha", meaning="attention time of MHA on the same chips over this one",
+          value_of=lambda at: at.speedup_vs_mha("attention_time_s")),
+    Field(name="max_batch", meaning="largest batch of this context that fits on these chips", heading="max batch",
+          value_of=lambda at: at.placement.max_batch),
+    Field(name="energy_j_per_token", meaning="joules a token", heading="J/token",
+          value_of=lambda at: at.energy_j_per_token),
+    Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
+          value_of=lambda at: cost_usd_per_mtok(at.hardware.price, at.machine.chips, at.tokens_per_s)),
 )
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
 # Integers in JSON and CSV wherever the value is whole: counts and bytes, not measurements.

@@ -10,7 +10,6 @@ of another point is as good as none. The folder is ``SIMKIT_CACHE`` or the platf
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -68,10 +67,9 @@ def without_cache() -> Iterator[None]:
 
 def replay_engine(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
     """The replay engine, its points taken from the disk where they are known."""
-    evaluate = importlib.import_module("simkit.replay.engine").evaluate
+    from simkit.replay.engine import evaluate
     cache = shared_cache() if _ENABLED.get() else None
-    timing: StepTiming = evaluate(step, placement, hardware, store=None if cache is None else cache.timed)
-    return timing
+    return evaluate(step, placement, hardware, store=None if cache is None else cache.timed)
 
 
 _CACHES: dict[Path, ResultCache] = {}

@@ -13,6 +13,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import AttentionLayout
 from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.step.machine import Machine
 from simkit.step.sharding import AttentionSharding, parse_attention_sharding
 from simkit.step.workload import (
     AttentionKernel,
@@ -45,8 +46,8 @@ class Scenario:
     encoder_len: int = 0
 
     def workload(self, hardware: HardwareProfile, model: ModelArchitecture, layout: AttentionLayout, *, batch: Any,
-                 kv_len: Any, q_len: Any, tp: Any, pp: Any) -> DecodeWorkload:
-        """The step that this scenario asks of a model under a layout, split ``tp`` x ``pp``.
+                 kv_len: Any, q_len: Any, machine: Machine) -> DecodeWorkload:
+        """The step that this scenario asks of a model under a layout on a machine.
 
         Raises :class:`UserError` when keys and values have formats of their own and the layout stores one latent, and
         when encoder tokens are given to a model without cross-attention.
@@ -62,9 +63,12 @@ class Scenario:
             model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=kv_len, q_len=verified,
             kv_format=self.key_format, value_format=self.value_format, weight_format=self.weight_format,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
-            sharding=self.sharding or hardware.attention_sharding, tp=tp, pp=pp,
-            ep=self._expert_ways(model, tp),
+            sharding=machine.mapping, tp=machine.tp, pp=machine.pp, ep=self._expert_ways(model, machine.tp),
             static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
+
+    def mapping(self, hardware: HardwareProfile) -> AttentionSharding:
+        """How attention is dealt out: as asked for, or as the machine's profile says."""
+        return self.sharding or hardware.attention_sharding
 
     def _expert_ways(self, model: ModelArchitecture, tp: Any) -> Any:
         """Chips with different experts: as many as were asked for, as far as tp and the model's experts allow."""

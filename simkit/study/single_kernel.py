@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,8 +20,9 @@ from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, place
 from simkit.step.workload import DecodeWorkload
-from simkit.study.evaluate import Engine, engine_named
+from simkit.study.engines import DEFAULT, ENGINES, engine_named
 from simkit.study.record import FIELDS, Field
+from simkit.timing.engine import Evaluate
 from simkit.timing.step_timing import StepTiming
 
 CACHE_STARTS: Final = ("cold", "warm")
@@ -44,7 +43,7 @@ KERNEL_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **{field
 
 def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str], n_q_heads: int,
                 n_kv_heads: Sequence[float], head_dim: int, batch: Sequence[float], kv_len: Sequence[float],
-                q_len: Sequence[float], engine: str = "roofline", cache: str = "cold") -> dict[str, Any]:
+                q_len: Sequence[float], engine: str = DEFAULT, cache: str = "cold") -> dict[str, Any]:
     """:func:`attention_kernel` at every point of the product: hardware varies slowest, then KV format, KV heads,
     batch, context and queries. Raises :class:`UserError` beyond 100 000 points.
     """
@@ -61,7 +60,7 @@ def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str],
 
 def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: Any, head_dim: int = 128, batch: Any = 1,
                      kv_len: Any = 4096, q_len: Any = 1, kv_dtype: str = "bf16",
-                     engine: str = "roofline", cache: str = "cold") -> dict[str, Any]:
+                     engine: str = DEFAULT, cache: str = "cold") -> dict[str, Any]:
     """Time attention over a cache that one chip holds.
 
     Parameters
@@ -123,17 +122,18 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
     }
 
 
-def _engine(name: str, cache: str) -> Engine:
+def _engine(name: str, cache: str) -> Evaluate:
     """The engine of that name, starting from that cache."""
     if cache not in CACHE_STARTS:
         raise UserError(f"unknown start of the cache '{cache[:40]}': expected cold or warm",
                         hint=did_you_mean(cache, CACHE_STARTS))
-    run = engine_named(name)
+    engine = engine_named(name)
     if cache == "cold":
-        return run
-    if name != "replay":
-        raise UserError(f"the {name} engine knows only cold caches", hint="--engine replay knows warm ones")
-    return partial(importlib.import_module("simkit.replay.engine").evaluate, start=cache)
+        return engine.evaluate
+    if engine.evaluate_warm is None:
+        knows = next(other.name for other in ENGINES.values() if other.evaluate_warm is not None)
+        raise UserError(f"the {name} engine knows only cold caches", hint=f"--engine {knows} knows warm ones")
+    return engine.evaluate_warm
 
 
 def _check_heads(n_q_heads: int, kv_heads: Any, head_dim: int) -> None:

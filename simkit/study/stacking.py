@@ -16,6 +16,7 @@ import numpy as np
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.study.engines import DEFAULT
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
@@ -70,7 +71,7 @@ def parse_stack(reducers: list[str]) -> list[Stage]:
 
 
 def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[str], *, batch: float, kv_len: float,
-          chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = "roofline") -> dict[str, Any]:
+          chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = DEFAULT) -> dict[str, Any]:
     """Columns with one row a rung: what each reducer saves in a token's bytes and time, and the headroom that is left.
 
     All rungs run on the same chips: ``fit`` takes the most that any rung needs.

@@ -41,7 +41,8 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_format
-from simkit.study.evaluate import ENGINES, FIT, FIT_EACH
+from simkit.study.engines import ENGINES
+from simkit.study.evaluate import FIT, FIT_EACH
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
 
 KIND: Final = "workloads/studies"

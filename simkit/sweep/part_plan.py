@@ -19,14 +19,16 @@ import numpy as np
 from simkit import __version__
 from simkit.foundation.errors import UserError, shown
 from simkit.study.digests import SWEEP_SOURCES, digest, source_digest
+from simkit.study.engines import engine_named
+from simkit.study.grid import Grid
 from simkit.study.replay_cache import without_cache
+from simkit.study.study_file import Study
 from simkit.sweep.part_files import ROW_GROUP_POINTS, Form, encode
-from simkit.sweep.points import CHUNK_POINTS, Sweep
 
 MANIFEST: Final = "manifest"
 _MANIFEST_VERSION: Final = 1
 # Some seconds of one core's work: what a kill may cost, and small enough to balance over workers.
-PART_POINTS: Final = {"roofline": ROW_GROUP_POINTS, "replay": 256}
+PART_POINTS: Final = {True: ROW_GROUP_POINTS, False: 256}  # of closed forms, and of engines that go point by point
 _AXES: Final = ("attention", "kv_dtype", "batch", "kv_len", "q_len")
 _OPTIONS: Final = ("chips", "tp", "pp", "engine", "baseline", "scenario")
 _LISTED_VALUES: Final = 64  # longer axes stand in the manifest by number, ends and digest
@@ -56,7 +58,7 @@ class Plan:
         """Points of one part."""
         return min(self.part_points, self.points - index * self.part_points)
 
-    def payload(self, sweep: Sweep) -> bytes:
+    def payload(self, sweep: Grid) -> bytes:
         """All that a worker needs to compute any part."""
         sink = io.BytesIO()
         pickler = pickle.Pickler(sink, protocol=5)
@@ -65,16 +67,23 @@ class Plan:
         return sink.getvalue()
 
 
+def sweep_of(study: Study, *, engine: str | None = None) -> Grid:
+    """The points of a study: its chips, models and layouts at every batch and context; ``engine`` wins over its own."""
+    return Grid(hardware=study.hardware, model=study.models, attention=study.layouts, kv_dtype=(study.kv_dtype,),
+                batch=study.batch, kv_len=study.kv_len, chips=study.chips, engine=engine or study.engine,
+                scenario={"weight_dtype": study.weight_dtype})
+
+
 def _reduce_read_only(mapping: MappingProxyType[Any, Any]) -> Any:
     return MappingProxyType, (dict(mapping),)
 
 
-def plan_of(sweep: Sweep, form: Form, *, cache: bool = True) -> Plan:
+def plan_of(sweep: Grid, form: Form, *, cache: bool = True) -> Plan:
     """The plan of a sweep. Raises :class:`UserError` when it has no points."""
     points = len(sweep)
     if not points:
         raise UserError("a sweep without points: an axis is empty")
-    part_points = PART_POINTS.get(sweep.engine, CHUNK_POINTS)
+    part_points = PART_POINTS[engine_named(sweep.engine).closed_form]
     manifest = {
         "manifest_version": _MANIFEST_VERSION,
         "format": form,

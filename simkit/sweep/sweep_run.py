@@ -31,10 +31,10 @@ from typing import Any, Final, Self
 from simkit.foundation.errors import Location, UserError, shorten
 from simkit.foundation.input_file import read_text
 from simkit.foundation.output import atomic_file, check_target
+from simkit.study.grid import Grid
 from simkit.sweep.executors import HereExecutor, Workers, is_loss
 from simkit.sweep.part_files import Form, form_of, join
 from simkit.sweep.part_plan import MANIFEST, Plan, changes, compute_part, plan_of
-from simkit.sweep.points import Sweep
 
 _DIGITS: Final = 16  # of a part's digest, in its name
 _MANIFEST_NAME: Final = "manifest.json"
@@ -58,7 +58,7 @@ class WorkerLostError(Exception):
     """A worker died; finished parts are kept."""
 
 
-def run_sweep(sweep: Sweep, output: Path | str, *, workers: Workers | None = None, resume: bool = False,
+def run_sweep(sweep: Grid, output: Path | str, *, workers: Workers | None = None, resume: bool = False,
               force: bool = False, cache: bool = True, progress: Callable[[Progress], None] | None = None) -> Path:
     """Evaluate every point into a Parquet or CSV file and return its path.
 
@@ -206,7 +206,7 @@ class Joining:
         self._thread.shutdown()
 
 
-def _compute(sweep: Sweep, plan: Plan, folder: Path, joining: Joining, workers: Workers,
+def _compute(sweep: Grid, plan: Plan, folder: Path, joining: Joining, workers: Workers,
              progress: Callable[[Progress], None] | None) -> None:
     """Compute the parts that are missing, a bounded number at a time, and hand all to ``joining``."""
     began = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -39,17 +39,10 @@ def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, 
     batch = request.focus_batch if batch is None else batch
     kv_len = request.focus_kv_len if kv_len is None else kv_len
     batch, kv_len = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(kv_len, dtype=float))
-    shape = batch.shape
-    return _reshaped(evaluate_group(
+    return replace(evaluate_group(
         hardware, request.model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
         weight_dtype=request.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(), q_len=np.ones(batch.size),
-        chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape)
-
-
-def _reshaped(evaluated: Evaluated, shape: tuple[int, ...]) -> Evaluated:
-    columns = {name: column.reshape(shape) for name, column in evaluated.columns.items()}
-    return Evaluated(columns=columns, hardware=evaluated.hardware, model=evaluated.model, layout=evaluated.layout,
-                     step=evaluated.step, placement=evaluated.placement, timing=evaluated.timing)
+        chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape=batch.shape)
 
 
 def for_each_chip(chips: Sequence[HardwareProfile], work: Callable[[HardwareProfile], Result],

@@ -46,7 +46,7 @@ from simkit.report.drawing.style import (
 from simkit.step.build import build_step
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
-from simkit.study.evaluate import engine_named
+from simkit.study.engines import engine_named
 from simkit.study.study_file import FigureRequest
 
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
@@ -195,7 +195,7 @@ def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, la
     placement = Placement(weights={level: 1.0}, kv={level: 1.0}, fits=True, max_batch=1.0)
     whole = build_step(workload)
     alone = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
-    return float(np.ravel(engine_named(engine)(alone, placement, chip).attention_time_s)[0])
+    return float(np.ravel(engine_named(engine).evaluate(alone, placement, chip).attention_time_s)[0])
 
 
 def _figure(context: FigureContext, points: list[_Point], measured: list[_Measured], layouts: list[str]) -> Any:

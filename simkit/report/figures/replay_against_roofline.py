@@ -25,7 +25,7 @@ from simkit.report.drawing.style import (
     new_figure,
     tokens,
 )
-from simkit.study.point import Evaluated
+from simkit.study.evaluate import Evaluated
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
 from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION

@@ -107,7 +107,7 @@ def _line(server: Server, rate: float | None, offered: Any, requests: int) -> _L
     kv_dtype = replica.scenario.kv_dtype
     name = layout_name(replica.attention) + ("" if kv_dtype == "bf16" else f" {kv_dtype}")
     room_tokens = replica.total_blocks * PAGE_TOKENS / sum(layers for layers, _ in replica.block_kinds)
-    return _Line(name=name, attention=replica.attention, kv_dtype=kv_dtype, chips=float(replica.split.chips),
+    return _Line(name=name, attention=replica.attention, kv_dtype=kv_dtype, chips=float(replica.machine.chips),
                  room_tokens=room_tokens, max_requests_per_s=rate, offered=offered, goodput=np.array(goodput))
 
 

@@ -1,0 +1,23 @@
+"""The machine: the chips that share one model, and how they share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simkit.step.sharding import AttentionSharding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """``chips`` of one hardware profile: ``tp`` share each layer, ``pp`` stages hold successive layers.
+
+    ``mapping`` says what of attention is dealt out where chips outnumber KV heads; ``overflow``: points that may use
+    the memory tiers of last resort. Numbers, or arrays with one entry a point.
+    """
+
+    chips: Any
+    tp: Any
+    pp: Any
+    mapping: AttentionSharding = "heads"
+    overflow: Any = False

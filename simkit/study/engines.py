@@ -1,0 +1,72 @@
+"""The engines by name: the one table of them, so that nobody else compares an engine's name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.hardware.profile import HardwareProfile
+from simkit.roofline.engine import evaluate, operator_times
+from simkit.step.operators import DecodeStep, Operator
+from simkit.step.placement import Placement
+from simkit.study.replay_cache import replay_engine
+from simkit.timing.engine import Engine
+from simkit.timing.step_timing import StepTiming
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name. Raises :class:`UserError` with the nearest one."""
+    if name not in ENGINES:
+        raise UserError(f"unknown engine '{name[:40]}': expected one of {', '.join(ENGINES)}",
+                        hint=did_you_mean(name, ENGINES))
+    return ENGINES[name]
+
+
+def in_main_memory(hardware: HardwareProfile) -> Placement:
+    """A cache that lies where caches usually do, with room for it."""
+    return Placement(weights={}, kv={hardware.main_memory.name: 1.0}, fits=True, max_batch=np.inf)
+
+
+def _closed_form_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
+    if library is not None and hardware.kernel is not None:
+        hardware = replace(hardware, kernel=hardware.kernel.for_libraries(library))
+    return operator_times(operator, in_main_memory(hardware), hardware, start="warm", alone=True).total_s
+
+
+def _replayed_warm(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
+    from simkit.replay.engine import evaluate as replay
+
+    return replay(step, placement, hardware, start="warm")
+
+
+def _replayed_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
+    """Point by point; the replay's compiler is loaded only here."""
+    from simkit.replay.attention import replay_attention
+    from simkit.replay.engine import task_of
+    from simkit.replay.single_points import scalar_operator
+
+    shape = np.shape(np.asarray(operator.kv_read_bytes))
+    kernel = hardware.kernel
+    chips = [hardware]
+    if library is not None and kernel is not None:
+        chips = [replace(hardware, kernel=kernel.for_libraries(number)) for number in range(len(kernel.libraries))]
+    times = np.empty(shape)
+    for index in range(times.size):
+        one = scalar_operator(operator, index, shape)
+        chip = chips[0 if library is None else int(library[index])]
+        times.flat[index] = replay_attention(one, task_of(one), in_main_memory(chip), chip, start="warm",
+                                             alone=True).total_s
+    return times
+
+
+ENGINES: Final = MappingProxyType({engine.name: engine for engine in (
+    Engine(name="roofline", evaluate=evaluate, alone_s=_closed_form_alone_s, closed_form=True, explains=False,
+           point_cost=1.0),
+    Engine(name="replay", evaluate=replay_engine, evaluate_warm=_replayed_warm, alone_s=_replayed_alone_s,
+           closed_form=False, explains=True, point_cost=1e3),
+)})
+DEFAULT: Final = "roofline"
