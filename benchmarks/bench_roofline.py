@@ -11,23 +11,23 @@ import sys
 import time
 
 import numpy as np
-from simkit.sweep.points import Sweep
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.study.grid import Grid
 
 LAYOUTS = ["mha", "gqa-8", "mqa"]
 
 
-def sweep_of(points: int, *, chips: int | str, baseline: bool) -> Sweep:
+def sweep_of(points: int, *, chips: int | str, baseline: bool) -> Grid:
     """A product of three layouts, 100 batches and as many contexts as it takes."""
     contexts = max(points // (len(LAYOUTS) * 100), 1)
-    return Sweep(hardware=[load_hardware("h100-sxm")], model=[load_model("llama-2-70b")], attention=LAYOUTS,
+    return Grid(hardware=[load_hardware("h100-sxm")], model=[load_model("llama-2-70b")], attention=LAYOUTS,
                  batch=list(range(1, 101)), kv_len=np.linspace(128, 131072, contexts).tolist(), chips=chips,
                  baseline=baseline)
 
 
-def points_per_s(sweep: Sweep) -> float:
+def points_per_s(sweep: Grid) -> float:
     """Points over the processor time of one pass: what one core of its own would give."""
     start = time.process_time()
     done = sum(len(columns["step_time_s"]) for columns in sweep.chunks())

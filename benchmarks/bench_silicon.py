@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from simkit.evidence.silicon.attention_rows import attention_operators, kernel_alone_s
+from simkit.evidence.silicon.attention_rows import attention_operators
 from simkit.evidence.silicon.compare import SHIPPED_SPREAD, predicted_times_s
 from simkit.evidence.silicon.tables import read_table, shipped_table
 from simkit.hardware.catalog import load_hardware
+from simkit.study.engines import ENGINES
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         operators = list(attention_operators(rows))
         start = time.process_time()
         for _, operator in operators:
-            kernel_alone_s(operator, hardware)
+            ENGINES["roofline"].alone_s(operator, hardware, None)
         roofline = len(rows) / (time.process_time() - start)
         few = rows.take(np.arange(20))
         predicted_times_s(few, hardware, "replay")  # pays for compilation

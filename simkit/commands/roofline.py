@@ -63,6 +63,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.commands.emit import emit
     from simkit.foundation.units import BYTES_PER_S, COUNT, FLOP_PER_S
     from simkit.model.catalog import load_model
+    from simkit.study.engines import DEFAULT
     from simkit.study.study_file import FigureRequest
 
     chips = tuple(load_profiles(hardware, settings, profiles))
@@ -72,7 +73,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
         drawn = _draw(FigureRequest(
             kind="roofline", name="roofline", title=None, note=None, hardware=chips, model=load_model(name),
             layouts=tuple(attention), batch=(sequences,), kv_len=(tokens,), focus_batch=sequences, focus_kv_len=tokens,
-            kv_dtype=kv_dtype, weight_dtype="bf16", chips="fit", engine="roofline"), drawn_to, force=force)
+            kv_dtype=kv_dtype, weight_dtype="bf16", chips="fit", engine=DEFAULT), drawn_to, force=force)
         for omission in drawn.omissions:
             warn(f"{omission.chip} is left out: {omission.reason}")
         rows += [{"model": load_model(name).name, **row} for row in drawn.rows]

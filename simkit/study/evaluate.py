@@ -92,7 +92,7 @@ class Points:
     def need(self, layout: AttentionLayout) -> Need:
         """What a chip must hold under a layout, as a function of the machine."""
         def of(machine: Machine, where: Any) -> Demand:
-            points = self if where == EVERY_POINT else self.take(where)
+            points = self if where is EVERY_POINT else self.take(where)
             return points.demand(layout, machine)
 
         return of
@@ -167,7 +167,9 @@ class Evaluated:
         return {name: self._full(FIELDS[name].value_of(self)) for name in names}
 
     def _full(self, value: Any) -> Any:
-        array = np.asarray(value, dtype=object if isinstance(value, str) else None)
+        array = np.asarray(value)
+        if array.dtype.kind == "U":  # words of a fixed width would be cut where another part's are longer
+            array = array.astype(object)
         return np.broadcast_to(array, self.shape) if array.size == 1 else array.reshape(self.shape)
 
     @cached_property

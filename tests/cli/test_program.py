@@ -48,7 +48,7 @@ def test_an_unknown_command_or_option_offers_the_nearest(cli, arguments, hint):
 def test_a_bug_shows_its_traceback_and_is_exit_1(tmp_path):
     script = ("import sys; from simkit.commands import main as m; import simkit.study.grid as g\n"
               "def broken(*a, **k): raise ZeroDivisionError('a bug')\n"
-              "g.decode_grid = broken; sys.argv = ['simkit', 'simulate']; m.main()")
+              "g.Grid.columns = broken; sys.argv = ['simkit', 'simulate']; m.main()")
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
     assert run.returncode == 1
     assert "Traceback" in run.stderr
@@ -69,7 +69,7 @@ def test_an_interrupt_is_exit_130_without_a_traceback(tmp_path):
               "def waiting(*a, **k): os.kill(os.getpid(), signal.SIGINT)\n"
               # A shell starts background jobs, and so this test, with interrupts ignored.
               "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-              "g.decode_grid = waiting; sys.argv = ['simkit', 'simulate']; m.main()")
+              "g.Grid.columns = waiting; sys.argv = ['simkit', 'simulate']; m.main()")
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
     assert signal.SIGINT == 2
     assert run.returncode == 130

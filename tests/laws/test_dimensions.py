@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simkit.evidence.silicon.attention_rows import in_main_memory
 from simkit.hardware.profile import HardwareProfile
 from simkit.model import kv_policy
 from simkit.model.catalog import load_model
@@ -32,6 +31,7 @@ from simkit.step.operators import Collective, DecodeStep, Operator
 from simkit.step.placement import Placement, demand, place
 from simkit.study.capacity import capacity
 from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
+from simkit.study.engines import in_main_memory
 from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.timing import attention_kernel, product_kernel

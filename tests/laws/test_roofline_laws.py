@@ -12,7 +12,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.roofline.engine import evaluate
 from simkit.step.build import build_step
 from simkit.step.placement import demand, place
-from simkit.study.point import Evaluated, evaluate_group
+from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
 from tests.laws import strategies as draw
 

@@ -18,7 +18,8 @@ from simkit.step.machine_totals import step_totals
 from simkit.step.placement import cached_bytes_per_sequence, demand
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
-from simkit.study.point import decode_step, evaluate_group
+from simkit.study.evaluate import evaluate_group
+from simkit.study.point import decode_step
 from tests.laws import strategies as draw
 from tests.reference_data import reference_path
 from tests.step.test_operators import workload_of

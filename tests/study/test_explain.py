@@ -7,8 +7,8 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.study.evaluate import evaluate_group
 from simkit.study.explain import explain, movements
-from simkit.study.point import evaluate_group
 from simkit.study.scenario import parse_scenario
 from tests.replay.cases import with_level
 

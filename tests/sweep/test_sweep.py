@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simkit.sweep.points import sweep_of
 
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.study.study_file import load_study
 from simkit.sweep import executors, part_plan
+from simkit.sweep.part_plan import sweep_of
 from simkit.sweep.sweep_run import WorkerLostError, run_sweep
 from tests.sweep.sweep_runs import (
     CONTEXTS,

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from simkit.sweep.points import sweep_of
 
 from simkit.foundation.errors import UserError
 from simkit.foundation.named_files import catalogue_files
 from simkit.study.study_file import load_study
 from simkit.sweep import part_plan
+from simkit.sweep.part_plan import sweep_of
 from simkit.sweep.sweep_run import run_sweep
 from tests.sweep.sweep_runs import (
     digest,

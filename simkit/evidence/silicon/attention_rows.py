@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -14,22 +13,19 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
-from simkit.replay.attention import replay_attention
-from simkit.replay.single_points import scalar_operator
-from simkit.roofline.engine import operator_times
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
-from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
+from simkit.study.engines import DEFAULT, ENGINES, engine_named
+from simkit.timing.engine import Alone
 
-OperatorTimer = Callable[[Operator, HardwareProfile, Any], Any]
 LibraryOperator = tuple[Any, Operator, Any]  # row numbers, their operator, and each row's library by number, or None
 _MLA: Final = Mla(kv_lora_rank=512, q_lora_rank=1536, nope_head_dim=128, rope_head_dim=64, v_head_dim=128)
 
 
 def attention_times_s(rows: Measured, hardware: HardwareProfile, engine: str) -> Any:
     """Predicted seconds of each row: the kernel looped alone, its cache warm, its whole floor included."""
-    return fastest_s(library_operators(rows, hardware), hardware, len(rows), ENGINES[engine])
+    return fastest_s(library_operators(rows, hardware), hardware, len(rows), engine_named(engine).alone_s)
 
 
 def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[LibraryOperator, ...]:
@@ -51,17 +47,12 @@ def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[Librar
 
 
 def fastest_s(operators: Iterable[LibraryOperator], hardware: HardwareProfile, count: int,
-              timer: OperatorTimer | None = None) -> Any:
+              alone_s: Alone = ENGINES[DEFAULT].alone_s) -> Any:
     """The least time of each of ``count`` rows over the libraries that were measured on it."""
     times = np.full(count, np.inf)
     for where, operator, which in operators:
-        np.minimum.at(times, where, (timer or _closed_form)(operator, hardware, which))
+        np.minimum.at(times, where, alone_s(operator, hardware, which))
     return times
-
-
-def in_main_memory(hardware: HardwareProfile) -> Placement:
-    """A cache that lies where caches usually do; measured kernels fitted."""
-    return Placement(weights={}, kv={hardware.main_memory.name: 1.0}, fits=True, max_batch=np.inf)
 
 
 def attention_operators(rows: Measured) -> Iterator[tuple[Any, Operator]]:
@@ -117,35 +108,3 @@ def _one_layer(n_q_heads: int, head_dim: int, mla: Mla | None) -> ModelArchitect
         name="attention", title="one attention layer", hidden_size=n_q_heads * head_dim, n_q_heads=n_q_heads,
         n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None,
         moe=None, mla=mla, vocab_size=1, tied_embeddings=True)
-
-
-def kernel_alone_s(operator: Operator, hardware: HardwareProfile) -> Any:
-    """Seconds of a kernel that loops by itself: its cache as warm as the loop leaves it, its whole floor."""
-    return operator_times(operator, in_main_memory(hardware), hardware, start="warm", alone=True).total_s
-
-
-def _closed_form(operator: Operator, hardware: HardwareProfile, which: Any) -> Any:
-    if which is not None and hardware.kernel is not None:
-        hardware = replace(hardware, kernel=hardware.kernel.for_libraries(which))
-    return kernel_alone_s(operator, hardware)
-
-
-def _replay(operator: Operator, hardware: HardwareProfile, which: Any) -> Any:
-    task = operator.attention
-    assert task is not None  # noqa: S101  # attention_operators gives nothing else
-    shape = np.shape(np.asarray(operator.kv_read_bytes))
-    kernel = hardware.kernel
-    chips = [hardware]
-    if which is not None and kernel is not None:
-        chips = [replace(hardware, kernel=kernel.for_libraries(library)) for library in range(len(kernel.libraries))]
-    times = np.empty(shape)
-    for index in range(times.size):
-        one = scalar_operator(operator, index, shape)
-        assert one.attention is not None  # noqa: S101  # as above
-        chip = chips[0 if which is None else int(which[index])]
-        replayed = replay_attention(one, one.attention, in_main_memory(chip), chip, start="warm", alone=True)
-        times.flat[index] = replayed.total_s
-    return times
-
-
-ENGINES: Final[Mapping[str, OperatorTimer]] = MappingProxyType({"roofline": _closed_form, "replay": _replay})

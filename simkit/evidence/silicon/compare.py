@@ -14,13 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.attention_rows import ENGINES, attention_operators, attention_times_s
+from simkit.evidence.silicon.attention_rows import attention_operators, attention_times_s
 from simkit.evidence.silicon.product_rows import allreduce_times_s, gemm_times_s
 from simkit.evidence.silicon.score import median_advantage_error, regimes, score, streamed_bytes
 from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
-from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
+from simkit.study.engines import DEFAULT, engine_named
 
 SHIPPED_SPREAD: Final = "silicon_decode_attention.csv"
 SHIPPED_LADDERS: Final = "silicon_head_ladders.csv"
@@ -41,7 +42,7 @@ class SystemComparison:
     skip_reason: str | None = None
 
 
-def compare(data: Path | None = None, *, engine: str = "roofline", target: str = "best", sample: int | None = None,
+def compare(data: Path | None = None, *, engine: str = DEFAULT, target: str = "best", sample: int | None = None,
             seed: int = 0, profiles: Path | str | None = None,
             overrides: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """One record per system and regime.
@@ -68,7 +69,7 @@ def compare(data: Path | None = None, *, engine: str = "roofline", target: str =
     return records
 
 
-def compare_systems(data: Path | None = None, *, engine: str = "roofline", target: str = "best",
+def compare_systems(data: Path | None = None, *, engine: str = DEFAULT, target: str = "best",
                     sample: int | None = None, seed: int = 0, profiles: Path | str | None = None,
                     overrides: Mapping[str, str] | None = None,
                     chips: Sequence[HardwareProfile] = ()) -> list[SystemComparison]:
@@ -77,12 +78,10 @@ def compare_systems(data: Path | None = None, *, engine: str = "roofline", targe
     ``chips`` are compared instead of the catalogue's, each with the rows of its name and aliases; a table of one
     system is any single chip's.
     """
-    if engine not in ENGINES:
-        raise UserError(f"unknown engine '{engine[:40]}': expected one of {', '.join(ENGINES)}",
-                        hint=did_you_mean(engine, ENGINES))
+    engine_named(engine)
     rows = read_table(data, target) if data else shipped_table(SHIPPED_SPREAD, target)
     ladders = rows if data else shipped_table(SHIPPED_LADDERS, target)
-    if engine == "replay" and sample is None:
+    if not engine_named(engine).closed_form and sample is None:
         sample = REPLAY_SAMPLE
     found = []
     for system, load in _profiles_of(rows.systems, chips, overrides, profiles):
@@ -117,7 +116,7 @@ def _sampled(rows: Measured, sample: int | None, seed: int) -> Measured:
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
 
 
-def compare_chips(chips: Sequence[HardwareProfile], table: str = SHIPPED_SPREAD, *, engine: str = "roofline",
+def compare_chips(chips: Sequence[HardwareProfile], table: str = SHIPPED_SPREAD, *, engine: str = DEFAULT,
                   sample: int | None = None, seed: int = 0) -> list[SystemComparison]:
     """Those of ``chips`` that a shipped table has, in the order of ``chips``; its rows are also the ladders.
 
@@ -153,11 +152,11 @@ def _compared(system: str, rows: Measured, ladders: Measured, engine: str,
                             ladders_predicted_s=ladder_times, baseline_s=baseline)
 
 
-def predicted_times_s(rows: Measured, hardware: HardwareProfile, engine: str = "roofline") -> Any:
+def predicted_times_s(rows: Measured, hardware: HardwareProfile, engine: str = DEFAULT) -> Any:
     """Predicted seconds of each row, as it was measured: alone, in a loop. Raises :class:`UserError`."""
     if rows.kind in ("decode_attention", "decode_mla"):
         return attention_times_s(rows, hardware, engine)
-    if engine != "roofline":
+    if not engine_named(engine).closed_form:
         raise UserError(f"the {engine} engine replays attention; products and exchanges have the roofline engine only")
     return gemm_times_s(rows, hardware) if rows.kind == "decode_gemm" else allreduce_times_s(rows, hardware)
 

@@ -40,6 +40,7 @@ from simkit.foundation.errors import Location, UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
+from simkit.study.engines import DEFAULT
 
 LEAST_CHIPS: Final = 3
 SAMPLE: Final = 250  # rows a chip that the fit sees
@@ -136,4 +137,4 @@ def _scored(system: str, rows: Measured, ladders: Measured, hardware: HardwarePr
     compared = SystemComparison(
         system=system, profile=hardware, rows=rows, ladders=ladders, predicted_s=predicted,
         ladders_predicted_s=of_ladders, baseline_s=baseline_times_s(rows, hardware))
-    return comparison_records(compared, engine="roofline", target="best", seed=seed)
+    return comparison_records(compared, engine=DEFAULT, target="best", seed=seed)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD, SystemComparison, compare_chips
 from simkit.foundation.errors import UserError
 from simkit.report.drawing.study_points import Omission
+from simkit.study.engines import engine_named
 from simkit.study.study_file import FigureRequest
 
 SOURCE: Final = "NVIDIA AIConfigurator (ai-dynamo/aiconfigurator@095f58a)"
@@ -24,7 +25,7 @@ def measured_systems(request: FigureRequest,
 
     Raises :class:`UserError` when none was measured.
     """
-    drawn = REPLAYED_KERNELS if request.engine == "replay" and table == SHIPPED_SPREAD else None
+    drawn = REPLAYED_KERNELS if not engine_named(request.engine).closed_form and table == SHIPPED_SPREAD else None
     found = compare_chips(request.hardware, table, engine=request.engine, sample=drawn)
     shown = [one for one in found if one.skip_reason is None]
     known = {one.profile.name: one.skip_reason for one in found if one.profile is not None}
