@@ -16,13 +16,15 @@ RECORDS_VERSION = 1
 """Version of the records that ``--format json`` prints: docs/records.schema.json has their keys and types."""
 
 if TYPE_CHECKING:
+    from simkit.errors import UserError
     from simkit.hardware.catalog import load_hardware
     from simkit.model.catalog import load_model
     from simkit.study.point import decode_step
 
-__all__ = ["RECORDS_VERSION", "__version__", "decode_step", "load_hardware", "load_model"]
+__all__ = ["RECORDS_VERSION", "UserError", "__version__", "decode_step", "load_hardware", "load_model"]
 
 _HOMES = {
+    "UserError": "simkit.errors",
     "load_hardware": "simkit.hardware.catalog",
     "load_model": "simkit.model.catalog",
     "decode_step": "simkit.study.point",
@@ -34,3 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'simkit' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

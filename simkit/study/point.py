@@ -65,15 +65,9 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
 
     count = int(np.prod(shape))
     flat = [np.broadcast_to(values, shape).reshape(-1) for values in numbers]
-    # What only repeats an argument takes the argument's room.
-    given = {name: np.broadcast_to(values, shape) for name, values in (
-        ("hardware", np.array([*(chip.name for chip in chip_of), None], dtype=object)[coded[0][1]]),
-        ("model", np.array([*(one.name for one in model_of), None], dtype=object)[coded[1][1]]),
-        ("batch", numbers[0]), ("kv_len", numbers[1]))}
-    computed = [name for name in wanted if name not in given]
-    columns: dict[str, Any] = {}
-    keys, members = _groups([codes for _, codes in coded], [len(kind) for kind in kinds], shape)
-    for key, where in zip(keys, members, strict=True):
+    keys, members, key_of = _groups([codes for _, codes in coded], [len(kind) for kind in kinds], shape)
+    columns = {name: _Column(count) for name in wanted}
+    for number, (key, where) in enumerate(zip(keys, members, strict=True)):
         rivals = [str(kinds[2][other]) for other in sorted({other[2] for other in keys if other[:2] == key[:2]})]
         chosen = parse_scenario(kv_dtype=str(kinds[3][key[3]]), weight_dtype=str(kinds[4][key[4]]), **scenario)
         # Chunks bound the memory of a sweep and keep the arrays of one operator in cache.
@@ -81,12 +75,41 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
             points = Points(hardware=chip_of[key[0]], model=model_of[key[1]], scenario=chosen, engine=timer,
                             batch=flat[0][part], kv_len=flat[1][part], q_len=flat[2][part])
             found = group_columns(points, str(kinds[2][key[2]]), rivals=rivals, chips=chips, tp=tp, pp=pp,
-                                  baseline=baseline, names=computed)
+                                  baseline=baseline, names=wanted)
             for name, column in found.items():
-                if name not in columns:
-                    columns[name] = np.empty(count, dtype=column.dtype)
-                columns[name][part] = column
-    return {name: given[name] if name in given else columns[name].reshape(shape) for name in wanted if count}
+                columns[name].put(number, part, column)
+    return {name: column.whole(key_of, shape) for name, column in columns.items() if count}
+
+
+class _Column:
+    """One column, put together part by part; where it is constant in each group it takes the room of a value a group."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._constants: dict[int, Any] = {}
+        self._parts: list[tuple[int, Any]] = []
+        self._values: Any = None
+
+    def put(self, group: int, where: Any, values: Any) -> None:
+        """The values of some points of a group."""
+        if self._values is None and values.strides == (0,):
+            value = self._constants.setdefault(group, values[0])
+            if value == values[0] or (value != value and values[0] != values[0]):  # noqa: PLR0124 - NaN is not itself
+                self._parts.append((group, where))
+                return
+        if self._values is None:
+            self._values = np.empty(self._count, dtype=values.dtype)
+            for earlier, place in self._parts:
+                self._values[place] = self._constants[earlier]
+        self._values[where] = values
+
+    def whole(self, group_of: Any, shape: tuple[int, ...]) -> Any:
+        """All points; ``group_of`` broadcasts to their groups."""
+        if self._values is not None:
+            return self._values.reshape(shape)
+        constants = [self._constants[group] for group in range(len(self._constants))]
+        text = any(isinstance(value, str) for value in constants)
+        return np.broadcast_to(np.array(constants, dtype=object if text else None)[group_of], shape)
 
 
 def _wanted(fields: Sequence[str] | None) -> list[str]:
@@ -122,22 +145,24 @@ def _shape(arrays: list[Any]) -> tuple[int, ...]:
 
 
 def _groups(codes: list[Any], sizes: list[int],
-            shape: tuple[int, ...]) -> tuple[list[tuple[int, ...]], list[Any]]:
-    """Points that share profile, model, layout and formats: their codes, and where they stand (a slice, or indices)."""
+            shape: tuple[int, ...]) -> tuple[list[tuple[int, ...]], list[Any], Any]:
+    """Points that share profile, model, layout and formats: the codes of each group, where its points stand (a slice,
+    or indices), and an array that broadcasts to each point's group.
+    """
     count = int(np.prod(shape))
     if max(sizes) == 1 or not count:
-        return [(0,) * len(sizes)] if count else [], [slice(0, count)] if count else []
+        return ([(0,) * len(sizes)], [slice(0, count)], np.zeros((), dtype=np.int64)) if count else ([], [], None)
     named = np.ravel_multi_index(np.broadcast_arrays(*codes), sizes)
     present, inverse = np.unique(named, return_inverse=True)
     keys = [tuple(int(part) for part in np.unravel_index(code, sizes)) for code in present]
-    number = np.broadcast_to(inverse.reshape(named.shape), shape).reshape(-1)
+    key_of = inverse.reshape(named.shape)
     # A stable sort of small whole numbers takes time in proportion to their count.
-    small = number.astype(np.min_scalar_type(len(keys)))
-    order = np.argsort(small, kind="stable")
+    number = np.broadcast_to(key_of.astype(np.min_scalar_type(len(keys))), shape).reshape(-1)
+    order = np.argsort(number, kind="stable")
     ends = np.cumsum(np.bincount(number, minlength=len(keys)))
     members = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return keys, [slice(int(part[0]), int(part[-1]) + 1) if part[-1] - part[0] + 1 == len(part) else part
-                  for part in members]
+                  for part in members], key_of
 
 
 def _chunks(where: Any) -> Iterator[Any]:

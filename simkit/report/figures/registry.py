@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -29,26 +28,30 @@ from simkit.report.figures import (
 
 def _published_figures(context: FigureContext) -> DrawnFigure:
     """Loaded when it is drawn: it runs the setups of many papers."""
-    drawn: DrawnFigure = importlib.import_module("simkit.report.figures.published_figures").draw(context)
-    return drawn
+    from simkit.report.figures import published_figures
+
+    return published_figures.draw(context)
 
 
 def _replay_against_roofline(context: FigureContext) -> DrawnFigure:
     """Loaded when it is drawn, as below."""
-    drawn: DrawnFigure = importlib.import_module("simkit.report.figures.replay_against_roofline").draw(context)
-    return drawn
+    from simkit.report.figures import replay_against_roofline
+
+    return replay_against_roofline.draw(context)
 
 
 def _stall_breakdown(context: FigureContext) -> DrawnFigure:
     """Loaded when it is drawn: the replay brings its compiler, and most reports do not need it."""
-    drawn: DrawnFigure = importlib.import_module("simkit.report.figures.stall_breakdown").draw(context)
-    return drawn
+    from simkit.report.figures import stall_breakdown
+
+    return stall_breakdown.draw(context)
 
 
 def _serving_goodput(context: FigureContext) -> DrawnFigure:
     """Loaded when it is drawn: the event loop brings its compiler too."""
-    drawn: DrawnFigure = importlib.import_module("simkit.report.figures.serving_goodput").draw(context)
-    return drawn
+    from simkit.report.figures import serving_goodput
+
+    return serving_goodput.draw(context)
 
 
 FIGURES: Final[Mapping[str, Callable[[FigureContext], DrawnFigure]]] = MappingProxyType({
