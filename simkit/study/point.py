@@ -82,7 +82,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
 
 
 class _Column:
-    """One column, put together part by part; where it is constant in each group it takes the room of a value a group."""
+    """One column, put together part by part; where a group is constant, it takes the room of one value."""
 
     def __init__(self, count: int) -> None:
         self._count = count
