@@ -13,7 +13,8 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.step.placement import place, usable_levels
 from simkit.study.evaluate import FIT, Question, engine_named, largest_first
 from simkit.study.fit import Split, fit_chips, split_chips
@@ -67,13 +68,13 @@ def _layout_columns(question: Question, layout: AttentionLayout, name: str, spli
         return np.full(shape, value, dtype=object if isinstance(value, str) else None)
 
     workload = question.workload(layout, tp, pp)
-    stored = sum(group.count * workload.layer_cache_bytes(group) for group in workload.layer_groups)
-    given = sum(group.count * workload.layer_cache_bytes(group, allocated=True) for group in workload.layer_groups)
+    stored = sum(group.count * workload.layer_stored_bytes(group) for group in workload.layer_groups)
+    given = sum(group.count * workload.layer_stored_bytes(group, allocated=True) for group in workload.layer_groups)
     return {
         "hardware": full(hardware.name), "chips": tp * pp, "tp": full(tp), "pp": full(pp),
         "model": full(question.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
         "kv_dtype": full(question.scenario.kv_dtype), "weight_dtype": full(question.scenario.weight_dtype),
-        "batch": question.batch, "kv_len": question.kv_len, "kv_copies": full(workload.heads.copies),
+        "batch": question.batch, "kv_len": question.kv_len, "kv_copies": full(workload.copies),
         "weight_bytes_per_chip": full(need.weight_bytes), "usable_bytes_per_chip": full(room),
         "kv_bytes_per_sequence_per_chip": full(need.kv_bytes_per_sequence),
         "allocation_waste_fraction": full(1 - stored / given), "max_batch": full(placed.max_batch),

@@ -11,7 +11,8 @@ import numpy as np
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.roofline import engine as roofline
 from simkit.step.build import build_step
 from simkit.step.machine_totals import step_totals
@@ -172,7 +173,7 @@ def answered(question: Question, layout: AttentionLayout, attention: str, split:
 
 def largest_first(layouts: list[AttentionLayout]) -> list[AttentionLayout]:
     """Layouts by what they cache of a token, largest first: the order in which a fit is found soonest."""
-    return sorted(layouts, key=lambda layout: -layout.n_kv_heads * layout.elements_per_token)
+    return sorted(layouts, key=lambda layout: -layout.elements_per_token)
 
 
 def _split(question: Question, chips: Any, tp: int | None, pp: int | None, layouts: list[AttentionLayout]) -> Split:
@@ -192,7 +193,7 @@ def _split(question: Question, chips: Any, tp: int | None, pp: int | None, layou
 def _columns(question: Question, layout: AttentionLayout, attention: str, engine: str, step: DecodeStep,
              placement: Placement, timing: StepTiming, split: Split) -> dict[str, Any]:
     workload, scenario, hardware = step.workload, question.scenario, question.hardware
-    batch, heads = question.batch, workload.heads
+    batch = question.batch
     shape = question.shape
     fits = np.broadcast_to(placement.fits, shape)
     time = np.where(fits, timing.step_time_s, np.nan)
@@ -221,7 +222,7 @@ def _columns(question: Question, layout: AttentionLayout, attention: str, engine
         "q_len": full(workload.q_len), "engine": full(engine), "fits": fits, "step_time_s": time,
         "tokens_per_s": tokens_per_s, "tokens_per_s_per_user": tokens_per_step / time,
         "attention_time_s": np.where(fits, timing.attention_time_s, np.nan), "kv_cache_bytes": full(logical),
-        "kv_allocated_bytes": full(allocated), "kv_copies": full(heads.copies),
+        "kv_allocated_bytes": full(allocated), "kv_copies": full(workload.copies),
         "kv_read_bytes": full(totals.kv_read_bytes),
         "weight_read_bytes": full(totals.weight_bytes), "flops": full(totals.matrix_flops),
         "arithmetic_intensity": full(core_flops / sum(op.count * op.kv_read_bytes for op in cores)),

@@ -11,8 +11,9 @@ import numpy as np
 
 from simkit.evidence.silicon.tables import Measured
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
+from simkit.model.kinds.widths import Mla
 from simkit.model.kv_cache import parse_format
 from simkit.replay.attention import replay_attention
 from simkit.replay.single_points import scalar_operator
