@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Self
 
+from simkit.foundation.errors import UserError
 from simkit.model.kinds.widths import ModelShape
 
 CacheRole = Literal["key", "value", "latent"]
@@ -29,6 +30,16 @@ READ_PATTERNS: Final[tuple[ReadPattern, ...]] = ("contiguous",)
 def every_token(context_tokens: Any) -> Any:
     """All tokens that the layer keeps: what most arrays store, and read in a step."""
     return context_tokens
+
+
+def heads_that_divide(name: str, model: ModelShape) -> int:
+    """``K`` of a layout's name ``kind-K``. Raises :class:`UserError` when it does not divide the query heads."""
+    n_kv_heads, n_q = int(name.rpartition("-")[2]), model.n_q_heads
+    if n_kv_heads < 1 or n_q % n_kv_heads:
+        divisors = [str(k) for k in range(1, n_q + 1) if n_q % k == 0]
+        raise UserError(f"{name}: {n_kv_heads} KV heads do not divide the {n_q} query heads of {model.name}",
+                        hint="K may be " + ", ".join(divisors))
+    return n_kv_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

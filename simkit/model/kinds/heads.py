@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final, Self
 
-from simkit.foundation.errors import UserError
 from simkit.model.kinds.base import (
     AttentionLayout,
     Core,
@@ -22,6 +21,7 @@ from simkit.model.kinds.base import (
     StoredArray,
     Writes,
     every_token,
+    heads_that_divide,
     read_in_full,
 )
 from simkit.model.kinds.widths import ModelShape
@@ -44,10 +44,8 @@ class Heads(AttentionLayout):
 
     @classmethod
     def of_model(cls, name: str, model: ModelShape) -> Self:
-        match = _GQA.fullmatch(name)
-        if match is None:
-            return cls._of_heads(name, model, 1 if name == "mqa" else model.n_q_heads)
-        return cls._of_heads(name, model, heads_that_divide(name, int(match[1]), model))
+        all_or_one = {"mha": model.n_q_heads, "mqa": 1}
+        return cls._of_heads(name, model, all_or_one.get(name) or heads_that_divide(name, model))
 
     @classmethod
     def as_trained(cls, name: str, model: ModelShape) -> Self | None:
@@ -102,13 +100,3 @@ class Heads(AttentionLayout):
     @property
     def refuses(self) -> Mapping[Feature, str]:
         return {}
-
-
-def heads_that_divide(name: str, n_kv_heads: int, model: ModelShape) -> int:
-    """``n_kv_heads`` when they divide the model's query heads. Raises :class:`UserError` with those that do."""
-    n_q = model.n_q_heads
-    if n_kv_heads < 1 or n_q % n_kv_heads:
-        divisors = [str(k) for k in range(1, n_q + 1) if n_q % k == 0]
-        raise UserError(f"{name}: {n_kv_heads} KV heads do not divide the {n_q} query heads of {model.name}",
-                        hint="K may be " + ", ".join(divisors))
-    return n_kv_heads
