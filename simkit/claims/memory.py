@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,7 @@ from simkit.foundation.units import BYTES, COUNT, format_quantity
 from simkit.foundation.validation import Number, Quantity, Text
 from simkit.hardware.catalog import Chips
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import parse_layout
+from simkit.model.attention import AS_TRAINED, parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.model.parameters import count_parameters
@@ -277,7 +277,5 @@ class Adopters(Claim, test="adopters"):
 
 
 def _family(model: ModelArchitecture) -> str:
-    if model.mla is not None:
-        return "mla"
-    kinds: Any = {1: "mqa", model.n_q_heads: "mha"}
-    return str(kinds.get(model.n_kv_heads, "gqa"))
+    """The trained layout without its number: mha, gqa, mqa, mla."""
+    return parse_layout(AS_TRAINED, model).label.partition("-")[0]

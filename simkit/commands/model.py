@@ -65,7 +65,7 @@ def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
     return {
         "name": architecture.name, "title": architecture.title, "n_layers": architecture.n_layers,
         "hidden_size": architecture.hidden_size, "n_q_heads": architecture.n_q_heads,
-        "n_kv_heads": architecture.n_kv_heads, "attention": _trained_with(architecture),
+        "n_kv_heads": architecture.n_kv_heads, "attention": layout.label,
         "head_dim": architecture.head_dim, "parameters": counted.total, "active_parameters": counted.active,
         "kv_bytes_per_token": kv_bytes_per_token(architecture, layout), "max_context": architecture.max_context,
     }
@@ -73,15 +73,6 @@ def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
 
 def _billions(count: float) -> str:
     return f"{count / 1e9:.4g} billion"
-
-
-def _trained_with(architecture: ModelArchitecture) -> str:
-    """The layout's own name for what the model was trained with."""
-    if architecture.mla is not None:
-        return "mla"
-    if architecture.n_kv_heads == architecture.n_q_heads:
-        return "mha"
-    return "mqa" if architecture.n_kv_heads == 1 else f"gqa-{architecture.n_kv_heads}"
 
 
 @model.command()
@@ -113,12 +104,13 @@ def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
     from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
 
-    counted = count_parameters(architecture, parse_layout(AS_TRAINED, architecture))
+    trained = parse_layout(AS_TRAINED, architecture)
+    counted = count_parameters(architecture, trained)
     windows = sorted({group.window for group in architecture.layer_groups if group.window is not None})
     entries: list[tuple[str, Any, str | None]] = [
         ("layers", architecture.n_layers, COUNT), ("hidden_size", architecture.hidden_size, COUNT),
         ("n_q_heads", architecture.n_q_heads, COUNT), ("n_kv_heads", architecture.n_kv_heads, COUNT),
-        ("head_dim", architecture.head_dim, COUNT), ("trained_with", _trained_with(architecture), None),
+        ("head_dim", architecture.head_dim, COUNT), ("trained_with", trained.label, None),
         ("vocab_size", architecture.vocab_size, COUNT), ("max_context", architecture.max_context, COUNT),
         ("windows", ", ".join(map(str, windows)) or None, None),
         ("experts", architecture.moe.experts if architecture.moe else None, COUNT),
@@ -128,7 +120,7 @@ def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
         ("active_parameters_published", architecture.params_active_published, COUNT),
         ("pretraining_tokens", architecture.pretraining_tokens, COUNT),
     ]
-    for layout in dict.fromkeys((_trained_with(architecture), "mha", "mqa")):
+    for layout in dict.fromkeys((trained.label, "mha", "mqa")):
         per_token = kv_bytes_per_token(architecture, parse_layout(layout, architecture))
         entries.append((f"kv_bytes_per_token.{layout}", per_token, BYTES))
     return [{"model": architecture.name, "key": key, "value": value, "unit": unit_of(unit),

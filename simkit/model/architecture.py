@@ -1,28 +1,10 @@
-"""The shape of a transformer decoder: dimensions, layer kinds, MLP or MoE, and multi-head latent attention."""
+"""The shape of a transformer decoder: dimensions, layer kinds, MLP or MoE."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mla:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
-
-    ``d_c`` is ``kv_lora_rank``, ``d_r`` is ``rope_head_dim``: a token's cache entry is ``d_c + d_r`` elements,
-    shared by all query heads.
-    """
-
-    kv_lora_rank: int
-    rope_head_dim: int
-    nope_head_dim: int
-    v_head_dim: int
-    q_lora_rank: int | None
-
-    @property
-    def latent_dim(self) -> int:
-        """Cached elements per token and layer, ``d_c + d_r``."""
-        return self.kv_lora_rank + self.rope_head_dim
+from simkit.model.kinds.widths import Mla
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,11 @@ class Eviction:
         """True when a score per kept token is updated every step."""
         return self.kind == "h2o"
 
+    @property
+    def chooses_by_head(self) -> bool:
+        """True when each KV head keeps tokens of its own, by what its queries attended to."""
+        return self.kind in ("h2o", "snapkv")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:

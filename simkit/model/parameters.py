@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simkit.model.architecture import LayerGroup, ModelArchitecture
-from simkit.model.attention import AttentionLayout
+from simkit.model.kinds.base import AttentionLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +30,10 @@ class ParameterCount:
 
 
 def attention_parameters(model: ModelArchitecture, layout: AttentionLayout) -> int:
-    r"""Weights of one attention block, :math:`D (n_q + 2 n_{kv}) d + n_q d D`, or MLA's six projections."""
-    d_model, n_q = model.hidden_size, model.n_q_heads
-    if layout.kind == "heads":
-        query_and_output = 2 * d_model * n_q * model.head_dim
-        own = query_and_output + 2 * d_model * layout.n_kv_heads * model.head_dim
-        return own * 2 if model.cross_attention else own
-    return sum(mla_projections(model).values())
-
-
-def mla_projections(model: ModelArchitecture) -> dict[str, int]:
-    """Weights of MLA's projections by name (DeepSeek-V2, appendix C). Raises KeyError-free: {} without MLA."""
-    mla, d_model, n_q = model.mla, model.hidden_size, model.n_q_heads
-    if mla is None:
-        return {}
-    qk_dim = mla.nope_head_dim + mla.rope_head_dim
-    query = ({"q_down": d_model * mla.q_lora_rank, "q_up": mla.q_lora_rank * n_q * qk_dim}
-             if mla.q_lora_rank else {"q_up": d_model * n_q * qk_dim})
-    return {
-        **query,
-        "kv_down": d_model * mla.latent_dim,
-        "k_up": mla.kv_lora_rank * n_q * mla.nope_head_dim,
-        "v_up": mla.kv_lora_rank * n_q * mla.v_head_dim,
-        "output": n_q * mla.v_head_dim * d_model,
-    }
+    r"""Weights of one attention block: :math:`D (n_q + 2 n_{kv}) d + n_q d D`, or what the layout's kind projects."""
+    matrices = {"query": model.n_q_heads, "attended": model.n_q_heads, "kv": layout.n_kv_heads, "one": 1}
+    own = sum(matrices[p.heads] * p.rows * p.columns for p in layout.projections)
+    return own * 2 if model.cross_attention else own
 
 
 def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCount:

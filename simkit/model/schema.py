@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from simkit.foundation.errors import UserError, shown
 from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
 from simkit.foundation.yaml_source import YamlSource
-from simkit.model.architecture import LayerGroup, Mla, Mlp, ModelArchitecture, Moe
+from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
+from simkit.model.kinds.widths import Mla
 
 Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]

@@ -70,7 +70,7 @@ def append_fraction(level: MemoryLevel, task: AttentionTask, read_bytes: float, 
     found = standard_of(level)
     if found is None:
         return 1.0
-    parts = 1 if task.cache_value_dim == 0 else 2
+    parts = task.arrays
     reads = tile_pattern(
         streams=READ_STREAMS, bytes_per_token=bytes_per_token, parts=parts, tile_tokens=TILE_TOKENS, page_tokens=1,
         neighbours=1, stride_tokens=1.0, footprint_bytes=read_bytes)

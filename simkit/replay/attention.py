@@ -271,7 +271,7 @@ def _dram_rate(machine: Machine, plan: KernelPlan, operator: Operator, task: Att
         return PatternRate(fraction=_bank_fraction(machine, plan, task), row_hit_fraction=1.0)
     return pattern_rate(machine.home, tile_pattern(
         streams=min(plan.items, machine.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
-        parts=1 if task.cache_value_dim == 0 else 2, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
+        parts=task.arrays, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
         neighbours=round(float(task.interleaved_heads)), stride_tokens=float(task.stride_tokens),
         footprint_bytes=float(operator.kv_read_bytes)))
 
@@ -280,7 +280,7 @@ def _bank_fraction(machine: Machine, plan: KernelPlan, task: AttentionTask) -> f
     """What reads of the layout's addresses reach of a banked SRAM; one compiled program meets no bank twice."""
     if machine.schedule == "static":
         return 1.0
-    token_bytes = plan.bytes_per_token / (1 if task.cache_value_dim == 0 else 2)
+    token_bytes = plan.bytes_per_token / task.arrays
     return bank_fraction(machine.home, token_bytes=token_bytes, stride_tokens=float(task.stride_tokens),
                          row_bytes=token_bytes * max(1.0, float(task.interleaved_heads)))
 

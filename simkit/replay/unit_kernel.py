@@ -81,7 +81,7 @@ def parameters_of(task: AttentionTask, hardware: HardwareProfile, home: MemoryLe
     if kernel is None or hz is None or bandwidth is None:
         return None
     return ChipKernel(
-        kernel=kernel.for_latents() if task.cache_value_dim == 0 else kernel, clock_hz=float(hz),
+        kernel=kernel.for_latents() if task.latent else kernel, clock_hz=float(hz),
         units=hardware.compute.units, widened_ratio=max(float(bandwidth) / float(kernel.tuned_for_bytes_per_s), 1.0),
         dram_latency_s=float(home.latency_s or 0.0))
 
@@ -107,7 +107,7 @@ def unit_kernels(operator: Operator, task: AttentionTask, hardware: HardwareProf
         parts = []
     found = [_matrix_kernel(part, rows, heads, task, hardware, parameters, load_fraction) for part in parts]
     # Kernels for latents are written for the matrix unit alone.
-    if not found or (task.cache_value_dim != 0 and (by_query_head or rows <= kernel.vector_most_group)):
+    if not found or (not task.latent and (by_query_head or rows <= kernel.vector_most_group)):
         found.append(_vector_kernel(rows, task, parameters))
     return found
 

@@ -21,7 +21,8 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_policy import KvPolicy, Paging
 from simkit.roofline.engine import operator_times
 from simkit.step.build import build_step

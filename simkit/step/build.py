@@ -120,16 +120,16 @@ def _resharding(workload: DecodeWorkload) -> list[Collective]:
     gathers the queries and combines the partial outputs.
     """
     heads, layout, layers = workload.heads, workload.layout, workload.model.n_layers
-    key_dim, value_dim = workload.core_dims
+    core = layout.core
     if workload.sharding == "heads" or workload.static:
         return []
     bytes_a = workload.activation_bytes_per_element
-    queries = workload.rows * workload.model.n_q_heads * key_dim * bytes_a / heads.ways
-    outputs = workload.rows * workload.model.n_q_heads * value_dim / heads.ways
+    queries = workload.rows * workload.model.n_q_heads * core.key_dim * bytes_a / heads.ways
+    outputs = workload.rows * workload.model.n_q_heads * core.value_dim / heads.ways
     if workload.sharding == "batch":
-        # Every chip computes every new latent itself; keys and values are computed head by head.
-        new = (0.0 if layout.kind == "mla" else
-               workload.rows * workload.n_kv_heads * layout.elements_per_token * bytes_a / heads.ways)
+        # What heads share every chip computes itself; keys and values are computed head by head.
+        per_head = sum(array.elements for array in layout.arrays if not array.shared)
+        new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
         return [
             Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
                        chips=heads.batch_ways),

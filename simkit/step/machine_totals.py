@@ -40,8 +40,6 @@ def step_totals(step: DecodeStep) -> StepTotals:
     ways, batch = heads.ways, np.asarray(workload.batch, dtype=float)
     by_token = ways * batch / workload.sequences
     by_sequence = ways * batch / (workload.attention_sequences * heads.batch_ways)
-    stored_ways = ways / (heads.batch_ways * heads.context_ways)
-    replicas = heads.copies * workload.n_kv_heads / (heads.kv_per_chip * stored_ways)
 
     def total(field: str, *, where: Callable[[Operator], bool] = lambda _: True) -> Any:
         return sum(op.count * getattr(op, field) for op in operators if where(op))
@@ -50,8 +48,8 @@ def step_totals(step: DecodeStep) -> StepTotals:
                   + total("kv_write_bytes", where=lambda op: op.name == KV_APPEND) / heads.context_ways)
     return StepTotals(
         weight_bytes=total("weight_bytes") * ways * workload.microbatches,
-        kv_read_bytes=total("kv_read_bytes") * by_sequence * replicas,
-        kv_write_bytes=kv_written * by_sequence * replicas,
+        kv_read_bytes=total("kv_read_bytes") * by_sequence * workload.evenness,
+        kv_write_bytes=kv_written * by_sequence * workload.evenness,
         matrix_flops=total("matrix_flops", where=lambda op: not _works_on_cache(op)) * by_token
         + total("matrix_flops", where=_works_on_cache) * by_sequence)
 

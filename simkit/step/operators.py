@@ -21,8 +21,10 @@ SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the e
 class AttentionTask:
     """What the attention operator reads, for engines that replay its access pattern. All parameters of one chip.
 
-    ``tokens`` is the mean over the batch's lengths, ``length_factors`` the spread around it. In memory the vectors of
-    ``interleaved_heads`` heads lie side by side, and consecutive kept tokens ``stride_tokens`` tokens apart.
+    ``tokens`` is the mean over the batch's lengths, ``length_factors`` the spread around it. Of a token and KV head
+    ``cached_elements`` lie in ``arrays`` arrays; ``latent``: libraries have kernels of their own for such a cache. In
+    memory the vectors of ``interleaved_heads`` heads lie side by side, and consecutive kept tokens ``stride_tokens``
+    tokens apart.
     """
 
     sequences: Any
@@ -31,8 +33,9 @@ class AttentionTask:
     tokens: Any
     key_dim: int
     value_dim: int
-    cache_key_dim: int
-    cache_value_dim: int
+    latent: bool
+    arrays: int
+    cached_elements: Any
     bytes_per_token_head: Any
     kernel: str
     page: int

@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile, MemoryLevel, Tensor
-from simkit.model.parameters import encoder_parameters, mla_projections, mlp_parameters
+from simkit.model.parameters import encoder_parameters, mlp_parameters
+from simkit.step.projections import chip_elements
 from simkit.step.workload import DecodeWorkload
 
 ROUNDING: Final = 1e-12  # bytes are sums of float64: what fits exactly must not fail by its last digit
@@ -64,10 +65,10 @@ def demand(workload: DecodeWorkload) -> Demand:
     ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions, both_ends)
     elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
     weights = elements * workload.weight_format.bytes_per_element
-    resident = sum(group.count * (workload.layer_cache_bytes(group, allocated=True) + workload.score_bytes(group))
+    resident = sum(group.count * (workload.layer_stored_bytes(group, allocated=True) + workload.score_bytes(group))
                    for group in workload.layer_groups) + workload.cross_cache_bytes
     # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them.
-    per_sequence = share * heads.kv_per_chip * resident / heads.batch_ways
+    per_sequence = share * resident / heads.batch_ways
     held = np.ceil(np.asarray(workload.batch) / heads.batch_ways) * heads.batch_ways
     return Demand(weight_bytes=weights, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * held,
                   batch_ways=heads.batch_ways)
@@ -80,18 +81,7 @@ def _layer_elements(workload: DecodeWorkload) -> Any:
     for group in model.layer_groups:
         mlps += group.count * mlp_parameters(model, group).total
         routers += group.count * model.hidden_size * model.moe.experts if group.moe and model.moe is not None else 0
-    if workload.layout.kind == "mla":
-        parts = mla_projections(model)
-        repeated = parts["kv_down"] + parts.get("q_down", 0)
-        up = 0 if workload.layout.absorbed else parts["k_up"] + parts["v_up"]
-        attention = ((sum(parts.values()) - repeated - up) / heads.ways + workload.whole(repeated)
-                     + up * heads.q_per_chip / model.n_q_heads)
-    else:
-        # Query and output weights split by query heads; key and value weights by the KV heads that a chip holds.
-        own_kv = heads.kv_per_chip if workload.sharding == "heads" else workload.n_kv_heads / heads.ways
-        attention = 2.0 * model.hidden_size * model.head_dim * (model.n_q_heads / heads.ways + own_kv)
-        attention = attention * (2 if model.cross_attention else 1)
-    return (mlps - routers) / heads.ways + workload.whole(routers) + model.n_layers * attention
+    return (mlps - routers) / heads.ways + workload.whole(routers) + model.n_layers * chip_elements(workload)
 
 
 def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
@@ -101,17 +91,22 @@ def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
 
     with ``M`` encoder tokens where there is cross-attention.
     """
-    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
-    own = sum(group.count * whole.layer_cache_bytes(group) for group in whole.layer_groups)
-    return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)
+    whole = _on_one_chip(workload)
+    own = sum(group.count * whole.layer_stored_bytes(group) for group in whole.layer_groups)
+    return 1.0 * (own + whole.cross_cache_bytes)
 
 
 def allocated_bytes_per_sequence(workload: DecodeWorkload) -> Any:
     """Room given to one sequence's cache over all layers, one copy: page rounding, reservation and scores included."""
-    whole = replace(workload, sharding="heads")  # no chip's part of the tokens, all of them
-    own = sum(group.count * (whole.layer_cache_bytes(group, allocated=True) + whole.score_bytes(group))
+    whole = _on_one_chip(workload)
+    own = sum(group.count * (whole.layer_stored_bytes(group, allocated=True) + whole.score_bytes(group))
               for group in whole.layer_groups)
-    return 1.0 * whole.n_kv_heads * (own + whole.cross_cache_bytes)
+    return 1.0 * (own + whole.cross_cache_bytes)
+
+
+def _on_one_chip(workload: DecodeWorkload) -> DecodeWorkload:
+    """All heads and all tokens of a sequence, one copy."""
+    return replace(workload, sharding="heads", tp=1, static=False)
 
 
 def usable_levels(hardware: HardwareProfile, tensor: Tensor, *, overflow: Any) -> tuple[MemoryLevel, ...]:

@@ -56,12 +56,8 @@ def causal_pairs(chunk_tokens: Any, end_tokens: Any, most_tokens: float = np.inf
 
 
 def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any) -> list[Operator]:
-    heads, mla = workload.heads, workload.model.mla
-    latent = workload.layout.kind == "mla" and mla is not None
-    key_dim, value_dim = workload.core_dims
-    if latent and mla is not None:
-        # Prompts are long: keys and values are expanded, as training does (DeepSeek-V2, section 2.1), not absorbed.
-        key_dim, value_dim = mla.nope_head_dim + mla.rope_head_dim, mla.v_head_dim
+    heads, core = workload.heads, workload.layout.prefill_core
+    both_dims, expansion = core.key_dim + core.value_dim, core.expansion
     # A prompt is read in full: what an eviction rule drops goes after it. Windows are part of the model.
     window = np.inf if group.window is None else float(group.window)
     parts = heads.batch_ways * heads.context_ways * np.maximum(workload.pp, 1)
@@ -69,18 +65,18 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
     seen = np.minimum(end, window + chunk)
     bytes_a = workload.activation_bytes_per_element
     found = [Operator(
-        name="prefill_attention", count=group.count, matrix_flops=2.0 * scores * (key_dim + value_dim),
+        name="prefill_attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=1.0 * SOFTMAX_FLOPS * scores, exponentials=scores,
-        kv_read_bytes=1.0 * heads.kv_per_chip * workload.cache_bytes(seen) / parts,
-        activation_bytes=chunk * heads.q_per_chip * (key_dim + value_dim) * bytes_a / parts,
+        kv_read_bytes=1.0 * workload.read_bytes(seen) / parts,
+        activation_bytes=chunk * heads.q_per_chip * both_dims * bytes_a / parts,
         query_rows=np.maximum(chunk, 1.0) * heads.group_size, dtype=workload.activation_dtype)]
-    if latent and mla is not None:
-        # The chunk's own latents are expanded by its rows' up-projections; those of earlier chunks once more.
+    if expansion is not None:
+        # The chunk's own entries are expanded by its rows' up-projections; those of earlier chunks once more.
         earlier = (seen - chunk) / parts
-        width = heads.q_per_chip * (mla.nope_head_dim + mla.v_head_dim)
+        width = heads.q_per_chip * expansion.columns
         found.append(Operator(
-            name="prefill_expand_latent", count=group.count, matrix_flops=2.0 * earlier * mla.kv_lora_rank * width,
-            weight_bytes=(earlier > 0) * mla.kv_lora_rank * width * workload.weight_format.bytes_per_element,
+            name="prefill_expand_latent", count=group.count, matrix_flops=2.0 * earlier * expansion.rank * width,
+            weight_bytes=(earlier > 0) * expansion.rank * width * workload.weight_format.bytes_per_element,
             activation_bytes=2.0 * earlier * width * bytes_a, query_rows=np.maximum(earlier, 1.0),
             dtype=workload.gemm_dtype))
     return found

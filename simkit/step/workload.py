@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -10,7 +11,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture
-from simkit.model.attention import AttentionLayout
+from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import ElementFormat
 from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
 from simkit.step.sharding import AttentionSharding, ShardedHeads, shard_heads
@@ -121,28 +122,35 @@ class DecodeWorkload:
 
     def tokens_read(self, group: LayerGroup) -> Any:
         """Cached tokens of one sequence that one chip's layer reads, averaged over the batch's lengths."""
-        return self.policy.lengths.mean_of(
-            lambda kv_len: np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways), self.kv_len)
+        return self.mean_over_lengths(group, lambda tokens: tokens)
 
     def whole(self, width: int) -> Any:
-        """This chip's part of what chips repeat (routers, MLA's down-projections); static machines cut it."""
+        """This chip's part of what chips repeat (routers, projections that no head owns); static machines cut it."""
         return width / self.heads.ways if self.static else width
 
+    def held_heads(self, array: StoredArray) -> Any:
+        """Heads of an array on the busiest chip: its KV heads, or the copy that they share (static machines cut it)."""
+        return self.whole(1) if array.shared else self.heads.kv_per_chip
+
     @property
-    def core_dims(self) -> tuple[int, int]:
-        """Elements of a key and of a value as attention multiplies them: narrower than stored when expanded."""
-        mla = self.model.mla
-        if self.layout.absorbed or mla is None:
-            return self.layout.head_dim, self.layout.v_head_dim
-        return mla.nope_head_dim + mla.rope_head_dim, mla.v_head_dim
+    def has_mixed_arrays(self) -> bool:
+        """True when some arrays have a copy for every KV head and others one for all of them."""
+        return len({array.shared for array in self.layout.arrays}) > 1
+
+    @property
+    def elements_per_kv_head(self) -> Any:
+        """Elements that this chip holds of a token, over its KV heads: what they share counts in parts."""
+        return sum(array.elements * (1.0 if not array.shared else self.held_heads(array) / self.heads.kv_per_chip)
+                   for array in self.layout.arrays)
+
+    def format_of(self, array: StoredArray) -> ElementFormat:
+        """How an array's elements are stored."""
+        return self.value_format or self.kv_format if array.role == "value" else self.kv_format
 
     @property
     def unpack_flops_per_token(self) -> int:
         """Vector work per token, layer and KV head to widen a quantised cache before a kernel multiplies by it."""
-        layout, values = self.layout, self.value_format or self.kv_format
-        if layout.kind == "mla":
-            return layout.elements_per_token * self.kv_format.unpack_flops
-        return layout.head_dim * self.kv_format.unpack_flops + layout.v_head_dim * values.unpack_flops
+        return sum(read.array.elements * self.format_of(read.array).unpack_flops for read in self.layout.reads)
 
     @property
     def native_cache_dtype(self) -> str:
@@ -151,33 +159,43 @@ class DecodeWorkload:
         same = self.kv_format == values and self.kv_format.is_quantised and not self.kv_format.group
         return self.kv_format.name if same else ""
 
-    def cache_bytes(self, tokens: Any) -> Any:
-        """Stored bytes of ``tokens`` tokens of one KV head in one layer, with scales: K and V, or MLA's latent."""
-        layout = self.layout
-        if layout.kind == "mla":
-            return self.kv_format.stored_bytes(tokens, layout.elements_per_token)
-        values = self.value_format or self.kv_format
-        return self.kv_format.stored_bytes(tokens, layout.head_dim) + values.stored_bytes(tokens, layout.v_head_dim)
+    def stored_bytes(self, tokens: Any) -> Any:
+        """Bytes that this chip keeps of ``tokens`` tokens of one sequence in one layer, with scales."""
+        return sum(
+            self.held_heads(array) * self.format_of(array).stored_bytes(array.stored_tokens(tokens), array.elements)
+            for array in self.layout.arrays)
+
+    def read_bytes(self, tokens: Any) -> Any:
+        """Bytes that this chip reads of them in a step, each once."""
+        return sum(self.held_heads(read.array) * self._one_head_bytes(read, tokens) for read in self.layout.reads)
+
+    def reread_bytes(self, tokens: Any, readers: Any) -> Any:
+        """Bytes that are read again when each of ``readers`` work items of one sequence reads what it multiplies by."""
+        return sum((readers - self.held_heads(read.array)) * self._one_head_bytes(read, tokens)
+                   for read in self.layout.reads)
+
+    def _one_head_bytes(self, read: Read, tokens: Any) -> Any:
+        return self.format_of(read.array).stored_bytes(read.tokens(tokens), read.array.elements)
 
     @property
-    def appended_bytes(self) -> float:
-        """Bytes written for one new token of one KV head in one layer."""
-        layout = self.layout
-        if layout.kind == "mla":
-            return self.kv_format.appended_bytes(layout.elements_per_token)
-        values = self.value_format or self.kv_format
-        return self.kv_format.appended_bytes(layout.head_dim) + values.appended_bytes(layout.v_head_dim)
+    def appended_bytes(self) -> Any:
+        """Bytes that this chip writes for one new token of a sequence in one layer."""
+        return sum(self.held_heads(array) * self.format_of(array).appended_bytes(array.elements)
+                   for array in self.layout.writes.appended)
 
-    def layer_cache_bytes(self, group: LayerGroup, *, allocated: bool = False) -> Any:
-        """Bytes of one sequence's cache in one layer, for one KV head on one chip, averaged over the batch's lengths.
+    def mean_over_lengths(self, group: LayerGroup, of_tokens: Callable[[Any], Any]) -> Any:
+        """Mean over the batch's lengths of a function of the tokens that this chip's layer keeps of one sequence."""
+        return self.policy.lengths.mean_of(
+            lambda kv_len: of_tokens(np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways)), self.kv_len)
 
-        ``allocated`` rounds up to pages or to the reserved length: the room given, not the bytes read.
-        """
-        def one(kv_len: Any) -> Any:
-            tokens = np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways)
-            return self.cache_bytes(self.policy.paging.allocated(tokens) if allocated else tokens)
+    def layer_read_bytes(self, group: LayerGroup) -> Any:
+        """Bytes of one sequence's cache that this chip reads of one layer in a step, averaged over the batch."""
+        return self.mean_over_lengths(group, self.read_bytes)
 
-        return self.policy.lengths.mean_of(one, self.kv_len)
+    def layer_stored_bytes(self, group: LayerGroup, *, allocated: bool = False) -> Any:
+        """Bytes that it keeps; ``allocated`` rounds up to pages or to the reserved length: the room given."""
+        return self.mean_over_lengths(
+            group, lambda tokens: self.stored_bytes(self.policy.paging.allocated(tokens) if allocated else tokens))
 
     @property
     def encoder_tokens(self) -> Any:
@@ -186,12 +204,43 @@ class DecodeWorkload:
 
     @property
     def cross_cache_bytes(self) -> Any:
-        """Encoder keys and values of one sequence over all layers, for one KV head on one chip."""
-        return self.model.n_layers * self.cache_bytes(self.encoder_tokens)
+        """Encoder keys and values of one sequence over all layers, on one chip."""
+        return self.model.n_layers * self.stored_bytes(self.encoder_tokens)
 
     def score_bytes(self, group: LayerGroup) -> Any:
-        """Bytes of H2O's running scores of one sequence in one layer, for one KV head; 0 without such a rule."""
+        """Bytes of H2O's running scores of one sequence in one layer on one chip; 0 without such a rule."""
         rule = self.policy.eviction
         if rule is None or not rule.keeps_scores or group.window is not None:
             return 0.0
-        return self.tokens_read(group) * SCORE_BYTES
+        return self.heads.kv_per_chip * self.tokens_read(group) * SCORE_BYTES
+
+    @property
+    def storing_ways(self) -> Any:
+        """Chips of a stage that hold the same tokens of the same sequences: each its own heads of them."""
+        return self.heads.ways / (self.heads.batch_ways * self.heads.context_ways)
+
+    @property
+    def copies(self) -> Any:
+        """How often the whole cache is stored over all chips: above 1 when chips outnumber its heads."""
+        if not self.has_mixed_arrays:
+            return self.heads.copies
+        return self._over_arrays(self._heads_stored) / self._over_arrays(
+            lambda array: 1.0 if array.shared else self.n_kv_heads)
+
+    @property
+    def evenness(self) -> Any:
+        """Cache of all chips over that of as many like the busiest: below 1 where heads do not deal out evenly."""
+        if not self.has_mixed_arrays:
+            return self.heads.copies * self.n_kv_heads / (self.heads.kv_per_chip * self.storing_ways)
+        return self._over_arrays(self._heads_stored) / self._over_arrays(
+            lambda array: self.storing_ways * self.held_heads(array))
+
+    def _heads_stored(self, array: StoredArray) -> Any:
+        """Heads of an array over all chips of a stage, copies included."""
+        return self.storing_ways * self.held_heads(array) if array.shared else self.heads.copies * self.n_kv_heads
+
+    def _over_arrays(self, heads: Callable[[StoredArray], Any]) -> Any:
+        """Stored bytes of one sequence when every array has so many heads."""
+        return sum(
+            heads(array) * array.stored_tokens(self.kv_len) * array.elements * self.format_of(array).bytes_per_element
+            for array in self.layout.arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import parse_format
 from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.workload import DecodeWorkload

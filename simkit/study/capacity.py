@@ -15,7 +15,8 @@ import numpy as np
 from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.step.machine import Machine
 from simkit.step.placement import place, usable_levels
 from simkit.study.engines import DEFAULT, engine_named
@@ -65,13 +66,13 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
         return np.full(shape, value, dtype=object if isinstance(value, str) else None)
 
     workload = points.workload(layout, machine)
-    stored = sum(group.count * workload.layer_cache_bytes(group) for group in workload.layer_groups)
-    given = sum(group.count * workload.layer_cache_bytes(group, allocated=True) for group in workload.layer_groups)
+    stored = sum(group.count * workload.layer_stored_bytes(group) for group in workload.layer_groups)
+    given = sum(group.count * workload.layer_stored_bytes(group, allocated=True) for group in workload.layer_groups)
     return {
         "hardware": full(hardware.name), "chips": full(machine.chips), "tp": full(machine.tp), "pp": full(machine.pp),
         "model": full(points.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
         "kv_dtype": full(points.scenario.kv_dtype), "weight_dtype": full(points.scenario.weight_dtype),
-        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.heads.copies),
+        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.copies),
         "weight_bytes_per_chip": full(need.weight_bytes), "usable_bytes_per_chip": full(room),
         "kv_bytes_per_sequence_per_chip": full(need.kv_bytes_per_sequence),
         "allocation_waste_fraction": full(1 - stored / given), "max_batch": full(placed.max_batch),

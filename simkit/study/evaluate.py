@@ -12,7 +12,8 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout, parse_layout
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.step.build import build_step
 from simkit.step.machine import Machine
 from simkit.step.machine_totals import StepTotals, step_totals
@@ -107,7 +108,7 @@ class Points:
             if chips not in (FIT, FIT_EACH):
                 raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT} or {FIT_EACH}")
             if tp is None and pp is None:
-                largest_first = sorted(layouts, key=lambda layout: -layout.n_kv_heads * layout.elements_per_token)
+                largest_first = sorted(layouts, key=lambda layout: -layout.elements_per_token)
                 return fit_chips(hardware, [self.need(layout) for layout in largest_first], self.shape,
                                  model.n_q_heads, model.n_layers, mapping)
             chips = (tp or 1) * (pp or 1)

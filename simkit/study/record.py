@@ -85,7 +85,7 @@ _FIELDS: Final = (
           dimension=BYTES,
           value_of=lambda at: at.points.batch * allocated_bytes_per_sequence(at.step.workload)),
     Field(name="kv_copies", meaning="how often that cache is stored, for chips that outnumber KV heads",
-          value_of=lambda at: at.step.workload.heads.copies),
+          value_of=lambda at: at.step.workload.copies),
     Field(name="kv_read_bytes", meaning="cache bytes that all chips read in a step, replicas counted",
           dimension=BYTES, heading="KV read",
           value_of=lambda at: at.totals.kv_read_bytes),

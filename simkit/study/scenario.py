@@ -10,7 +10,7 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AttentionLayout
+from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
 from simkit.step.machine import Machine
@@ -55,9 +55,7 @@ class Scenario:
         if self.encoder_len and not model.cross_attention:
             raise UserError(f"encoder_len {self.encoder_len}: {model.name} has no cross-attention",
                             hint="encoder tokens go with an encoder-decoder model such as t5-v1.1-xxl")
-        if layout.kind == "mla" and self.key_format != self.value_format:
-            raise UserError(f"kv dtype {self.kv_dtype}: {model.name} caches one latent that is both key and value",
-                            hint=f"give one format, such as {self.key_format.name}")
+        self._check_composes(model, layout)
         verified = q_len if self.speculation is None else q_len * 0 + self.speculation.draft_tokens + 1.0
         return DecodeWorkload(
             model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=kv_len, q_len=verified,
@@ -69,6 +67,17 @@ class Scenario:
     def mapping(self, hardware: HardwareProfile) -> AttentionSharding:
         """How attention is dealt out: as asked for, or as the machine's profile says."""
         return self.sharding or hardware.attention_sharding
+
+    def _check_composes(self, model: ModelArchitecture, layout: AttentionLayout) -> None:
+        """Raise :class:`UserError` when the layout does not go with the formats or the eviction rule."""
+        why = layout.refuses.get("separate formats")
+        if why and self.key_format != self.value_format:
+            raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
+                            hint=f"give one format, such as {self.key_format.name}")
+        rule, why = self.policy.eviction, layout.refuses.get("eviction by score")
+        if why and rule is not None and rule.chooses_by_head:
+            raise UserError(f"eviction {rule.kind}: {model.name} under {layout.name} {why}",
+                            hint="a streaming rule keeps the same tokens for every head")
 
     def _expert_ways(self, model: ModelArchitecture, tp: Any) -> Any:
         """Chips with different experts: as many as were asked for, as far as tp and the model's experts allow."""

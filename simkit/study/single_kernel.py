@@ -18,7 +18,7 @@ from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
-from simkit.step.placement import Demand, Placement, place
+from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.engines import DEFAULT, ENGINES, engine_named
 from simkit.study.record import FIELDS, Field
@@ -91,7 +91,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
             kv_format=kv_format, weight_format=parse_format("bf16"), static=hardware.sharding == "layer-pipelined")
         whole = build_step(workload)
         step = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
-        per_sequence = heads * workload.layer_cache_bytes(model.layer_groups[0])
+        per_sequence = cached_bytes_per_sequence(workload)
         need = Demand(weight_bytes=0.0, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * batch)
         # One chip was asked for, so its tiers of last resort are part of it.
         placement = place(need, hardware, overflow=True)

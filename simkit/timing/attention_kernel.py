@@ -86,15 +86,16 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
         all mappings cost the same.
     item_rows: query rows that every item takes, for kernels that leave no choice; None: what is fastest.
     """
-    if task.cache_value_dim == 0:
+    if task.latent:
         kernel = kernel.for_latents()
     if task.kernel in ("grouped-unsplit", "unfused"):
         kernel = replace(kernel, most_sequence_units=1)
     fields = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (
         task.sequences, task.kv_heads, task.query_rows, task.tokens, task.bytes_per_token_head, hit_share,
-        home_bytes_per_s, task.query_rows if item_rows is None else item_rows)))
+        home_bytes_per_s, task.query_rows if item_rows is None else item_rows, task.cached_elements)))
     shape = fields[0].shape
-    sequences, heads, rows, tokens, token_bytes, hits, bandwidth, taken = (field.ravel() for field in fields)
+    sequences, heads, rows, tokens, token_bytes, hits, bandwidth, taken, elements = (field.ravel() for field in fields)
+    task = replace(task, cached_elements=elements)
     work = _Shape(
         items=sequences * heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
         row_elements=sequences * heads * rows * task.value_dim, missed_share=1.0 - hits)
@@ -136,7 +137,7 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
             parts = work.rows / rows
             memory_s = np.maximum(dram_s, cache_s * parts)
             _keep_best(best, work, unit, parts, memory_s, ramp_s + rows_s, kernel, floor_s, units, hz, wanted)
-    if task.cache_value_dim == 0:
+    if task.latent:
         return best  # kernels for latents are written for the matrix unit alone
     unit = vector_costs(work.token_bytes, task, kernel, widened)
     _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s, kernel,

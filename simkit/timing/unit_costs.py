@@ -68,7 +68,7 @@ def matrix_costs(rows: Any, group_rows: Any, token_bytes: Any, task: AttentionTa
     task, hardware, kernel: what is read, on which chip, with which parameters.
     widened: how much wider data paths are than those of the chip that the parameters were fitted on.
     """
-    compute, width = hardware.compute, float(task.cache_key_dim + task.cache_value_dim)
+    compute, width = hardware.compute, task.cached_elements
     cycles = compute.known_clock_hz * compute.units
     eight = token_bytes < EIGHT_BIT_BYTES * width
     narrow = task.key_dim <= NARROW_HEAD
@@ -93,7 +93,7 @@ def matrix_costs(rows: Any, group_rows: Any, token_bytes: Any, task: AttentionTa
 
 def vector_costs(token_bytes: Any, task: AttentionTask, kernel: DecodeKernel, widened: Any) -> UnitCosts:
     """The vector lanes' kernel of one query head an item; parameters as of :func:`matrix_costs`."""
-    width = float(task.cache_key_dim + task.cache_value_dim)
+    width = task.cached_elements
     eight = token_bytes < EIGHT_BIT_BYTES * width
     elements = np.where(eight, kernel.vector_elements_per_cycle_8bit, kernel.vector_elements_per_cycle) * widened
     return UnitCosts(

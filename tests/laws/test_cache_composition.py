@@ -105,9 +105,9 @@ def test_a_reducer_never_adds_bytes_and_pages_add_less_than_one_page_a_layer(mod
     assert cached_bytes_per_sequence(evicted) <= cached_bytes_per_sequence(base)
     assert cached_bytes_per_sequence(reduced) <= cached_bytes_per_sequence(evicted)
     scores = 0 if not reduced.policy.eviction.keeps_scores else sum(
-        group.count * reduced.n_kv_heads * float(reduced.score_bytes(group)) for group in reduced.layer_groups)
+        group.count * float(reduced.score_bytes(group)) for group in reduced.layer_groups)
     room, stored = allocated_bytes_per_sequence(reduced) - scores, cached_bytes_per_sequence(reduced)
-    one_page = model.n_layers * reduced.n_kv_heads * reduced.cache_bytes(page)
+    one_page = model.n_layers * reduced.stored_bytes(page)
     assert stored <= room * (1 + 1e-12)
     assert room - stored < one_page * (1 + 1e-9)
 
@@ -172,7 +172,7 @@ def test_windows_and_eviction_gain_from_ragged_lengths(model, kv_len, lengths):
     # what it does not cut.
     even = workload(model.name, "as-trained", float(kv_len))
     ragged = with_policy(even, lengths=parse_lengths(lengths))
-    slack = model.n_layers * even.n_kv_heads * float(even.cache_bytes(1))  # whole tokens, see above
+    slack = model.n_layers * float(even.stored_bytes(1))  # whole tokens, see above
     assert cached_bytes_per_sequence(ragged) <= cached_bytes_per_sequence(even) + slack
     for group in model.layer_groups:
         if group.window is None:

@@ -78,7 +78,7 @@ def test_cached_elements_per_token_agree_with_the_reference() -> None:
         if "kv_elems_per_token" in entry:
             model = load_model(ours(name))
             layout = parse_layout("as-trained", model)
-            elements = model.n_layers * layout.n_kv_heads * layout.elements_per_token
+            elements = model.n_layers * layout.elements_per_token
             assert elements == entry["kv_elems_per_token"], name
 
 
@@ -86,7 +86,7 @@ def test_opt_13b_caches_800_kib_a_token() -> None:
     """Kwon et al. 2023 (vLLM, arXiv 2309.06180), section 3: 2 x 5120 x 40 x 2 bytes = 800 KB a token in fp16."""
     model = load_model("opt-13b")
     layout = parse_layout("as-trained", model)
-    assert model.n_layers * layout.n_kv_heads * layout.elements_per_token * 2 == 800 * 1024
+    assert model.n_layers * layout.elements_per_token * 2 == 800 * 1024
 
 
 def test_deepseek_v2_caches_93_3_percent_less_than_deepseek_67b() -> None:
@@ -95,7 +95,7 @@ def test_deepseek_v2_caches_93_3_percent_less_than_deepseek_67b() -> None:
     for name in ("deepseek-v2", "deepseek-67b"):
         model = load_model(name)
         layout = parse_layout("as-trained", model)
-        elements[name] = model.n_layers * layout.n_kv_heads * layout.elements_per_token
+        elements[name] = model.n_layers * layout.elements_per_token
     reduction = 1 - elements["deepseek-v2"] * 6 / (elements["deepseek-67b"] * 16)
     assert reduction == pytest.approx(0.933, abs=0.0005)
     assert 1 - elements["deepseek-v2"] / elements["deepseek-67b"] == pytest.approx(0.822, abs=0.0005)

@@ -196,13 +196,17 @@ def softmax(scores):
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Widths of multi-head latent attention; ``absorbed`` multiplies queries up, otherwise latents are expanded."""
+    """Widths of latent attention; ``absorbed`` multiplies queries up, otherwise latents are expanded.
+
+    ``apart``: the rotary part is an array of its own, one for all latent heads; else it is part of the only latent.
+    """
 
     kv_rank: int
     rope: int
     nope: int
     value: int
     absorbed: bool
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +219,7 @@ class Case:
     lengths: tuple[int, ...]
     q_len: int = 1
     latent: Latent | None = None
+    tied: bool = False  # one state a KV head is its value and half of its key; all heads share the rotary half
     keys: Coding = field(default_factory=lambda: Coding(name="bf16", bits=16))
     values: Coding = field(default_factory=lambda: Coding(name="bf16", bits=16))
     rule: Rule = field(default_factory=Rule)
@@ -242,23 +247,49 @@ class Data:
 
     def __init__(self, case):
         rng = np.random.default_rng(case.seed)
-        self.latent = case.latent
+        self.case, self.rotary = case, None
         d, longest = case.head_dim, max(case.lengths)
         if case.latent is None:
             self.scale = 1 / sqrt(d)
             self.keys = rng.normal(size=(len(case.lengths), case.n_kv, longest, d))
             self.values = rng.normal(size=self.keys.shape)
             self.queries = rng.normal(size=(len(case.lengths), case.n_q, longest, d))
+            if case.tied:
+                self._share_rotary(d // 2)
+                self.keys[..., : d - d // 2] = self.values[..., : d - d // 2]
             return
         mla = case.latent
         self.scale = 1 / sqrt(mla.nope + mla.rope)
-        self.keys = rng.normal(size=(len(case.lengths), 1, longest, mla.kv_rank + mla.rope))
+        self.keys = rng.normal(size=(len(case.lengths), case.n_kv, longest, mla.kv_rank + mla.rope))
+        if mla.apart:
+            self._share_rotary(mla.rope)
         self.values = None
         self.key_up = rng.normal(size=(case.n_q, mla.nope, mla.kv_rank)) / sqrt(mla.kv_rank)
         self.value_up = rng.normal(size=(case.n_q, mla.kv_rank, mla.value)) / sqrt(mla.kv_rank)
         self.plain_queries = rng.normal(size=(len(case.lengths), case.n_q, longest, mla.nope + mla.rope))
         nope, rope = np.split(self.plain_queries, [mla.nope], axis=-1)
         self.queries = np.concatenate([np.einsum("bhqn,hnc->bhqc", nope, self.key_up), rope], axis=-1)
+
+    def _share_rotary(self, width):
+        """The last elements of the first head's keys become those of every head's."""
+        self.rotary = self.keys[:, 0, :, -width:]
+        self.keys[..., -width:] = self.rotary[:, None]
+
+    def stored(self, s, k):
+        """What the cache keeps of one KV head, array by array, and how it is coded."""
+        if self.case.tied:
+            return [(self.values[s, k], self.case.keys)]
+        if self.rotary is not None:
+            return [(self.keys[s, k, :, : self.case.latent.kv_rank], self.case.keys)]
+        return [(self.keys[s, k], self.case.keys), *([] if self.values is None else [(self.values[s, k], self.case.values)])]
+
+    def key_and_value(self, read, rotary):
+        """What attention multiplies by, from the arrays as they were read."""
+        if self.case.tied:
+            return np.concatenate([read[0][:, : read[0].shape[1] - rotary.shape[1]], rotary], axis=1), read[0]
+        if rotary is not None:
+            return np.concatenate([read[0], rotary], axis=1), read[0]
+        return read[0], read[1] if len(read) == 2 else read[0][:, : self.case.latent.kv_rank]
 
 
 def shares(case):
@@ -285,9 +316,12 @@ def execute(case):
         resident.append(0)
         for s in sequences:
             table = page_table(case, ledger, len(kept[s, 0][0]), part, parts)
+            rotary = _shared_rotary(case, data, ledger, table, s, _dealt(kept[s, 0][0], part, parts), part)
+            resident[-1] += 0 if rotary is None else rotary.stored_bits
             for k in sorted({h // group for h in heads}):
                 mine = [h for h in heads if h // group == k]
-                resident[-1] += _one_kv_head(case, data, ledger, table, (s, k), mine, kept[s, k], part, parts, partials)
+                resident[-1] += _one_kv_head(case, data, ledger, table, (s, k), mine, kept[s, k], part, parts, partials,
+                                             rotary)
     outputs = np.stack([np.stack([_combined(case, data, partials[s, h], h) for h in range(case.n_q)], axis=1)
                         for s in range(len(case.lengths))])
     return Outcome(outputs=outputs, chips=ledgers, resident_bits=resident,
@@ -312,16 +346,25 @@ def _dealt(items, part, parts):
     return items[max(end - run, 0) : max(end, 0)]
 
 
-def _one_kv_head(case, data, ledger, table, place, heads, kept, part, parts, partials):
+def _shared_rotary(case, data, ledger, table, s, positions, part):
+    """The rotary keys that all KV heads of this chip share, the new ones appended; None where each head has its own."""
+    if data.rotary is None or len(positions) == 0:
+        return None
+    store = Vectors(data.rotary[s][positions], case.keys, *table, ledger)
+    if part == 0:
+        for new in range(case.q_len):
+            store.append(len(positions) - 1 - new)
+    return store
+
+
+def _one_kv_head(case, data, ledger, table, place, heads, kept, part, parts, partials, rotary):
     """Append, attend with every query head of this chip that shares the KV head, keep scores; returns resident bits."""
     (s, k), (positions, scores) = place, kept
     slots, room = table
     positions = _dealt(positions, part, parts)
     if len(positions) == 0:
         return 0
-    stores = [Vectors(data.keys[s, k][positions], case.keys, slots, room, ledger)]
-    if data.values is not None:
-        stores.append(Vectors(data.values[s, k][positions], case.values, slots, room, ledger))
+    stores = [Vectors(array[positions], coding, slots, room, ledger) for array, coding in data.stored(s, k)]
     if part == 0:
         for new in range(case.q_len):
             for store in stores:
@@ -336,8 +379,7 @@ def _one_kv_head(case, data, ledger, table, place, heads, kept, part, parts, par
         if expanded:
             parts_of = [_expand(case, data, ledger, latents, h) for h in together]
         else:
-            read = [store.read() for store in stores]
-            shared = (read[0], read[1] if len(read) == 2 else read[0][:, : case.latent.kv_rank])
+            shared = data.key_and_value([store.read() for store in stores], None if rotary is None else rotary.read())
             parts_of = None
         for one in ([together] if parts_of is None else [[h] for h in together]):
             keys, values = shared if parts_of is None else parts_of[together.index(one[0])]

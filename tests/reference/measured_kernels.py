@@ -19,8 +19,8 @@ class Problem:
     tokens: int
     key_dim: int
     value_dim: int
-    cache_key_dim: int
-    cache_value_dim: int
+    latent: bool
+    cached_elements: int
     token_bytes: float
     hit_share: float = 0.0
     kernel: str = "grouped"
@@ -38,7 +38,7 @@ class Way:
 
 def ways(problem, chip, bandwidth, *, alone):
     """Every mapping that the kernel could take."""
-    kernel = chip.kernel.for_latents() if problem.cache_value_dim == 0 else chip.kernel
+    kernel = chip.kernel.for_latents() if problem.latent else chip.kernel
     if problem.kernel in ("grouped-unsplit", "unfused"):
         kernel = replace(kernel, most_sequence_units=1)
     free = problem.kernel != "per-query-head"
@@ -52,7 +52,7 @@ def ways(problem, chip, bandwidth, *, alone):
         for rows in sizes:
             if rows <= kernel.most_item_rows:
                 yield from _matrix_ways(problem, chip, kernel, bandwidth, rows, alone)
-    if problem.cache_value_dim and (not shared or problem.query_rows <= kernel.vector_most_group or not free):
+    if not problem.latent and (not shared or problem.query_rows <= kernel.vector_most_group or not free):
         yield from _vector_ways(problem, chip, kernel, bandwidth, alone)
 
 
@@ -75,7 +75,7 @@ def _widened(kernel, bandwidth):
 def _matrix_ways(problem, chip, kernel, bandwidth, rows, alone):
     compute, widened = chip.compute, _widened(kernel, bandwidth)
     hz, units = compute.clock_hz, compute.units
-    width = problem.cache_key_dim + problem.cache_value_dim
+    width = problem.cached_elements
     eight = problem.token_bytes < 1.5 * width
     has_native = eight and problem.query_rows > 1 and kernel.native_8bit_rows > 0
     native = has_native and rows <= kernel.native_8bit_rows
@@ -111,7 +111,7 @@ def _matrix_ways(problem, chip, kernel, bandwidth, rows, alone):
 
 def _vector_ways(problem, chip, kernel, bandwidth, alone):
     hz, units = chip.compute.clock_hz, chip.compute.units
-    width = problem.cache_key_dim + problem.cache_value_dim
+    width = problem.cached_elements
     eight = problem.token_bytes < 1.5 * width
     rate = (kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle) * _widened(kernel, bandwidth)
     floor = kernel.launch_cycles * kernel.vector_launch_ratio

@@ -23,6 +23,8 @@ EXACT = {"rtol": 1e-9, "atol": 1e-11}  # sums of float64 in another order
 BASE = Case(n_q=4, n_kv=2, head_dim=4, lengths=(9, 14), q_len=2)
 LATENT = Latent(kv_rank=6, rope=2, nope=4, value=3, absorbed=True)
 MLA = Case(n_q=4, n_kv=1, head_dim=4, lengths=(9, 14), q_len=2, latent=LATENT)
+TIED = replace(BASE, tied=True)
+GROUPED_LATENT = replace(BASE, latent=replace(LATENT, apart=True))
 RULES = [Rule(), Rule(kind="window", recent=5), Rule(kind="streaming", fixed=2, recent=4),
          Rule(kind="h2o", fixed=3, recent=3), Rule(kind="snapkv", fixed=4, recent=3)]
 ASYMMETRIC = {"scale_bits": 16, "zero_bits": 16}
@@ -41,7 +43,7 @@ def plain_attention(case: Case) -> np.ndarray:
             k = h * case.n_kv // case.n_q
             positions, now = kept[s, k], n - case.q_len + np.arange(case.q_len)
             if case.latent:
-                latents = data.keys[s, 0, positions]
+                latents = data.keys[s, k, positions]
                 compressed, rotary = latents[:, : case.latent.kv_rank], latents[:, case.latent.kv_rank :]
                 keys = np.concatenate([compressed @ data.key_up[h].T, rotary], axis=1)
                 values, queries = compressed @ data.value_up[h], data.plain_queries[s, h, now]
@@ -53,19 +55,24 @@ def plain_attention(case: Case) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
-@pytest.mark.parametrize("case", [BASE, MLA, replace(MLA, latent=replace(LATENT, absorbed=False))],
-                         ids=["heads", "absorbed", "expanded"])
+@pytest.mark.parametrize("case", [BASE, MLA, replace(MLA, latent=replace(LATENT, absorbed=False)), TIED, GROUPED_LATENT],
+                         ids=["heads", "absorbed", "expanded", "tied", "grouped-latent"])
 def test_outputs_are_plain_softmax_attention_over_the_kept_tokens(case, rule):
     case = replace(case, rule=rule)
+    if case in (replace(TIED, rule=rule), replace(GROUPED_LATENT, rule=rule)) and rule.kind in ("h2o", "snapkv"):
+        case = replace(case, n_kv=1)  # heads that choose tokens of their own cannot share the rotary keys of them
     np.testing.assert_allclose(execute(case).outputs, plain_attention(case), **EXACT)
 
 
 @settings(max_examples=60)
-@given(st.sampled_from([BASE, MLA, replace(MLA, latent=replace(LATENT, absorbed=False))]), st.sampled_from(RULES),
+@given(st.sampled_from([BASE, MLA, replace(MLA, latent=replace(LATENT, absorbed=False)), TIED, GROUPED_LATENT]),
+       st.sampled_from(RULES),
        st.sampled_from(["grouped", "per-query-head", "unfused"]), st.sampled_from(["heads", "batch", "context"]),
        st.sampled_from([1, 2, 4]), st.sampled_from([1, 3, 4]), st.integers(0, 99))
 def test_kernels_pages_and_chips_do_not_change_the_outputs(case, rule, kernel, sharding, chips, page, seed):
     plain = replace(case, rule=rule, seed=seed)
+    if case in (TIED, GROUPED_LATENT) and rule.kind in ("h2o", "snapkv"):
+        plain = replace(plain, n_kv=1)
     dealt = replace(plain, kernel=kernel, sharding=sharding, chips=chips, page=page)
     np.testing.assert_allclose(execute(dealt).outputs, execute(plain).outputs, **EXACT)
 
@@ -91,6 +98,20 @@ def test_as_many_kv_heads_as_query_heads_is_multi_head_attention():
             scores = grouped.queries[s, h, now] @ repeated_keys[s, h, :n].T * grouped.scale
             weights = softmax(np.where(np.arange(n) <= now[:, None], scores, -np.inf))
             np.testing.assert_allclose(outputs[s, :, h], weights @ repeated_values[s, h, :n], **EXACT)
+
+
+def test_one_grouped_latent_is_multi_head_latent_attention_with_its_rotary_part_apart():
+    apart = replace(MLA, latent=replace(LATENT, apart=True))
+    np.testing.assert_allclose(execute(apart).outputs, execute(MLA).outputs, **EXACT)
+    assert execute(apart).resident_bits == execute(MLA).resident_bits
+
+
+def test_tied_states_are_ordinary_heads_whose_keys_and_values_overlap():
+    data = Data(TIED)
+    assert np.array_equal(data.keys[..., :2], data.values[..., :2])
+    assert np.array_equal(data.keys[:, 0, :, 2:], data.keys[:, 1, :, 2:])
+    # 2 heads of 4 elements and a shared half key of 2, where ordinary heads keep 2 keys and 2 values of 4.
+    assert [bits * 16 for bits in execute(TIED).resident_bits] == [bits * 10 for bits in execute(BASE).resident_bits]
 
 
 def test_absorbed_and_expanded_latent_attention_agree():

@@ -24,20 +24,20 @@ def problems(draw: st.DrawFn) -> Problem:
     head_dim = draw(st.sampled_from([64, 128, 256]))
     latent = draw(st.integers(0, 4)) == 0
     keys, values = (576, 512) if latent else (head_dim, head_dim)
-    cached = (576, 0) if latent else (head_dim, head_dim)
+    cached = 576 if latent else 2 * head_dim
     width = draw(st.sampled_from([1.0, 1.03125, 2.0]))
     return Problem(
         sequences=draw(st.sampled_from([1, 2, 5, 16, 64, 300])), kv_heads=draw(st.sampled_from([1, 2, 8, 32])),
         query_rows=draw(st.sampled_from(GROUPS)), tokens=draw(st.integers(1, 9000)), key_dim=keys, value_dim=values,
-        cache_key_dim=cached[0], cache_value_dim=cached[1], token_bytes=width * sum(cached),
+        latent=latent, cached_elements=cached, token_bytes=width * cached,
         hit_share=draw(st.sampled_from([0.0, 0.3, 1.0])), kernel=draw(st.sampled_from(KERNELS)))
 
 
 def task_of(problem: Problem) -> AttentionTask:
     return AttentionTask(
         sequences=problem.sequences, kv_heads=problem.kv_heads, query_rows=problem.query_rows, tokens=problem.tokens,
-        key_dim=problem.key_dim, value_dim=problem.value_dim, cache_key_dim=problem.cache_key_dim,
-        cache_value_dim=problem.cache_value_dim, bytes_per_token_head=problem.token_bytes, kernel=problem.kernel, page=1,
+        key_dim=problem.key_dim, value_dim=problem.value_dim, latent=problem.latent,
+        arrays=1 if problem.latent else 2, cached_elements=problem.cached_elements, bytes_per_token_head=problem.token_bytes, kernel=problem.kernel, page=1,
         length_factors=(1.0,))
 
 
@@ -66,8 +66,8 @@ def test_attention_takes_the_best_of_all_mappings(chip, problem, alone, faster, 
 def test_many_problems_at_once_are_the_same_as_one_by_one():
     (chip,) = [chip for chip in CHIPS if chip.name == "h100-sxm"]
     rows, tokens = np.meshgrid(np.array(GROUPS, float), np.array([100.0, 5000.0]))
-    problem = Problem(sequences=4, kv_heads=8, query_rows=1, tokens=1, key_dim=128, value_dim=128, cache_key_dim=128,
-                      cache_value_dim=128, token_bytes=256.0)
+    problem = Problem(sequences=4, kv_heads=8, query_rows=1, tokens=1, key_dim=128, value_dim=128, latent=False,
+                      cached_elements=256, token_bytes=256.0)
     bandwidth = chip.main_memory.chip_bandwidth_bytes_per_s
     together = kernel_time(replace(task_of(problem), query_rows=rows, tokens=tokens), chip, chip.kernel, bandwidth, alone=True)
     for place in np.ndindex(rows.shape):

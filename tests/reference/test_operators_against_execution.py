@@ -1,14 +1,17 @@
 """The operators' bytes and flops equal what the dense reference counts while it executes the step: exactly, per chip."""
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
+from simkit.model.kinds.widths import Mla
 from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
 from simkit.step.build import build_step
@@ -42,7 +45,12 @@ def workloads(draw: st.DrawFn) -> DecodeWorkload:
     model = ModelArchitecture(
         name="small", title="small", hidden_size=8, n_q_heads=n_q, n_kv_heads=n_kv, layer_groups=groups, mlp=None, moe=None,
         head_dim=draw(st.sampled_from([2, 5, 8])), mla=latent, vocab_size=4, tied_embeddings=False)
-    layout = parse_layout(draw(st.sampled_from(["mla", "mla-expanded"])) if latent else f"gqa-{n_kv}", model)
+    kind = draw(st.sampled_from(["mla", "mla-expanded"] if latent else ["gqa", "gqa", "gta", "gla"]))
+    if kind in ("gta", "gla"):
+        model = replace(model, head_dim=draw(st.sampled_from([2, 4, 8])))
+        if n_kv > 1 and eviction.startswith(("h2o", "snapkv")):
+            eviction = "streaming:2+4"
+    layout = parse_layout(kind if latent else f"{kind}-{n_kv}", model)
     sharding = draw(st.sampled_from(["heads", "batch", "context"]))
     if sharding != "batch" and draw(st.booleans()):  # the fullest chip of a ragged, sharded batch is not its mean
         tokens = draw(st.lists(st.integers(3, 20), min_size=2, max_size=3))
@@ -51,7 +59,7 @@ def workloads(draw: st.DrawFn) -> DecodeWorkload:
     ragged = len(set(tokens)) > 1
     page, reserve = draw(st.sampled_from([(None, None), (3, None), (4, None), (16, None), (None, 24)]))
     name = st.sampled_from(TOKEN_FORMATS + CHANNEL_FORMATS)
-    keys, values = parse_cache_formats(draw(name) if latent else f"{draw(name)}/{draw(name)}")
+    keys, values = parse_cache_formats(draw(name) if "separate formats" in layout.refuses else f"{draw(name)}/{draw(name)}")
     budgets = draw(st.sampled_from([(1.0,), (0.5, 2.0), (2.0, 1.0, 0.5)]))
     return DecodeWorkload(
         model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=float(len(tokens)), kv_len=float(np.mean(tokens)),
@@ -62,14 +70,22 @@ def workloads(draw: st.DrawFn) -> DecodeWorkload:
         tp=float(draw(st.sampled_from(divisors(n_q)))))
 
 
+def what_a_kind_keeps(workload: DecodeWorkload) -> dict[str, Any]:
+    """The reference's own words for a layout: widths from the paper of each kind, not from simkit's answers."""
+    d = workload.model.head_dim
+    mla = Latent(kv_rank=LATENT.kv_lora_rank, rope=LATENT.rope_head_dim, nope=LATENT.nope_head_dim, value=LATENT.v_head_dim,
+                 absorbed=workload.layout.name != "mla-expanded")
+    return {"gqa": {}, "mla": {"latent": mla}, "gta": {"tied": True},
+            "gla": {"latent": Latent(kv_rank=2 * d, rope=d // 2, nope=d, value=d, absorbed=True, apart=True)},
+            }[workload.layout.name.partition("-")[0]]
+
+
 def layers_of(workload: DecodeWorkload) -> list[tuple[Rule, Case]]:
     """One case of the reference for every layer, its rule worked out layer by layer and not by groups."""
     eviction, model = workload.policy.eviction, workload.model
     factors = np.asarray(workload.policy.lengths.factors)
     repeated = factors if len(factors) > 1 else np.ones(int(workload.batch))
     lengths = tuple(int(n) for n in np.rint(repeated * workload.kv_len))
-    latent = Latent(kv_rank=LATENT.kv_lora_rank, rope=LATENT.rope_head_dim, nope=LATENT.nope_head_dim, value=LATENT.v_head_dim,
-                    absorbed=workload.layout.absorbed) if workload.layout.kind == "mla" else None
     cases, global_layers = [], 0
     for window in (group.window for group in model.layer_groups for _ in range(group.count)):
         rule = Rule()
@@ -83,14 +99,14 @@ def layers_of(workload: DecodeWorkload) -> list[tuple[Rule, Case]]:
             global_layers += 1
         paging = workload.policy.paging
         cases.append(Case(
-            n_q=model.n_q_heads, n_kv=workload.n_kv_heads, head_dim=model.head_dim, lengths=lengths, latent=latent,
+            n_q=model.n_q_heads, n_kv=workload.n_kv_heads, head_dim=model.head_dim, lengths=lengths, **what_a_kind_keeps(workload),
             q_len=int(workload.q_len), keys=coding(workload.kv_format), values=coding(workload.value_format), rule=rule,
             kernel=workload.kernel, sharding=workload.sharding, chips=int(workload.tp), page=paging.page,
             reserve=paging.reserve))
     return cases
 
 
-@settings(max_examples=120)
+@settings(max_examples=180)
 @given(workloads())
 def test_operators_count_what_execution_touches(workload):
     outcomes = [execute(case) for case in layers_of(workload)]

@@ -28,14 +28,14 @@ def task(rows=8.0, **changed):
     """4 sequences of 8 KV heads of 128 bf16 elements."""
     parameters = {
         "sequences": 4.0, "kv_heads": 8.0, "query_rows": rows, "tokens": 1000.0, "key_dim": 128, "value_dim": 128,
-        "cache_key_dim": 128, "cache_value_dim": 128, "bytes_per_token_head": 512.0, "kernel": "grouped", "page": 1,
+        "latent": False, "arrays": 2, "cached_elements": 256, "bytes_per_token_head": 512.0, "kernel": "grouped", "page": 1,
         "length_factors": (1.0,)}
     return AttentionTask(**parameters | changed)
 
 
 def latents(rows=16.0, **changed):
     """One latent of 512 + 64 elements a token for all heads."""
-    return task(rows, kv_heads=1.0, key_dim=576, value_dim=512, cache_key_dim=576, cache_value_dim=0,
+    return task(rows, kv_heads=1.0, key_dim=576, value_dim=512, latent=True, arrays=1, cached_elements=576,
                 bytes_per_token_head=1152.0, **changed)
 
 

@@ -44,10 +44,10 @@ def test_a_token_that_is_written_brings_its_scales():
     fields = {name: getattr(found, name) for name in (
         "model", "layout", "n_kv_heads", "batch", "kv_len", "q_len", "weight_format")}
     quantised = type(found)(**fields, kv_format=keys, value_format=values)
-    assert quantised.appended_bytes == 2 * (64 + 16)
-    assert quantised.cache_bytes(10) == 10 * 2 * (64 + 16)
+    assert quantised.appended_bytes == 8 * 2 * (64 + 16)
+    assert quantised.stored_bytes(10) == quantised.read_bytes(10) == 8 * 10 * 2 * (64 + 16)
     latent = workload_of("deepseek-v2", kv="fp8")
-    assert latent.appended_bytes == latent.cache_bytes(1) == 576
+    assert latent.appended_bytes == latent.stored_bytes(1) == 576
     assert latent.unpack_flops_per_token == 576 * FORMATS["fp8"].unpack_flops
 
 
@@ -106,7 +106,7 @@ def test_of_a_dealt_context_each_chip_reads_the_table_of_its_own_pages():
 def test_what_the_replay_is_told_of_a_core_on_eight_chips():
     task = attention_of(workload_of("llama-2-70b", "gqa-16", batch=3.0, kv_len=1000.0, q_len=2.0, tp=8)).attention
     assert (task.sequences, task.kv_heads, task.query_rows, task.tokens) == (3, 2, 4 * 2, 1000)
-    assert (task.key_dim, task.value_dim, task.cache_key_dim, task.cache_value_dim) == (128, 128, 128, 128)
+    assert (task.key_dim, task.value_dim, task.arrays, task.cached_elements, task.latent) == (128, 128, 2, 256, False)
     assert (task.bytes_per_token_head, task.interleaved_heads, task.stride_tokens, task.page) == (512, 1, 1, 1)
     mixed = attention_of(workload_of("llama-2-70b", "gqa-16", batch=3.0, kv_len=1000.0, tp=8, cache_order="token-major"))
     assert mixed.attention.interleaved_heads == 2

@@ -10,8 +10,9 @@ import numpy as np
 
 from simkit.evidence.silicon.tables import Measured
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import LayerGroup, Mla, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
+from simkit.model.kinds.widths import Mla
 from simkit.model.kv_cache import parse_format
 from simkit.step.build import build_step
 from simkit.step.operators import Operator

@@ -123,7 +123,7 @@ def draw(context: FigureContext) -> DrawnFigure:
 def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
     """Measured kernels of the request's chips whose size is nearest to the study's point, a layout each."""
     heads = {name: parse_layout(name, request.model).n_kv_heads for name in layouts
-             if parse_layout(name, request.model).kind != "mla"}
+             if parse_layout(name, request.model).keeps_keys_and_values}
     found = []
     for chip in request.hardware:
         rate = chip.main_memory.achievable_bytes_per_s

@@ -1,0 +1,134 @@
+r"""Grouped latent attention (GLA; Zadouri, Strauss, Dao 2025, arXiv 2505.21487).
+
+``gla-K``: ``K`` latent heads of :math:`2 d` elements, each key and value of its own :math:`n_q / K` query heads, and
+one decoupled rotary key of :math:`d/2` for all of them (GLA-2 keeps MLA's :math:`d_c = 4 d` in two latents):
+
+.. math:: elements = 2 K d + d/2 \quad\text{a token}
+
+Unlike MLA's one latent these divide over ``K`` chips; the rotary key does not. Queries are compressed to :math:`8 d`,
+as in the authors' model code (github.com/Dao-AILab/grouped-latent-attention), or as a model trained with MLA does.
+Up-projections are absorbed into queries and outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Final, Self
+
+from simkit.foundation.errors import UserError
+from simkit.model.kinds.base import (
+    AttentionLayout,
+    Core,
+    Expansion,
+    Feature,
+    Projection,
+    Read,
+    StoredArray,
+    Writes,
+    every_token,
+    heads_that_divide,
+    read_in_full,
+)
+from simkit.model.kinds.mla import query_projections, up_projections
+from simkit.model.kinds.widths import ModelShape
+
+_NAME: Final = re.compile(r"gla-(\d{1,6})", re.ASCII)
+LATENT_HEADS: Final = 2
+"""Width of a latent head over that of a query head, as the paper's GLA-2 has it."""
+QUERY_RANK_HEADS: Final = 8
+"""Width of the compressed query over that of a query head (modeling_llama_GLA.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedLatent(AttentionLayout):
+    """``n_kv_heads`` latents for query heads of ``head_dim``, compressed to ``query_rank`` where there is one."""
+
+    kind: ClassVar = "gla"
+    forms: ClassVar = ("gla-K",)
+
+    head_dim: int
+    query_rank: int | None
+
+    @classmethod
+    def spells(cls, name: str) -> bool:
+        return _NAME.fullmatch(name) is not None
+
+    @classmethod
+    def of_model(cls, name: str, model: ModelShape) -> Self:
+        if model.head_dim % 2:
+            raise UserError(f"{name}: the rotary key has half a head, and {model.name} has heads of {model.head_dim} "
+                            "elements")
+        rank = QUERY_RANK_HEADS * model.head_dim if model.mla is None else model.mla.q_lora_rank
+        return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
+                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank)
+
+    @classmethod
+    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+        del name, model  # no architecture file names it yet
+        return None
+
+    @property
+    def label(self) -> str:
+        return f"gla-{self.n_kv_heads}"
+
+    @property
+    def _latent_dim(self) -> int:
+        return LATENT_HEADS * self.head_dim
+
+    @property
+    def _rotary_dim(self) -> int:
+        return self.head_dim // 2
+
+    @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return (StoredArray(name="latent", elements=self._latent_dim, role="latent", shared=False,
+                            stored_tokens=every_token),
+                StoredArray(name="rotary", elements=self._rotary_dim, role="key", shared=True,
+                            stored_tokens=every_token))
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        return read_in_full(self.arrays)
+
+    @cached_property
+    def projections(self) -> tuple[Projection, ...]:
+        wide, d = self.hidden_size, self.head_dim
+        return (
+            *query_projections(wide, self.query_rank, d + self._rotary_dim),
+            Projection(name="kv_down", rows=wide, columns=self._latent_dim, heads="kv", product="kv_down_projection",
+                       makes="latent"),
+            Projection(name="rotary", rows=wide, columns=self._rotary_dim, heads="one", product="kv_down_projection",
+                       makes="rotary"),
+            *up_projections(self._latent_dim, d, d, absorbed=True),
+            Projection(name="output", rows=d, columns=wide, heads="query", joined="rows",
+                       product="output_projection", after_core=True),
+        )
+
+    @cached_property
+    def core(self) -> Core:
+        return Core(key_dim=self._latent_dim + self._rotary_dim, value_dim=self._latent_dim, shared_keys=True,
+                    latent_kernel=True, expansion=None)
+
+    @cached_property
+    def prefill_core(self) -> Core:
+        """Prompts are long: each query head's key and value are made from its latent, as in training."""
+        d = self.head_dim
+        return Core(key_dim=d + self._rotary_dim, value_dim=d, shared_keys=False, latent_kernel=True,
+                    expansion=Expansion(rank=self._latent_dim, columns=2 * d))
+
+    @cached_property
+    def writes(self) -> Writes:
+        return Writes(appended=self.arrays, rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
+                      rotary_shared=self._rotary_dim)
+
+    @property
+    def refuses(self) -> Mapping[Feature, str]:
+        why: dict[Feature, str] = {
+            "separate formats": "caches latents that are both key and value",
+            "cross-attention": "has cross-attention, whose keys carry no rotary part"}
+        if self.n_kv_heads > 1:
+            why["eviction by score"] = "shares a rotary key among latent heads, which would keep different tokens"
+        return why
