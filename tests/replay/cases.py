@@ -18,7 +18,7 @@ from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
 from simkit.replay.target import Server, machine_of
-from simkit.replay.unit_kernel import UnitKernel
+from simkit.timing.unit_costs import UnitKernel
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
