@@ -138,7 +138,7 @@ def _in_flight_bytes(machine: Machine, task: AttentionTask) -> float:
     parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
     if parameters is None:
         return machine.outstanding_bytes_per_slot
-    in_flight = parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction
+    in_flight = float(parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction)
     return min(machine.outstanding_bytes_per_slot, in_flight)
 
 
@@ -223,7 +223,7 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
 
 def _ramp_s(parameters: ChipKernel) -> float:
     """Fill and drain of the DRAM's pipeline beyond the one latency that a replay itself waits for."""
-    return max(parameters.kernel.dram_ramp_ratio - 1.0, 0.0) * float(parameters.dram_latency_s)
+    return float(max(parameters.kernel.dram_ramp_ratio - 1.0, 0.0) * parameters.dram_latency_s)
 
 
 def _level_bytes(operator: Operator, placement: Placement, hardware: HardwareProfile) -> dict[str, float]:
@@ -265,7 +265,8 @@ def _as_measured(machine: Machine, parameters: ChipKernel | None) -> Machine:
         path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, float(parameters.dram_bytes_per_s)))
     if machine.cache is not None:
         cache = path[machine.cache_server]
-        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, float(parameters.cache_bytes_per_s)))
+        measured = float(parameters.cache_bytes_per_s)
+        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, measured))
     return replace(machine, path=tuple(path))
 
 

@@ -124,7 +124,8 @@ def _on_machine(parameters: ChipKernel, machine: Machine) -> ChipKernel:
     """The chip's parameters at the rates of the machine's path, its load buffers used as far as the machine says."""
     cache_bytes_per_s = None
     if machine.cache is not None:
-        # Data paths that grow with the memory still end at what the cache itself delivers.
+        # Every reader's bytes pass the shared cache here; what measured kernels take of it is more on some chips, where
+        # units keep what neighbours read. Data paths that grow with the memory end at what the cache delivers, too.
         cache_bytes_per_s = min(parameters.cache_bytes_per_s, machine.path[machine.cache_server].bytes_per_s)
     return replace(parameters, dram_bytes_per_s=float(machine.path[-1].bytes_per_s),
                    cache_bytes_per_s=cache_bytes_per_s, load_fraction=machine.load_fraction)

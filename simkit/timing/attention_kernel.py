@@ -89,7 +89,8 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
     shape, *others = {np.shape(column) for column in columns}
     if others:
         shape = np.broadcast_shapes(shape, *others)
-    sequences, kv_heads, rows, tokens, token_bytes, hits, bandwidth, taken = (_flat(column, shape) for column in columns)
+    sequences, kv_heads, rows, tokens, token_bytes, hits, bandwidth, taken = (
+        _flat(column, shape) for column in columns)
     work = kernel_work(task, heads=sequences * kv_heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
                        hit_share=hits, item_rows=None if item_rows is None else taken)
     chip = chip_kernel(hardware, kernel, hardware.main_memory, bandwidth, latent=work.latent)
@@ -129,8 +130,8 @@ def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], co
     for column, (of_matrix, of_vector) in zip(table, columns, strict=True):
         column[:-1] = of_matrix
         column[-1] = of_vector
-    kernel = MappedKernel(*table[:-1], work.row_elements)
-    floor_s = table[-1]
+    *of_kernels, floor_s = table
+    kernel = MappedKernel(**dict(zip(_COLUMNS, of_kernels, strict=True)), row_elements=work.row_elements)
     exists = np.empty(floor_s.shape, dtype=bool)
     exists[:-1, 0] = matrix_exists
     exists[-1] = vector_exists

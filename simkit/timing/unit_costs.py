@@ -135,10 +135,9 @@ def row_groups(sizes: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _equal_parts(size: float, limits: int) -> Any:
-    parts = [size]
-    for limit in ROW_LIMITS[len(ROW_LIMITS) - limits:]:
-        parts.append(size if size <= limit else float(max(n for n in range(1, limit + 1) if size % n == 0)))
-    found = np.array(parts)[:, np.newaxis]
+    parts = (size if size <= limit else max(n for n in range(1, limit + 1) if size % n == 0)
+             for limit in ROW_LIMITS[len(ROW_LIMITS) - limits:])
+    found = np.array([size, *parts], dtype=float)[:, np.newaxis]
     found.flags.writeable = False  # shared by all who ask
     return found
 
@@ -191,6 +190,9 @@ def matrix_kernel(rows: Any, work: KernelWork, chip: ChipKernel) -> UnitKernel:
 def vector_kernel(work: KernelWork, chip: ChipKernel) -> UnitKernel:
     """The vector lanes' kernel of one query head an item."""
     kernel, hz = chip.kernel, chip.clock_hz
+    elements: Any
+    setup: Any
+    launch: Any
     elements, setup, launch = kernel.vector_elements_per_cycle, kernel.vector_item_setup_cycles, kernel.launch_cycles
     if work.key_dim <= NARROW_HEAD:
         launch = launch * kernel.narrow_head_launch_ratio

@@ -8,7 +8,14 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.step.operators import AttentionTask
-from simkit.timing.unit_costs import chip_kernel, kernel_work, kernels_of_library, matrix_kernel, row_groups, vector_kernel
+from simkit.timing.unit_costs import (
+    chip_kernel,
+    kernel_work,
+    kernels_of_library,
+    matrix_kernel,
+    row_groups,
+    vector_kernel,
+)
 
 SHIPPED = load_hardware("h100-sxm")
 # 100 units of 1 GHz, 2000 dense flops and 16 exponentials a cycle and unit.
