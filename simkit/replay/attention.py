@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay import timeline
-from simkit.replay.cache_hits import cyclic_hit_share
 from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
-from simkit.replay.kernel_choice import partial_elements
+from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
 from simkit.replay.sram_banks import bank_fraction
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
 from simkit.replay.target import Machine, Server, machine_of
-from simkit.replay.unit_kernel import ChipKernel, parameters_of
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.looped_caches import cyclic_hit_share
 from simkit.timing.memory_roofs import memory_times
 from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+from simkit.timing.unit_costs import ChipKernel
 
 Start = Literal["cold", "warm"]
 IMBALANCE: Final = "imbalance"
@@ -138,7 +138,7 @@ def _in_flight_bytes(machine: Machine, task: AttentionTask) -> float:
     parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
     if parameters is None:
         return machine.outstanding_bytes_per_slot
-    in_flight = parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction
+    in_flight = float(parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction)
     return min(machine.outstanding_bytes_per_slot, in_flight)
 
 
@@ -152,8 +152,8 @@ def _replays_in(machine: Machine, operator: Operator, task: AttentionTask, place
     parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
     hit_share = 0.0
     if start == "warm":
-        hit_share = cyclic_hit_share(machine.cache, float(operator.kv_read_bytes), effective_fraction=(
-            1.0 if parameters is None else parameters.kernel.cache_effective_fraction))
+        hit_share = float(cyclic_hit_share(operator.kv_read_bytes, machine.cache,
+                                           None if parameters is None else parameters.kernel))
     machine = _as_measured(_with_page_table(machine, task, parameters), parameters)
     found: list[AttentionReplay] = []
     plans = plan_kernels(operator, task, machine, parameters=parameters, hit_share=hit_share, alone=alone)
@@ -203,8 +203,9 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
         through, combine_s = _combine(plan, machine)
         stalls[through.name] += combine_s
     else:
-        stalls[LATENCY] += (parameters.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s
-                            + parameters.ramp_s * (1.0 - hit_share))
+        row_elements = float(task.sequences) * float(task.kv_heads) * float(task.query_rows) * task.value_dim
+        stalls[LATENCY] += (combining_s(row_elements, plan.cut, parameters) + plan.unit.rows_s
+                            + _ramp_s(parameters) * (1.0 - hit_share))
     total = sum(stalls.values())
     level_bytes = _moved(once, machine, loop, run.home_share, kv_bytes)
     clock, ended = hardware.compute.clock_hz, int(np.count_nonzero(events[:, 3]))
@@ -218,6 +219,11 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
         replayed_fraction=run.replayed_fraction, extrapolation_bound_s=run.bound_s,
         path=tuple(server.name for server in machine.path), replayed_s=run.replayed_s, binned_bytes=run.binned_bytes,
         events=events[:ended], event_tokens=plan.item_tokens[events[:ended, 1].astype(np.int64)])
+
+
+def _ramp_s(parameters: ChipKernel) -> float:
+    """Fill and drain of the DRAM's pipeline beyond the one latency that a replay itself waits for."""
+    return float(max(parameters.kernel.dram_ramp_ratio - 1.0, 0.0) * parameters.dram_latency_s)
 
 
 def _level_bytes(operator: Operator, placement: Placement, hardware: HardwareProfile) -> dict[str, float]:
@@ -254,14 +260,13 @@ def _as_measured(machine: Machine, parameters: ChipKernel | None) -> Machine:
     """The path at the rates that measured kernels reach: of the home's peak, and out of the shared cache."""
     if parameters is None:
         return machine
-    peak = machine.home.chip_bandwidth_bytes_per_s
     path = [*machine.path]
-    if machine.home is machine.hardware.main_memory and peak is not None:
-        reached = float(peak) * parameters.kernel.dram_achieved_fraction
-        path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, reached))
+    if machine.home is machine.hardware.main_memory:
+        path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, float(parameters.dram_bytes_per_s)))
     if machine.cache is not None:
         cache = path[machine.cache_server]
-        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, parameters.cache_bytes_per_s))
+        measured = float(parameters.cache_bytes_per_s)
+        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, measured))
     return replace(machine, path=tuple(path))
 
 

@@ -1,22 +1,44 @@
-r"""Which kernel, and how finely cut, a library would run: the least of what its own cost model says.
+"""Which kernel, and how finely cut, a library would run: the least of what its own cost model says.
 
 Kernel libraries choose the rows of an item, the pieces of a sequence and the unit before a launch, by heuristics that
-aim at the least time. So does this: for every choice the time of the busiest unit, or of memory with what set-up
-leaves exposed, and the combine pass. The chosen one is then replayed; its time is the replay's, never this estimate.
+aim at the least time. So does this, by :mod:`simkit.timing.kernel_cost` on the batch's lengths. The chosen one is then
+replayed; its time is the replay's, never this estimate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.hardware.kernel_shape import EVEN_WAVES, SPLITS, UNSPLIT_ITEMS
+from simkit.hardware.kernel_shape import UNSPLIT_ITEMS
+from simkit.hardware.profile import HardwareProfile, MemoryLevel
 from simkit.replay.target import Machine
-from simkit.replay.unit_kernel import ChipKernel, UnitKernel, unit_kernels
 from simkit.step.operators import AttentionTask, Operator
+from simkit.timing.attention_kernel import piece_counts
+from simkit.timing.kernel_cost import (
+    MappedKernel,
+    busiest_unit_s,
+    combine_s,
+    exposed_memory_s,
+    mapped_kernel,
+    memory_times,
+    piece_s,
+    waves,
+)
+from simkit.timing.unit_costs import (
+    ChipKernel,
+    KernelWork,
+    UnitKernel,
+    chip_kernel,
+    kernel_work,
+    kernels_of_library,
+    matrix_kernel,
+    vector_kernel,
+)
 
 # Assumed: libraries that measure their kernels settle what their cost model leaves this close.
 CLOSE: Final = 1.15
@@ -32,8 +54,16 @@ class KernelChoice:
     estimate_s: float
 
 
+def parameters_of(task: AttentionTask, hardware: HardwareProfile, home: MemoryLevel) -> ChipKernel | None:
+    """The chip's parameters for this operator, or None where nobody gives any."""
+    bandwidth = home.chip_bandwidth_bytes_per_s
+    if hardware.kernel is None or hardware.compute.clock_hz is None or bandwidth is None:
+        return None
+    return chip_kernel(hardware, hardware.kernel, home, float(bandwidth), latent=task.latent)
+
+
 def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, parameters: ChipKernel,
-                  lengths: NDArray[np.int64], *, hit_share: float, alone: bool) -> list[KernelChoice]:
+                   lengths: NDArray[np.int64], *, hit_share: float, alone: bool) -> list[KernelChoice]:
     """The kernel of least estimated time, then others whose best cut comes within ``CLOSE`` of it.
 
     Parameters
@@ -43,64 +73,70 @@ def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, pa
     hit_share: share of the reads that a warm cache serves.
     alone: the kernel is timed by itself, so that its own launch floor counts.
     """
-    heads = max(1, round(float(task.kv_heads)))
-    kv_bytes = float(operator.kv_read_bytes)
-    dram_s = kv_bytes * (1.0 - hit_share) / float(machine.path[-1].bytes_per_s)
-    # Data paths that grow with the memory still end at what the cache itself delivers.
-    cache_bytes_per_s = parameters.cache_bytes_per_s
-    if machine.cache is not None:
-        cache_bytes_per_s = min(cache_bytes_per_s, machine.path[machine.cache_server].bytes_per_s)
+    work, chip = work_of(operator, task, lengths, hit_share), _on_machine(parameters, machine)
+    memory, pieces = memory_times(work, chip), piece_counts(task.kernel, chip.kernel)
     choices: list[KernelChoice] = []
-    for unit in unit_kernels(operator, task, machine.hardware, parameters, machine.load_fraction):
-        if unit.readers > 1 and machine.cache is None and task.kernel != "per-query-head":
-            continue  # every reader would read memory again
-        memory_s = max(dram_s, kv_bytes * unit.readers / cache_bytes_per_s)
-        own: list[KernelChoice] = []
-        for cut in _cuts(lengths, heads * unit.readers, task, machine, parameters, unit):
-            found = _estimate_s(lengths, cut, heads * unit.readers, unit, parameters, kv_bytes, memory_s)
-            found += parameters.combine_s(partial_elements(task, cut)) + unit.rows_s + (unit.floor_s if alone else 0.0)
-            own.append(KernelChoice(unit=unit, cut=cut, estimate_s=found))
+    for unit in unit_kernels(work, chip):
+        kernel, floor_s = mapped_kernel(unit, work, chip, memory), unit.floor_s if alone else 0.0
+        own = [KernelChoice(unit=unit, cut=cut, estimate_s=estimate_s(kernel, lengths, cut, chip) + floor_s)
+               for cut in _cuts(lengths, kernel, pieces)]
         choices.append(min(own, key=lambda choice: choice.estimate_s))
-    if not choices:
-        raise ValueError(f"{machine.hardware.name}: no kernel for {task.query_rows} query rows")
     choices.sort(key=lambda choice: choice.estimate_s)
     return [choice for choice in choices if choice.estimate_s <= CLOSE * choices[0].estimate_s]
 
 
-def partial_elements(task: AttentionTask, cut: NDArray[np.int64]) -> float:
-    """Elements of partial results that the pieces of cut sequences leave for the combine pass."""
-    pieces = float(cut[cut > 1].sum())
-    return pieces * float(task.kv_heads) * float(task.query_rows) * task.value_dim
+def work_of(operator: Operator, task: AttentionTask, lengths: NDArray[np.int64], hit_share: float) -> KernelWork:
+    """The work of one operator on sequences of these lengths.
 
-
-def _cuts(lengths: NDArray[np.int64], heads: int, task: AttentionTask, machine: Machine, parameters: ChipKernel,
-          unit: UnitKernel) -> list[NDArray[np.int64]]:
-    """Pieces of each sequence worth trying: one piece length for the whole batch, so that a giant is cut into many."""
-    whole = np.ones(len(lengths), dtype=np.int64)
-    mean, most = float(lengths.mean()), parameters.kernel.most_sequence_units
-    ragged = lengths.max() > RAGGED * mean
-    enough = len(lengths) * heads >= UNSPLIT_ITEMS * machine.units and not ragged
-    if task.kernel in ("grouped-unsplit", "unfused") or enough:
-        return [whole]
-    tried = [splits for splits in SPLITS if splits == 1 or (splits <= most and mean / splits >= unit.tile_tokens)]
-    found = [np.minimum(np.ceil(lengths * splits / mean), most).astype(np.int64) for splits in tried]
-    return [whole, *(found if ragged else found[1:])]
-
-
-def _estimate_s(lengths: NDArray[np.int64], cut: NDArray[np.int64], heads: int, unit: UnitKernel,
-                parameters: ChipKernel, kv_bytes: float, memory_s: float) -> float:
-    r"""Time of the busiest unit, or of memory and exposed set-up.
-
-    .. math:: \max\big( w\,(t_{setup} + N_{tiles}\,c),\; T_{memory} + x\,w\,t_{setup} \big)
+    A machine may hold a fraction of a head: its rounded item then stands for that fraction's bytes.
     """
-    tokens = np.ceil(lengths / (cut * unit.tile_tokens)) * unit.tile_tokens
-    token_bytes = kv_bytes / (float(lengths.sum()) * (heads / unit.readers))
-    item_s = unit.setup_s + tokens * max(unit.token_s, token_bytes / unit.load_bytes_per_s)
-    count = cut * float(heads)
-    waves = float(count.sum()) / parameters.units
-    if item_s.max() == item_s.min():
-        waves = float(np.ceil(waves)) if waves < EVEN_WAVES else waves
-        unit_s = waves * float(item_s[0])
-    else:
-        unit_s = max(float((count * item_s).sum()) / parameters.units, float(item_s.max()))
-    return max(unit_s, memory_s + parameters.kernel.exposed_setup_fraction * waves * unit.setup_s)
+    kv_heads = float(task.kv_heads)
+    work = kernel_work(task, heads=float(task.sequences) * kv_heads, rows=float(task.query_rows),
+                       tokens=float(lengths.mean()), token_bytes=float(task.bytes_per_token_head),
+                       cached_elements=float(task.cached_elements), hit_share=hit_share,
+                       item_rows=float(operator.query_rows) if task.kernel == "per-query-head" else None)
+    heads = max(1, round(kv_heads))
+    return replace(work, heads=float(len(lengths) * heads),
+                   token_bytes=float(operator.kv_read_bytes) / (float(lengths.sum()) * heads))
+
+
+def unit_kernels(work: KernelWork, chip: ChipKernel) -> list[UnitKernel]:
+    """Every kernel that a library could run on one problem, the most query rows an item first."""
+    rows, matrix_exists, vector_exists = kernels_of_library(work, chip.kernel)
+    found = [matrix_kernel(of_item, work, chip) for of_item in dict.fromkeys(rows[matrix_exists].tolist())]
+    return [*found, vector_kernel(work, chip)] if vector_exists.any() else found
+
+
+def estimate_s(kernel: MappedKernel, lengths: NDArray[np.int64], cut: NDArray[np.int64], chip: ChipKernel) -> float:
+    """What the cost model says of sequences of these lengths in these pieces, launch apart."""
+    items = cut * (kernel.per_unit / len(lengths))
+    unit_s = busiest_unit_s(piece_s(kernel, lengths, cut), items)
+    memory_s = exposed_memory_s(kernel, waves(items.sum()), chip)
+    return float(max(unit_s, memory_s) + combining_s(kernel.row_elements, cut, chip) + kernel.beside_s)
+
+
+def combining_s(row_elements: float, cut: NDArray[np.int64], chip: ChipKernel) -> float:
+    """The second pass over what the pieces of cut sequences leave, of outputs of ``row_elements``; 0 when none was."""
+    pieces = float(cut[cut > 1].sum())
+    return float(combine_s(row_elements / len(cut) * pieces, chip)) if pieces else 0.0
+
+
+def _on_machine(parameters: ChipKernel, machine: Machine) -> ChipKernel:
+    """The chip's parameters at the rates of the machine's path, its load buffers used as far as the machine says."""
+    cache_bytes_per_s = None
+    if machine.cache is not None:
+        # Every reader's bytes pass the shared cache here; what measured kernels take of it is more on some chips, where
+        # units keep what neighbours read. Data paths that grow with the memory end at what the cache delivers, too.
+        cache_bytes_per_s = min(parameters.cache_bytes_per_s, machine.path[machine.cache_server].bytes_per_s)
+    return replace(parameters, dram_bytes_per_s=float(machine.path[-1].bytes_per_s),
+                   cache_bytes_per_s=cache_bytes_per_s, load_fraction=machine.load_fraction)
+
+
+def _cuts(lengths: NDArray[np.int64], kernel: MappedKernel, pieces: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Pieces of each sequence worth trying: one piece length for the whole batch, so that a giant is cut into many."""
+    whole, mean = np.ones(len(lengths), dtype=np.int64), float(lengths.mean())
+    ragged = lengths.max() > RAGGED * mean
+    if len(pieces) == 1 or (kernel.per_unit >= UNSPLIT_ITEMS and not ragged):
+        return [whole]
+    found = [np.minimum(np.ceil(lengths * count / mean), pieces[-1]).astype(np.int64) for count in pieces]
+    return [whole, *(found if ragged else found[1:])]

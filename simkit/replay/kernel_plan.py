@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernels
 from simkit.replay.target import Machine
-from simkit.replay.unit_kernel import ChipKernel, UnitKernel
 from simkit.step.operators import AttentionTask, Operator
+from simkit.timing.unit_costs import ChipKernel, UnitKernel
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
 MOST_SPLITS: Final = 128
@@ -152,7 +152,7 @@ def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, par
     """The items of a library's choice, with buffers that hold what their unit loads in one latency of the home."""
     unit = choice.unit
     bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
-    tokens, stream = _items(lengths, choice.cut, kv_heads, unit.readers)
+    tokens, stream = _items(lengths, choice.cut, kv_heads, round(unit.readers))
     rate = min(unit.load_bytes_per_s, bytes_per_token / unit.token_s)
     in_flight_bytes = min(rate * parameters.dram_latency_s, machine.outstanding_bytes_per_slot)
     granule = _granule_tokens(in_flight_bytes / bytes_per_token, int(tokens.max()))

@@ -14,7 +14,6 @@ from simkit.hardware.profile import HardwareProfile, MemoryLevel
 # 128 threads and 2 x 32 KiB of tiles leave room for two blocks on every GPU here (CUDA occupancy rules). Where kernels
 # were measured, set-up and load path are those of a whole unit, whatever shares it: one item runs at a time.
 RESIDENT_ITEMS: Final = 2
-CACHE_WAYS: Final = 16  # set associativity of the shared cache; with hashed sets it fixes how sharply hits fall off
 
 Schedule = Literal["dispatched", "banked", "static"]
 

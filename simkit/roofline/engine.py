@@ -21,10 +21,10 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.timing.assembly import assemble
-from simkit.timing.attention_kernel import cyclic_hit_share, kernel_time
+from simkit.timing.attention_kernel import kernel_time
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.cpu_cores import unhidden_s
-from simkit.timing.looped_caches import looped_placement
+from simkit.timing.looped_caches import cyclic_hit_share, last_shared_cache, looped_placement
 from simkit.timing.memory_roofs import memory_times
 from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
 
@@ -103,7 +103,7 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
     kernel, task = hardware.kernel, operator.attention
     hits: Any = 0.0
     if start == "warm" and kernel is not None and task is not None:
-        hits = cyclic_hit_share(operator.kv_read_bytes, hardware, kernel)
+        hits = cyclic_hit_share(operator.kv_read_bytes, last_shared_cache(hardware), kernel)
     elif start == "warm" and task is not None:
         placement = looped_placement(operator, placement, hardware)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)

@@ -1,39 +1,51 @@
-r"""Closed-form time of a decode-attention kernel on a chip whose kernels were measured.
+"""Closed-form time of a decode-attention kernel on a chip whose kernels were measured: the best of all mappings.
 
-The roofs above an operator say what is possible; a kernel is also made of work items that start, load, multiply and
-combine:
-
-.. math:: T = t_{launch} + \min_{m, s} \Big[ \max\big( w\,(t_{setup} + \lceil N/s \rceil c),\;
-          \max(T_{DRAM}, T_{cache}) + x\,w\,t_{setup} \big) + t_{combine}(s) \Big] + t_{ramp} + t_{rows}
-
-where items are ``B n_kv m s``, ``m`` sub-groups of a KV head's query rows and ``s`` pieces of its tokens, ``w`` is how
-many items the busiest unit runs, and ``c`` cycles a token: the largest of the unit's load path (outstanding bytes over
-latency, Little's law), matrix work on rows padded to 16, and exponentials. One query head an item on the vector unit
-competes with this. Kernel libraries choose ``m``, ``s`` and the unit by heuristics; the least time is what they aim at.
-Parameters: :class:`simkit.hardware.kernel.DecodeKernel`, fitted to measured kernels, never to single shapes.
+Kernel libraries choose the rows of an item, the pieces of a sequence and the unit by heuristics; the least time of
+:mod:`simkit.timing.kernel_cost` is what they aim at. Sequences have one length, their mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
 
 from simkit.hardware.kernel import DecodeKernel
-from simkit.hardware.kernel_shape import (
-    COMBINE_UNIT_BYTES,
-    EVEN_WAVES,
-    PARTIAL_BYTES,
-    ROW_ELEMENTS,
-    SPLITS,
-    UNSPLIT_ITEMS,
-)
+from simkit.hardware.kernel_shape import SPLITS, UNSPLIT_ITEMS
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import AttentionTask
-from simkit.timing.looped_caches import cyclic_share
+from simkit.timing.kernel_cost import (
+    MappedKernel,
+    MemoryTimes,
+    combine_s,
+    exposed_memory_s,
+    mapped_kernel,
+    memory_times,
+    piece_s,
+    waves,
+)
 from simkit.timing.step_timing import COMPUTE, LATENCY
-from simkit.timing.unit_costs import UnitCosts, matrix_costs, row_groups, vector_costs
+from simkit.timing.unit_costs import (
+    ChipKernel,
+    KernelWork,
+    UnitKernel,
+    chip_kernel,
+    kernel_work,
+    kernels_of_library,
+    matrix_kernel,
+    vector_kernel,
+)
+
+# Problems up to which all mappings at once, on more axes, take less time than a search that leaves most of them out.
+FEW_PROBLEMS: Final = 500
+UNSPLIT_KERNELS: Final = ("grouped-unsplit", "unfused")
+
+
+_FIELDS: Final = tuple(entry.name for entry in fields(MappedKernel))
+_COLUMNS: Final = _FIELDS[:-1]  # without what is of a problem and not of a kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,28 +61,14 @@ class KernelTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """One problem a row, as flat arrays: everything that the kernel's terms need."""
+class _Best:
+    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its unit's time."""
 
-    items: Any
-    rows: Any
-    tokens: Any
-    token_bytes: Any
-    row_elements: Any
-    missed_share: Any
-
-
-def cyclic_hit_share(cached_bytes: Any, hardware: HardwareProfile, kernel: DecodeKernel) -> Any:
-    """Share of a kernel's reads that the last cache serves when the kernel loops alone; 0 without a cache.
-
-    :func:`simkit.timing.looped_caches.cyclic_share` of the
-    effective share of the capacity, with the measured transition.
-    """
-    caches = [level for level in hardware.memory if level.kind == "cache" and level.scope == "chip"]
-    if not caches:
-        return np.zeros(np.shape(cached_bytes))
-    return cyclic_share(cached_bytes, kernel.cache_effective_fraction * caches[-1].chip_capacity_bytes,
-                        kernel.cache_transition_ratio)
+    total_s: Any
+    launch_s: Any
+    floor_s: Any
+    unit_s: Any
+    computing: Any
 
 
 def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel, home_bytes_per_s: Any, *,
@@ -86,109 +84,159 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
         all mappings cost the same.
     item_rows: query rows that every item takes, for kernels that leave no choice; None: what is fastest.
     """
-    if task.latent:
-        kernel = kernel.for_latents()
-    if task.kernel in ("grouped-unsplit", "unfused"):
-        kernel = replace(kernel, most_sequence_units=1)
-    fields = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (
-        task.sequences, task.kv_heads, task.query_rows, task.tokens, task.bytes_per_token_head, hit_share,
-        home_bytes_per_s, task.query_rows if item_rows is None else item_rows, task.cached_elements)))
-    shape = fields[0].shape
-    sequences, heads, rows, tokens, token_bytes, hits, bandwidth, taken, elements = (field.ravel() for field in fields)
-    task = replace(task, cached_elements=elements)
-    work = _Shape(
-        items=sequences * heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
-        row_elements=sequences * heads * rows * task.value_dim, missed_share=1.0 - hits)
-    best = _best_mapping(work, task, hardware, kernel, bandwidth, alone=alone,
-                         groups=row_groups(rows) if item_rows is None else [taken], free=item_rows is None)
-    shaped = {name: column.reshape(shape) for name, column in best.items()}
-    return KernelTime(body_s=shaped["body"], unit_s={name: shaped[name] for name in (LATENCY, COMPUTE)},
-                      floor_s=shaped["floor"] * kernel.launch_cycles / hardware.compute.known_clock_hz)
+    columns = [task.sequences, task.kv_heads, task.query_rows, task.tokens, task.bytes_per_token_head, hit_share,
+               home_bytes_per_s, task.query_rows if item_rows is None else item_rows, task.cached_elements]
+    shape, *others = {np.shape(column) for column in columns}
+    if others:
+        shape = np.broadcast_shapes(shape, *others)
+    sequences, kv_heads, rows, tokens, token_bytes, hits, bandwidth, taken, elements = (
+        _flat(column, shape) for column in columns)
+    work = kernel_work(task, heads=sequences * kv_heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
+                       cached_elements=elements, hit_share=hits, item_rows=None if item_rows is None else taken)
+    chip = chip_kernel(hardware, kernel, hardware.main_memory, bandwidth, latent=work.latent)
+    pieces = piece_counts(task.kernel, chip.kernel)
+    count = math.prod(shape)
+    best = (_all_at_once if count <= FEW_PROBLEMS else _search)(work, chip, pieces, count, alone=alone)
+    computing = best.computing
+    unit_s = {LATENCY: np.where(computing, 0.0, best.unit_s), COMPUTE: np.where(computing, best.unit_s, 0.0)}
+    return KernelTime(body_s=(best.total_s - best.launch_s).reshape(shape), floor_s=best.floor_s.reshape(shape),
+                      unit_s={name: seconds.reshape(shape) for name, seconds in unit_s.items()})
 
 
-def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKernel,
-                  bandwidth: Any, *, alone: bool, groups: list[Any], free: bool) -> dict[str, Any]:
-    """The least time over sub-groups, pieces and units; ``free``: a library takes the unit that suits the group."""
-    compute = hardware.compute
-    hz, units = compute.known_clock_hz, float(compute.units)
-    widened = np.maximum(bandwidth / kernel.tuned_for_bytes_per_s, 1.0)
-    run_bytes = kernel.page_tokens * work.token_bytes / 2.0
-    kv_bytes = work.items * work.tokens * work.token_bytes
-    dram_s = kv_bytes * work.missed_share / (kernel.dram_achieved_fraction * bandwidth) * (
-        1.0 + kernel.dram_run_overhead_bytes / run_bytes)
-    cache_s = kv_bytes / (kernel.cache_bytes_per_cycle_per_unit * units * hz * widened)
-    latency_s = hardware.main_memory.latency_s or 0.0
-    ramp_s = kernel.dram_ramp_ratio * latency_s * work.missed_share
-    rows_s = kernel.row_cycles * work.row_elements / ROW_ELEMENTS / units / hz
-    count = len(work.rows)
-    best = {"body": np.full(count, np.inf), LATENCY: np.zeros(count), COMPUTE: np.zeros(count),
-            "floor": np.ones(count)}
-    floor_s = kernel.launch_cycles / hz if alone else 0.0
-    shared = (work.rows >= kernel.matrix_least_group) & (work.rows <= kernel.matrix_most_group) | (not free)
-    tried: list[UnitCosts] = []
-    for rows in groups:
-        unit = matrix_costs(rows, work.rows, work.token_bytes, task, hardware, kernel, widened)
+def piece_counts(kernel_name: str, kernel: DecodeKernel) -> tuple[int, ...]:
+    """Numbers of pieces that a library may cut a sequence into."""
+    return (1,) if kernel_name in UNSPLIT_KERNELS else _pieces_up_to(kernel.most_sequence_units)
+
+
+@lru_cache
+def _pieces_up_to(most: float) -> tuple[int, ...]:
+    return tuple(pieces for pieces in SPLITS if pieces <= most)
+
+
+def _flat(value: Any, shape: tuple[int, ...]) -> Any:
+    """One number for all problems, or one for each of them along one axis."""
+    return float(value) if np.ndim(value) == 0 else np.broadcast_to(np.asarray(value, dtype=float), shape).ravel()
+
+
+def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], count: int, *, alone: bool) -> _Best:
+    """Every mapping of every problem, as arrays [kernels, pieces, problems]."""
+    rows, matrix_exists, vector_exists = kernels_of_library(work, chip.kernel)
+    memory = memory_times(work, chip)
+    # Kernels of the matrix unit, and of the vector lanes as the last one.
+    matrix, vector = matrix_kernel(rows[:, np.newaxis], work, chip), vector_kernel(work, chip)
+    columns = zip(_columns(mapped_kernel(matrix, work, chip, memory), matrix.floor_s),
+                  _columns(mapped_kernel(vector, work, chip, memory), vector.floor_s), strict=True)
+    table = np.empty((len(_COLUMNS) + 1, len(rows) + 1, 1, count))
+    for column, (of_matrix, of_vector) in zip(table, columns, strict=True):
+        column[:-1] = of_matrix
+        column[-1] = of_vector
+    *of_kernels, floor_s = table
+    kernel = MappedKernel(**dict(zip(_COLUMNS, of_kernels, strict=True)), row_elements=work.row_elements)
+    exists = np.empty(floor_s.shape, dtype=bool)
+    exists[:-1, 0] = matrix_exists
+    exists[-1] = vector_exists
+
+    cut = _piece_axis(pieces)
+    items = waves(kernel.per_unit * cut)
+    unit_s = items * piece_s(kernel, work.tokens, cut)
+    combining_s = combine_s(work.row_elements * cut, chip)
+    combining_s[0] = 0.0  # one piece is whole
+    beside_s = kernel.beside_s + floor_s if alone else kernel.beside_s
+    total_s = np.maximum(unit_s, exposed_memory_s(kernel, items, chip)) + (combining_s + beside_s)
+    np.copyto(total_s, np.inf, where=~exists)
+    np.copyto(total_s[:, 1:], np.inf, where=kernel.per_unit >= UNSPLIT_ITEMS)
+
+    every = np.arange(count)
+    best = total_s.reshape(-1, count).argmin(axis=0)
+    of_kernel = best // len(pieces)
+    floor = floor_s[of_kernel, 0, every]
+    return _Best(
+        total_s=total_s.reshape(-1, count)[best, every], launch_s=floor if alone else 0.0, floor_s=floor,
+        unit_s=unit_s.reshape(-1, count)[best, every], computing=kernel.computing[of_kernel, 0, every] > 0.0)
+
+
+
+
+def _columns(kernel: MappedKernel, floor_s: Any) -> list[Any]:
+    return [*(getattr(kernel, name) for name in _COLUMNS), floor_s]
+
+
+@lru_cache
+def _piece_axis(pieces: tuple[int, ...]) -> Any:
+    return np.array(pieces, dtype=float)[:, np.newaxis]
+
+
+def _search(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], count: int, *, alone: bool) -> _Best:
+    """Kernel by kernel, leaving out mappings that can no longer be the best of their problem."""
+    search = _Search(work=work, chip=chip, pieces=pieces, alone=alone, memory=memory_times(work, chip), best=_Best(
+        total_s=np.full(count, np.inf), launch_s=np.zeros(count), floor_s=np.zeros(count), unit_s=np.zeros(count),
+        computing=np.zeros(count, dtype=bool)))
+    rows, matrix_exists, vector_exists = kernels_of_library(work, chip.kernel)
+    tried: list[UnitKernel] = []
+    for of_item, exists in zip(rows, matrix_exists, strict=True):
+        unit = matrix_kernel(of_item, work, chip)
         # More items that each cost the same never win.
-        wanted = (rows <= kernel.most_item_rows) & shared
+        wanted = exists
         for other in tried:
-            wanted &= ~unit.costs_the_same_as(other)
+            wanted = wanted & ~unit.costs_the_same_as(other)
         tried.append(unit)
         if np.any(wanted):
-            parts = work.rows / rows
-            memory_s = np.maximum(dram_s, cache_s * parts)
-            _keep_best(best, work, unit, parts, memory_s, ramp_s + rows_s, kernel, floor_s, units, hz, wanted)
-    if task.latent:
-        return best  # kernels for latents are written for the matrix unit alone
-    unit = vector_costs(work.token_bytes, task, kernel, widened)
-    _keep_best(best, work, unit, work.rows, np.maximum(dram_s, cache_s * work.rows), ramp_s, kernel,
-               floor_s, units, hz, ~shared | (work.rows <= kernel.vector_most_group) | (not free))
-    return best
+            search.keep_best(unit, wanted)
+    if np.any(vector_exists):
+        search.keep_best(vector_kernel(work, chip), vector_exists)
+    return search.best
 
 
-def _keep_best(best: dict[str, Any], work: _Shape, unit: UnitCosts, parts: Any, memory_s: Any, extra: Any,
-               kernel: DecodeKernel, floor_s: float, units: float, hz: float, wanted: Any) -> None:
-    """Try every number of pieces, and keep what is faster than the best so far, its floor included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    work: KernelWork
+    chip: ChipKernel
+    pieces: tuple[int, ...]
+    alone: bool
+    memory: MemoryTimes
+    best: _Best
 
-    Set-up and combine pass grow with the pieces and only the unit's own time falls: a problem leaves the search when
-    these alone, above its memory time, are no better than its best. That changes no result.
-    """
-    token_s = np.maximum(unit.load, unit.compute) / hz
-    computing = np.broadcast_to(np.asarray(unit.compute >= unit.load), work.tokens.shape)
-    columns = np.broadcast_arrays(work.items * (parts / units), work.tokens, unit.setup / hz, token_s, memory_s + extra,
-                                  work.row_elements, extra, floor_s * unit.floor, unit.floor)
-    share, tokens, setup, token, memory, elements, extra, floor, ratio = columns
-    bound = best["body"] + floor_s * best["floor"]
-    active: Any = None  # all
-    for splits in (count for count in SPLITS if count <= kernel.most_sequence_units):
-        waves = share * splits
-        waves = np.where(waves < EVEN_WAVES, np.ceil(waves), waves)
-        setup_s = waves * setup
-        least = memory + kernel.exposed_setup_fraction * setup_s + floor
-        if splits > 1:
-            least = least + kernel.split_combine_cycles / hz + elements * (
-                kernel.combine_cycles_per_64_bytes * splits * PARTIAL_BYTES / (COMBINE_UNIT_BYTES * units * hz))
-        may = least < bound
-        if splits == SPLITS[0]:
-            may = may & wanted
-        elif splits == SPLITS[1]:
-            may = may & (share < UNSPLIT_ITEMS)
-        kept = np.flatnonzero(may)
-        if not len(kept):
-            break
-        if len(kept) < len(may):
-            share, tokens, setup, token, memory, elements, extra, floor, ratio, bound, waves, setup_s, least = (
-                column[kept] for column in (share, tokens, setup, token, memory, elements, extra, floor, ratio, bound,
-                                            waves, setup_s, least))
-            active = kept if active is None else active[kept]
-        unit_s = setup_s + waves * (np.ceil(tokens / (splits * unit.tile_tokens)) * unit.tile_tokens) * token
-        hidden = memory + kernel.exposed_setup_fraction * setup_s
-        total = least + np.maximum(unit_s + extra - hidden, 0.0)
-        won = np.flatnonzero(total < bound)
-        if not len(won):
-            continue
-        bound[won] = total[won]
-        into = won if active is None else active[won]
-        best["body"][into] = (total - floor)[won]
-        best["floor"][into] = ratio[won]
-        best[COMPUTE][into] = np.where(computing[into], unit_s[won], 0.0)
-        best[LATENCY][into] = np.where(computing[into], 0.0, unit_s[won])
+    def keep_best(self, unit: UnitKernel, wanted: Any) -> None:
+        """Try every number of pieces, and keep what is faster than the best so far.
+
+        Set-up and combine pass grow with the pieces and only the unit's own time falls: a problem leaves the search
+        when these alone, above its memory time, are no better than its best. That changes no result.
+        """
+        best, whole = self.best, mapped_kernel(unit, self.work, self.chip, self.memory)
+        launch_s = unit.floor_s if self.alone else 0.0
+        kernel, tokens, beside_s, bound = whole, self.work.tokens, whole.beside_s + launch_s, best.total_s
+        active: Any = None  # all
+        for cut in self.pieces:
+            items = waves(kernel.per_unit * cut)
+            memory_s = exposed_memory_s(kernel, items, self.chip)
+            later_s = beside_s if cut == 1 else combine_s(kernel.row_elements * cut, self.chip) + beside_s
+            may = memory_s + later_s < bound
+            if cut == self.pieces[0]:
+                may = may & wanted
+            elif cut == self.pieces[1]:
+                may = may & (kernel.per_unit < UNSPLIT_ITEMS)
+            kept = np.flatnonzero(may)
+            if not len(kept):
+                break
+            if len(kept) < len(may):
+                kernel = MappedKernel(*(_at(getattr(kernel, name), kept) for name in _FIELDS))
+                tokens, beside_s, items, memory_s, later_s, bound = (
+                    _at(column, kept) for column in (tokens, beside_s, items, memory_s, later_s, bound))
+                active = kept if active is None else active[kept]
+            unit_s = items * piece_s(kernel, tokens, cut)
+            total_s = np.maximum(unit_s, memory_s) + later_s
+            won = np.flatnonzero(total_s < bound)
+            if not len(won):
+                continue
+            bound[won] = _at(total_s, won)
+            into = won if active is None else active[won]
+            best.total_s[into] = bound[won]
+            best.unit_s[into] = _at(unit_s, won)
+            best.launch_s[into] = _at(launch_s, into)
+            best.floor_s[into] = _at(unit.floor_s, into)
+            best.computing[into] = _at(whole.computing, into)
+
+
+def _at(column: Any, places: Any) -> Any:
+    """Entries of a column that may hold one number for all places."""
+    return column if np.ndim(column) == 0 or len(column) == 1 else column[places]

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.profile import HardwareProfile
+from simkit.hardware.kernel import DecodeKernel
+from simkit.hardware.profile import HardwareProfile, MemoryLevel
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 
@@ -21,14 +22,30 @@ from simkit.step.placement import Placement
 TRANSITION_RATIO: Final = 1.25
 
 
-def cyclic_share(scanned_bytes: Any, capacity_bytes: Any, transition_ratio: float = TRANSITION_RATIO) -> Any:
-    """Share of a cyclic scan that a cache of this capacity serves; ``transition_ratio`` is w above.
+def cyclic_hit_share(scanned_bytes: Any, cache: MemoryLevel | None, kernel: DecodeKernel | None = None) -> Any:
+    """Share of a cyclic scan that a cache serves when a kernel loops alone; 0 without a cache.
 
-    >>> float(cyclic_share(1e6, 4e6)), float(cyclic_share(8e6, 4e6))
+    Where kernels were measured, their effective fraction of the capacity and their w count: partitioned caches keep
+    copies of each other's lines.
+
+    >>> from simkit.hardware.catalog import load_hardware
+    >>> l2 = load_hardware("h100-sxm").level("l2")
+    >>> float(cyclic_hit_share(1e6, l2)), float(cyclic_hit_share(1e9, l2))
     (1.0, 0.0)
     """
-    occupancy = np.asarray(scanned_bytes, dtype=float) / capacity_bytes
-    return np.clip((transition_ratio - occupancy) / (transition_ratio - 1 / transition_ratio), 0.0, 1.0)
+    if cache is None:
+        return np.zeros(np.shape(scanned_bytes))
+    effective, ratio = 1.0, TRANSITION_RATIO
+    if kernel is not None:
+        effective, ratio = kernel.cache_effective_fraction, kernel.cache_transition_ratio
+    occupancy = np.asarray(scanned_bytes, dtype=float) / (effective * cache.usable_bytes)
+    return np.clip((ratio - occupancy) / (ratio - 1 / ratio), 0.0, 1.0)
+
+
+def last_shared_cache(hardware: HardwareProfile) -> MemoryLevel | None:
+    """The last cache that all units share, or None."""
+    caches = [level for level in hardware.memory if level.kind == "cache" and level.scope == "chip"]
+    return caches[-1] if caches else None
 
 
 def looped_placement(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Placement:
@@ -40,7 +57,7 @@ def looped_placement(operator: Operator, placement: Placement, hardware: Hardwar
     shares: dict[str, Any] = {}
     for level in hardware.memory:
         if level.kind == "cache" and level.bandwidth_bytes_per_s is not None:
-            up_to_here = np.maximum(cyclic_share(operator.kv_read_bytes, level.chip_capacity_bytes), served)
+            up_to_here = np.maximum(cyclic_hit_share(operator.kv_read_bytes, level), served)
             shares[level.name] = up_to_here - served
             served = up_to_here
     for name, share in placement.kv.items():

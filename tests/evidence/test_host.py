@@ -37,7 +37,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import lint
 from simkit.timing.cpu_cores import unhidden_s
-from simkit.timing.looped_caches import cyclic_share, looped_placement
+from simkit.timing.looped_caches import looped_placement
 
 GOAL_MEDIAN_APE = 0.20  # the README's contract, untuned
 slow = pytest.mark.skipif(not os.environ.get("SIMKIT_HOST_EVIDENCE"),
@@ -166,14 +166,6 @@ def test_a_looped_kernel_is_served_by_the_nearest_cache_that_holds_it(machine):
 
     assert served_by(1) == "l1"
     assert served_by(4_000_000) == "dram"
-
-
-def test_shares_of_a_cyclic_scan_fall_from_one_to_nothing_around_the_capacity():
-    sizes = np.geomspace(0.1, 10, 50)
-    shares = cyclic_share(sizes, 1.0)
-    assert np.all(np.diff(shares) <= 0)
-    assert shares[0] == 1
-    assert shares[-1] == 0
 
 
 def test_the_prediction_is_never_faster_than_arithmetic_nor_than_the_fastest_cache(machine):

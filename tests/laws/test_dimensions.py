@@ -34,7 +34,7 @@ from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
 from simkit.study.engines import in_main_memory
 from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.timing import attention_kernel, product_kernel
+from simkit.timing import kernel_cost, product_kernel
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.product_kernel import gemm_time_s
 from tests.laws.dimensions import assert_same, dimension_of, scale_constants, scaled
@@ -48,7 +48,7 @@ WORDS = ({}, {"page": 16, "lengths": "lognormal:0.5"}, {"eviction": "h2o:512+512
          {"kv_dtype": "int4", "weight_dtype": "fp8"})
 # Widths of elements that stand in the code: the only figures with a unit that no record holds.
 WIDTHS = ((workload_module, "ACTIVATION_BYTES"), (workload_module, "SCORE_BYTES"), (step_module, "LOGIT_BYTES"),
-          (step_module, "PARTIAL_BYTES"), (kv_policy, "BLOCK_TABLE_ENTRY_BYTES"), (attention_kernel, "PARTIAL_BYTES"),
+          (step_module, "PARTIAL_BYTES"), (kv_policy, "BLOCK_TABLE_ENTRY_BYTES"), (kernel_cost, "PARTIAL_BYTES"),
           (product_kernel, "PARTIAL_BYTES"), (product_kernel, "OUTPUT_BYTES"))
 
 

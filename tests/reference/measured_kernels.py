@@ -52,7 +52,8 @@ def ways(problem, chip, bandwidth, *, alone):
         for rows in sizes:
             if rows <= kernel.most_item_rows:
                 yield from _matrix_ways(problem, chip, kernel, bandwidth, rows, alone)
-    if not problem.latent and (not shared or problem.query_rows <= kernel.vector_most_group or not free):
+    # A group for which a library has no kernel runs one query head an item; latents do so for no other reason.
+    if not shared or (not problem.latent and (problem.query_rows <= kernel.vector_most_group or not free)):
         yield from _vector_ways(problem, chip, kernel, bandwidth, alone)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simkit.hardware.catalog import list_hardware
 from simkit.step.operators import AttentionTask
+from simkit.timing import attention_kernel
 from simkit.timing.attention_kernel import kernel_time
 from simkit.timing.product_kernel import gemm_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY
@@ -51,9 +52,6 @@ def test_attention_takes_the_best_of_all_mappings(chip, problem, alone, faster, 
     found = kernel_time(task_of(problem), chip, kernel, bandwidth, hit_share=problem.hit_share, alone=alone,
                         item_rows=1.0 if problem.kernel == "per-query-head" else None)
     every = sorted(ways(problem, chip, bandwidth, alone=alone), key=lambda way: way.body_s + way.floor_s)
-    if not every:  # a latent group that no kernel takes
-        assert np.isinf(found.body_s)
-        return
     best = every[0]
     floor_s = float(found.floor_s) if alone else 0.0
     assert float(found.body_s) + floor_s == pytest.approx(best.body_s + best.floor_s, rel=1e-9)
@@ -61,6 +59,37 @@ def test_attention_takes_the_best_of_all_mappings(chip, problem, alone, faster, 
         assert float(found.body_s) == pytest.approx(best.body_s, rel=1e-9)
         assert float(found.unit_s[COMPUTE]) == pytest.approx(best.unit_s if best.computing else 0.0, rel=1e-9)
         assert float(found.unit_s[LATENCY]) == pytest.approx(0.0 if best.computing else best.unit_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_search_that_leaves_mappings_out_finds_what_all_of_them_at_once_give(chip, seed, monkeypatch):
+    random = np.random.default_rng(seed)
+    count, kind = 60, KERNELS[seed % 4]
+    sizes = random.choice(GROUPS, count) if seed % 3 else np.full(count, random.choice(GROUPS))
+    keys, values, cached = ((576, 512, 576), (128, 128, 256))[seed % 2]
+    task = AttentionTask(
+        sequences=random.choice([1.0, 2, 5, 16, 64, 300], count), kv_heads=random.choice([1.0, 2, 8, 32], count),
+        query_rows=sizes.astype(float), tokens=np.floor(2 ** random.uniform(0, 17, count)) + 1, key_dim=keys,
+        value_dim=values, latent=cached == keys, arrays=1 + (cached > keys),
+        cached_elements=cached, kernel=kind, page=1, length_factors=(1.0,),
+        bytes_per_token_head=random.choice([1.0, 1.03125, 2.0], count) * cached)
+    library = random.integers(0, len(chip.kernel.libraries), count) if chip.kernel.libraries and seed > 3 else None
+    kernel = chip.kernel if library is None else chip.kernel.for_libraries(library)
+
+    def found(few):
+        monkeypatch.setattr(attention_kernel, "FEW_PROBLEMS", few)
+        return kernel_time(task, chip, kernel, chip.main_memory.chip_bandwidth_bytes_per_s, alone=seed % 4 > 1,
+                           hit_share=random.random(), item_rows=1.0 if kind == "per-query-head" else None)
+
+    state = random.bit_generator.state
+    at_once = found(count)
+    random.bit_generator.state = state
+    searched = found(0)
+    for name in (COMPUTE, LATENCY):
+        np.testing.assert_allclose(searched.unit_s[name], at_once.unit_s[name], rtol=1e-12)
+    np.testing.assert_allclose(searched.body_s, at_once.body_s, rtol=1e-12)
+    np.testing.assert_allclose(searched.floor_s, at_once.floor_s, rtol=1e-12)
 
 
 def test_many_problems_at_once_are_the_same_as_one_by_one():

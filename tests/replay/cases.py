@@ -18,13 +18,13 @@ from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
 from simkit.replay.target import Server, machine_of
-from simkit.replay.unit_kernel import UnitKernel
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
+from simkit.timing.unit_costs import UnitKernel
 
 MODEL = "llama-2-70b"
 

@@ -9,11 +9,10 @@ from simkit.hardware.catalog import load_hardware
 from simkit.replay import attention
 from simkit.replay.attention import replay_attention
 from simkit.replay.engine import task_of
-from simkit.replay.kernel_choice import partial_elements
+from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import plan_kernels
 from simkit.replay.steady_state import KernelLoop, Run
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import parameters_of
 from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
@@ -93,7 +92,8 @@ def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(mon
     chip = machine.hardware
     stalls = dict(found.stall_s)
     assert stalls.pop("launch") == chip.overheads.kernel_launch_s
-    beside = parameters.combine_s(partial_elements(task, plan.cut)) + plan.unit.rows_s + parameters.ramp_s
+    row_elements = task.sequences * task.kv_heads * task.query_rows * task.value_dim
+    beside = combining_s(row_elements, plan.cut, parameters) + plan.unit.rows_s + attention._ramp_s(parameters)
     assert stalls.pop("latency") == pytest.approx(1 + 2 + beside, rel=1e-12)
     assert stalls.pop("imbalance") == 16.0
     levels = {server.name: 32.0 * (i + 1) for i, server in enumerate(machine.path)}
@@ -112,7 +112,7 @@ def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(mon
 def test_a_warm_cache_saves_the_ramp_of_what_it_serves(monkeypatch):
     cold, *_ = put_together(monkeypatch)
     warm, _, parameters, *_ = put_together(monkeypatch, start="warm")
-    assert cold.stall_s["latency"] - warm.stall_s["latency"] == pytest.approx(0.75 * parameters.ramp_s, rel=1e-9)
+    assert cold.stall_s["latency"] - warm.stall_s["latency"] == pytest.approx(0.75 * attention._ramp_s(parameters), rel=1e-9)
 
 
 def test_a_kernel_timed_alone_pays_its_own_floor_for_every_launch(monkeypatch):

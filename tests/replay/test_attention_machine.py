@@ -9,8 +9,8 @@ from simkit.hardware.catalog import load_hardware
 from simkit.replay import attention
 from simkit.replay.dram_pattern import PatternRate
 from simkit.replay.engine import task_of
+from simkit.replay.kernel_choice import parameters_of
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import parameters_of
 from tests.replay.cases import attention_operator, replay
 
 
@@ -33,15 +33,18 @@ def test_measured_kernels_reach_their_share_of_the_peak_and_of_the_cache():
     machine, task = machine_of(chip, "hbm"), task_of(attention_operator("gqa-8", 1, 64))
     parameters = parameters_of(task, chip, machine.home)
     assert attention._as_measured(machine, None) is machine
-    found = attention._as_measured(machine, replace(parameters, kernel=replace(
-        parameters.kernel, dram_achieved_fraction=0.5, cache_bytes_per_cycle_per_unit=1.0)))
+    assert attention._as_measured(machine, parameters) != machine
+
+    def as_measured(**kernel):
+        return attention._as_measured(machine, parameters_of(task, replace(chip, kernel=replace(chip.kernel, **kernel)),
+                                                             machine.home))
+
+    found = as_measured(dram_achieved_fraction=0.5, cache_bytes_per_cycle_per_unit=1.0)
     assert found.path[-1].bytes_per_s == 0.5 * chip.level("hbm").bandwidth_bytes_per_s
     assert found.path[machine.cache_server].bytes_per_s == pytest.approx(132 * chip.compute.clock_hz, rel=1e-12)
     assert [server.name for server in found.path] == [server.name for server in machine.path]
     # Neither is raised above what the level itself reaches.
-    high = attention._as_measured(machine, replace(parameters, kernel=replace(
-        parameters.kernel, dram_achieved_fraction=2.0, cache_bytes_per_cycle_per_unit=1e9)))
-    assert high == machine
+    assert as_measured(dram_achieved_fraction=2.0, cache_bytes_per_cycle_per_unit=1e9) == machine
     # Another level than the main memory was not measured; a machine without a cache has none to measure.
     elsewhere = replace(machine, home=replace(machine.home))
     assert attention._as_measured(elsewhere, parameters).path[-1] == machine.path[-1]
@@ -114,3 +117,26 @@ def test_banks_of_sram_are_asked_for_a_vector_s_bytes_and_distances(monkeypatch)
     count = len(seen)
     replay("groq-lpu", "gqa-8", 2, 64, cache_order="token-major")
     assert len(seen) == count  # a compiled program meets no bank twice
+
+
+def test_the_dram_pipeline_fills_and_drains_in_latencies_beyond_the_one_that_is_waited_for():
+    """Nine latencies of 345 ns, one of which every replay waits for itself."""
+    chip, task = load_hardware("h100-sxm"), task_of(attention_operator("gqa-8", 1, 64))
+
+    def ramp_s(ratio, home=chip.main_memory):
+        return attention._ramp_s(parameters_of(task, replace(chip, kernel=replace(chip.kernel, dram_ramp_ratio=ratio)), home))
+
+    assert ramp_s(9.0) == pytest.approx(8 * 345e-9)
+    assert ramp_s(0.5) == 0
+    assert ramp_s(9.0, replace(chip.main_memory, latency_s=None)) == 0
+
+
+@pytest.mark.parametrize("without", ["kernel", "clock", "bandwidth"])
+def test_a_chip_without_parameters_clock_or_bandwidth_has_no_measured_kernels(without):
+    chip, task = load_hardware("h100-sxm"), task_of(attention_operator("gqa-8", 1, 64))
+    home = chip.main_memory
+    assert parameters_of(task, chip, home) is not None
+    changed = {"kernel": (replace(chip, kernel=None), home),
+               "clock": (replace(chip, compute=replace(chip.compute, clock_hz=None)), home),
+               "bandwidth": (chip, replace(home, bandwidth_bytes_per_s=None))}
+    assert parameters_of(task, *changed[without]) is None

@@ -121,13 +121,13 @@ def test_a_warm_kernel_hits_what_the_effective_part_of_the_cache_holds(monkeypat
     assert ways(monkeypatch, start="warm")[2]["hit_share"] == pytest.approx(1.0, abs=1e-5)
     assert ways(monkeypatch, start="warm", chip="mi300x")[2]["parameters"] is None
     seen = []
-    monkeypatch.setattr(attention, "cyclic_hit_share", lambda cache, scanned, **how: seen.append((cache.name, scanned, how)) or 0.5)
+    monkeypatch.setattr(attention, "cyclic_hit_share", lambda *of: seen.append(of) or 0.5)
     operator = attention_operator("gqa-8", 2, 1024)
     assert ways(monkeypatch, start="warm")[2]["hit_share"] == 0.5
-    share = load_hardware("h100-sxm").kernel.cache_effective_fraction
-    assert seen[0] == ("l2", float(operator.kv_read_bytes), {"effective_fraction": share})
+    chip = load_hardware("h100-sxm")
+    assert seen[0] == (operator.kv_read_bytes, chip.level("l2"), chip.kernel)
     ways(monkeypatch, start="warm", chip="mi300x")
-    assert seen[1][2] == {"effective_fraction": 1.0}
+    assert seen[1][2] is None
 
 
 def test_the_mean_layer_weighs_times_bytes_and_cycles_and_shows_the_slowest():

@@ -8,10 +8,10 @@ import pytest
 from simkit.hardware.catalog import load_hardware
 from simkit.replay import kernel_plan
 from simkit.replay.engine import task_of
-from simkit.replay.kernel_choice import KernelChoice
+from simkit.replay.kernel_choice import KernelChoice, parameters_of
 from simkit.replay.kernel_plan import plan_kernels, sequence_tokens, split_count
 from simkit.replay.target import machine_of
-from simkit.replay.unit_kernel import UnitKernel, parameters_of
+from simkit.timing.unit_costs import UnitKernel
 from tests.replay.cases import attention_operator
 
 UNMEASURED = "mi300x"  # 304 units of two slots, no kernel parameters; FlashAttention's heuristic cuts

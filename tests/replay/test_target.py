@@ -1,15 +1,12 @@
-"""A profile as the replay sees it, and what its shared cache keeps of a repeated scan."""
+"""A profile as the replay sees it."""
 
-from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import poisson
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.replay.cache_hits import cyclic_hit_share
 from simkit.replay.target import machine_of
 from tests.replay.cases import with_level
 
@@ -90,53 +87,3 @@ def test_a_home_without_a_rate_is_told_by_name_with_what_to_write():
     with pytest.raises(UserError, match=r"h100-sxm: no source gives memory\.hbm\.bandwidth") as told:
         machine_of(with_level(load_hardware("h100-sxm"), "hbm", bandwidth_bytes_per_s=None), "hbm")
     assert "--set memory.hbm.bandwidth=" in told.value.hint
-
-
-CACHE = load_hardware("h100-sxm").level("l2")
-
-
-@pytest.mark.parametrize("ways", [1, 4, 16])
-@pytest.mark.parametrize("filled", [0.02, 0.3, 0.7, 0.9, 1.0, 1.1, 1.4, 3.0])
-def test_a_line_hits_when_at_most_w_minus_1_others_share_its_set(ways, filled):
-    kept = replace(CACHE, capacity_bytes=1e6, reserve_fraction=0.2)
-    expected = poisson.cdf(ways - 1, ways * filled)
-    assert cyclic_hit_share(kept, filled * 0.8e6, ways) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert cyclic_hit_share(kept, filled * 0.4e6, ways, effective_fraction=0.5) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-def test_the_shared_cache_has_sixteen_ways_unless_told_otherwise():
-    cache = machine_of(load_hardware("h100-sxm"), "hbm").cache
-    assert cyclic_hit_share(cache, cache.usable_bytes) == pytest.approx(poisson.cdf(15, 16))
-
-
-@pytest.mark.parametrize("filled", [0.5, 0.8, 1.0, 1.3])
-def test_an_lru_cache_of_hashed_sets_serves_that_share_of_a_loop(filled):
-    """4 ways of 2000 sets, lines dealt out at random; the second turn of the loop is counted, as each one after it."""
-    sets, ways = 2000, 4
-    place = np.random.default_rng(1).integers(0, sets, int(filled * sets * ways)).tolist()
-    content = [OrderedDict() for _ in range(sets)]
-    for _ in range(2):
-        hits = 0
-        for line, number in enumerate(place):
-            own = content[number]
-            hits += line in own
-            own[line] = True
-            own.move_to_end(line)
-            if len(own) > ways:
-                own.popitem(last=False)
-    found = cyclic_hit_share(replace(CACHE, capacity_bytes=float(sets * ways), reserve_fraction=0.0), float(len(place)), ways)
-    assert found == pytest.approx(hits / len(place), abs=0.015)
-
-
-def test_what_fits_by_far_is_kept_whole_and_of_what_is_by_far_too_large_nothing():
-    """Also where the sum of the series would have no logarithm or no finite term."""
-    assert cyclic_hit_share(CACHE, 0.0) == 1
-    assert cyclic_hit_share(CACHE, 0.01 * CACHE.usable_bytes) == 1
-    assert cyclic_hit_share(CACHE, 1e30) == 0
-    assert cyclic_hit_share(None, 1.0) == 0
-
-
-def test_a_cache_never_serves_more_than_all():
-    """Sixteen rounded terms may add up to more."""
-    shares = [cyclic_hit_share(CACHE, filled * CACHE.usable_bytes) for filled in np.linspace(0.01, 0.3, 300)]
-    assert max(shares) == 1

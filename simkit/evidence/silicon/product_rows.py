@@ -12,8 +12,8 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.roofline.engine import operator_times
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
-from simkit.timing.attention_kernel import cyclic_hit_share
 from simkit.timing.collective_times import all_reduce_time_s
+from simkit.timing.looped_caches import cyclic_hit_share, last_shared_cache
 from simkit.timing.product_kernel import gemm_time_s
 
 # The benchmark of products goes round about six sets of buffers: with fewer or more the times of products near the
@@ -37,7 +37,7 @@ def gemm_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
         if hardware.kernel is not None and hardware.kernel.gemm is not None:
             turn = WEIGHT_COPIES * ((n * k + m * k) * size + m * n * ELEMENT_BYTES["bf16"])
             times[where] = gemm_time_s(m, n, k, str(dtype), size, hardware, hardware.kernel.gemm,
-                                       hit_share=cyclic_hit_share(turn, hardware, hardware.kernel))
+                                       hit_share=cyclic_hit_share(turn, last_shared_cache(hardware), hardware.kernel))
             continue
         operator = Operator(
             name="gemm", count=1, matrix_flops=2.0 * m * n * k, weight_bytes=size * n * k,

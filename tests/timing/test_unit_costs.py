@@ -3,11 +3,19 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from simkit.hardware.catalog import load_hardware
-from simkit.replay.unit_kernel import parameters_of, unit_kernels
-from simkit.step.operators import AttentionTask, Operator
+from simkit.step.operators import AttentionTask
+from simkit.timing.unit_costs import (
+    chip_kernel,
+    kernel_work,
+    kernels_of_library,
+    matrix_kernel,
+    row_groups,
+    vector_kernel,
+)
 
 SHIPPED = load_hardware("h100-sxm")
 # 100 units of 1 GHz, 2000 dense flops and 16 exponentials a cycle and unit.
@@ -39,9 +47,19 @@ def latents(rows=16.0, **changed):
                 bytes_per_token_head=1152.0, **changed)
 
 
-def kernels(one, *, chip=CHIP, load_fraction=1.0, query_rows=None):
-    operator = Operator(name="attention", count=1, query_rows=one.query_rows if query_rows is None else query_rows)
-    return unit_kernels(operator, one, chip, parameters_of(one, chip, chip.main_memory), load_fraction)
+def parameters_of(one, chip=CHIP, home=None):
+    home = home or chip.main_memory
+    return chip_kernel(chip, chip.kernel, home, home.chip_bandwidth_bytes_per_s, latent=one.latent)
+
+
+def kernels(one, *, chip=CHIP, load_fraction=1.0, query_rows=None, home=None):
+    """Every kernel that the library could run, the matrix unit's first."""
+    known = replace(parameters_of(one, chip, home), load_fraction=load_fraction)
+    work = kernel_work(one, heads=one.sequences * one.kv_heads, rows=one.query_rows, tokens=one.tokens,
+                       token_bytes=one.bytes_per_token_head, item_rows=query_rows)
+    rows, matrix, vector = kernels_of_library(work, known.kernel)
+    found = [matrix_kernel(of_item, work, known) for of_item in dict.fromkeys(rows[matrix].tolist())]
+    return [*found, vector_kernel(work, known)] if vector.any() else found
 
 
 def with_kernel(**parameters):
@@ -154,20 +172,21 @@ def test_elements_of_8_bits_have_the_launches_and_set_ups_of_their_kernels():
 
 
 def test_what_the_units_load_and_take_from_the_shared_cache():
-    parameters = parameters_of(task(), CHIP, HOME)
-    assert parameters.load_bytes_per_s == pytest.approx(20e9)
-    assert parameters.cache_bytes_per_s == pytest.approx(30 * 100 * 1e9)
-    assert (parameters.units, parameters.clock_hz, parameters.widened_ratio) == (100, 1e9, 1)
+    known = parameters_of(task())
+    assert known.load_bytes_per_s == pytest.approx(20e9)
+    assert known.cache_bytes_per_s == pytest.approx(30 * 100 * 1e9)
+    assert (known.units, known.clock_hz, known.widened_ratio) == (100, 1e9, 1)
+    bare = replace(CHIP, memory=[level for level in CHIP.memory if level.kind != "cache"])
+    assert parameters_of(task(), bare).cache_bytes_per_s is None
 
 
 def test_data_paths_grow_with_bandwidth_beyond_what_they_were_tuned_for_and_never_shrink():
     wide, narrow = (replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * factor) for factor in (3.0, 0.5))
-    tripled, same = (parameters_of(task(), CHIP, level) for level in (wide, narrow))
+    tripled, same = (parameters_of(task(), home=level) for level in (wide, narrow))
     assert tripled.load_bytes_per_s == pytest.approx(60e9)
     assert tripled.cache_bytes_per_s == pytest.approx(9e12)
     assert (same.widened_ratio, same.load_bytes_per_s) == (1, pytest.approx(20e9))
-    operator = Operator(name="attention", count=1, query_rows=8.0)
-    matrix, vector = unit_kernels(operator, task(), CHIP, tripled, 1.0)
+    matrix, vector = kernels(task(), home=wide)
     assert matrix.load_bytes_per_s == pytest.approx(60e9)
     assert matrix.token_s == pytest.approx(8.192e-9)  # the matrix unit stays
     assert vector.token_s == pytest.approx((256 / 30 + 0.4) * 1e-9)
@@ -175,29 +194,15 @@ def test_data_paths_grow_with_bandwidth_beyond_what_they_were_tuned_for_and_neve
 
 def test_widened_paths_convert_8_bit_elements_faster_too():
     chip = with_kernel(native_8bit_rows=0.0, dequantise_elements_per_cycle=100.0, dequantise_token_elements=44.0)
-    tripled = parameters_of(task(), chip, replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * 3))
-    one = task(bytes_per_token_head=257.0)
-    found = unit_kernels(Operator(name="attention", count=1, query_rows=8.0), one, chip, tripled, 1.0)[0]
-    assert found.token_s == pytest.approx((8.192 + 1.0) * 1e-9)
+    wide = replace(HOME, bandwidth_bytes_per_s=HOME.bandwidth_bytes_per_s * 3)
+    assert kernels(task(bytes_per_token_head=257.0), chip=chip, home=wide)[0].token_s == pytest.approx((8.192 + 1.0) * 1e-9)
 
 
-def test_the_dram_pipeline_fills_and_drains_in_latencies_beyond_the_one_that_is_waited_for():
-    """Nine latencies of 345 ns, one of which every replay waits for itself."""
-    assert parameters_of(task(), CHIP, HOME).ramp_s == pytest.approx(8 * 345e-9)
-    assert parameters_of(task(), with_kernel(dram_ramp_ratio=0.5), HOME).ramp_s == 0
-    unknown = parameters_of(task(), CHIP, replace(HOME, latency_s=None))
-    assert (unknown.ramp_s, unknown.dram_latency_s) == (0, 0)
-
-
-def test_partial_results_are_combined_in_a_second_pass():
-    """80 000 floats of 4 bytes are 5000 lines of 64, 50 a unit, at 8 cycles, after 3000 cycles of its own."""
-    parameters = parameters_of(task(), CHIP, HOME)
-    assert parameters.combine_s(80_000.0) == pytest.approx((3000 + 400) * 1e-9)
-    assert parameters.combine_s(0.0) == 0
-
-
-@pytest.mark.parametrize("chip", [
-    replace(CHIP, kernel=None), replace(CHIP, compute=replace(CHIP.compute, clock_hz=None))])
-def test_a_chip_without_figures_or_clock_has_no_measured_kernels(chip):
-    assert parameters_of(task(), chip, HOME) is None
-    assert parameters_of(task(), CHIP, replace(HOME, bandwidth_bytes_per_s=None)) is None
+def test_problems_of_many_sizes_are_grouped_as_each_by_itself():
+    """Groupings that no limit binds for repeat the size above it, so that columns have one length."""
+    sizes = np.array([1.0, 7.0, 18.0, 48.0, 67.0, 128.0, 18.0])
+    together = row_groups(sizes)
+    for size, column in zip(sizes, together.T, strict=True):
+        assert set(column) == set(row_groups(size).ravel())
+    assert np.array_equal(row_groups(np.full(5, 18.0)), row_groups(18.0))
+    assert row_groups(18.0).ravel().tolist() == [18, 9, 6]
