@@ -9,10 +9,10 @@ import pytest
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.parameters import profile_parameters
+from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.study.crossover import crossings, crossover
 from simkit.study.digests import digest
-from simkit.study.vary import variable, with_parameter
+from simkit.study.vary import variable
 
 # A TPU of which only memory and matrix units take time, for any number of query rows.
 IDEAL = {"overheads.kernel_launch": "0 s", "overheads.layer_latency": "0 s", "overheads.step": "0 s",
