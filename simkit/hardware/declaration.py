@@ -103,6 +103,12 @@ def unstated_names(record: type) -> frozenset[str]:
     return frozenset(entry.name for entry in fields(record)) - {field.attribute for field in stated_fields(record)}
 
 
+def label_keys(record: type) -> frozenset[str]:
+    """Keys, of this record and those below it, that say what something is and not how much."""
+    own = {field.path[-1] for field in stated_fields(record) if field.record is None and field.dimension is None}
+    return frozenset(own).union(*(label_keys(field.record) for field in stated_fields(record) if field.record))
+
+
 def _stated(entry: Any, hint: Any, key: Key) -> StatedField:
     reads = key.reads or hint
     parts = list(_parts(reads))

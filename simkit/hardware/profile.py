@@ -119,7 +119,7 @@ class MemoryLevel:
     """Of one unit or of the chip, as the scope says; powers of two only where written GiB."""
     bandwidth_bytes_per_s: Bandwidth | None
     """Vendor peak for reads."""
-    achievable_fraction: Fraction = 1.0
+    achievable_fraction: Annotated[Fraction, Key(loaded=True)] = 1.0  # what borrowed kernels reach follows from it
     """Share of the peak that large reads reach."""
     latency_s: Latency | None = None
     """Idle load-to-use time."""
@@ -169,7 +169,7 @@ class Compute:
     clock_hz: Annotated[Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None, Key(loaded=True)] = None
     """Clock at which the peaks are stated."""
     matrix_peak_flop_per_s: Annotated[Mapping[str, float], Key("matrix.peak", reads=dict[Dtype, FlopRate | None])]
-    """Dense peak by data type; sparse marketing parameters do not belong here."""
+    """Dense peak by data type; sparse marketing numbers do not belong here."""
     matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction")] = 1.0
     """Share of the peak that large matrix products reach."""
     matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows")] = 1

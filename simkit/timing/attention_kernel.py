@@ -116,8 +116,8 @@ def _best_mapping(work: _Shape, task: AttentionTask, hardware: HardwareProfile, 
     dram_s = kv_bytes * work.missed_share / (kernel.dram_achieved_fraction * bandwidth) * (
         1.0 + kernel.dram_run_overhead_bytes / run_bytes)
     cache_s = kv_bytes / (kernel.cache_bytes_per_cycle_per_unit * units * hz * widened)
-    latency_s = hardware.main_memory.latency_s or 0.0
-    ramp_s = kernel.dram_ramp_ratio * latency_s * work.missed_share
+    latency_s = hardware.main_memory.latency_s
+    ramp_s = 0.0 if latency_s is None else kernel.dram_ramp_ratio * latency_s * work.missed_share
     rows_s = kernel.row_cycles * work.row_elements / ROW_ELEMENTS / units / hz
     count = len(work.rows)
     best = {"body": np.full(count, np.inf), LATENCY: np.zeros(count), COMPUTE: np.zeros(count),

@@ -80,7 +80,7 @@ def matrix_costs(rows: Any, group_rows: Any, token_bytes: Any, task: AttentionTa
     matrix = tiles * (2.0 * (task.key_dim + task.value_dim) / (rate * kernel.matrix_efficiency))
     convert = np.where(eight & ~native, (width + kernel.dequantise_token_elements)
                        / (kernel.dequantise_elements_per_cycle * widened), 0.0)
-    exponentials = tiles * (cycles / compute.special_ops_per_s) if compute.special_ops_per_s else 0.0
+    exponentials = 0.0 if compute.special_ops_per_s is None else tiles * (cycles / compute.special_ops_per_s)
     return UnitCosts(
         matrix=True, load=token_bytes / (kernel.load_bytes_per_cycle_per_unit * widened),
         compute=np.maximum(matrix + convert, exponentials), tile_tokens=kernel.tile_tokens,
