@@ -40,7 +40,7 @@ def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
     return [ProfileParameter(key=key, value=value, dimension=field.dimension, whole=field.whole,
                              provenance=profile.provenance.get(key, _UNSTATED),
                              broadcasts=field.broadcasts and value is not None)
-            for key, value, field in _walk(HardwareProfile, profile, "", profile.missing)
+            for key, value, field in _walk(type(profile), profile, "", profile.missing)
             if "." in key and (value is not None or key in profile.missing)]
 
 
@@ -74,17 +74,18 @@ def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwarePr
 
 
 def _replaced(record: Any, key: str, value: Any) -> Any:
-    for stated in stated_fields(type(record)):
+    for stated in stated_fields(record.__class__):
         own, old = ".".join(stated.path), getattr(record, stated.attribute)
         below = key.removeprefix(f"{own}.")
+        name, _, rest = below.partition(".")
+        new: Any
         if key == own and stated.broadcasts and old is not None:
-            return replace(record, **{stated.attribute: value})
-        if below == key or old is None:
+            new = value
+        elif below == key or old is None:
             continue
-        if stated.table:
-            name, _, rest = below.partition(".")
-            new: Any = tuple(_replaced(one, rest, value) if one.name == name else one for one in old)
-        elif stated.record is not None:
+        elif stated.table and any(one.name == name for one in old):
+            new = tuple(_replaced(one, rest, value) if one.name == name else one for one in old)
+        elif stated.record is not None and not stated.table:
             new = _replaced(old, below, value)
         elif stated.broadcasts and below in old:
             new = {**old, below: value}

@@ -98,7 +98,8 @@ def _section(field: StatedField) -> tuple[Any, Any]:
     """Type and default of a key that opens a section of its own record, or one for each name."""
     schema: Any = section_schema(field.record)
     if field.table:
-        return Annotated[dict[KeyName, schema], *field.reads.__metadata__], ...
+        limits = getattr(field.reads, "__metadata__", ())
+        return Annotated[dict[KeyName, schema], *limits] if limits else dict[KeyName, schema], ...
     if field.optional:
         return schema | None, None
     return schema, ... if field.default is MISSING else _left_out(schema)
