@@ -153,7 +153,7 @@ def test_each_value_of_an_array_takes_the_time_that_it_takes_alone(chip, llama):
             np.testing.assert_allclose(together["advantage"], [one["advantage"][0] for one in alone], rtol=1e-12)
             assert together["bound"].tolist() == [one["bound"][0] for one in alone], parameter.key
             checked.add(parameter.key)
-    assert len(checked) > 12
+    assert len(checked) > 8
 
 
 def _loaded(chip, overrides):
