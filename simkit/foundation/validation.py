@@ -7,12 +7,13 @@ Quantity types for schemas are made here too, so that every range is stated once
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
@@ -29,6 +30,8 @@ class StrictRecord(BaseModel):
     """Base of every YAML schema: unknown keys refused, values immutable, no silent type conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    declared: ClassVar[tuple[type, Mapping[str, str]] | None] = None
+    """Of a schema made from a record: that record, and the attribute behind each key."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -44,22 +47,31 @@ class StrictRecord(BaseModel):
         return found
 
 
-def key_meanings(schema: type[BaseModel]) -> dict[str, str]:
-    """What each key of a schema means: its ``description``, or the docstring under it in the source."""
+def key_meanings(schema: type[StrictRecord]) -> dict[str, str]:
+    """What each key of a schema means: its ``description``, or the docstring under it where it is declared."""
     meanings: dict[str, str] = {}
     for base in reversed(schema.__mro__):
-        if not issubclass(base, BaseModel) or base in (StrictRecord, BaseModel):
-            continue
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except OSError:  # made by create_model: no source
-            continue
-        for line, below in pairwise(body.body if isinstance(body, ast.ClassDef) else []):
-            if (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr)
-                    and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)):
-                meanings[line.target.id] = inspect.cleandoc(below.value.value)
+        if issubclass(base, StrictRecord) and base is not StrictRecord:
+            meanings |= _docstrings(base)
+    if schema.declared is not None:
+        record, attributes = schema.declared
+        words = _docstrings(record)
+        meanings |= {key: words[attribute] for key, attribute in attributes.items() if attribute in words}
     stated = {key: info.description for key, info in schema.model_fields.items() if info.description}
     return meanings | stated
+
+
+@functools.cache
+def _docstrings(declaring: type) -> dict[str, str]:
+    """The docstring under each annotated name of a class, from its source."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(declaring))).body[0]
+    except OSError:  # made by create_model: no source
+        return {}
+    return {line.target.id: inspect.cleandoc(below.value.value)
+            for line, below in pairwise(body.body if isinstance(body, ast.ClassDef) else [])
+            if (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,7 @@ def _fault(error: Any, schema: type[BaseModel], source: YamlSource, places: Mapp
         if key in places:
             where = places[key]
             break
-    owner, field = _owner(schema, path[:-1]), str(path[-1]) if path else ""
+    owner, field = schema_at(schema, path[:-1]), str(path[-1]) if path else ""
     if kind == "extra_forbidden":
         if given is None and ":" in field:
             return UserError("unknown key", where=where, hint="write a space after ':'")
@@ -225,8 +237,8 @@ def rule(text: str, *at: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{text}", {"text": text, "at": at})
 
 
-def _owner(schema: type[BaseModel], path: list[Any]) -> type[BaseModel] | None:
-    """The schema class that holds the key at the end of ``path``, through dicts, lists and optionals."""
+def schema_at(schema: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | None:
+    """The schema of the section at ``path``, through dicts, lists and optionals."""
     current: type[BaseModel] | None = schema
     index = 0
     while index < len(path) and current is not None:

@@ -11,6 +11,7 @@ parameter; what then cannot be simulated is said when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, replace
 from typing import Any
 
 from simkit.foundation.errors import (
@@ -24,27 +25,15 @@ from simkit.foundation.errors import (
 )
 from simkit.foundation.validation import check
 from simkit.foundation.yaml_source import YamlSource, dotted, parse_yaml, read_scalar
-from simkit.hardware.kernel import PARAMETERS, SECTIONS
-from simkit.hardware.profile import (
-    Compute,
-    DramGeometry,
-    HardwareProfile,
-    Link,
-    MemoryLevel,
-    Overheads,
-    Power,
-    Price,
-    Provenance,
-    SramBanks,
-)
+from simkit.hardware.declaration import stated_fields, unstated_names
+from simkit.hardware.kernel import stated_parameters
+from simkit.hardware.profile import HardwareProfile, Provenance
 from simkit.hardware.schema import (
     CONFIDENCES,
     SCHEMA_HISTORY,
     SCHEMA_VERSION,
     KernelFileSchema,
-    LinkSchema,
     ProfileSchema,
-    tensors_held,
 )
 
 
@@ -131,53 +120,40 @@ def _setting(text: str) -> Any:
     return read_scalar(text)
 
 
-def _to_profile(schema: ProfileSchema, provenance: Mapping[str, Provenance], file: str) -> HardwareProfile:
-    compute, matrix = schema.compute, schema.compute.matrix
-    missing = [f"compute.matrix.peak.{dtype}" for dtype, rate in matrix.peak.items() if rate is None]
-    levels: list[MemoryLevel] = []
-    for name, level in schema.memory.items():
-        if level.bandwidth is None:
-            missing.append(f"memory.{name}.bandwidth")
-        dram = level.dram
-        levels.append(MemoryLevel(
-            name=name, kind=level.kind, scope=level.scope, units=compute.units, capacity_bytes=level.capacity,
-            bandwidth_bytes_per_s=level.bandwidth, achievable_fraction=level.achievable_fraction,
-            latency_s=level.latency, reserve_fraction=level.reserve_fraction, holds=tensors_held(level),
-            overflow=level.overflow, energy_j_per_byte=level.energy,
-            dram=None if dram is None else DramGeometry(
-                type=dram.type, stacks=dram.stacks, channels=dram.channels, bus_width_bits=dram.bus_width_bits,
-                data_rate_bits_per_s=dram.data_rate, access_granularity_bytes=dram.access_granularity_bytes),
-            banks=None if level.banks is None else SramBanks(
-                count=level.banks.count, width_bytes=level.banks.width_bytes, scheduled=level.banks.scheduled)))
-    links: dict[str, Link | None] = {}
-    for name in ("scale_up", "scale_out"):
-        link: LinkSchema | None = getattr(schema.links, name)
-        if link is not None and link.bandwidth is None:
-            missing.append(f"links.{name}.bandwidth")
-        links[name] = None if link is None or link.bandwidth is None else Link(
-            name=link.name, topology=link.topology, bandwidth_bytes_per_s=link.bandwidth, latency_s=link.latency,
-            max_chips=link.max_chips, in_network_reduction=link.in_network_reduction, energy_j_per_byte=link.energy,
-            shared_bandwidth_bytes_per_s=link.shared_bandwidth, direct_chips=link.direct_chips)
-    return HardwareProfile(
-        name=schema.name, title=schema.title, vendor=schema.vendor, kind=schema.kind, year=schema.year,
-        aliases=tuple(schema.aliases), memory=tuple(levels), scale_up=links["scale_up"], scale_out=links["scale_out"],
-        compute=Compute(
-            units=compute.units, unit_name=compute.unit_name, clock_hz=compute.clock,
-            matrix_peak_flop_per_s={dtype: rate for dtype, rate in matrix.peak.items() if rate is not None},
-            matrix_achievable_fraction=matrix.achievable_fraction, matrix_tile_rows=matrix.tile_rows,
-            vector_peak_flop_per_s=compute.vector_peak, special_ops_per_s=compute.special_rate,
-            outstanding_bytes_per_unit=compute.outstanding_bytes),
-        overheads=Overheads(kernel_launch_s=schema.overheads.kernel_launch,
-                            layer_latency_s=schema.overheads.layer_latency, step_s=schema.overheads.step,
-                            layer_latency_weights_bytes=schema.overheads.layer_latency_weights,
-                            layer_latency_distance_fraction=schema.overheads.layer_latency_distance_fraction),
-        power=Power(tdp_w=schema.power.tdp, idle_w=schema.power.idle, energy_j_per_flop=schema.power.flop_energy),
-        price=Price(usd_per_hour=schema.price.per_hour, purchase_usd=schema.price.purchase),
-        sharding=schema.system.sharding,
-        attention_sharding=schema.system.attention_sharding, max_chips=schema.system.max_chips, missing=tuple(missing),
-        kernel_like=getattr(schema.kernel, "like", None),
-        kernel_parameters=None if schema.kernel is None else _kernel_parameters(schema.kernel),
-        notes=tuple(schema.notes), provenance=dict(provenance), file=file)
+def _record(kind: type, section: Any, key: str, missing: list[str], **filled_in: Any) -> Any:
+    """The record of a checked section; ``missing`` gains the keys that the file calls unknown.
+
+    None where the record cannot be without one of them: a link of unknown bandwidth is none.
+    """
+    values = {name: filled_in[name] for name in unstated_names(kind) if name in filled_in}
+    for field in stated_fields(kind):
+        here = key + ".".join(field.path)
+        value = section
+        for part in field.path:
+            value = getattr(value, part, None)
+        if field.made is not None:
+            value = field.made(section)
+        elif field.record is not None and field.table:
+            value = tuple(_record(field.record, inner, f"{here}.{name}.", missing, **filled_in, name=name)
+                          for name, inner in value.items())
+        elif field.record is not None and value is not None:
+            value = _record(field.record, value, f"{here}.", missing, **filled_in)
+        elif isinstance(value, dict):
+            missing += [f"{here}.{name}" for name, given in value.items() if given is None]
+            value = {name: given for name, given in value.items() if given is not None}
+        elif value is None and field.default is MISSING:
+            missing.append(here)
+            if not field.optional:
+                return None
+        values[field.attribute] = value
+    return kind(**values)
+
+
+def _to_profile(schema: Any, provenance: Mapping[str, Provenance], file: str) -> HardwareProfile:
+    missing: list[str] = []
+    profile: HardwareProfile = _record(HardwareProfile, schema, "", missing, units=schema.compute.units,
+                                       provenance=dict(provenance), file=file)
+    return replace(profile, missing=tuple(missing))
 
 
 def kernel_file_from_yaml(source: YamlSource) -> dict[str, float]:
@@ -185,13 +161,4 @@ def kernel_file_from_yaml(source: YamlSource) -> dict[str, float]:
     faults: list[UserError] = []
     data = _strip_parameters(source.data, (), source, {}, faults)
     raise_collected(faults)
-    return _kernel_parameters(check(KernelFileSchema, data, source).kernel)
-
-
-def _kernel_parameters(kernel: Any) -> dict[str, float]:
-    found = {name: float(value) for name in PARAMETERS if (value := getattr(kernel, name)) is not None}
-    for section, names in SECTIONS.items():
-        inner = getattr(kernel, section)
-        found |= {f"{section}.{name}": float(value) for name in names
-                  if inner is not None and (value := getattr(inner, name)) is not None}
-    return found
+    return stated_parameters(check(KernelFileSchema, data, source)) or {}

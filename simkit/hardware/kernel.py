@@ -209,3 +209,16 @@ def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: 
 
 def _taken_out(parameters: dict[str, float], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): parameters.pop(name) for name in list(parameters) if name.startswith(prefix)}
+
+
+def stated_parameters(checked: Any) -> dict[str, float] | None:
+    """The parameters that a checked file's ``kernel`` section states, those of sections within it as ``gemm.NAME``."""
+    section = checked.kernel
+    if section is None:
+        return None
+    found = {name: float(value) for name in PARAMETERS if (value := getattr(section, name)) is not None}
+    for part, names in SECTIONS.items():
+        inner = getattr(section, part)
+        found |= {f"{part}.{name}": float(value) for name in names
+                  if inner is not None and (value := getattr(inner, name)) is not None}
+    return found

@@ -1,127 +1,95 @@
 """Every parameter of a profile as a flat list: dotted key, SI value, dimension, and where it comes from.
 
-What ``profile show`` prints and ``profile diff`` compares. Keys are those of the file and of ``--set``.
+What ``profile show`` prints, ``profile diff`` compares and a what-if varies. Keys are those of the file and of
+``--set``; they follow from the declarations of the records (:mod:`simkit.hardware.declaration`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from simkit.foundation.units import (
-    BYTES,
-    BYTES_PER_S,
-    COUNT,
-    FLOP_PER_S,
-    HERTZ,
-    J_PER_BYTE,
-    J_PER_FLOP,
-    OPS_PER_S,
-    SECONDS,
-    USD,
-    USD_PER_HOUR,
-    WATTS,
-)
-from simkit.hardware.profile import HardwareProfile, Link, MemoryLevel, Provenance
+from simkit.hardware.declaration import StatedField, stated_fields
+from simkit.hardware.profile import HardwareProfile, Provenance
 
-Entry = tuple[str, float | str | None, str | None]
+Value = float | str | None
 _UNSTATED = Provenance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileParameter:
-    """One parameter. ``value``: in SI units, text, or None where no source gives it; ``dimension``: None for text."""
+    """One parameter. ``value``: in SI units, text, or None where no source gives it; ``dimension``: None for text.
+
+    ``whole``: it counts things; ``broadcasts``: :func:`with_parameter` may put an array in its place.
+    """
 
     key: str
-    value: float | str | None
+    value: Value
     dimension: str | None
     provenance: Provenance
+    whole: bool
+    broadcasts: bool
 
 
 def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
-    """All parameters in the order of the file's sections; optional ones that the profile leaves out are not listed.
+    """All parameters in the order of the records; optional ones that the profile leaves out are not listed.
 
     A parameter that the profile names as unknown (``null``) is listed with the value None.
     """
-    listed = []
-    for key, value, dimension in _entries(profile):
-        if value is not None or key in profile.missing:
-            listed.append(ProfileParameter(key=key, value=value, dimension=dimension,
-                                        provenance=profile.provenance.get(key, _UNSTATED)))
-    return listed
+    return [ProfileParameter(key=key, value=value, dimension=field.dimension, whole=field.whole,
+                             provenance=profile.provenance.get(key, _UNSTATED),
+                             broadcasts=field.broadcasts and value is not None)
+            for key, value, field in _walk(type(profile), profile, "", profile.missing)
+            if "." in key and (value is not None or key in profile.missing)]
 
 
-def _entries(profile: HardwareProfile) -> Iterator[Entry]:
-    compute, power, price = profile.compute, profile.power, profile.price
-    yield "compute.units", compute.units, COUNT
-    yield "compute.clock", compute.clock_hz, HERTZ
-    unknown = [key.rpartition(".")[2] for key in profile.missing if key.startswith("compute.matrix.peak.")]
-    for dtype in (*compute.matrix_peak_flop_per_s, *unknown):
-        yield f"compute.matrix.peak.{dtype}", compute.matrix_peak_flop_per_s.get(dtype), FLOP_PER_S
-    yield "compute.matrix.achievable_fraction", compute.matrix_achievable_fraction, COUNT
-    yield "compute.matrix.tile_rows", compute.matrix_tile_rows, COUNT
-    yield "compute.vector_peak", compute.vector_peak_flop_per_s, FLOP_PER_S
-    yield "compute.special_rate", compute.special_ops_per_s, OPS_PER_S
-    yield "compute.outstanding_bytes", compute.outstanding_bytes_per_unit, BYTES
-    for level in profile.memory:
-        yield from _level_entries(level)
-    for name, link in (("scale_up", profile.scale_up), ("scale_out", profile.scale_out)):
-        yield from _link_entries(f"links.{name}", link)
-    yield "system.sharding", profile.sharding, None
-    yield "system.attention_sharding", profile.attention_sharding, None
-    yield "system.max_chips", profile.max_chips, COUNT
-    yield "overheads.kernel_launch", profile.overheads.kernel_launch_s, SECONDS
-    yield "overheads.layer_latency", profile.overheads.layer_latency_s, SECONDS
-    yield "overheads.layer_latency_weights", profile.overheads.layer_latency_weights_bytes, BYTES
-    yield "overheads.layer_latency_distance_fraction", profile.overheads.layer_latency_distance_fraction, COUNT
-    yield "overheads.step", profile.overheads.step_s, SECONDS
-    yield "power.tdp", power.tdp_w, WATTS
-    yield "power.idle", power.idle_w, WATTS
-    yield "power.flop_energy", power.energy_j_per_flop, J_PER_FLOP
-    yield "price.per_hour", price.usd_per_hour, USD_PER_HOUR
-    yield "price.purchase", price.purchase_usd, USD
-    yield "kernel.like", profile.kernel_like, None
-    for name, value in (profile.kernel_parameters or {}).items():
-        yield f"kernel.{name}", value, COUNT
+def _walk(kind: type, record: Any, above: str, missing: tuple[str, ...]) -> Iterator[tuple[str, Value, StatedField]]:
+    """Each key of a record, None for that of a section which the profile is without."""
+    for stated in stated_fields(kind):
+        key, value = above + ".".join(stated.path), getattr(record, stated.attribute, None)
+        if stated.record is not None and stated.table:
+            for one in value or ():
+                yield from _walk(stated.record, one, f"{key}.{one.name}.", missing)
+        elif stated.record is not None:
+            yield from _walk(stated.record, value, f"{key}.", missing)
+        elif isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", one, stated) for name, one in value.items())
+            yield from ((name, None, stated) for name in missing if name.startswith(f"{key}."))
+        else:
+            yield key, _plain(value), stated
 
 
-def _level_entries(level: MemoryLevel) -> Iterator[Entry]:
-    key = f"memory.{level.name}"
-    yield f"{key}.kind", level.kind, None
-    yield f"{key}.scope", level.scope, None
-    yield f"{key}.capacity", level.capacity_bytes, BYTES
-    yield f"{key}.bandwidth", level.bandwidth_bytes_per_s, BYTES_PER_S
-    yield f"{key}.achievable_fraction", level.achievable_fraction, COUNT
-    yield f"{key}.latency", level.latency_s, SECONDS
-    yield f"{key}.reserve_fraction", level.reserve_fraction, COUNT
-    yield f"{key}.holds", ", ".join(level.holds) or "nothing between steps", None
-    yield f"{key}.overflow", "true" if level.overflow else None, None
-    yield f"{key}.energy", level.energy_j_per_byte, J_PER_BYTE
-    if level.banks is not None:
-        yield f"{key}.banks.count", level.banks.count, COUNT
-        yield f"{key}.banks.width_bytes", level.banks.width_bytes, COUNT
-        yield f"{key}.banks.scheduled", "true" if level.banks.scheduled else None, None
-    if level.dram is None:
-        return
-    dram = level.dram
-    yield f"{key}.dram.type", dram.type, None
-    yield f"{key}.dram.stacks", dram.stacks, COUNT
-    yield f"{key}.dram.channels", dram.channels, COUNT
-    yield f"{key}.dram.bus_width_bits", dram.bus_width_bits, COUNT
-    yield f"{key}.dram.data_rate", dram.data_rate_bits_per_s, HERTZ
-    yield f"{key}.dram.access_granularity_bytes", dram.access_granularity_bytes, COUNT
+def _plain(value: Any) -> Value:
+    """A value as it is listed: flags where they are set."""
+    if isinstance(value, bool):
+        return "true" if value else None
+    return ", ".join(map(str, value)) or "nothing" if isinstance(value, tuple) else value
 
 
-def _link_entries(key: str, link: Link | None) -> Iterator[Entry]:
-    if link is None:
-        yield f"{key}.bandwidth", None, BYTES_PER_S  # shown only where the profile says that it is unknown
-        return
-    yield f"{key}.name", link.name, None
-    yield f"{key}.topology", link.topology, None
-    yield f"{key}.bandwidth", link.bandwidth_bytes_per_s, BYTES_PER_S
-    yield f"{key}.latency", link.latency_s, SECONDS
-    yield f"{key}.max_chips", link.max_chips, COUNT
-    yield f"{key}.in_network_reduction", "true" if link.in_network_reduction else None, None
-    yield f"{key}.shared_bandwidth", link.shared_bandwidth_bytes_per_s, BYTES_PER_S
-    yield f"{key}.direct_chips", link.direct_chips if link.shared_bandwidth_bytes_per_s else None, COUNT
-    yield f"{key}.energy", link.energy_j_per_byte, J_PER_BYTE
+def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
+    """The profile with a number, or an array of numbers, at a key that ``broadcasts``. Raises ValueError at others."""
+    changed: HardwareProfile = _replaced(profile, key, value)
+    return changed
+
+
+def _replaced(record: Any, key: str, value: Any) -> Any:
+    for stated in stated_fields(record.__class__):
+        own, old = ".".join(stated.path), getattr(record, stated.attribute)
+        below = key.removeprefix(f"{own}.")
+        name, _, rest = below.partition(".")
+        new: Any
+        if key == own and stated.broadcasts and old is not None:
+            new = value
+        elif below == key or old is None:
+            continue
+        elif stated.table and any(one.name == name for one in old):
+            new = tuple(_replaced(one, rest, value) if one.name == name else one for one in old)
+        elif stated.record is not None and not stated.table:
+            new = _replaced(old, below, value)
+        elif stated.broadcasts and below in old:
+            new = {**old, below: value}
+        else:
+            break
+        return replace(record, **{stated.attribute: new})
+    raise ValueError(f"{key} cannot be an array")

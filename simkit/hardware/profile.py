@@ -1,8 +1,10 @@
 """The hardware profile as the engines see it: immutable records in SI base units, each parameter with its source.
 
-Rates are of one chip. Levels of scope ``unit`` (shared memory of one SM, say) state one unit's capacity and
-bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` give the whole chip's. Any numeric field may be
-replaced by a NumPy array (``dataclasses.replace``) to study a parameter as a variable; engines broadcast over it.
+Each field is declared here and nowhere else: its key in a file, its range and its meaning as
+:mod:`simkit.hardware.declaration` says. Rates are of one chip. Levels of scope ``unit`` (shared memory of one SM, say)
+state one unit's capacity and bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` give the whole
+chip's. Any field that is a real number may be replaced by a NumPy array
+(:func:`simkit.hardware.parameters.with_parameter`) to study a parameter as a variable; engines broadcast over it.
 """
 
 from __future__ import annotations
@@ -10,13 +12,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from simkit.foundation.errors import UserError, did_you_mean
-from simkit.hardware.kernel import DecodeKernel
+from simkit.foundation.units import (
+    BYTES,
+    BYTES_PER_S,
+    FLOP_PER_S,
+    HERTZ,
+    J_PER_BYTE,
+    J_PER_FLOP,
+    OPS_PER_S,
+    SECONDS,
+    USD,
+    USD_PER_HOUR,
+    WATTS,
+)
+from simkit.foundation.validation import Flag, Fraction, Name, Number, Quantity, Text, WholeNumber
+from simkit.hardware.declaration import NO_KEY, Key
+from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
 Tensor = Literal["weights", "kv", "activations"]
 TENSORS: Final[tuple[Tensor, ...]] = ("weights", "kv", "activations")
+Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4", "mxint8", "mxint4"]
+Bandwidth = Annotated[float, Quantity(BYTES_PER_S, 1e6, 1e18)]
+Capacity = Annotated[float, Quantity(BYTES, 1, 1e18)]
+Latency = Annotated[float, Quantity(SECONDS, 0, 1)]
+FlopRate = Annotated[float, Quantity(FLOP_PER_S, 1e6, 1e20)]
+ByteEnergy = Annotated[float, Quantity(J_PER_BYTE, 1e-16, 1e-6)]
+Frequency = Annotated[float, Quantity(HERTZ, 1e6, 1e12)]
+Chips = Annotated[int, WholeNumber(1, 1_000_000)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 # The matrix format that a machine falls back to when it lacks the one asked for, best first: a wider one computes
 # the same result; a narrower one is what an integer-only machine runs instead, and records say so.
@@ -41,45 +69,69 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DramGeometry:
-    """The DRAM behind a memory level: ``type`` names a timing standard, the rest says how many there are."""
+    """The DRAM devices behind a level."""
 
-    type: str
-    stacks: int | None = None
-    channels: int | None = None
-    bus_width_bits: int | None = None
-    data_rate_bits_per_s: float | None = None
-    access_granularity_bytes: int | None = None
+    type: Literal["HBM2", "HBM2e", "HBM3", "HBM3e", "HBM4", "GDDR6", "GDDR6X", "GDDR7", "LPDDR4", "LPDDR4X", "LPDDR5",
+                  "LPDDR5X", "DDR4", "DDR5"]
+    """JEDEC family; names the timing set of the replay engine."""
+    stacks: Annotated[int, WholeNumber(1, 1024)] | None = None
+    """Stacks or packages of the whole chip."""
+    channels: Annotated[int, WholeNumber(1, 65536)] | None = None
+    """Independent channels of the whole chip; for HBM the pseudo-channels."""
+    bus_width_bits: Annotated[int, WholeNumber(1, 1_000_000)] | None = None
+    """Data pins of the whole chip."""
+    data_rate_bits_per_s: Annotated[Frequency | None, Key("data_rate")] = None
+    """Transfers per second on one pin, written as a frequency: 6.4 GHz is 6.4 Gbit/s."""
+    access_granularity_bytes: Annotated[int, WholeNumber(1, 4096)] | None = None
+    """Bytes of one burst: the least that a read moves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SramBanks:
-    """Banks of a level's SRAM (of one unit's, where its scope is the unit), each one word of ``width_bytes`` a cycle.
+    """Banks of an SRAM; together they deliver the level's bandwidth, one word each a cycle."""
 
-    ``scheduled``: a compiler has placed all accesses so that none of one cycle meet in a bank.
-    """
+    count: Annotated[int, WholeNumber(1, 65536)]
+    """Of one unit or of the chip, as the level's scope says."""
+    width_bytes: Annotated[int, WholeNumber(1, 4096)]
+    """Bytes that one bank delivers in a cycle."""
+    scheduled: Flag = False
+    """true: a compiler places all accesses so that none of one cycle meet in a bank; false: those that meet wait."""
 
-    count: int
-    width_bytes: int
-    scheduled: bool = False
+
+def tensors_held(level: Any) -> tuple[Tensor, ...]:
+    """What may live in a level between steps, as its ``holds`` says or as its kind lets expect."""
+    if level.holds is not None:
+        return tuple(level.holds)
+    return TENSORS if level.kind == "dram" or (level.kind == "sram" and level.scope == "chip") else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLevel:
-    """One level of the memory hierarchy; ``holds`` names the tensors that may live in it between steps."""
+    """One memory level."""
 
-    name: str
+    name: Annotated[str, NO_KEY]
+    units: Annotated[int, NO_KEY]
     kind: Literal["sram", "cache", "dram"]
-    scope: Literal["unit", "chip"]
-    units: int
-    capacity_bytes: float
-    bandwidth_bytes_per_s: float | None
-    achievable_fraction: float
-    latency_s: float | None
-    reserve_fraction: float
-    holds: tuple[Tensor, ...]
-    overflow: bool
-    energy_j_per_byte: float | None
-    dram: DramGeometry | None
+    """sram: addressed by software; cache: filled by hardware; dram: behind a memory controller."""
+    scope: Literal["unit", "chip"] = "chip"
+    """unit: capacity and bandwidth are of one compute unit; chip: of the whole chip."""
+    capacity_bytes: Capacity
+    """Of one unit or of the chip, as the scope says; powers of two only where written GiB."""
+    bandwidth_bytes_per_s: Bandwidth | None
+    """Vendor peak for reads."""
+    achievable_fraction: Annotated[Fraction, Key(loaded=True)] = 1.0  # what borrowed kernels reach follows from it
+    """Share of the peak that large reads reach."""
+    latency_s: Latency | None = None
+    """Idle load-to-use time."""
+    reserve_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the capacity that the runtime keeps for itself."""
+    holds: Annotated[tuple[Tensor, ...], Key(reads=list[Tensor] | None, made=tensors_held)]
+    """Tensors that may live here between steps; default: all in dram and in chip-wide sram, none elsewhere."""
+    overflow: Flag = False
+    """true: a tier that is used only when no number of chips could hold the model without it."""
+    energy_j_per_byte: ByteEnergy | None = None
+    """Whole-path energy of reading one byte from here into a compute unit."""
+    dram: DramGeometry | None = None
     banks: SramBanks | None = None
 
     @property
@@ -108,17 +160,26 @@ class MemoryLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """Arithmetic rates of one chip. Peaks are dense, one multiply-add is 2 flops, keyed by data type."""
+    """Arithmetic of one chip. Peaks are dense; one multiply-add is 2 flops."""
 
-    units: int
-    unit_name: str
-    clock_hz: float | None
-    matrix_peak_flop_per_s: Mapping[str, float]
-    matrix_achievable_fraction: float
-    matrix_tile_rows: int
-    vector_peak_flop_per_s: float | None
-    special_ops_per_s: float | None
-    outstanding_bytes_per_unit: float | None
+    units: Annotated[int, WholeNumber(1, 10_000_000)]
+    """Units that run work items side by side: SMs, compute units, cores."""
+    unit_name: Text = "unit"
+    """What the vendor calls one."""
+    clock_hz: Annotated[Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None, Key(loaded=True)] = None
+    """Clock at which the peaks are stated."""
+    matrix_peak_flop_per_s: Annotated[Mapping[str, float], Key("matrix.peak", reads=dict[Dtype, FlopRate | None])]
+    """Dense peak by data type; sparse marketing numbers do not belong here."""
+    matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction")] = 1.0
+    """Share of the peak that large matrix products reach."""
+    matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows")] = 1
+    """Rows that the matrix unit computes whether they are used or not (the M of its smallest tile)."""
+    vector_peak_flop_per_s: FlopRate | None = None
+    """fp32 rate of the vector (CUDA-core) pipes, dense."""
+    special_ops_per_s: Annotated[Annotated[float, Quantity(OPS_PER_S, 1e6, 1e18)] | None, Key("special_rate")] = None
+    """Exponentials per second of the whole chip."""
+    outstanding_bytes_per_unit: Annotated[Capacity | None, Key("outstanding_bytes")] = None
+    """Bytes that one unit can keep in flight (Little's law)."""
 
     @property
     def known_clock_hz(self) -> float:
@@ -142,52 +203,74 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A chip-to-chip network: bandwidth of one chip in one direction, and the time of one small message.
+    """One chip-to-chip network."""
 
-    ``shared_bandwidth_bytes_per_s`` is that of the one path (a host bridge) which all traffic among more than
-    ``direct_chips`` chips crosses; None where there is none.
-    """
-
-    name: str
+    name: Text
+    """What the vendor calls it."""
     topology: Literal["switch", "ring", "torus", "mesh", "all-to-all"]
-    bandwidth_bytes_per_s: float
-    latency_s: float
-    max_chips: int
-    in_network_reduction: bool = False
-    energy_j_per_byte: float | None = None
-    shared_bandwidth_bytes_per_s: float | None = None
-    direct_chips: int = 1
+    """Decides which collective algorithms may run: direct sends need a switch or all-to-all."""
+    bandwidth_bytes_per_s: Annotated[float, Key("bandwidth", reads=Bandwidth | None)]
+    """Of one chip, in one direction."""
+    latency_s: Latency
+    """Of one small message between neighbours, software included."""
+    max_chips: Chips
+    """Chips that it joins."""
+    in_network_reduction: Flag = False
+    """true: the switch adds up all-reduces."""
+    shared_bandwidth_bytes_per_s: Bandwidth | None = None
+    """Of the one path, such as a host bridge, that all traffic among more than direct_chips chips crosses."""
+    direct_chips: Chips | None = None
+    """Chips that reach each other without the shared path; default: 1."""
+    energy_j_per_byte: ByteEnergy | None = None
+    """Of moving one byte to another chip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overheads:
-    """Times that no roof explains: a kernel's launch and drain, a layer's fabric latency, a step's host work.
+    """Times that no roof explains.
 
     ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.timing.layer_latency.layers_wait_s`.
     """
 
-    kernel_launch_s: float = 0.0
-    layer_latency_s: float = 0.0
-    step_s: float = 0.0
-    layer_latency_weights_bytes: float | None = None
-    layer_latency_distance_fraction: float = 0.0
+    kernel_launch_s: Latency = 0.0
+    """Of each operator: launch and drain."""
+    layer_latency_s: Latency = 0.0
+    """Of each layer: fabric and schedule of machines without launches."""
+    layer_latency_weights_bytes: Capacity | None = None
+    """Bytes of the weights of the layer that layer_latency was measured on."""
+    layer_latency_distance_fraction: Share = 0.0
+    """The part of layer_latency that grows with the distance across a layer's weights, as their square root."""
+    step_s: Latency = 0.0
+    """Of each step: host work and sampling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power:
-    """Board power and the energy of one matrix flop; energy per byte stands with each memory level."""
+    """Power and the energy of a flop; energy per byte stands with each memory level."""
 
-    tdp_w: float | None = None
-    idle_w: float | None = None
-    energy_j_per_flop: float | None = None
+    tdp_w: Annotated[float, Quantity(WATTS, 0.1, 1e6)] | None = None
+    """Board or chip power limit."""
+    idle_w: Annotated[float, Quantity(WATTS, 0.0, 1e6)] | None = None
+    """Drawn all the time, with a model resident and nothing running; without it energies stay unknown."""
+    energy_j_per_flop: Annotated[Annotated[float, Quantity(J_PER_FLOP, 1e-16, 1e-6)] | None, Key("flop_energy")] = None
+    """Of one 16-bit matrix flop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one chip costs to rent or to buy; None where no source says."""
+    """What one chip costs; None where no source says."""
 
-    usd_per_hour: float | None = None
-    purchase_usd: float | None = None
+    usd_per_hour: Annotated[Annotated[float, Quantity(USD_PER_HOUR, 1e-4, 1e6)] | None, Key("per_hour")] = None
+    """Rent of one chip; without it costs stay unknown."""
+    purchase_usd: Annotated[float, Quantity(USD, 1, 1e9)] | None = None
+    """Price of one chip."""
+
+
+# Sections of a file whose fields stand in the record of the section around them.
+FLAT_SECTIONS: Final = {
+    "matrix": "The matrix units.",
+    "links": "Networks inside a node or pod (scale_up) and between them (scale_out).",
+    "system": "How many chips make a system and how a model is split over them."}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,29 +281,41 @@ class HardwareProfile:
     that the profile itself states and ``kernel_like`` the chip that it takes others from.
     """
 
-    name: str
-    title: str
-    vendor: str
+    name: Name
+    """As on the command line; by custom the file's name."""
+    title: Text
+    """As in headings."""
+    vendor: Text
+    """Who sells it."""
     kind: Literal["gpu", "asic", "tpu", "cpu"]
-    year: int | None
+    """Which ranges `profile check` expects."""
+    year: Annotated[int, WholeNumber(1990, 2100)] | None = None
+    """Of first shipment."""
+    aliases: tuple[Name, ...] = ()
+    """Names of this chip in measured data."""
     compute: Compute
-    memory: tuple[MemoryLevel, ...]
-    scale_up: Link | None
-    scale_out: Link | None
-    overheads: Overheads
-    power: Power
-    price: Price
-    sharding: Literal["tensor", "layer-pipelined"]
-    attention_sharding: Literal["heads", "batch", "context"] = "heads"
-    max_chips: int
-    kernel: DecodeKernel | None = None
-    kernel_like: str | None = None
-    kernel_parameters: Mapping[str, float] | None = None
-    aliases: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    provenance: Mapping[str, Provenance] = field(default_factory=dict, repr=False)
-    file: str | None = field(default=None, compare=False)
+    memory: Annotated[tuple[MemoryLevel, ...], Field(min_length=1, max_length=16)]
+    """Levels, nearest to the compute units first."""
+    scale_up: Annotated[Link | None, Key("links.scale_up")] = None
+    scale_out: Annotated[Link | None, Key("links.scale_out")] = None
+    sharding: Annotated[Literal["tensor", "layer-pipelined"], Key("system.sharding")] = "tensor"
+    """tensor: every layer is split over the chips; layer-pipelined: chips hold successive layers."""
+    attention_sharding: Annotated[Literal["heads", "batch", "context"], Key("system.attention_sharding")] = "heads"
+    """What is split when chips outnumber KV heads: replicated heads, sequences (Pope et al. 2022) or tokens."""
+    max_chips: Annotated[Chips, Key("system.max_chips")] = 1
+    """Largest system that may be asked for."""
+    overheads: Overheads = Overheads()
+    power: Power = Power()
+    price: Price = Price()
+    kernel_like: Annotated[str | None, Key("kernel.like")] = None
+    kernel_parameters: Annotated[Mapping[str, float] | None, Key("kernel", made=stated_parameters, loaded=True)] = None
+    """Calibrated parameters of decode-attention kernels, or like: a chip to take them from."""
+    notes: tuple[Text, ...] = ()
+    """Printed by `profile show`."""
+    kernel: Annotated[DecodeKernel | None, NO_KEY] = None
+    missing: Annotated[tuple[str, ...], NO_KEY] = ()
+    provenance: Annotated[Mapping[str, Provenance], NO_KEY] = field(default_factory=dict, repr=False)
+    file: Annotated[str | None, NO_KEY] = field(default=None, compare=False)
 
     def level(self, name: str) -> MemoryLevel:
         """The memory level of that name. Raises :class:`UserError` with the nearest name."""

@@ -14,22 +14,11 @@ from typing import Any, Final, Literal, Protocol, get_args, get_origin
 from pydantic import create_model
 
 from simkit.foundation.errors import UserError
-from simkit.foundation.validation import KeyName, StrictRecord, Text, check, key_meanings
+from simkit.foundation.validation import KeyName, StrictRecord, Text, check, key_meanings, schema_at
 from simkit.foundation.yaml_source import YamlSource, parse_yaml, read_scalar
 from simkit.hardware.authoring import editor_line
 from simkit.hardware.document import profile_from_yaml
-from simkit.hardware.schema import (
-    CONFIDENCES,
-    ComputeSchema,
-    DramSchema,
-    LinkSchema,
-    MatrixSchema,
-    MemorySchema,
-    PowerSchema,
-    PriceSchema,
-    ProfileSchema,
-    SystemSchema,
-)
+from simkit.hardware.schema import CONFIDENCES, ProfileSchema
 
 Check = Callable[[str], str]
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
@@ -64,24 +53,24 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
     ``say`` gets headings and what the answers lack as a whole.
     """
     say("Parameters have units: 3.35 TB/s, 50 MiB, 1.98 GHz, 989.4 TFLOP/s. Peaks are dense. Empty: not known.")
-    head = [_field(ProfileSchema, "title", ask, default=name, sourced=False),
-            _field(ProfileSchema, "vendor", ask, sourced=False),
-            _field(ProfileSchema, "kind", ask, default="asic", sourced=False)]
+    head = [_field("title", ask, default=name, sourced=False),
+            _field("vendor", ask, sourced=False),
+            _field("kind", ask, default="asic", sourced=False)]
     say("Compute units")
-    compute = [_field(ComputeSchema, "units", ask),
-               _field(ComputeSchema, "unit_name", ask, default="unit", sourced=False),
-               _field(ComputeSchema, "clock", ask, default="")]
+    compute = [_field("compute.units", ask),
+               _field("compute.unit_name", ask, default="unit", sourced=False),
+               _field("compute.clock", ask, default="")]
     peaks = _peaks(ask, say)
-    tile = _field(MatrixSchema, "tile_rows", ask, default="1")
-    vector = _field(ComputeSchema, "vector_peak", ask, default="")
+    tile = _field("compute.matrix.tile_rows", ask, default="1")
+    vector = _field("compute.vector_peak", ask, default="")
     levels = _levels(ask, say)
     say("Other chips")
     link = _link(ask)
-    system = [_field(SystemSchema, "sharding", ask, default="tensor", sourced=False),
-              _field(SystemSchema, "max_chips", ask, default="1")] if link else []
+    system = [_field("system.sharding", ask, default="tensor", sourced=False),
+              _field("system.max_chips", ask, default="1")] if link else []
     say("Power, price and where all this comes from")
-    power = [_field(PowerSchema, key, ask, default="") for key in ("tdp", "idle", "flop_energy")]
-    price = [_field(PriceSchema, "per_hour", ask, default="")]
+    power = [_field(f"power.{key}", ask, default="") for key in ("tdp", "idle", "flop_energy")]
+    price = [_field("price.per_hour", ask, default="")]
     source = ask("source of these parameters", _reader(Text), default="own estimate, nothing published")
     confidence = ask(f"how far to trust them ({', '.join(CONFIDENCES)})", _one_of(CONFIDENCES), default="estimate")
 
@@ -117,7 +106,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
 
 
 def _peaks(ask: Ask, say: Callable[[str], None]) -> list[_Line]:
-    rate = get_args(MatrixSchema.model_fields["peak"].annotation)[1]
+    rate = get_args(_schema_of("compute.matrix.peak").model_fields["peak"].annotation)[1]
     while True:
         peaks = [_Line(key=dtype, answer=ask(f"{dtype} matrix peak", _reader(rate, optional=True), default=""),
                        meaning=f"Dense {dtype} rate of the matrix units.") for dtype in _PEAKS]
@@ -136,33 +125,39 @@ def _levels(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, list[_Line]
                   _unused(taken, needed=not home), default="")
         if not key:
             return levels
-        kind = _field(MemorySchema, "kind", ask, default="dram" if levels else "sram", sourced=False)
-        scope = _field(MemorySchema, "scope", ask, default="chip", sourced=False)
-        entries = [kind, scope, _field(MemorySchema, "capacity", ask)]
-        bandwidth = _field(MemorySchema, "bandwidth", ask, default="")
+        kind = _field("memory.NAME.kind", ask, default="dram" if levels else "sram", sourced=False)
+        scope = _field("memory.NAME.scope", ask, default="chip", sourced=False)
+        entries = [kind, scope, _field("memory.NAME.capacity", ask)]
+        bandwidth = _field("memory.NAME.bandwidth", ask, default="")
         entries.append(bandwidth if bandwidth.answer else _Line(
             key="bandwidth", answer="null", meaning=bandwidth.meaning, sourced=False))
-        entries.append(_field(MemorySchema, "latency", ask, default=""))
+        entries.append(_field("memory.NAME.latency", ask, default=""))
         if kind.answer == "dram":
-            entries.append(_field(MemorySchema, "achievable_fraction", ask, default="1.0"))
-        entries.append(_field(MemorySchema, "energy", ask, default=""))
-        dram = [_field(DramSchema, "type", ask, default="")] if kind.answer == "dram" else []
+            entries.append(_field("memory.NAME.achievable_fraction", ask, default="1.0"))
+        entries.append(_field("memory.NAME.energy", ask, default=""))
+        dram = [_field("memory.NAME.dram.type", ask, default="")] if kind.answer == "dram" else []
         levels.append((key, entries, [line for line in dram if line.answer]))
         home = home or kind.answer == "dram" or (kind.answer == "sram" and scope.answer == "chip")
 
 
 def _link(ask: Ask) -> list[_Line]:
-    bandwidth = _field(LinkSchema, "bandwidth", ask, default="", prefix="link ")
+    bandwidth = _field("links.scale_up.bandwidth", ask, default="", prefix="link ")
     if not bandwidth.answer:
         return []
-    return [_field(LinkSchema, "name", ask, default="chip to chip", sourced=False, prefix="link "),
-            _field(LinkSchema, "topology", ask, default="switch", sourced=False, prefix="link "), bandwidth,
-            _field(LinkSchema, "latency", ask, prefix="link "), _field(LinkSchema, "max_chips", ask, prefix="link ")]
+    return [_field("links.scale_up.name", ask, default="chip to chip", sourced=False, prefix="link "),
+            _field("links.scale_up.topology", ask, default="switch", sourced=False, prefix="link "), bandwidth,
+            _field("links.scale_up.latency", ask, prefix="link "),
+            _field("links.scale_up.max_chips", ask, prefix="link ")]
 
 
-def _field(schema: type[StrictRecord], key: str, ask: Ask, *, default: str | None = None, sourced: bool = True,
-           prefix: str = "") -> _Line:
-    """Ask for one key of a schema in its own words, and check the answer as the schema would."""
+def _schema_of(key: str) -> Any:
+    """The schema of the section in which a dotted key stands."""
+    return schema_at(ProfileSchema, key.split(".")[:-1])
+
+
+def _field(dotted: str, ask: Ask, *, default: str | None = None, sourced: bool = True, prefix: str = "") -> _Line:
+    """Ask for one key in the schema's own words, and check the answer as the schema would."""
+    schema, key = _schema_of(dotted), dotted.rpartition(".")[2]
     info = schema.model_fields[key]
     meaning, annotation = " ".join(key_meanings(schema).get(key, "").split()), info.rebuild_annotation()
     choices = [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []

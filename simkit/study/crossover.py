@@ -19,13 +19,14 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import load_hardware
+from simkit.hardware.parameters import with_parameter
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.record import WHOLE
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.study.vary import Variable, variable, with_parameter
+from simkit.study.vary import Variable, variable
 from simkit.timing.engine import Engine
 
 Of = Literal["step", "attention", "cost"]

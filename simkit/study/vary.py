@@ -19,23 +19,6 @@ WORKLOAD_RANGES: Final = {"batch": (1.0, 4096.0), "kv_len": (128.0, 1_048_576.0)
 _NEARER: Final = 0.75  # of the way in logarithms: 100, 32, 13, 7 times, ...
 _LEAST_FACTOR: Final = 1.05
 DEFAULT_FACTOR: Final = 100.0  # a profile's parameter varies from a hundredth to a hundred times its value
-# Parameters that may be arrays inside a profile, so that a whole range is one evaluation. From others more follows when
-# a profile is loaded (a clock paces the kernels), and the profile is loaded anew for each value.
-_COMPUTE: Final = {"compute.matrix.achievable_fraction": "matrix_achievable_fraction",
-                   "compute.vector_peak": "vector_peak_flop_per_s", "compute.special_rate": "special_ops_per_s"}
-_LEVEL: Final = {"capacity": "capacity_bytes", "bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s",
-                 "achievable_fraction": "achievable_fraction", "reserve_fraction": "reserve_fraction",
-                 "energy": "energy_j_per_byte"}
-_LINK: Final = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s", "energy": "energy_j_per_byte"}
-_SECTIONS: Final = {
-    "overheads": {"kernel_launch": "kernel_launch_s", "layer_latency": "layer_latency_s", "step": "step_s",
-                  "layer_latency_weights": "layer_latency_weights_bytes",
-                  "layer_latency_distance_fraction": "layer_latency_distance_fraction"},
-    "power": {"tdp": "tdp_w", "idle": "idle_w", "flop_energy": "energy_j_per_flop"},
-    "price": {"per_hour": "usd_per_hour", "purchase": "purchase_usd"},
-}
-_PEAK: Final = "compute.matrix.peak."
-
 Load = Callable[[Mapping[str, str]], HardwareProfile]
 
 
@@ -128,15 +111,14 @@ def _parameter(key: str, profile: HardwareProfile) -> Variable:
     parameter = parameters[key]
     if parameter.dimension is None:
         raise UserError(f"--vary {key}: not a number that could vary")
-    whole = isinstance(parameter.value, int)
     value = None if parameter.value is None else float(parameter.value)
     low, high = (0.0, 0.0) if not value else (value / DEFAULT_FACTOR, value * DEFAULT_FACTOR)
     if key.endswith("_fraction"):
         high = min(high, 1.0)
-    if whole:
+    if parameter.whole:
         low = max(1.0, np.ceil(low))
-    return Variable(key=key, dimension=parameter.dimension, own_value=value, start=low, stop=high, whole=whole,
-                    broadcasts=value is not None and _field(key, profile) is not None)
+    return Variable(key=key, dimension=parameter.dimension, own_value=value, start=low, stop=high,
+                    whole=parameter.whole, broadcasts=parameter.broadcasts)
 
 
 def _edge(found: Variable, text: str | float | None, option: str) -> float | None:
@@ -154,37 +136,3 @@ def _edge(found: Variable, text: str | float | None, option: str) -> float | Non
     if found.whole and value != int(value):
         raise UserError(f"{option} {text}: {found.key} is a whole number")
     return value
-
-
-def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
-    """The profile with a number, or an array of numbers, at a key that :class:`Variable` says broadcasts."""
-    field = _field(key, profile)
-    if field is None:
-        raise ValueError(f"{key} cannot be an array")
-    if key.startswith(_PEAK):
-        peaks = {**profile.compute.matrix_peak_flop_per_s, field: value}
-        return replace(profile, compute=replace(profile.compute, matrix_peak_flop_per_s=peaks))
-    if key in _COMPUTE:
-        return replace(profile, compute=replace(profile.compute, **{field: value}))
-    section, _, rest = key.partition(".")
-    if section == "memory":
-        name = rest.rpartition(".")[0]
-        return replace(profile, memory=tuple(
-            replace(level, **{field: value}) if level.name == name else level for level in profile.memory))
-    place = rest.partition(".")[0] if section == "links" else section
-    return replace(profile, **{place: replace(getattr(profile, place), **{field: value})})
-
-
-def _field(key: str, profile: HardwareProfile) -> str | None:
-    """The field that a key names, None for one that must be loaded."""
-    section, _, rest = key.partition(".")
-    if key.startswith(_PEAK):
-        return key.removeprefix(_PEAK)
-    if key in _COMPUTE:
-        return _COMPUTE[key]
-    if section == "memory":
-        name, _, parameter = rest.rpartition(".")
-        return _LEVEL.get(parameter) if any(level.name == name for level in profile.memory) else None
-    if section == "links":
-        return _LINK.get(rest.rpartition(".")[2])
-    return _SECTIONS.get(section, {}).get(rest)

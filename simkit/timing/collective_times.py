@@ -51,7 +51,7 @@ def all_gather_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
 
 def _crosses(chips: Any, link: Link) -> Any:
     """Where the traffic of so many chips passes the link's shared path."""
-    return (chips > link.direct_chips) & (link.shared_bandwidth_bytes_per_s is not None)
+    return (chips > (link.direct_chips or 1)) & (link.shared_bandwidth_bytes_per_s is not None)
 
 
 def _shared_path_s(total_bytes: Any, chips: Any, link: Link) -> Any:

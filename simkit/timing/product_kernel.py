@@ -61,4 +61,6 @@ def gemm_time_s(m: Any, n: Any, k: Any, dtype: str, element_bytes: float, hardwa
                                    + kernel.combine_cycles_per_64_bytes * partial / COMBINE_UNIT_BYTES / units) / hz
             best = np.minimum(best, time_s)
     launch = kernel.launch_cycles * (kernel.launch_ratio_8bit if element_bytes < OUTPUT_BYTES else 1.0)
-    return launch / hz + best + kernel.dram_ramp_ratio * (hardware.main_memory.latency_s or 0.0) * missed
+    latency_s = hardware.main_memory.latency_s
+    ramp_s = 0.0 if latency_s is None else kernel.dram_ramp_ratio * latency_s * missed
+    return launch / hz + best + ramp_s

@@ -103,7 +103,8 @@ def chip_kernel(hardware: HardwareProfile, kernel: DecodeKernel, home: MemoryLev
     kernel = kernel.for_latents() if latent else kernel
     return ChipKernel(
         kernel=kernel, compute=hardware.compute, clock_hz=hz, units=units, widened_ratio=widened,
-        dram_bytes_per_s=kernel.dram_achieved_fraction * home_bytes_per_s, dram_latency_s=home.latency_s or 0.0,
+        dram_bytes_per_s=kernel.dram_achieved_fraction * home_bytes_per_s,
+        dram_latency_s=0.0 if home.latency_s is None else home.latency_s,
         cache_bytes_per_s=kernel.cache_bytes_per_cycle_per_unit * units * hz * widened if cached else None)
 
 
@@ -179,7 +180,7 @@ def matrix_kernel(rows: Any, work: KernelWork, chip: ChipKernel) -> UnitKernel:
         # Libraries take that kernel for groups that fit one tile, in parts if need be.
         launch = launch * np.where(work.eight_bit, kernel.launch_ratio_8bit, 1.0) * np.where(
             has_native & (work.rows <= MATRIX_ROWS), kernel.launch_ratio_native_8bit, 1.0)
-    if compute.special_ops_per_s:
+    if compute.special_ops_per_s is not None:
         token = np.maximum(token, tiles * (cycles / compute.special_ops_per_s))
     return UnitKernel(
         matrix=True, readers=work.rows / rows, setup_s=setup / hz, token_s=token / hz,

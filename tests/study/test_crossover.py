@@ -2,6 +2,8 @@
 
 import math
 import re
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import pytest
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.parameters import profile_parameters
-from simkit.study.crossover import crossings, crossover
+from simkit.hardware.parameters import profile_parameters, with_parameter
+from simkit.study.crossover import Question, crossings, crossover
 from simkit.study.digests import digest
-from simkit.study.vary import variable, with_parameter
+from simkit.study.scenario import parse_scenario
+from simkit.study.vary import variable
 
 # A TPU of which only memory and matrix units take time, for any number of query rows.
 IDEAL = {"overheads.kernel_launch": "0 s", "overheads.layer_latency": "0 s", "overheads.step": "0 s",
@@ -116,7 +119,7 @@ def test_batches_cross_where_simulate_says_so(llama):
     assert all(isinstance(record["value"], int) for record in records)
 
 
-@pytest.mark.parametrize("chip", ["h100-sxm", "sambanova-sn40l"])
+@pytest.mark.parametrize("chip", ["h100-sxm", "h200-sxm", "sambanova-sn40l"])
 def test_a_profile_with_an_array_has_each_value_as_set_would_give_it(chip):
     profile = load_hardware(chip)
     checked = 0
@@ -130,6 +133,31 @@ def test_a_profile_with_an_array_has_each_value_as_set_would_give_it(chip):
             assert digest(with_parameter(profile, figure.key, value)) == digest(by_set), figure.key
             checked += 1
     assert checked > 10
+
+
+@pytest.mark.parametrize("chip", ["h100-sxm", "l40s", "sambanova-sn40l", "groq-lpu"])
+def test_each_value_of_an_array_takes_the_time_that_it_takes_alone(chip, llama):
+    """Of every parameter that may be an array; a chip that shares a host bridge, one of tiers, one without launches."""
+    def question(vary):
+        own = {"batch": 8.0, "kv_len": 4096.0, "q_len": 1.0}
+        return Question(load=partial(_loaded, chip), profile=profile, model=llama, attention="gqa-8", against="mha", of="step",
+                        workload=own, scenario=parse_scenario(), chips="fit", tp=None, pp=None, engine="roofline", varied=vary)
+
+    profile, checked = load_hardware(chip), set()
+    for parameter in profile_parameters(profile):
+        if parameter.broadcasts and parameter.value:
+            varied = variable(parameter.key, profile, {}, stop=parameter.value)
+            values = [parameter.value * factor for factor in (0.6, 0.99)]
+            together = question(varied).answers(values)
+            alone = [question(replace(varied, broadcasts=False)).answers([value]) for value in values]
+            np.testing.assert_allclose(together["advantage"], [one["advantage"][0] for one in alone], rtol=1e-12)
+            assert together["bound"].tolist() == [one["bound"][0] for one in alone], parameter.key
+            checked.add(parameter.key)
+    assert len(checked) > 8
+
+
+def _loaded(chip, overrides):
+    return load_hardware(chip, overrides=overrides)
 
 
 def test_figures_that_others_follow_from_are_loaded_anew(llama):

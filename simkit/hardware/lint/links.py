@@ -99,7 +99,7 @@ def systems_are_as_large_as_their_links(profile: HardwareProfile) -> Iterator[Re
     if reach > 100_000:
         yield "warning", ("links", links[-1][0], "max_chips"), f"no system of {reach} chips has been built"
     for name, link in links:
-        if link.direct_chips > link.max_chips:
+        if link.direct_chips is not None and link.direct_chips > link.max_chips:
             yield "error", ("links", name, "direct_chips"), f"{link.direct_chips} of {link.max_chips} chips"
         shared = link.shared_bandwidth_bytes_per_s
         if shared is not None and outside(shared / link.bandwidth_bytes_per_s, 0.1, link.max_chips / 2, 1):

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from simkit.foundation.yaml_source import YamlSource
+from simkit.hardware.declaration import label_keys
 from simkit.hardware.lint.remarks import Path, Remark
+from simkit.hardware.profile import HardwareProfile
 
-_NOT_PARAMETERS: Final = frozenset({"like", "unit_name", "kind", "scope", "holds", "overflow", "name", "topology",
-                                 "sharding", "attention_sharding", "type", "in_network_reduction"})
+_LABELS: Final = label_keys(HardwareProfile)
 _SECTIONS: Final = ("compute", "memory", "links", "system", "overheads", "power", "price", "kernel")
 
 
@@ -39,7 +40,7 @@ def _parameters(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """Leaves that are parameters: scalars and ``{value: ...}`` mappings which are not mere labels."""
     if isinstance(node, dict) and "value" not in node:
         for key, value in node.items():
-            if isinstance(value, dict) or key not in _NOT_PARAMETERS:
+            if isinstance(value, dict) or key not in _LABELS:
                 yield from _parameters(value, (*path, key))
     elif len(path) > 1:
         yield path, node
