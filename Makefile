@@ -95,11 +95,11 @@ LOOPS := $(addprefix --mutate simkit/replay/,timeline.py $(addprefix dram/,accou
 	intake.py interleave.py mapping.py patterns.py queues.py refresh.py simulate.py state.py timing.py))
 LOOP_TESTS := $(addprefix tests/replay/,test_timeline_oracle.py test_dram_oracle.py test_dram_accounting.py \
 	test_dram_mapping.py test_dram_patterns.py test_dram_refusals.py test_dram_standards.py test_dram_reference_timing.py)
-REPLAY := $(addprefix --mutate simkit/replay/,append.py attention.py cache_hits.py dram_pattern.py engine.py kernel_choice.py \
-	kernel_plan.py machine.py points.py sram_banks.py steady_state.py unit_kernel.py)
+REPLAY := $(addprefix --mutate simkit/replay/,append.py attention.py dram_pattern.py engine.py kernel_choice.py \
+	kernel_plan.py target.py single_points.py sram_banks.py steady_state.py)
 REPLAY_TESTS := $(addprefix tests/replay/,test_append.py test_attention.py test_attention_machine.py \
-	test_attention_search.py test_dram_pattern.py test_engine.py test_kernel_choice.py test_kernel_plan.py test_machine.py \
-	test_points.py test_sram_banks.py test_steady_state.py test_unit_kernel.py)
+	test_attention_search.py test_dram_pattern.py test_engine.py test_kernel_choice.py test_kernel_plan.py test_target.py \
+	test_single_points.py test_sram_banks.py test_steady_state.py)
 mutants: $(READY)
 	@$(RUN) -c 'import cosmic_ray, coverage' 2>/dev/null || \
 		$(RUN) -m pip install --quiet --only-binary :all: cosmic-ray==8.7.0 coverage==7.17.5

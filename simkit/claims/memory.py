@@ -12,8 +12,9 @@ from simkit.foundation.units import BYTES, COUNT, format_quantity
 from simkit.foundation.validation import Number, Quantity, Text
 from simkit.hardware.catalog import Chips
 from simkit.model.architecture import ModelArchitecture
-from simkit.model.attention import AS_TRAINED, parse_layout
+from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.model.kinds.catalogue import AS_TRAINED
 from simkit.model.kv_cache import FORMATS
 from simkit.model.parameters import count_parameters
 from simkit.model.uptraining import uptraining_cost

@@ -56,7 +56,8 @@ def list_command(*, models: str | None, form: str | None, output: str | None, fo
 
 
 def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
-    from simkit.model.attention import AS_TRAINED, parse_layout
+    from simkit.model.attention import parse_layout
+    from simkit.model.kinds.catalogue import AS_TRAINED
     from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
 
@@ -100,7 +101,8 @@ def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
     from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
     from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.attention import AS_TRAINED, parse_layout
+    from simkit.model.attention import parse_layout
+    from simkit.model.kinds.catalogue import AS_TRAINED
     from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean
+from simkit.model.kinds.catalogue import LAYOUT_FORMS
 
 if TYPE_CHECKING:
     from simkit.hardware.catalog import Chips
@@ -22,6 +23,7 @@ Option = Callable[[Decorated], Decorated]
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"
 DEFAULT_ATTENTION: Final = "mha,gqa-8,mqa"
+LAYOUTS: Final = ", ".join(LAYOUT_FORMS)
 
 
 def names_option(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
@@ -66,7 +68,7 @@ def model_option(default: str | None = DEFAULT_MODEL) -> Option[Any]:
 def attention_option(default: str = DEFAULT_ATTENTION) -> Option[Any]:
     """``-A``: attention layouts."""
     return names_option("-A", "--attention", default=default,
-                        help="Layouts: as-trained, mha, gqa-K (K key/value heads), mqa, mla.")
+                        help=f"Layouts: {LAYOUTS} (K key/value or latent heads).")
 
 
 def profile_options(function: Decorated) -> Decorated:

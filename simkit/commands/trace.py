@@ -10,6 +10,7 @@ import click
 from simkit.commands.options import (
     DEFAULT_HARDWARE,
     DEFAULT_MODEL,
+    LAYOUTS,
     chips_options,
     hardware_option,
     load_profiles,
@@ -27,7 +28,7 @@ from simkit.foundation.errors import UserError
 @click.command()
 @hardware_option(DEFAULT_HARDWARE)
 @model_option(DEFAULT_MODEL)
-@names_option("-A", "--attention", default="gqa-8", help="Layout: as-trained, mha, gqa-K, mqa, mla.")
+@names_option("-A", "--attention", default="gqa-8", help=f"Layout: {LAYOUTS}.")
 @click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences decoded together.")
 @click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS", help="Cached tokens a sequence.")
 @click.option("--kv-dtype", default="bf16", show_default=True, metavar="NAME", help="Format of the KV cache.")

@@ -7,15 +7,11 @@ is 8 groups of 8 query heads. ``mha`` is K = n_q_heads, ``mqa`` is K = 1; :mod:`
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.kinds.catalogue import KINDS
-
-AS_TRAINED: Final = "as-trained"
-_FORMS: Final = (AS_TRAINED, *(form for kind in KINDS for form in kind.forms))
+from simkit.model.kinds.catalogue import AS_TRAINED, KINDS, LAYOUT_FORMS
 
 
 def parse_layout_name(text: str) -> str:
@@ -61,6 +57,7 @@ def _check_composed(text: str) -> None:
 
 
 def _unknown_layout(text: str) -> UserError:
-    known = [form.replace("-K", "-8") for form in _FORMS]
-    return UserError(f"unknown attention layout '{text[:40]}': expected {', '.join(_FORMS[:-1])} or {_FORMS[-1]}",
+    known = [form.replace("-K", "-8") for form in LAYOUT_FORMS]
+    forms = f"{', '.join(LAYOUT_FORMS[:-1])} or {LAYOUT_FORMS[-1]}"
+    return UserError(f"unknown attention layout '{text[:40]}': expected {forms}",
                      hint=did_you_mean(text.strip().lower(), known))

@@ -1,9 +1,8 @@
 """The cycle-approximate engine: replays what an attention kernel reads, tile by tile, through units, cache and DRAM.
 
-``machine``       the profile's parameters as the replay needs them
+``target``        the profile's parameters as the replay needs them
 ``kernel_plan``   kernel mapping: work items, splits, granules
 ``kernel_choice`` which of the library's kernels runs, and in how many splits
-``unit_kernel``   what an item pays on its unit, where kernels were measured
 ``append``        what the scattered writes of new tokens add
 ``dram``          DRAM channels, banks and rows without ticking
 ``dram_pattern``  the share of DRAM's peak that an access pattern reaches

@@ -34,7 +34,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     ----------
     hardware: profile names, paths or :class:`HardwareProfile` objects.
     model: model names, paths or :class:`ModelArchitecture` objects.
-    attention: layouts (``as-trained``, ``mha``, ``gqa-K``, ``mqa``, ``mla``).
+    attention: layouts (``as-trained``, ``mha``, ``gqa-K``, ``mqa``, ``mla``, ``gta-K``, ``gla-K``).
     batch, kv_len, q_len: sequences, cached tokens a sequence, query tokens a sequence; numbers of at least 1.
     kv_dtype, weight_dtype: element formats (``bf16``, ``fp8``, ``int4``, ``int4-g128``).
     chips: a number, ``fit`` (the fewest on which every layout of this call fits) or ``fit-each``.

@@ -159,7 +159,7 @@ class StudySchema(StrictRecord):
     models: Names
     """Models by name or path; the first is drawn where a figure takes one."""
     layouts: Names
-    """mha, gqa-K, mqa, mla or as-trained, in the order of legends."""
+    """Names as on the command line (mha, gqa-K, as-trained), in the order of legends."""
     batch: Axis
     """Sequences, a list or range as on the command line."""
     kv_len: Axis

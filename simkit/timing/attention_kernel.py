@@ -155,8 +155,6 @@ def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], co
         unit_s=unit_s.reshape(-1, count)[best, every], computing=kernel.computing[of_kernel, 0, every] > 0.0)
 
 
-
-
 def _columns(kernel: MappedKernel, floor_s: Any) -> list[Any]:
     return [*(getattr(kernel, name) for name in _COLUMNS), floor_s]
 

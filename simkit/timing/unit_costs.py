@@ -96,7 +96,7 @@ class UnitKernel:
 
 def chip_kernel(hardware: HardwareProfile, kernel: DecodeKernel, home: MemoryLevel, home_bytes_per_s: Any, *,
                 latent: bool) -> ChipKernel:
-    """A chip's parameters for a cache that lives in ``home``, whose peak is ``home_bytes_per_s``."""
+    """A chip's parameters for a cache that lives in ``home``, of peak ``home_bytes_per_s``; ``latent``: for MLA."""
     hz, units = hardware.compute.known_clock_hz, hardware.compute.units
     widened = np.maximum(home_bytes_per_s / kernel.tuned_for_bytes_per_s, 1.0)
     cached = last_shared_cache(hardware) is not None

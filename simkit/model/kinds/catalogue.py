@@ -10,4 +10,7 @@ from simkit.model.kinds.gta import GroupedTied
 from simkit.model.kinds.heads import Heads
 from simkit.model.kinds.mla import Latent
 
+AS_TRAINED: Final = "as-trained"
 KINDS: Final[tuple[type[AttentionLayout], ...]] = (Heads, Latent, GroupedTied, GroupedLatent)
+LAYOUT_FORMS: Final = (AS_TRAINED, *(form for kind in KINDS for form in kind.forms))
+"""Names on the command line, for help and messages: ``K`` stands for a number of key/value or latent heads."""
