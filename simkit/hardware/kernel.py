@@ -159,6 +159,8 @@ class DecodeKernel:
         return replace(
             self.reaching(need),
             latent=latent,
+            gemm=None if self.gemm is None else replace(self.gemm, load_bytes_per_cycle_per_unit=max(
+                self.gemm.load_bytes_per_cycle_per_unit, need)),
             vector_elements_per_cycle=max(self.vector_elements_per_cycle, need / 2),
             vector_elements_per_cycle_8bit=max(self.vector_elements_per_cycle_8bit, need * 0.75),
             dequantise_elements_per_cycle=max(self.dequantise_elements_per_cycle, need))

@@ -1,0 +1,67 @@
+r"""Time of an operator outside attention over the cache: its roofs, its launch, and the kernel of a measured product.
+
+.. math:: T = t_{launch} + \max(T_{compute},\; T_{exp},\; \max_l\, bytes_l / \beta_l,\; T_{kernel})
+
+Both engines time such operators here. A product's kernel (:mod:`simkit.timing.product_kernel`) counts where the chip
+has parameters for it; inside a step its weights are cold and its launch is the profile's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simkit.hardware.kernel import GemmKernel
+from simkit.hardware.profile import HardwareProfile
+from simkit.step.operators import Operator, ProductTask
+from simkit.step.placement import Placement
+from simkit.timing.attention_kernel import cyclic_hit_share
+from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.memory_roofs import memory_times
+from simkit.timing.product_kernel import OUTPUT_BYTES, launch_floor_s, product_s
+from simkit.timing.roofs import OperatorTime
+
+
+def streamed_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, alone: bool = False,
+                   looped: bool = False, buffers: float = 1.0) -> OperatorTime:
+    """All roofs of one operator that is not attention over the cache, and what a measured product adds to them.
+
+    Parameters
+    ----------
+    operator, placement, hardware: what, where its tensors live, on which chip.
+    alone: timed by itself: its kernel's whole floor instead of a launch inside a step, and its inputs and outputs in
+        main memory instead of where the operator before left them.
+    looped: it runs again and again, and a product's operands may still be in the chip's cache.
+    buffers: sets of operands that the loop goes round.
+    """
+    task, kernel = operator.product, product_kernel_of(operator, hardware)
+    hits: Any = 0.0
+    if looped and task is not None and kernel is not None and hardware.kernel is not None:
+        hits = cyclic_hit_share(buffers * _moved_bytes(task), hardware, hardware.kernel)
+    level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
+    compute_s, special_s = compute_time_s(operator, hardware), special_function_time_s(operator, hardware)
+    launch_s: Any = operator.launches * hardware.overheads.kernel_launch_s
+    if task is None or kernel is None:
+        return OperatorTime(compute_s=compute_s, special_s=special_s, level_s=level_s, level_bytes=level_bytes,
+                            launch_s=launch_s, unit_s={})
+    if alone:
+        launch_s = operator.launches * launch_floor_s(task, hardware, kernel)
+    home = hardware.main_memory
+    # In a step, inputs and outputs are where the roofs have them: in the cache between two operators.
+    read = _moved_bytes(task) if alone else operator.weight_bytes * placement.weights.get(home.name, 0.0)
+    peak: Any = home.chip_bandwidth_bytes_per_s
+    memory_s = read * (1.0 - hits) / (kernel.dram_achieved_fraction * peak)
+    body_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
+    ramp_s = kernel.dram_ramp_ratio * (home.latency_s or 0.0) * (1.0 - hits)
+    return OperatorTime(compute_s=compute_s, special_s=special_s, level_s=level_s, level_bytes=level_bytes,
+                        launch_s=launch_s, unit_s={home.name: memory_s}, body_s=body_s + ramp_s)
+
+
+def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | None:
+    """The parameters of this operator's kernel; None for what is no product and for chips that have none."""
+    return None if operator.product is None or hardware.kernel is None else hardware.kernel.gemm
+
+
+def _moved_bytes(task: ProductTask) -> Any:
+    """Weights, inputs and outputs of a product, each once."""
+    one = task.n * task.k * task.weight_bytes + task.m * (task.k * task.input_bytes + task.n * OUTPUT_BYTES)
+    return task.batches * one
