@@ -18,8 +18,9 @@ from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
-REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction")
-WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit")
+REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction", "moe.dram_achieved_fraction")
+WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit",
+                           "moe.load_bytes_per_cycle_per_unit")
 Chips = Callable[[str], HardwareProfile]
 """Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a parameter."""
 

@@ -28,7 +28,7 @@ from simkit.timing.looped_caches import looped_placement
 from simkit.timing.memory_roofs import memory_times
 from simkit.timing.roofs import OperatorTime
 from simkit.timing.step_timing import StepTiming
-from simkit.timing.streamed import streamed_times
+from simkit.timing.streamed import moved_bytes, streamed_times
 
 Start = Literal["cold", "warm"]
 
@@ -54,7 +54,8 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
     """
     kernel, task = hardware.kernel, operator.attention
     if task is None:
-        return streamed_times(operator, placement, hardware, alone=alone, looped=start == "warm")
+        scanned = moved_bytes(operator.product) if start == "warm" and operator.product is not None else None
+        return streamed_times(operator, placement, hardware, alone=alone, scanned_bytes=scanned)
     hits: Any = 0.0
     if start == "warm" and kernel is not None:
         hits = cyclic_hit_share(operator.kv_read_bytes, hardware, kernel)

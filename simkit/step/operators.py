@@ -14,6 +14,7 @@ from simkit.step.workload import DecodeWorkload
 
 # Work of the vector unit, in flops an element, counted from the formulas of each function.
 NORM_FLOPS: Final = 5  # residual add, square, sum, scale, weight (RMSNorm)
+GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
 SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the exponential is counted apart
 
 
@@ -46,7 +47,8 @@ class ProductTask:
     """``y[m, n] = x[m, k] w[k, n]``, ``batches`` of them in one launch, for chips whose products were measured.
 
     All of one chip; widths are fractions where a compiled machine cuts them so. ``weight_bytes`` and ``input_bytes``
-    are those of one element as the matrix unit reads them.
+    are those of one element as the matrix unit reads them. In a ``grouped`` product, of a mixture, ``m`` is the mean
+    of rows that an expert gets, and ``routed_bytes`` are one copy of the hidden state for every choice of an expert.
     """
 
     m: Any
@@ -55,6 +57,8 @@ class ProductTask:
     batches: Any
     weight_bytes: float
     input_bytes: float
+    grouped: bool = False
+    routed_bytes: Any = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

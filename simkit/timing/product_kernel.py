@@ -7,6 +7,15 @@ for ``b`` products ``y[m, n] = x[m, k] w[k, n]`` in output tiles of up to 128 ro
 ``s`` pieces, on ``U`` units: ``c`` cycles a step of ``k`` are the larger of the unit's load path and its matrix work on
 rows padded to 16. Launch and the first loads' latency come on top (:mod:`simkit.timing.streamed`). Parameters:
 :class:`simkit.hardware.kernel.GemmKernel`.
+
+The experts of a mixture are one grouped product of ``b`` experts with ``m`` rows each in the mean. Its tiles have ``r``
+= 16, 32, 64 or 128 rows; ``b`` experts of unequal rows fill :math:`b \max(1, m/r + 1/2)` of them (half a tile is
+empty at the end of each), ``k`` is not cut, and ``p`` copies of every choice's hidden state pass the main memory:
+
+.. math:: T = \min_{w, r} \max\big( \max(b \max(1, \tfrac{m}{r} + \tfrac12) \lceil n/w \rceil / U, 1)
+          (t_{tile} + k c),\; T_{DRAM} \big) + p\, bytes_{routed} / \beta
+
+Parameters: :class:`simkit.hardware.kernel.MoeKernel`.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.kernel import GemmKernel
+from simkit.hardware.kernel import GemmKernel, MoeKernel
 from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, EIGHT_BIT_BYTES, MATRIX_ROWS, PARTIAL_BYTES
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import ProductTask
@@ -24,6 +33,7 @@ from simkit.step.operators import ProductTask
 TILE_COLUMNS: Final = (64.0, 128.0)  # CUTLASS's library of 16-bit products has 128 x 128 x 64 and 128 x 64 x 64
 TILE_ROWS: Final = 128.0  # likewise
 TILE_DEPTH: Final = 64.0  # likewise
+GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M of vLLM's and SGLang's tuned fused mixtures
 K_PIECES: Final = (1, 2, 4, 8)  # split-K as CUTLASS's profiler searches it, in powers of two
 OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 # Products of a sweep differ in their rows alone: each number of rows once, and a look-up.
@@ -93,3 +103,33 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
                 time_s = time_s + (combine_s + pieces * partial_s)
             best = np.minimum(best, time_s)
     return best
+
+
+def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, efficiency: float,
+              memory_s: Any) -> Any:
+    """Seconds of a mixture's grouped product without its launches.
+
+    Parameters
+    ----------
+    task: the product; its fields broadcast.
+    dtype: format in which the matrix unit multiplies.
+    hardware, kernel: the chip and its calibrated parameters.
+    efficiency: share of the matrix unit's peak that products reach.
+    memory_s: seconds in which the main memory gives what the product reads.
+    """
+    compute = hardware.compute
+    hz, units = compute.known_clock_hz, compute.units
+    bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
+    tuned = hardware.kernel.tuned_for_bytes_per_s if hardware.kernel is not None else bandwidth
+    load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned, 1.0)
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * efficiency
+    depth = np.ceil(task.k / TILE_DEPTH) * TILE_DEPTH
+    experts = task.batches / units
+    best: Any = np.inf
+    for rows in GROUPED_ROWS:
+        strips = experts * np.maximum(task.m / rows + 0.5, 1.0)
+        for columns in TILE_COLUMNS:
+            step = np.maximum((columns * task.weight_bytes + rows * task.input_bytes) / load, 2.0 * rows * columns / rate)
+            waves = np.maximum(strips * np.ceil(task.n / columns), 1.0)
+            best = np.minimum(best, waves * ((kernel.tile_setup_cycles + depth * step) / hz))
+    return np.maximum(best, memory_s) + kernel.routing_passes * task.routed_bytes / bandwidth

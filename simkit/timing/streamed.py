@@ -8,6 +8,7 @@ has parameters for it; inside a step its weights are cold and its launch is the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from simkit.hardware.kernel import GemmKernel
@@ -17,12 +18,12 @@ from simkit.step.placement import Placement
 from simkit.timing.attention_kernel import cyclic_hit_share
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.product_kernel import OUTPUT_BYTES, launch_floor_s, product_s
+from simkit.timing.product_kernel import OUTPUT_BYTES, grouped_s, launch_floor_s, product_s
 from simkit.timing.roofs import OperatorTime
 
 
 def streamed_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, alone: bool = False,
-                   looped: bool = False, buffers: float = 1.0) -> OperatorTime:
+                   scanned_bytes: Any = None) -> OperatorTime:
     """All roofs of one operator that is not attention over the cache, and what a measured product adds to them.
 
     Parameters
@@ -30,30 +31,38 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
     operator, placement, hardware: what, where its tensors live, on which chip.
     alone: timed by itself: its kernel's whole floor instead of a launch inside a step, and its inputs and outputs in
         main memory instead of where the operator before left them.
-    looped: it runs again and again, and a product's operands may still be in the chip's cache.
-    buffers: sets of operands that the loop goes round.
+    scanned_bytes: what a loop reads before it comes back to the same operands of a product, which the chip's cache may
+        still hold then; None: they are cold.
     """
-    task, kernel = operator.product, product_kernel_of(operator, hardware)
+    task, gemm = operator.product, product_kernel_of(operator, hardware)
     hits: Any = 0.0
-    if looped and task is not None and kernel is not None and hardware.kernel is not None:
-        hits = cyclic_hit_share(buffers * _moved_bytes(task), hardware, hardware.kernel)
+    if scanned_bytes is not None and gemm is not None and hardware.kernel is not None:
+        hits = cyclic_hit_share(scanned_bytes, hardware, hardware.kernel)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
-    compute_s, special_s = compute_time_s(operator, hardware), special_function_time_s(operator, hardware)
-    launch_s: Any = operator.launches * hardware.overheads.kernel_launch_s
-    if task is None or kernel is None:
-        return OperatorTime(compute_s=compute_s, special_s=special_s, level_s=level_s, level_bytes=level_bytes,
-                            launch_s=launch_s, unit_s={})
-    if alone:
-        launch_s = operator.launches * launch_floor_s(task, hardware, kernel)
-    home = hardware.main_memory
+    found = OperatorTime(
+        compute_s=compute_time_s(operator, hardware), special_s=special_function_time_s(operator, hardware),
+        level_s=level_s, level_bytes=level_bytes, launch_s=operator.launches * hardware.overheads.kernel_launch_s,
+        unit_s={})
+    if task is None or gemm is None or hardware.kernel is None:
+        return found
+    home, moe = hardware.main_memory, hardware.kernel.moe
+    if task.grouped and moe is None:
+        return found
     # In a step, inputs and outputs are where the roofs have them: in the cache between two operators.
-    read = _moved_bytes(task) if alone else operator.weight_bytes * placement.weights.get(home.name, 0.0)
+    read = operator.weight_bytes * placement.weights.get(home.name, 0.0) if not alone or task.grouped else (
+        moved_bytes(task))
     peak: Any = home.chip_bandwidth_bytes_per_s
-    memory_s = read * (1.0 - hits) / (kernel.dram_achieved_fraction * peak)
-    body_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
-    ramp_s = kernel.dram_ramp_ratio * (home.latency_s or 0.0) * (1.0 - hits)
-    return OperatorTime(compute_s=compute_s, special_s=special_s, level_s=level_s, level_bytes=level_bytes,
-                        launch_s=launch_s, unit_s={home.name: memory_s}, body_s=body_s + ramp_s)
+    launch_s, hz = found.launch_s, hardware.compute.known_clock_hz
+    if task.grouped and moe is not None:
+        memory_s = read * (1.0 - hits) / (moe.dram_achieved_fraction * peak)
+        body_s = grouped_s(task, operator.dtype, hardware, moe, gemm.matrix_efficiency, memory_s)
+        launch_s = operator.launches * moe.launch_cycles / hz if alone else launch_s
+    else:
+        memory_s = read * (1.0 - hits) / (gemm.dram_achieved_fraction * peak)
+        body_s = product_s(task, operator.dtype, hardware, gemm, memory_s)
+        body_s = body_s + gemm.dram_ramp_ratio * (home.latency_s or 0.0) * (1.0 - hits)
+        launch_s = operator.launches * launch_floor_s(task, hardware, gemm) if alone else launch_s
+    return replace(found, launch_s=launch_s, unit_s={home.name: memory_s}, body_s=body_s)
 
 
 def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | None:
@@ -61,7 +70,7 @@ def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKern
     return None if operator.product is None or hardware.kernel is None else hardware.kernel.gemm
 
 
-def _moved_bytes(task: ProductTask) -> Any:
+def moved_bytes(task: ProductTask) -> Any:
     """Weights, inputs and outputs of a product, each once."""
     one = task.n * task.k * task.weight_bytes + task.m * (task.k * task.input_bytes + task.n * OUTPUT_BYTES)
     return task.batches * one
