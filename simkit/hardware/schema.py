@@ -32,7 +32,7 @@ from simkit.foundation.validation import (
     WholeNumber,
     rule,
 )
-from simkit.hardware.kernel import GEMM_PARAMETERS, MOE_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, PARAMETERS
+from simkit.hardware.kernel import GEMM_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, MOE_PARAMETERS, PARAMETERS
 from simkit.hardware.profile import Tensor
 
 SCHEMA_VERSION: Final = 1

@@ -26,9 +26,10 @@ from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.cpu_cores import unhidden_s
 from simkit.timing.looped_caches import looped_placement
 from simkit.timing.memory_roofs import memory_times
+from simkit.timing.product_kernel import moved_bytes
 from simkit.timing.roofs import OperatorTime
 from simkit.timing.step_timing import StepTiming
-from simkit.timing.streamed import moved_bytes, streamed_times
+from simkit.timing.streamed import streamed_times
 
 Start = Literal["cold", "warm"]
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.kernel import GemmKernel, MoeKernel
-from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, EIGHT_BIT_BYTES, MATRIX_ROWS, PARTIAL_BYTES
+from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, MATRIX_ROWS, PARTIAL_BYTES
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import ProductTask
 
@@ -40,9 +40,15 @@ OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 MOST_LOOKED_UP_ROWS: Final = 2048
 
 
+def moved_bytes(task: ProductTask) -> Any:
+    """Weights, inputs and outputs of a product, each once."""
+    one = task.n * task.k * task.weight_bytes + task.m * (task.k * task.input_bytes + task.n * OUTPUT_BYTES)
+    return task.batches * one
+
+
 def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel) -> float:
     """Floor of a product timed by itself; that of 8-bit operands has the kernel that quantises the inputs."""
-    ratio = kernel.launch_ratio_8bit if task.input_bytes < EIGHT_BIT_BYTES else 1.0
+    ratio = kernel.launch_ratio_8bit if task.input_bytes < OUTPUT_BYTES else 1.0
     return kernel.launch_cycles * ratio / hardware.compute.known_clock_hz
 
 
@@ -129,7 +135,8 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     for rows in GROUPED_ROWS:
         strips = experts * np.maximum(task.m / rows + 0.5, 1.0)
         for columns in TILE_COLUMNS:
-            step = np.maximum((columns * task.weight_bytes + rows * task.input_bytes) / load, 2.0 * rows * columns / rate)
+            loaded = columns * task.weight_bytes + rows * task.input_bytes
+            step = np.maximum(loaded / load, 2.0 * rows * columns / rate)
             waves = np.maximum(strips * np.ceil(task.n / columns), 1.0)
             best = np.minimum(best, waves * ((kernel.tile_setup_cycles + depth * step) / hz))
     return np.maximum(best, memory_s) + kernel.routing_passes * task.routed_bytes / bandwidth

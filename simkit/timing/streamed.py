@@ -13,12 +13,12 @@ from typing import Any
 
 from simkit.hardware.kernel import GemmKernel
 from simkit.hardware.profile import HardwareProfile
-from simkit.step.operators import Operator, ProductTask
+from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.timing.attention_kernel import cyclic_hit_share
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.product_kernel import OUTPUT_BYTES, grouped_s, launch_floor_s, product_s
+from simkit.timing.product_kernel import grouped_s, launch_floor_s, moved_bytes, product_s
 from simkit.timing.roofs import OperatorTime
 
 
@@ -68,9 +68,3 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
 def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | None:
     """The parameters of this operator's kernel; None for what is no product and for chips that have none."""
     return None if operator.product is None or hardware.kernel is None else hardware.kernel.gemm
-
-
-def moved_bytes(task: ProductTask) -> Any:
-    """Weights, inputs and outputs of a product, each once."""
-    one = task.n * task.k * task.weight_bytes + task.m * (task.k * task.input_bytes + task.n * OUTPUT_BYTES)
-    return task.batches * one

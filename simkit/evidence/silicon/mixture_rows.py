@@ -21,7 +21,7 @@ from simkit.evidence.silicon.attention_rows import joined
 from simkit.evidence.silicon.product_rows import weights_in_main_memory
 from simkit.evidence.silicon.tables import Measured
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import LayerGroup, Moe, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture, Moe
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.step.mixture import Routing, experts
