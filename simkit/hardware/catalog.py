@@ -18,8 +18,9 @@ from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
-REACHED: Final = "dram_achieved_fraction"
-LATENT_LOAD: Final = "latent.load_bytes_per_cycle_per_unit"
+REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction", "moe.dram_achieved_fraction")
+WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit",
+                           "moe.load_bytes_per_cycle_per_unit")
 Chips = Callable[[str], HardwareProfile]
 """Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a parameter."""
 
@@ -58,14 +59,16 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
                             hint="expected a chip that was measured",
                             where=Location(file=profile.file or profile.name, key="kernel.like"))
         borrowed = dict(like.kernel_parameters)
-        if REACHED in borrowed:
-            # What kernels reach of a stream's bandwidth is alike; what streams reach of the peak is the chip's own.
-            ratio = profile.main_memory.achievable_fraction / like.main_memory.achievable_fraction
-            borrowed[REACHED] = min(borrowed[REACHED] * ratio, HIGHEST_FRACTION)
-        if LATENT_LOAD in borrowed:
-            # Kernels for latents are written against the chip's DRAM: their loads keep up with a faster one.
-            lent = _dram_bytes_per_cycle(like)
-            borrowed[LATENT_LOAD] *= max(_dram_bytes_per_cycle(as_built) / lent, 1.0) if lent else 1.0
+        lent = _dram_bytes_per_cycle(like)
+        for name in REACHED:
+            if name in borrowed:
+                # What kernels reach of a stream's bandwidth is alike; what streams reach of the peak is the chip's own.
+                ratio = profile.main_memory.achievable_fraction / like.main_memory.achievable_fraction
+                borrowed[name] = min(borrowed[name] * ratio, HIGHEST_FRACTION)
+        for name in WRITTEN_FOR_DRAM:
+            if name in borrowed:
+                # Kernels for latents and products are written against the chip's DRAM: they keep up with a faster one.
+                borrowed[name] *= max(_dram_bytes_per_cycle(as_built) / lent, 1.0) if lent else 1.0
     everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:

@@ -39,6 +39,22 @@ class GemmKernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoeKernel:
+    """Calibrated parameters of a layer's routed experts on one chip; the matrix unit's rate is :class:`GemmKernel`'s.
+
+    ``launch_cycles`` of each of the mixture's kernels when it is timed by itself; ``tile_setup_cycles`` of one tile of
+    an expert's rows; ``routing_passes``: how often, beside each of the two products, the main memory's bandwidth is
+    spent on a copy of the hidden state for every choice (sorting rows by expert, bringing them together again).
+    """
+
+    dram_achieved_fraction: float
+    launch_cycles: float
+    tile_setup_cycles: float
+    load_bytes_per_cycle_per_unit: float
+    routing_passes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LibraryKernels:
     """Which attention kernels one software library has for a chip, and what its launches and items cost.
 
@@ -80,7 +96,7 @@ class DecodeKernel:
     proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
     ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the parameters
     that
-    differ for MLA, ``gemm`` those of products, ``libraries`` those of software libraries. The kernel as it stands is
+    differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those of software libraries. The kernel as it stands is
     what the best of them would run; :meth:`for_libraries` is one of them.
     """
 
@@ -121,6 +137,7 @@ class DecodeKernel:
     tuned_for_bytes_per_s: float
     latent: Mapping[str, float] = field(default_factory=dict)
     gemm: GemmKernel | None = None
+    moe: MoeKernel | None = None
     libraries: Mapping[str, LibraryKernels] = field(default_factory=dict)
     matrix_least_group: Any = 1.0
     matrix_most_group: Any = math.inf
@@ -159,6 +176,10 @@ class DecodeKernel:
         return replace(
             self.reaching(need),
             latent=latent,
+            gemm=None if self.gemm is None else replace(self.gemm, load_bytes_per_cycle_per_unit=max(
+                self.gemm.load_bytes_per_cycle_per_unit, need)),
+            moe=None if self.moe is None else replace(self.moe, load_bytes_per_cycle_per_unit=max(
+                self.moe.load_bytes_per_cycle_per_unit, need)),
             vector_elements_per_cycle=max(self.vector_elements_per_cycle, need / 2),
             vector_elements_per_cycle_8bit=max(self.vector_elements_per_cycle_8bit, need * 0.75),
             dequantise_elements_per_cycle=max(self.dequantise_elements_per_cycle, need))
@@ -177,16 +198,18 @@ PROVISION_MARGIN = 1.25  # assumed: see ``provisioned``; H100's own load path ha
 LOAD_PATH = "load_bytes_per_cycle_per_unit"
 LIBRARIES = ("sglang", "trtllm", "vllm")
 GEMM_PARAMETERS = tuple(entry.name for entry in fields(GemmKernel))
+MOE_PARAMETERS = tuple(entry.name for entry in fields(MoeKernel))
 LIBRARY_PARAMETERS = tuple(entry.name for entry in fields(LibraryKernels))
-_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "libraries", "matrix_least_group", "matrix_most_group",
+_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "moe", "libraries", "matrix_least_group", "matrix_most_group",
                 "vector_most_group")
 PARAMETERS = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_PARAMETERS)
 # Sections within a kernel section, and the parameters that each may state.
-SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS} | dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)
+SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS, "moe": MOE_PARAMETERS} | dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)
 
 
 def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: float) -> DecodeKernel:
-    """Merge parameters, later layers winning; ``latent.NAME``, ``gemm.NAME`` and ``vllm.NAME`` are those of a section.
+    """Merge parameters, later layers winning; ``latent.NAME``, ``gemm.NAME``, ``moe.NAME`` and ``vllm.NAME`` are those
+    of a section.
 
     Raises :class:`UserError` naming what no layer gives.
     """
@@ -201,9 +224,9 @@ def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: 
     if absent:
         raise UserError(f"the kernel section lacks {', '.join(absent)}",
                         hint="or name a chip to take them from: like: h100-sxm")
-    gemm = sections.pop("gemm")
+    gemm, moe = sections.pop("gemm"), sections.pop("moe")
     return DecodeKernel(**merged, tuned_for_bytes_per_s=tuned_for_bytes_per_s, latent=latent,
-                        gemm=GemmKernel(**gemm) if gemm else None,
+                        gemm=GemmKernel(**gemm) if gemm else None, moe=MoeKernel(**moe) if moe else None,
                         libraries={name: LibraryKernels(**stated) for name, stated in sections.items() if stated})
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, create_model, model_validator
 from simkit.foundation.units import COUNT
 from simkit.foundation.validation import KeyName, Name, Quantity, StrictRecord, Text, rule
 from simkit.hardware.declaration import StatedField, stated_fields
-from simkit.hardware.kernel import GEMM_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, PARAMETERS
+from simkit.hardware.kernel import GEMM_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, MOE_PARAMETERS, PARAMETERS
 from simkit.hardware.profile import FLAT_SECTIONS, TENSORS, HardwareProfile, tensors_held
 
 SCHEMA_VERSION: Final = 1
@@ -26,11 +26,15 @@ LatentParameters: Any = create_model(
 GemmParameters: Any = create_model(
     "GemmParameters", __base__=StrictRecord, **dict.fromkeys(GEMM_PARAMETERS, _OptionalParameter),
     __doc__="Parameters of products of a few rows.")
+MoeParameters: Any = create_model(
+    "MoeParameters", __base__=StrictRecord, **dict.fromkeys(MOE_PARAMETERS, _OptionalParameter),
+    __doc__="Parameters of the routed experts of a layer.")
 LibraryParameters: Any = create_model(
     "LibraryParameters", __base__=StrictRecord, **dict.fromkeys(LIBRARY_PARAMETERS, _OptionalParameter),
     __doc__="Which attention kernels a software library has for this chip, and what its launches and items cost.")
 _KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(PARAMETERS, _OptionalParameter),
                                 "latent": (LatentParameters | None, None), "gemm": (GemmParameters | None, None),
+                                "moe": (MoeParameters | None, None),
                                 **dict.fromkeys(LIBRARIES, (LibraryParameters | None, None))}
 KernelParameters: Any = create_model(
     "KernelParameters", __base__=StrictRecord, **_KERNEL_KEYS,

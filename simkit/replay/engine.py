@@ -1,14 +1,15 @@
 """The replay engine behind the engines' common interface: operators and placement in, :class:`StepTiming` out.
 
 Attention over the cache is replayed point by point, and the append of new tokens put through the DRAM's banks beside
-it; all other operators stream weights or activations, which the closed forms of bytes and flops describe exactly, plus
-the latency of the first byte that those leave out.
+it; all other operators stream weights or activations: the roofline engine's own times, plus the latency of the first
+byte where those leave it out.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +22,8 @@ from simkit.step.attention_operators import KV_APPEND
 from simkit.step.operators import AttentionTask, DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.timing.assembly import TimedOperator, assemble
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION, StepTiming
+from simkit.timing.step_timing import StepTiming
+from simkit.timing.streamed import product_kernel_of, streamed_times
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each
 _REPLAYS: OrderedDict[Any, tuple[HardwareProfile, AttentionReplay]] = OrderedDict()
@@ -69,22 +69,14 @@ def _readers(step: DecodeStep) -> dict[int, Operator]:
 
 
 def streamed(operator: Operator, placement: Placement, hardware: HardwareProfile) -> TimedOperator:
-    """An operator that streams: launch, the latency of its first load, then its highest roof."""
-    level_s, level_bytes = memory_times(operator, placement, hardware)
-    roofs: dict[str, Any] = {COMPUTE: compute_time_s(operator, hardware),
-                             SPECIAL_FUNCTION: special_function_time_s(operator, hardware), **level_s}
-    highest: Any = 0.0
-    for time in roofs.values():
-        highest = np.maximum(highest, time)
-    rest, causes = highest, {}
-    for name, time in roofs.items():
-        causes[name] = np.where(time >= highest, rest, 0.0)
-        rest = rest - causes[name]
+    """An operator that streams, and the latency of its first load where no measured kernel's time has it already."""
+    found = streamed_times(operator, placement, hardware)
     first_s: Any = 0.0
-    for level in hardware.memory:
-        first_s = np.where(np.asarray(level_bytes[level.name]) > 0, level.latency_s or 0.0, first_s)
-    causes[LATENCY] = operator.launches * hardware.overheads.kernel_launch_s + first_s
-    return TimedOperator(total_s=highest + causes[LATENCY], cause_s=causes, level_bytes=level_bytes)
+    if product_kernel_of(operator, hardware) is None:
+        for level in hardware.memory:
+            first_s = np.where(np.asarray(found.level_bytes[level.name]) > 0, level.latency_s or 0.0, first_s)
+    found = replace(found, launch_s=found.launch_s + first_s)
+    return TimedOperator(total_s=found.total_s, cause_s=found.cause_s, level_bytes=found.level_bytes)
 
 
 def _replayed(operator: Operator, placement: Placement, chips: list[HardwareProfile], shape: tuple[int, ...], *,

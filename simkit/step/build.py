@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
-from simkit.model.architecture import LayerGroup, Moe
+from simkit.model.architecture import LayerGroup
 from simkit.step.attention_operators import attention_block
-from simkit.step.operators import SOFTMAX_FLOPS, Collective, DecodeStep, Operator, gemm, norm
-from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
+from simkit.step.mixture import mixture
+from simkit.step.operators import GATE_FLOPS, SOFTMAX_FLOPS, Collective, DecodeStep, Operator, gemm, norm
 from simkit.step.workload import DecodeWorkload
 
-GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
 LOGIT_BYTES: Final = 4  # logits are float32
 
 
@@ -23,7 +22,7 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
     for group in workload.layer_groups:
         layers += attention_block(workload, group)
         moe = workload.model.moe
-        layers += _moe(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
+        layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
     return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
                       collectives=_collectives(workload))
 
@@ -40,41 +39,6 @@ def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
              vector_flops=GATE_FLOPS * workload.rows * width),
         gemm(workload, "mlp_down", group.count, width, model.hidden_size),
     ]
-
-
-def _moe(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
-    r"""Router, ``k`` of ``E`` experts and shared experts.
-
-    Rows choose experts independently and uniformly, so :math:`E (1 - (1 - k/E)^{Bq})` distinct ones are read. Of
-    ``ep`` groups of experts the busiest sets the step's pace, in rows and in experts read. Every chip routes all rows.
-    """
-    model, rows, ways = workload.model, workload.rows, workload.heads.ways
-    width = model.hidden_size
-    distinct = distinct_experts(moe.experts, moe.top_k, rows)
-    busiest = busiest_expert_share(rows, moe.top_k, workload.ep, moe.experts)
-    own_distinct = busiest_distinct_experts(rows, moe.top_k, moe.experts, workload.ep) * workload.ep
-    computed = rows * (moe.top_k * moe.expert_size * busiest + moe.shared_size) / ways
-    read = (own_distinct * moe.expert_size + moe.shared_size) / ways
-    bytes_w, bytes_a = workload.weight_format.bytes_per_element, workload.activation_bytes_per_element
-
-    def experts(name: str, matrices: int, vector_flops: Any) -> Operator:
-        return Operator(
-            name=name, count=group.count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
-            weight_bytes=1.0 * matrices * width * read * bytes_w,
-            activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
-            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype)
-
-    return [
-        *([] if model.parallel_block else [norm(workload, group.count)]),
-        gemm(workload, "router", group.count, width, workload.whole(moe.experts)),
-        experts("experts_up", moe.matrices - 1, GATE_FLOPS * computed),
-        experts("experts_down", 1, 0.0),
-    ]
-
-
-def distinct_experts(experts: int, top_k: int, rows: Any) -> Any:
-    r"""Expected number of different experts that ``rows`` tokens choose: :math:`E (1 - (1 - k/E)^{rows})`."""
-    return experts * (1.0 - (1.0 - top_k / experts) ** np.asarray(rows, dtype=float))
 
 
 def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:

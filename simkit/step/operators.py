@@ -14,6 +14,7 @@ from simkit.step.workload import DecodeWorkload
 
 # Work of the vector unit, in flops an element, counted from the formulas of each function.
 NORM_FLOPS: Final = 5  # residual add, square, sum, scale, weight (RMSNorm)
+GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
 SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the exponential is counted apart
 
 
@@ -45,6 +46,25 @@ class AttentionTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProductTask:
+    """``y[m, n] = x[m, k] w[k, n]``, ``batches`` of them in one launch, for chips whose products were measured.
+
+    All of one chip; widths are fractions where a compiled machine cuts them so. ``weight_bytes`` and ``input_bytes``
+    are those of one element as the matrix unit reads them. In a ``grouped`` product, of a mixture, ``m`` is the mean
+    of rows that an expert gets, and ``routed_bytes`` are one copy of the hidden state for every choice of an expert.
+    """
+
+    m: Any
+    n: Any
+    k: Any
+    batches: Any
+    weight_bytes: float
+    input_bytes: float
+    grouped: bool = False
+    routed_bytes: Any = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """One operator as one chip runs it once; ``count`` is how often a step runs it.
 
@@ -70,6 +90,7 @@ class Operator:
     cache_dtype: str = ""
     launches: int = 1
     attention: AttentionTask | None = None
+    product: ProductTask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +138,9 @@ def gemm(workload: DecodeWorkload, name: str, count: int, width_in: Any, width_o
         name=name, count=count, matrix_flops=2.0 * rows * batches * width_in * width_out, vector_flops=vector_flops,
         weight_bytes=1.0 * batches * width_in * width_out * workload.weight_format.bytes_per_element,
         activation_bytes=rows * batches * (width_in + width_out) * workload.activation_bytes_per_element,
-        query_rows=rows, dtype=workload.gemm_dtype)
+        query_rows=rows, dtype=workload.gemm_dtype,
+        product=ProductTask(m=rows, n=width_out, k=width_in, batches=batches, input_bytes=workload.gemm_input_bytes,
+                            weight_bytes=workload.weight_format.bytes_per_element))
 
 
 def norm(workload: DecodeWorkload, count: int) -> Operator:

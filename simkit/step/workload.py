@@ -120,6 +120,13 @@ class DecodeWorkload:
         name = self.weight_format.name
         return name if name in NATIVE_GEMM_FORMATS else self.activation_dtype
 
+    @property
+    def gemm_input_bytes(self) -> float:
+        """Bytes of an input element as a weight product reads it: quantised to the weights' format where it runs."""
+        if self.weight_format.name in NATIVE_GEMM_FORMATS:
+            return self.weight_format.bytes_per_element
+        return self.activation_bytes_per_element
+
     def tokens_read(self, group: LayerGroup) -> Any:
         """Cached tokens of one sequence that one chip's layer reads, averaged over the batch's lengths."""
         return self.mean_over_lengths(group, lambda tokens: tokens)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simkit.evidence.silicon.product_rows import weights_in_main_memory
 from simkit.hardware.profile import HardwareProfile
 from simkit.model import kv_policy
 from simkit.model.catalog import load_model
@@ -27,7 +28,7 @@ from simkit.step import build as step_module
 from simkit.step import workload as workload_module
 from simkit.step.build import build_step
 from simkit.step.machine_totals import step_totals
-from simkit.step.operators import Collective, DecodeStep, Operator
+from simkit.step.operators import Collective, DecodeStep, Operator, ProductTask
 from simkit.step.placement import Placement, demand, place
 from simkit.study.capacity import capacity
 from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
@@ -36,7 +37,7 @@ from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.timing import kernel_cost, product_kernel
 from simkit.timing.collective_times import collective_time_s
-from simkit.timing.product_kernel import gemm_time_s
+from simkit.timing.streamed import streamed_times
 from tests.laws.dimensions import assert_same, dimension_of, scale_constants, scaled
 from tests.laws.strategies import PROFILES, SIMULATED
 
@@ -208,18 +209,24 @@ def test_capacity_counts_sequences_and_tokens_in_any_unit(monkeypatch):
     assert_same(found(scaled(hardware, factors), scaled(scenario, factors)), expected)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("dtype", "element_bytes"), [("bf16", 2.0), ("fp8", 1.0)])
-def test_a_product_of_a_few_rows_says_the_same_in_other_units(dtype, element_bytes, monkeypatch):
+def test_a_product_of_a_few_rows_says_the_same_in_other_units(dtype, element_bytes, grouped, monkeypatch):
     hardware, factors = PROFILES["h100-sxm"], FACTORS
     m, n, k = np.array([1.0, 16.0, 300.0]), np.array([4096.0, 28672.0, 512.0]), np.array([8192.0, 4096.0, 65536.0])
+    operator = Operator(
+        name="product", count=1, matrix_flops=2 * m * n * k, weight_bytes=n * k * element_bytes, activation_bytes=m * k,
+        query_rows=m, dtype=dtype, product=ProductTask(m=m, n=n, k=k, batches=3.0, weight_bytes=element_bytes,
+                                                       input_bytes=element_bytes, grouped=grouped, routed_bytes=m * k))
 
-    def time_s(chip: HardwareProfile, width: float) -> Any:
-        return gemm_time_s(m, n, k, dtype, width, chip, chip.kernel.gemm, hit_share=0.25)
+    def time_s(chip: HardwareProfile, one: Operator, scanned_bytes: float, *, alone: bool) -> Any:
+        return streamed_times(one, weights_in_main_memory(chip), chip, alone=alone, scanned_bytes=scanned_bytes)
 
-    expected = scaled(time_s(hardware, element_bytes), factors, "time_s")
+    expected = [scaled(time_s(hardware, operator, 5e7, alone=alone), factors) for alone in (False, True)]
     scale_constants(monkeypatch, factors, *WIDTHS)
-    again = time_s(scaled(hardware, factors), scaled(element_bytes, factors, "element_bytes"))
-    np.testing.assert_allclose(again, expected, rtol=1e-12)
+    for alone, before in zip((False, True), expected, strict=True):
+        again = time_s(scaled(hardware, factors), scaled(operator, factors), scaled(5e7, factors, "bytes"), alone=alone)
+        assert_same(again, before)
 
 
 @pytest.mark.parametrize("chip", ["h100-sxm", "groq-lpu", "sambanova-sn40l"])

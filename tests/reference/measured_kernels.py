@@ -167,3 +167,20 @@ def product_s(m, n, k, dtype, element_bytes, chip, hit_share):
             found.append(time_s)
     launch = kernel.launch_cycles * (kernel.launch_ratio_8bit if element_bytes < 2 else 1)
     return launch / hz + min(found) + kernel.dram_ramp_ratio * (chip.main_memory.latency_s or 0) * (1 - hit_share)
+
+
+def grouped_product_s(m, n, k, experts, dtype, element_bytes, weight_bytes, routed_bytes, chip):
+    """Seconds of ``experts`` products of ``m`` rows each in the mean, inside a step: the best tile, then the copies."""
+    kernel, compute = chip.kernel.moe, chip.compute
+    hz, units, bandwidth = compute.clock_hz, compute.units, chip.main_memory.chip_bandwidth_bytes_per_s
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * chip.kernel.gemm.matrix_efficiency
+    found = []
+    for rows in (16, 32, 64, 128):
+        tiles = max(experts, experts * m / rows + experts / 2)
+        for columns in (64, 128):
+            step = max((rows * element_bytes + columns * weight_bytes) / kernel.load_bytes_per_cycle_per_unit,
+                       2 * rows * columns / rate)
+            waves = max(tiles * math.ceil(n / columns) / units, 1)
+            found.append(waves * (kernel.tile_setup_cycles + 64 * math.ceil(k / 64) * step) / hz)
+    dram_s = experts * n * k * weight_bytes / (kernel.dram_achieved_fraction * bandwidth)
+    return max(min(found), dram_s) + kernel.routing_passes * routed_bytes / bandwidth

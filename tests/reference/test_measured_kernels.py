@@ -7,15 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simkit.evidence.silicon.product_rows import weights_in_main_memory
 from simkit.hardware.catalog import list_hardware
-from simkit.step.operators import AttentionTask
+from simkit.step.operators import AttentionTask, Operator, ProductTask
 from simkit.timing import attention_kernel
 from simkit.timing.attention_kernel import kernel_time
-from simkit.timing.product_kernel import gemm_time_s
+from simkit.timing.product_kernel import launch_floor_s, moved_bytes
+from simkit.timing.product_kernel import product_s as kernel_s
 from simkit.timing.step_timing import COMPUTE, LATENCY
-from tests.reference.measured_kernels import Problem, product_s, ways
+from simkit.timing.streamed import streamed_times
+from tests.reference.measured_kernels import Problem, grouped_product_s, product_s, ways
 
 CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]
+MEASURED = [chip for chip in CHIPS if chip.kernel.gemm is not None]
 KERNELS = ("grouped", "grouped-unsplit", "unfused", "per-query-head")
 GROUPS = (1, 2, 3, 4, 7, 8, 16, 18, 24, 34, 48, 64, 66, 96, 128)
 
@@ -106,10 +110,50 @@ def test_many_problems_at_once_are_the_same_as_one_by_one():
         assert together.floor_s[place] == alone.floor_s
 
 
-@pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip.kernel.gemm is not None], ids=lambda chip: chip.name)
-@given(m=st.integers(1, 700), n=st.integers(1, 30_000), k=st.integers(1, 30_000), hit_share=st.sampled_from([0.0, 0.4, 1.0]),
+def product_operator(m, n, k, element_bytes, *, batches=1.0, weight_bytes=None, **task):
+    return Operator(name="product", count=1, weight_bytes=batches * n * k * (weight_bytes or element_bytes), query_rows=m,
+                    dtype="fp8" if element_bytes < 2 else "bf16",
+                    product=ProductTask(m=m, n=n, k=k, batches=batches, weight_bytes=weight_bytes or element_bytes,
+                                        input_bytes=element_bytes, **task))
+
+
+@pytest.mark.parametrize("chip", MEASURED, ids=lambda chip: chip.name)
+@given(m=st.integers(1, 5000), n=st.integers(1, 30_000), k=st.integers(1, 30_000), hit_share=st.sampled_from([0.0, 0.4, 1.0]),
        dtype=st.sampled_from(["bf16", "fp8"]))
 def test_a_product_takes_the_best_of_all_tiles_and_pieces(chip, m, n, k, hit_share, dtype):
     element_bytes = {"bf16": 2.0, "fp8": 1.0}[dtype]
-    found = gemm_time_s(float(m), float(n), float(k), dtype, element_bytes, chip, chip.kernel.gemm, hit_share=hit_share)
+    task = product_operator(float(m), float(n), float(k), element_bytes).product
+    moved_s = moved_bytes(task) * (1 - hit_share) / chip.main_memory.chip_bandwidth_bytes_per_s
+    gemm = chip.kernel.gemm
+    found = (launch_floor_s(task, chip, gemm) + kernel_s(task, dtype, chip, gemm, moved_s / gemm.dram_achieved_fraction)
+             + gemm.dram_ramp_ratio * (chip.main_memory.latency_s or 0) * (1 - hit_share))
     assert float(found) == pytest.approx(product_s(m, n, k, dtype, element_bytes, chip, hit_share), rel=1e-9)
+
+
+@pytest.mark.parametrize("chip", MEASURED, ids=lambda chip: chip.name)
+@given(m=st.lists(st.integers(1, 2500), min_size=1, max_size=9), n=st.integers(1, 30_000), k=st.integers(1, 30_000),
+       batches=st.sampled_from([1.0, 3.0, 16.0]))
+def test_many_rows_at_once_are_the_same_as_one_by_one(chip, m, n, k, batches):
+    """Above 2048 rows nothing is looked up, and with widths as arrays neither: all three ways give one answer."""
+    def found(rows, width):
+        operator = product_operator(rows, width, float(k), 2.0, batches=batches)
+        return streamed_times(operator, weights_in_main_memory(chip), chip).total_s
+
+    rows = np.array(m, dtype=float)
+    together = found(rows, float(n))
+    np.testing.assert_allclose(found(rows, np.full(rows.shape, float(n))), together, rtol=1e-12)
+    for place, one in enumerate(rows.tolist()):
+        assert float(found(one, float(n))) == together[place]
+
+
+@pytest.mark.parametrize("chip", MEASURED, ids=lambda chip: chip.name)
+@given(m=st.floats(0.05, 600), n=st.integers(1, 30_000), k=st.integers(1, 30_000), experts=st.floats(1, 400),
+       formats=st.sampled_from([(2.0, 2.0), (1.0, 1.0), (2.0, 0.5625)]), copies=st.sampled_from([0.0, 1e5, 3e8]))
+def test_a_mixture_takes_the_best_of_all_tiles(chip, m, n, k, experts, formats, copies):
+    element_bytes, weight_bytes = formats
+    operator = product_operator(m, float(n), float(k), element_bytes, batches=experts, weight_bytes=weight_bytes,
+                                grouped=True, routed_bytes=copies)
+    found = streamed_times(operator, weights_in_main_memory(chip), chip)
+    expected = grouped_product_s(m, n, k, experts, operator.dtype, element_bytes, weight_bytes, copies, chip)
+    assert float(found.body_s) == pytest.approx(expected, rel=1e-9)
+    assert found.total_s == found.launch_s + max(found.body_s, found.highest_roof_s)

@@ -10,7 +10,8 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.model.parameters import count_parameters
-from simkit.step.build import build_step, distinct_experts
+from simkit.step.build import build_step
+from simkit.step.mixture import distinct_experts
 from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload

@@ -64,24 +64,28 @@ def attention_operators(rows: Measured) -> Iterator[tuple[Any, Operator]]:
         shape = (str(rows.columns["kv_dtype"][where[0]]), operator.attention.key_dim)
         found.setdefault(shape, []).append((where, operator))
     for parts in found.values():
-        yield np.concatenate([where for where, _ in parts]), _joined(parts)
+        yield np.concatenate([where for where, _ in parts]), joined(parts)
 
 
-def _joined(parts: list[tuple[Any, Operator]]) -> Operator:
+def joined(parts: list[tuple[Any, Operator]]) -> Operator:
     """One operator of all rows of several that differ in numbers only."""
-    def joined(records: list[Any]) -> dict[str, Any]:
-        columns = {}
+    def columns(records: list[Any]) -> dict[str, Any]:
+        found = {}
         for name in (entry.name for entry in fields(records[0])):
             values = [getattr(record, name) for record in records]
             numbers = all(isinstance(value, int | float | np.ndarray | np.number) for value in values)
             if numbers and (any(np.ndim(value) for value in values) or any(value != values[0] for value in values)):
-                columns[name] = np.concatenate([np.broadcast_to(np.asarray(value, dtype=float), len(where))
-                                                for value, (where, _) in zip(values, parts, strict=True)])
-        return columns
+                found[name] = np.concatenate([np.broadcast_to(np.asarray(value, dtype=float), len(where))
+                                              for value, (where, _) in zip(values, parts, strict=True)])
+        return found
 
     operators = [operator for _, operator in parts]
-    tasks = [operator.attention for operator in operators if operator.attention is not None]
-    return replace(operators[0], attention=replace(tasks[0], **joined(tasks)), **joined(operators))
+    first = replace(operators[0], **columns(operators))
+    if first.attention is not None:
+        first = replace(first, attention=replace(first.attention, **columns([one.attention for one in operators])))
+    if first.product is not None:
+        first = replace(first, product=replace(first.product, **columns([one.product for one in operators])))
+    return first
 
 
 def _by_head_count(rows: Measured) -> Iterator[tuple[Any, Operator]]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.evidence.silicon.attention_rows import LibraryOperator, fastest_s, library_operators
+from simkit.evidence.silicon.mixture_rows import MixtureOperator, mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import gemm_times_s
 from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
 from simkit.foundation.errors import UserError, did_you_mean
@@ -39,6 +40,8 @@ LATENT_PARAMETERS: Final = (
 GEMM_PARAMETERS: Final = (
     "dram_achieved_fraction", "launch_cycles", "launch_ratio_8bit", "tile_setup_cycles",
     "load_bytes_per_cycle_per_unit", "matrix_efficiency", "split_combine_cycles")
+MOE_PARAMETERS: Final = (
+    "dram_achieved_fraction", "launch_cycles", "tile_setup_cycles", "load_bytes_per_cycle_per_unit", "routing_passes")
 EIGHT_BIT: Final = ("8bit", "dequantise")
 SHARES: Final = ("dram_achieved_fraction", "matrix_efficiency", "exposed_setup_fraction")  # at most 1
 WIDEST: Final = math.log(16.0)  # how far a parameter may move from where it starts
@@ -83,7 +86,8 @@ def parameters_of(rows: Measured) -> tuple[str, ...]:
     libraries = [name for name in LIBRARIES if name in rows.measured_by and np.any(rows.measured_by[name])]
     of_chip = (*CHIP_PARAMETERS, *(f"{name}.{LAUNCH}" for name in libraries))
     names = {"decode_attention": of_chip, "decode_mla": tuple(f"latent.{name}" for name in LATENT_PARAMETERS),
-             "decode_gemm": tuple(f"gemm.{name}" for name in GEMM_PARAMETERS)}[rows.kind]
+             "decode_gemm": tuple(f"gemm.{name}" for name in GEMM_PARAMETERS),
+             "decode_moe": tuple(f"moe.{name}" for name in MOE_PARAMETERS)}[rows.kind]
     formats = rows.columns["kv_dtype" if "kv_dtype" in rows.columns else "dtype"]
     if not any(ELEMENT_BYTES[str(name)] < 2 for name in np.unique(formats)):
         names = tuple(name for name in names if not any(part in name for part in EIGHT_BIT))
@@ -135,21 +139,26 @@ class FitRows:
     rows: Measured
     hardware: HardwareProfile
     operators: tuple[LibraryOperator, ...] = ()
+    mixtures: tuple[MixtureOperator, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows.kind in ("decode_attention", "decode_mla"):
             object.__setattr__(self, "operators", library_operators(self.rows, self.hardware))
+        if self.rows.kind == "decode_moe":
+            object.__setattr__(self, "mixtures", mixture_operators(self.rows))
 
     def times_s(self, kernel: DecodeKernel) -> Any:
         """Predicted seconds with these parameters."""
         hardware = replace(self.hardware, kernel=kernel)
+        if self.mixtures:
+            return mixture_times_s(self.mixtures, len(self.rows), hardware)
         if not self.operators:
             return gemm_times_s(self.rows, hardware)
         return fastest_s(self.operators, hardware, len(self.rows))
 
 
 def with_parameters(kernel: DecodeKernel, parameters: Mapping[str, float]) -> DecodeKernel:
-    """The kernel with parameters replaced; names may begin with a section: ``latent.``, ``gemm.`` or a library's."""
+    """The kernel with parameters replaced; names may begin with a section: ``latent.``, ``gemm.``, ``moe.`` or a library's."""
     own: dict[str, Any] = {}
     of_section: dict[str, dict[str, Any]] = {}
     for name, value in parameters.items():
@@ -159,6 +168,8 @@ def with_parameters(kernel: DecodeKernel, parameters: Mapping[str, float]) -> De
         own["latent"] = {**kernel.latent, **of_section.pop("latent")}
     if "gemm" in of_section and kernel.gemm is not None:
         own["gemm"] = replace(kernel.gemm, **of_section.pop("gemm"))
+    if "moe" in of_section and kernel.moe is not None:
+        own["moe"] = replace(kernel.moe, **of_section.pop("moe"))
     libraries = {name: replace(library, **of_section.get(name, {})) for name, library in kernel.libraries.items()}
     return replace(kernel, **own, libraries=libraries)
 
@@ -168,7 +179,8 @@ def parameter_value(kernel: DecodeKernel, name: str) -> float:
     section, _, inner = name.rpartition(".")
     if section == "latent":
         return float(kernel.latent.get(inner, getattr(kernel, inner)))
-    holder: Any = kernel if not section else kernel.gemm if section == "gemm" else kernel.libraries.get(section)
+    holder: Any = kernel if not section else (
+        getattr(kernel, section) if section in ("gemm", "moe") else kernel.libraries.get(section))
     if holder is None:
         raise UserError(f"the kernel section has no {section} parameters to start from")
     return float(getattr(holder, inner))

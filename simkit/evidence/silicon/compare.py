@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.evidence.silicon.attention_rows import attention_operators, attention_times_s
+from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import allreduce_times_s, gemm_times_s
 from simkit.evidence.silicon.score import median_advantage_error, regimes, score, streamed_bytes
 from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
@@ -158,6 +159,8 @@ def predicted_times_s(rows: Measured, hardware: HardwareProfile, engine: str = D
         return attention_times_s(rows, hardware, engine)
     if not engine_named(engine).closed_form:
         raise UserError(f"the {engine} engine replays attention; products and exchanges have the roofline engine only")
+    if rows.kind == "decode_moe":
+        return mixture_times_s(mixture_operators(rows), len(rows), hardware)
     return gemm_times_s(rows, hardware) if rows.kind == "decode_gemm" else allreduce_times_s(rows, hardware)
 
 
@@ -176,6 +179,11 @@ def baseline_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
         flops[:] = 2.0 * rows.columns["m"] * rows.columns["n"] * rows.columns["k"]
         for dtype in np.unique(rows.columns["dtype"]):
             peak[rows.columns["dtype"] == dtype] = _peak(hardware, str(dtype))
+    elif rows.kind == "decode_moe":
+        flops[:] = 0.0
+        for where, operator, _ in mixture_operators(rows):
+            flops[where] += operator.matrix_flops
+            peak[where] = _peak(hardware, operator.dtype)
     else:
         peak[:] = _peak(hardware, "bf16")
         for where, operator in attention_operators(rows):

@@ -9,12 +9,15 @@ import numpy as np
 from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.roofline.engine import operator_times
-from simkit.step.operators import Operator
+from simkit.model.architecture import LayerGroup, ModelArchitecture
+from simkit.model.attention import parse_layout
+from simkit.model.kv_cache import parse_format
+from simkit.step.operators import gemm
 from simkit.step.placement import Placement
+from simkit.step.workload import DecodeWorkload
 from simkit.timing.collective_times import all_reduce_time_s
-from simkit.timing.looped_caches import cyclic_hit_share, last_shared_cache
-from simkit.timing.product_kernel import gemm_time_s
+from simkit.timing.product_kernel import moved_bytes
+from simkit.timing.streamed import streamed_times
 
 # The benchmark of products goes round about six sets of buffers: with fewer or more the times of products near the
 # cache's size make no sense (scan of 1, 3, 4, 5, 6, 7, 8, 12 over the measured rows: least error at 6).
@@ -22,28 +25,34 @@ WEIGHT_COPIES: Final = 6.0
 
 
 def gemm_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
-    """Predicted seconds of ``y[m, n] = x[m, k] w[k, n]``, timed by itself.
-
-    Chips whose products were measured have a kernel's parameters; others their roofs, weights cold in main memory.
-    """
+    """Predicted seconds of ``y[m, n] = x[m, k] w[k, n]``: a step's own operator, timed by itself and in its loop."""
     columns = rows.columns
     times = np.empty(len(rows))
-    home = [level for level in hardware.homes("weights") if not level.overflow][-1]
-    placement = Placement(weights={home.name: 1.0}, kv={}, fits=True, max_batch=np.inf)
+    placement = weights_in_main_memory(hardware)
     for dtype in np.unique(columns["dtype"]):
         where = np.flatnonzero(columns["dtype"] == dtype)
         m, n, k = (columns[name][where] for name in ("m", "n", "k"))
-        size = ELEMENT_BYTES[str(dtype)]
-        if hardware.kernel is not None and hardware.kernel.gemm is not None:
-            turn = WEIGHT_COPIES * ((n * k + m * k) * size + m * n * ELEMENT_BYTES["bf16"])
-            times[where] = gemm_time_s(m, n, k, str(dtype), size, hardware, hardware.kernel.gemm,
-                                       hit_share=cyclic_hit_share(turn, last_shared_cache(hardware), hardware.kernel))
-            continue
-        operator = Operator(
-            name="gemm", count=1, matrix_flops=2.0 * m * n * k, weight_bytes=size * n * k,
-            activation_bytes=m * (size * k + ELEMENT_BYTES["bf16"] * n), query_rows=m, dtype=str(dtype))
-        times[where] = operator_times(operator, placement, hardware, alone=True).total_s
+        operator = gemm(_step_of_rows(m, str(dtype)), "gemm", 1, k, n)
+        assert operator.product is not None  # noqa: S101  # gemm makes nothing else
+        times[where] = streamed_times(operator, placement, hardware, alone=True,
+                                      scanned_bytes=WEIGHT_COPIES * moved_bytes(operator.product)).total_s
     return times
+
+
+def _step_of_rows(rows: Any, dtype: str) -> DecodeWorkload:
+    """A decode step of so many sequences whose weights have this format, of a model that plays no further part."""
+    model = ModelArchitecture(
+        name="products", title="products alone", hidden_size=1, n_q_heads=1, n_kv_heads=1, head_dim=1,
+        layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None, moe=None, mla=None, vocab_size=1,
+        tied_embeddings=True)
+    return DecodeWorkload(model=model, layout=parse_layout("mha", model), n_kv_heads=1, batch=rows, kv_len=1.0,
+                          q_len=1.0, kv_format=parse_format("bf16"), weight_format=parse_format(dtype))
+
+
+def weights_in_main_memory(hardware: HardwareProfile) -> Placement:
+    """Weights where they usually lie; what was measured fitted."""
+    home = [level for level in hardware.homes("weights") if not level.overflow][-1]
+    return Placement(weights={home.name: 1.0}, kv={}, fits=True, max_batch=np.inf)
 
 
 def allreduce_times_s(rows: Measured, hardware: HardwareProfile) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.evidence.silicon.mixture_rows import weight_bytes
 from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
 from simkit.hardware.profile import HardwareProfile
 
@@ -25,7 +26,7 @@ _MLA_ELEMENTS: Final = 576  # latent and rotary part of the measured kernels (De
 
 
 def streamed_bytes(rows: Measured) -> Any:
-    """Bytes that a kernel reads once: the KV cache, or a product's weights."""
+    """Bytes that a kernel reads once: the KV cache, a product's weights, or those of the experts that are chosen."""
     columns = rows.columns
     if rows.kind == "decode_attention":
         element = _element_bytes(columns["kv_dtype"])
@@ -34,6 +35,8 @@ def streamed_bytes(rows: Measured) -> Any:
         return columns["batch"] * columns["kv_len"] * _MLA_ELEMENTS * _element_bytes(columns["kv_dtype"])
     if rows.kind == "decode_gemm":
         return columns["n"] * columns["k"] * _element_bytes(columns["dtype"])
+    if rows.kind == "decode_moe":
+        return weight_bytes(rows)
     return columns["elements"] * _element_bytes(columns["dtype"])
 
 
@@ -98,7 +101,7 @@ def score(rows: Measured, predicted_s: Any, mask: Any, *, seed: int) -> dict[str
 
 def _configurations(rows: Measured) -> Any:
     """Number of each row's configuration: every column but those that grow a kernel of the same shape."""
-    grown = {"system", "batch", "kv_len", "m", "elements"}
+    grown = {"system", "batch", "kv_len", "m", "tokens", "distribution", "elements"}
     same = np.zeros(len(rows), dtype=int)
     for name, column in rows.columns.items():
         if name not in grown:

@@ -6,6 +6,7 @@ microseconds of one kernel, looped alone. Anybody's own timings with the same co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -19,23 +20,28 @@ from simkit.foundation.csv_rows import table_rows
 from simkit.foundation.errors import Location, UserError, did_you_mean
 from simkit.foundation.input_file import read_text
 
-Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "allreduce"]
-KINDS: Final[tuple[Kind, ...]] = ("decode_attention", "decode_mla", "decode_gemm", "allreduce")
+Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce"]
+KINDS: Final[tuple[Kind, ...]] = ("decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce")
 TARGETS: Final = ("best", "sglang", "trtllm", "vllm")
 FRAMEWORKS: Final = ("sglang", "trtllm", "vllm")
 
 _TEXTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("system", "kv_dtype"), "decode_mla": ("system", "dtype", "kv_dtype"),
-    "decode_gemm": ("system", "dtype"), "allreduce": ("system", "dtype")})
+    "decode_gemm": ("system", "dtype"), "decode_moe": ("system", "dtype", "distribution"),
+    "allreduce": ("system", "dtype")})
 _COUNTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len"),
-    "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"), "allreduce": ("chips", "elements")})
+    "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"),
+    "decode_moe": ("tokens", "hidden_size", "expert_size", "top_k", "experts", "moe_tp", "moe_ep"),
+    "allreduce": ("chips", "elements")})
 # What measurements call a format, and what simkit calls it.
 FORMATS: Final[Mapping[str, str]] = MappingProxyType({
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "fp8": "fp8",
-    "float8": "fp8", "fp8_e4m3": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32"})
+    "float8": "fp8", "fp8_e4m3": "fp8", "fp8_block": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32",
+    "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4", "w4a16_mxfp4": "int4", "int4_wo": "int4"})
 ELEMENT_BYTES: Final[Mapping[str, float]] = MappingProxyType({
-    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0})
+    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0, "fp4": 0.5, "int4": 0.5})
+DISTRIBUTION: Final = re.compile(r"balanced|power_law_(?!1(\.0*)?$)\d(\.\d{1,6})?")  # exponent 1 has no power law
 SMALLEST: Final = 1e-9  # no latency is below it, in microseconds: less would be 0 in seconds
 LARGEST: Final = 1e12
 # The largest table, 100,907 kernels, has 5 MB.
@@ -121,9 +127,16 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
     measured = np.isfinite(time_us)
     columns: dict[str, Any] = {column: texts[column] for column in _TEXTS[kind]}
     for column in columns:
-        if column != "system":
+        if column == "distribution":
+            known = np.array([DISTRIBUTION.fullmatch(str(cell)) is not None for cell in texts[column]])
+            _refuse(~known, "expected balanced or power_law_X, X not 1", column, texts[column], name, at)
+        elif column != "system":
             columns[column] = _formats(texts[column], column, name, at)
     columns |= {column: _numbers(texts[column], column, name, at, whole=True) for column in _COUNTS[kind]}
+    if kind == "decode_moe":
+        _refuse(columns["top_k"] > columns["experts"], "above experts", "top_k", texts["top_k"], name, at)
+        _refuse((columns["experts"] % columns["moe_ep"]) != 0, "does not divide experts", "moe_ep", texts["moe_ep"],
+                name, at)
     if kind == "decode_attention":
         _refuse((columns["n_q_heads"] % columns["n_kv_heads"]) != 0, "does not divide n_q_heads", "n_kv_heads",
                 texts["n_kv_heads"], name, at)

@@ -1,0 +1,84 @@
+r"""Operators of a mixture of experts: router, and ``k`` of ``E`` experts beside those that every row uses.
+
+Rows choose experts independently and uniformly, so :math:`E (1 - (1 - k/E)^{Bq})` distinct ones are read. Of ``ep``
+groups of experts the busiest sets the step's pace, in rows and in experts read. Every chip routes all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.model.architecture import LayerGroup, Moe
+from simkit.step.operators import GATE_FLOPS, Operator, ProductTask, gemm, norm
+from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
+from simkit.step.workload import DecodeWorkload
+
+# Kernels around the two products, as vLLM's and SGLang's fused mixtures launch them: top-k, sorting rows by expert and
+# the first product; activation, the second product and the sum over a row's experts.
+LAUNCHES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """What a step asks of the experts on the busiest of ``ep`` chips that hold different ones.
+
+    ``choices`` rows over all of its experts, a row once for each that it chose, and ``distinct`` experts that any did.
+    """
+
+    choices: Any
+    distinct: Any
+
+
+def mixture(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
+    """Norm, router and experts of one kind of layer."""
+    model = workload.model
+    return [
+        *([] if model.parallel_block else [norm(workload, group.count)]),
+        gemm(workload, "router", group.count, model.hidden_size, workload.whole(moe.experts)),
+        *experts(workload, group.count, moe, uniform_routing(workload, moe)),
+    ]
+
+
+def uniform_routing(workload: DecodeWorkload, moe: Moe) -> Routing:
+    """Rows that choose independently and uniformly."""
+    rows, groups = workload.rows, workload.ep
+    return Routing(
+        choices=rows * moe.top_k * busiest_expert_share(rows, moe.top_k, groups, moe.experts) / groups,
+        distinct=busiest_distinct_experts(rows, moe.top_k, moe.experts, groups))
+
+
+def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) -> list[Operator]:
+    """Up-projections (with the gate) and down-projection of all experts, routed and shared, each a grouped product."""
+    rows, ways, width = workload.rows, workload.heads.ways, workload.model.hidden_size
+    computed = (routing.choices * workload.ep * moe.expert_size + rows * moe.shared_size) / ways
+    read = (routing.distinct * workload.ep * moe.expert_size + moe.shared_size) / ways
+    bytes_w, bytes_a = workload.weight_format.bytes_per_element, workload.activation_bytes_per_element
+    # Shared experts count as so many routed ones that every row chooses.
+    own_size = moe.expert_size * workload.ep / ways
+    shared = moe.shared_size / ways / own_size
+    batches = routing.distinct + shared
+    mean_rows = (routing.choices + rows * shared) / batches
+    distinct = distinct_experts(moe.experts, moe.top_k, rows)
+
+    def one(name: str, matrices: int, width_in: Any, width_out: Any, vector_flops: Any) -> Operator:
+        return Operator(
+            name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
+            weight_bytes=1.0 * matrices * width * read * bytes_w,
+            activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
+            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype, launches=LAUNCHES,
+            product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
+                                input_bytes=workload.gemm_input_bytes, grouped=True,
+                                routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))
+
+    return [
+        one("experts_up", moe.matrices - 1, width, (moe.matrices - 1) * own_size, GATE_FLOPS * computed),
+        one("experts_down", 1, own_size, width, 0.0),
+    ]
+
+
+def distinct_experts(count: int, top_k: int, rows: Any) -> Any:
+    r"""Expected number of different experts that ``rows`` tokens choose: :math:`E (1 - (1 - k/E)^{rows})`."""
+    return count * (1.0 - (1.0 - top_k / count) ** np.asarray(rows, dtype=float))
