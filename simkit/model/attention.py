@@ -7,6 +7,7 @@ is 8 groups of 8 query heads. ``mha`` is K = n_q_heads, ``mqa`` is K = 1; :mod:`
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import ModelArchitecture
@@ -30,7 +31,12 @@ def parse_layout(text: str, model: ModelArchitecture) -> AttentionLayout:
     replace the latent by ordinary heads of the same width.
     Raises :class:`UserError` naming what would do.
     """
-    name = text.strip().lower()
+    return _layout(text.strip().lower(), text, model)
+
+
+@lru_cache(maxsize=1024)
+def _layout(name: str, text: str, model: ModelArchitecture) -> AttentionLayout:
+    """Programs ask for the same few layouts in a loop: each is made and checked once."""
     found = next((layout for kind in KINDS if (layout := _asked(kind, name, model)) is not None), None)
     if found is None:
         _check_composed(text)

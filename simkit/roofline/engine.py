@@ -13,7 +13,7 @@ hardware parameters may be arrays.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from simkit.timing.step_timing import StepTiming
 from simkit.timing.streamed import streamed_times
 
 Start = Literal["cold", "warm"]
+MOST_REMEMBERED: Final = 8192  # operators, of about 2 kB each
+_TIMED: dict[Any, tuple[HardwareProfile, OperatorTime]] = {}
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
@@ -39,7 +41,23 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
 
     Raises :class:`UserError` when a level that the step reads has no bandwidth parameter.
     """
-    return assemble(step, hardware, lambda operator: operator_times(operator, placement, hardware))
+    homes = tuple(placement.weights.items()), tuple(placement.kv.items())
+
+    def timed(operator: Operator) -> OperatorTime:
+        """Operators of plain numbers recur, from layout to layout and from call to call: each is timed once."""
+        key = id(hardware), homes, operator
+        try:
+            known = _TIMED.get(key)
+        except TypeError:  # arrays have no hash
+            return operator_times(operator, placement, hardware)
+        if known is None:
+            if len(_TIMED) >= MOST_REMEMBERED:
+                _TIMED.clear()
+            # The entry keeps the profile alive, and with it the number that names it.
+            known = _TIMED[key] = hardware, operator_times(operator, placement, hardware)
+        return known[1]
+
+    return assemble(step, hardware, timed)
 
 
 def operator_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, start: Start = "cold",

@@ -6,7 +6,6 @@ the total counts what is really there: ``B`` sequences, one cache (or its replic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,17 +40,28 @@ def step_totals(step: DecodeStep) -> StepTotals:
     by_token = ways * batch / workload.sequences
     by_sequence = ways * batch / (workload.attention_sequences * heads.batch_ways)
 
-    def total(field: str, *, where: Callable[[Operator], bool] = lambda _: True) -> Any:
-        return sum(op.count * getattr(op, field) for op in operators if where(op))
-
-    kv_written = (total("kv_write_bytes", where=lambda op: op.name != KV_APPEND)
-                  + total("kv_write_bytes", where=lambda op: op.name == KV_APPEND) / heads.context_ways)
+    weights: Any = 0.0
+    read: Any = 0.0
+    written: Any = 0.0
+    appended: Any = 0.0
+    of_tokens: Any = 0.0
+    of_cache: Any = 0.0
+    for op in operators:
+        weights = weights + op.count * op.weight_bytes
+        read = read + op.count * op.kv_read_bytes
+        if op.name == KV_APPEND:
+            appended = appended + op.count * op.kv_write_bytes
+        else:
+            written = written + op.count * op.kv_write_bytes
+        if _works_on_cache(op):
+            of_cache = of_cache + op.count * op.matrix_flops
+        else:
+            of_tokens = of_tokens + op.count * op.matrix_flops
     return StepTotals(
-        weight_bytes=total("weight_bytes") * ways * workload.microbatches,
-        kv_read_bytes=total("kv_read_bytes") * by_sequence * workload.evenness,
-        kv_write_bytes=kv_written * by_sequence * workload.evenness,
-        matrix_flops=total("matrix_flops", where=lambda op: not _works_on_cache(op)) * by_token
-        + total("matrix_flops", where=_works_on_cache) * by_sequence)
+        weight_bytes=weights * ways * workload.microbatches,
+        kv_read_bytes=read * by_sequence * workload.evenness,
+        kv_write_bytes=(written + appended / heads.context_ways) * by_sequence * workload.evenness,
+        matrix_flops=of_tokens * by_token + of_cache * by_sequence)
 
 
 def _works_on_cache(operator: Operator) -> bool:

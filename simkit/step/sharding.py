@@ -9,6 +9,7 @@ r"""How attention and experts are cut over the ``p`` chips that share a layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Final, Literal
 
@@ -64,6 +65,18 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
     >>> shard_heads(64, 1, 8, static=False, sharding="batch").batch_ways
     8.0
     """
+    if isinstance(ways, int | float) and isinstance(n_kv_heads, int | float):
+        return _sharded_once(n_q_heads, n_kv_heads, ways, static, sharding)
+    return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
+
+
+@lru_cache(maxsize=4096)
+def _sharded_once(n_q_heads: int, n_kv_heads: float, ways: float, static: bool,  # noqa: FBT001 - of a cache's key
+                  sharding: AttentionSharding) -> ShardedHeads:
+    return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
+
+
+def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: AttentionSharding) -> ShardedHeads:
     if static:
         return ShardedHeads(ways=ways, q_per_chip=n_q_heads / ways, kv_per_chip=n_kv_heads / ways, copies=1.0)
     if sharding != "heads":
@@ -75,7 +88,7 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
             context_ways=_plain(rest if sharding == "context" else rest * 0 + 1.0))
     if np.size(ways) > MANY_POINTS and np.ndim(n_kv_heads) == 0 and np.max(ways) <= n_q_heads:
         # Few widths, many points: each width once, and a look-up. Widths are whole numbers here.
-        widths = shard_heads(n_q_heads, n_kv_heads, np.arange(1.0, n_q_heads + 1), static=False)
+        widths = _sharded(n_q_heads, n_kv_heads, np.arange(1.0, n_q_heads + 1), static=False, sharding=sharding)
         at = np.asarray(ways, dtype=np.int64) - 1
         return ShardedHeads(ways=ways, q_per_chip=widths.q_per_chip[at], kv_per_chip=widths.kv_per_chip[at],
                             copies=widths.copies[at])

@@ -171,7 +171,9 @@ class Evaluated:
         array = np.asarray(value)
         if array.dtype.kind == "U":  # words of a fixed width would be cut where another part's are longer
             array = array.astype(object)
-        return np.broadcast_to(array, self.shape) if array.size == 1 else array.reshape(self.shape)
+        if array.size > 1 or self.shape == (1,):
+            return array.reshape(self.shape)
+        return np.broadcast_to(array, self.shape)
 
     @cached_property
     def fits(self) -> Any:

@@ -76,6 +76,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
                             batch=flat[0][part], kv_len=flat[1][part], q_len=flat[2][part])
             found = group_columns(points, str(kinds[2][key[2]]), rivals=rivals, chips=chips, tp=tp, pp=pp,
                                   baseline=baseline, names=wanted)
+            if len(points.batch) == count:
+                return {name: column.reshape(shape) for name, column in found.items()}
             for name, column in found.items():
                 columns[name].put(number, part, column)
     return {name: column.whole(key_of, shape) for name, column in columns.items() if count}

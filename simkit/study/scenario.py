@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,20 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
     """
+    words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
+             attention_sharding, ep, speculation, encoder_len)
+    try:
+        # A draft model is a file that may change.
+        return _scenario(*words) if speculation == "none" else _scenario.__wrapped__(*words)
+    except TypeError:  # a list in place of a tuple
+        return _scenario.__wrapped__(*words)
+
+
+@lru_cache(maxsize=1024)
+def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tuple[float, ...], page: int | None,
+              reserve: int | None, lengths: str, attention_kernel: str, cache_order: str,
+              attention_sharding: str, ep: int, speculation: str, encoder_len: int | None) -> Scenario:
+    """Programs ask in the same words in a loop: they are read once."""
     for name, value, most in (("page", page, 1e6), ("reserve", reserve, 1e9), ("ep", ep, 1e5),
                               ("encoder_len", encoder_len, 1e9)):
         if value is not None and not 1 <= value <= most:

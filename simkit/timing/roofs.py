@@ -75,7 +75,7 @@ class OperatorTime:
         """What a kernel adds to the highest roof: set-up that nothing hides, ramps, the combine pass."""
         return np.maximum(self.body_s - self.highest_roof_s, 0.0)
 
-    @property
+    @cached_property
     def cause_s(self) -> dict[str, Any]:
         """The highest roof's time given to the roof that binds (the first on ties), launch and extras to latency."""
         shares = by_binding_roof(self.roofs, self.highest_roof_s)

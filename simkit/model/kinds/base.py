@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Final, Literal, Self
 
 from simkit.foundation.errors import UserError
@@ -226,12 +227,12 @@ class AttentionLayout(ABC):
         if not any(p.after_core for p in self.projections) or set(self.refuses) - set(FEATURES):
             raise TypeError(f"{type(self).__name__} has no output projection, or refuses what is not in {FEATURES}")
 
-    @property
+    @cached_property
     def elements_per_token(self) -> int:
         """Cached elements of one token and layer, one copy, over all heads."""
         return sum(array.elements * (1 if array.shared else self.n_kv_heads) for array in self.arrays)
 
-    @property
+    @cached_property
     def keeps_keys_and_values(self) -> bool:
         """True where every KV head has a key and a value of its own: what measured kernels of ordinary heads read."""
         return {array.role for array in self.arrays} == {"key", "value"}

@@ -124,7 +124,7 @@ class GroupedLatent(AttentionLayout):
         return Writes(appended=self.arrays, rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
                       rotary_shared=self._rotary_dim)
 
-    @property
+    @cached_property
     def refuses(self) -> Mapping[Feature, str]:
         why: dict[Feature, str] = {
             "separate formats": "caches latents that are both key and value",

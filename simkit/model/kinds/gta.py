@@ -95,7 +95,7 @@ class GroupedTied(AttentionLayout):
         return Core(key_dim=self.head_dim, value_dim=self.head_dim, shared_keys=True, latent_kernel=False,
                     expansion=None)
 
-    @property
+    @cached_property
     def prefill_core(self) -> Core:
         return self.core
 
@@ -104,7 +104,7 @@ class GroupedTied(AttentionLayout):
         return Writes(appended=self.arrays, rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
                       rotary_shared=self._rotary_dim)
 
-    @property
+    @cached_property
     def refuses(self) -> Mapping[Feature, str]:
         why: dict[Feature, str] = {
             "separate formats": "caches one state that is both key and value",

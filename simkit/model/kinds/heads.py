@@ -88,7 +88,7 @@ class Heads(AttentionLayout):
         return Core(key_dim=self.head_dim, value_dim=self.head_dim, shared_keys=True, latent_kernel=False,
                     expansion=None)
 
-    @property
+    @cached_property
     def prefill_core(self) -> Core:
         return self.core
 
@@ -97,6 +97,6 @@ class Heads(AttentionLayout):
         return Writes(appended=self.arrays, rotary_per_query_head=self.head_dim, rotary_per_kv_head=self.head_dim,
                       rotary_shared=0)
 
-    @property
+    @cached_property
     def refuses(self) -> Mapping[Feature, str]:
         return {}

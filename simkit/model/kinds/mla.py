@@ -104,7 +104,7 @@ class Latent(AttentionLayout):
         return Writes(appended=self.arrays, rotary_per_query_head=self.widths.rope_head_dim, rotary_per_kv_head=0,
                       rotary_shared=self.widths.rope_head_dim)
 
-    @property
+    @cached_property
     def refuses(self) -> Mapping[Feature, str]:
         return {"separate formats": "caches one latent that is both key and value",
                 "cross-attention": "has cross-attention, which is counted for ordinary heads only"}
