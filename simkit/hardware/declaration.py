@@ -98,6 +98,7 @@ def stated_fields(record: type) -> tuple[StatedField, ...]:
                  for entry in fields(record) if keys[entry.name].stated)
 
 
+@functools.cache
 def unstated_names(record: type) -> frozenset[str]:
     """The fields that the program fills in."""
     return frozenset(entry.name for entry in fields(record)) - {field.attribute for field in stated_fields(record)}
