@@ -179,7 +179,7 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
     arithmetic = {COMPUTE: float(compute_time_s(operator, hardware)),
                   SPECIAL_FUNCTION: float(special_function_time_s(operator, hardware))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
-    once = _level_bytes(replace(operator, kv_reread_bytes=0.0), placement, hardware)
+    once = _level_bytes(replace(operator, kv_reread_bytes=task.shared_reread_bytes), placement, hardware)
     loop = KernelLoop(
         machine=machine, plan=plan, home_rate_fraction=rate.fraction, compute_s=arithmetic[busiest],
         hit_share=hit_share,

@@ -111,8 +111,12 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     by_query_head = workload.kernel == "per-query-head"
     readers = heads.q_per_chip if by_query_head and core.shared_keys else heads.kv_per_chip
     rereads: Any = 0.0
+    shared_rereads: Any = 0.0
     if by_query_head or workload.has_mixed_arrays:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
+    if workload.has_mixed_arrays:
+        shared_rereads = sequences * workload.mean_over_lengths(
+            group, lambda kept: workload.shared_reread_bytes(kept, readers))
     unpacked = sequences * readers * tokens * workload.unpack_flops_per_token
     both_dims = core.key_dim + core.value_dim
     bytes_a = workload.activation_bytes_per_element
@@ -123,7 +127,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         bytes_per_token_head=read / tokens * (sharing / heads.q_per_chip), kernel=workload.kernel,
         page=policy.paging.page, length_factors=policy.lengths.factors,
         interleaved_heads=heads.kv_per_chip if workload.cache_order == "token-major" else 1,
-        stride_tokens=_stride_tokens(workload, group))
+        stride_tokens=_stride_tokens(workload, group), shared_reread_bytes=shared_rereads)
     return Operator(
         name="attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=SOFTMAX_FLOPS * scores, unpack_flops=1.0 * unpacked, cache_dtype=workload.native_cache_dtype,

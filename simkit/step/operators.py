@@ -25,7 +25,8 @@ class AttentionTask:
     ``tokens`` is the mean over the batch's lengths, ``length_factors`` the spread around it. Of a token and KV head
     ``cached_elements`` lie in ``arrays`` arrays; ``latent``: libraries have kernels of their own for such a cache. In
     memory the vectors of ``interleaved_heads`` heads lie side by side, and consecutive kept tokens ``stride_tokens``
-    tokens apart.
+    tokens apart. ``shared_reread_bytes`` of the operator's ``kv_reread_bytes`` are of arrays that KV heads share: each
+    head's work items read them, beside the range that is theirs alone.
     """
 
     sequences: Any
@@ -43,6 +44,7 @@ class AttentionTask:
     length_factors: tuple[float, ...]
     interleaved_heads: Any = 1
     stride_tokens: Any = 1.0
+    shared_reread_bytes: Any = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,6 +181,12 @@ class DecodeWorkload:
         return sum((readers - self.held_heads(read.array)) * self._one_head_bytes(read, tokens)
                    for read in self.layout.reads)
 
+    def shared_reread_bytes(self, tokens: Any, readers: Any) -> Any:
+        """Those of them beyond ``readers / kv_per_chip`` reads of everything: what KV heads share, for each but one."""
+        kv_heads = self.heads.kv_per_chip
+        return sum(readers / kv_heads * (kv_heads - self.held_heads(read.array)) * self._one_head_bytes(read, tokens)
+                   for read in self.layout.reads if read.array.shared)
+
     def _one_head_bytes(self, read: Read, tokens: Any) -> Any:
         return self.format_of(read.array).stored_bytes(read.tokens(tokens), read.array.elements)
 
