@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from docs import build_figures
+from tools.docs import build_figures
 from simkit.report.drawing.export import csv_text
 
 DRAWN = build_figures.drawn_figures()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import build_pages
+from tools.docs import build_pages
 from simkit.study.record import FIELDS
 from tests.reference_data import REPOSITORY
 

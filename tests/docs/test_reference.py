@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from docs.reference_tables import commands_of, help_words
+from tools.docs.reference_tables import commands_of, help_words
 from simkit.commands.main import main as simkit
 from tests.reference_data import REPOSITORY
 

@@ -28,13 +28,13 @@ from typing import Any, Final
 import click
 from click.testing import CliRunner
 
-from docs.build_architecture import modules_table, rooms_table
-from docs.reference_tables import TABLES, markdown_table
+from tools.docs.build_architecture import modules_table, rooms_table
+from tools.docs.import_graph import REPOSITORY
+from tools.docs.reference_tables import TABLES, markdown_table
 from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
 from simkit.study.record import FIELDS
 
-REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _PART: Final = re.compile(
     r"<!-- file: (?P<file>\S+) -->\n```(?:yaml|csv)\n(?P<text>.*?)```\n"
     r"|```sh\n(?P<sh>.*?)```\n"
