@@ -33,7 +33,7 @@ def test_an_unknown_check_is_refused_with_the_list():
 def test_help_of_make_fits_a_screen_and_names_every_target():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = makefile.partition(".PHONY: help ")[2].splitlines()[0].split()
-    said = [line for line in makefile.splitlines() if line.startswith("\t@echo \"")]
+    said = [line for line in makefile.splitlines() if line.startswith('\t@echo "')]
     assert len(said) <= 24
     for target in targets:
         assert f"\n{target}:" in makefile

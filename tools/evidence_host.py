@@ -1,6 +1,7 @@
-"""This machine timed beside its prediction, with the bounds that README.md states: ``python tools/check.py evidence-host``.
+"""This machine timed beside its prediction, with the bounds that README.md states.
 
-By itself, not with the tests: other programs would be in this machine's caches. Takes some minutes.
+``python tools/check.py evidence-host``. By itself, not with the tests: others would be in this machine's caches.
+Takes some minutes.
 """
 
 from __future__ import annotations

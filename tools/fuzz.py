@@ -1,6 +1,7 @@
-"""Every reader against made-up input, blind and guided by coverage: ``python tools/check.py fuzz [--runs N] [TARGET ...]``.
+"""Every reader against made-up input, blind and guided by coverage.
 
-20 000 runs of each, both ways, take an hour. Atheris has wheels for Linux only, and no test needs it: it is installed here.
+``python tools/check.py fuzz [--runs N] [TARGET ...]``. 20 000 runs of each, both ways, take an hour. Atheris has wheels
+for Linux only, and no test needs it: it is installed here.
 """
 
 from __future__ import annotations

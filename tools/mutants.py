@@ -1,6 +1,7 @@
-"""Small changes to the physics, each of which some test should notice: the groups of ``mutants.toml``, one after another.
+"""Small changes to the physics, each of which some test should notice: the groups of ``mutants.toml``.
 
-``python tools/check.py mutants [--sample N] [GROUP ...]``. Two hours for 300 of each group; files must not change meanwhile.
+``python tools/check.py mutants [--sample N] [GROUP ...]``. Two hours for 300 of each group; files must not change
+meanwhile.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def command(name: str, sample: int) -> list[str]:
     group = groups()[name]
     mutated = matching(group["mutate"], group.get("except", []))
     return [
-        sys.executable, "-m", "pytest", "-p", "tests.mutation.plugin", "--override-ini", "addopts=--import-mode=importlib",
-        "--quiet", "--mutants-sample", str(sample), "--mutants-map", f"out/mutants/{name}.json",
-        "--mutants-out", f"out/mutants/{name}.jsonl", "--mutants-seconds", str(group.get("seconds", 60)),
+        sys.executable, "-m", "pytest", "-p", "tests.mutation.plugin", "--quiet",
+        "--override-ini", "addopts=--import-mode=importlib", "--mutants-sample", str(sample),
+        "--mutants-map", f"out/mutants/{name}.json", "--mutants-out", f"out/mutants/{name}.jsonl",
+        "--mutants-seconds", str(group.get("seconds", 60)),
         *(word for path in mutated for word in ("--mutate", path)),
         *matching(group["tests"], group.get("tests_except", []))]
 
@@ -50,7 +52,8 @@ def main() -> None:
     """Strike each group; what an earlier run left goes."""
     parser = argparse.ArgumentParser(prog="check.py mutants", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(groups())}; all when left out")
-    parser.add_argument("--sample", type=int, default=300, help="mutants of each group, drawn by seed; 0: all (five hours)")
+    parser.add_argument("--sample", type=int, default=300,
+                        help="mutants of each group, drawn by seed; 0: all (five hours)")
     chosen = parser.parse_args()
     unknown = set(chosen.groups) - set(groups())
     if unknown:

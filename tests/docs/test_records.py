@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 import simkit
-from tools.docs.build_records import NOT_RUN, RUNS, SCHEMA, differing, records_schema, renewed_text
 from simkit.commands.main import main
 from simkit.study.record import FIELDS
 from tests.reference_data import REPOSITORY
+from tools.docs.build_records import NOT_RUN, RUNS, SCHEMA, differing, records_schema, renewed_text
 
 STATED = json.loads(SCHEMA.read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""Strike running commands at random moments, and look at what they leave: ``make faults`` or ``python strikes.py N``.
+"""Strike running commands at random moments, and look at what they leave: ``python tools/check.py faults N``.
 
 Each trial runs one command in a forked process (what it needs is loaded already, so that moments fall into its work),
 strikes it, and then asks: is anything that stood there before damaged, is anything half-written under a final name,

@@ -120,16 +120,19 @@ def rooms() -> dict[str, frozenset[str]]:
     return {room: frozenset(below) for room, below in found.items()}
 
 
+@cache
 def height(room: str) -> int:
     """How many rooms stand below one another under this one: 0 for the foundation. Rooms must not go in circles."""
     return max((1 + height(below) for below in rooms()[room]), default=0)
 
 
+@cache
 def steps() -> dict[str, frozenset[str]]:
     """Imports between rooms that no way round through other rooms implies: the arrows of a picture."""
     return {room: frozenset(one for one in below if not any(_reaches(other, one) for other in below - {one}))
             for room, below in rooms().items()}
 
 
+@cache
 def _reaches(room: str, target: str) -> bool:
     return room == target or any(_reaches(below, target) for below in rooms()[room])
