@@ -28,7 +28,10 @@ def scratch(parent: Path, begin: str, end: str, *, as_folder: bool) -> Iterator[
             continue
         try:
             # Inside: an interrupt may come as soon as it is there.
-            path.mkdir() if as_folder else path.touch(exist_ok=False)
+            if as_folder:
+                path.mkdir()
+            else:
+                path.touch(exist_ok=False)
             with held(path) as mine:
                 if mine:  # else taken for abandoned between its making and its holding
                     yield path
