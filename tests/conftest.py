@@ -18,8 +18,18 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
-# Needs cosmic-ray and coverage, which no test does: make mutants.
+# Needs cosmic-ray and coverage, which no test does: python tools/check.py mutants.
 collect_ignore = ["mutation"]
+
+
+
+def pytest_report_header() -> str | None:
+    """What is left out because this machine lacks it."""
+    from tests.report.browser import CHROMIUM
+
+    return None if CHROMIUM else ("no browser: tests/report/test_page_browser.py is left out "
+                                  "(apt-get install chromium, or name one in SIMKIT_CHROMIUM)")
+
 
 # Figures are files; a test never needs a window, also where DISPLAY is set.
 os.environ["MPLBACKEND"] = "Agg"
@@ -28,7 +38,7 @@ os.environ["MPLBACKEND"] = "Agg"
 _CACHE = tempfile.TemporaryDirectory(prefix="simkit-tests-")
 os.environ["SIMKIT_CACHE"] = _CACHE.name
 
-RUN_TIMEOUT_S = 300.0
+RUN_TIMEOUT_S = 600.0  # whoever takes longer, on a busy machine too, hangs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from itertools import chain
 
 import pytest
 
-from docs.import_graph import PACKAGE, imports, internal_imports, modules, room_of, rooms
 from tests.reference_data import REPOSITORY
+from tools.docs.import_graph import PACKAGE, imports, internal_imports, modules, room_of, rooms
 
 # Imports point down this list and never up; rooms side by side do not know each other.
 LAYERS = (

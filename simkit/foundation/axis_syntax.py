@@ -98,7 +98,8 @@ def _expand(piece: _Piece) -> list[float]:
     slack = 0.0 if start.is_integer() and step.is_integer() else 1e-12 * max(abs(start), abs(stop))
     values: list[float] = []
     value = start
-    while value <= stop + slack and len(values) < MAX_AXIS_VALUES:
+    # Beyond 2**53 a step may change nothing: the count ends it too, one above what rounding may have lost.
+    while value <= stop + slack and len(values) <= piece.most_values:
         values.append(min(value, stop))
         value = start * step ** len(values) if piece.geometric else start + len(values) * step
     return values

@@ -24,18 +24,20 @@ def scratch(parent: Path, begin: str, end: str, *, as_folder: bool) -> Iterator[
     remove_abandoned(parent, begin, end)
     while True:
         path = parent / f"{begin}{secrets.token_hex(4)}{end}"
-        if as_folder:
-            path.mkdir()
-        else:
-            path.touch(exist_ok=False)
-        with held(path) as mine:
-            if not mine:  # taken for abandoned between its making and its holding
-                continue
-            try:
-                yield path
-            finally:
-                _remove(path)
-            return
+        if path.exists():
+            continue
+        try:
+            # Inside: an interrupt may come as soon as it is there.
+            if as_folder:
+                path.mkdir()
+            else:
+                path.touch(exist_ok=False)
+            with held(path) as mine:
+                if mine:  # else taken for abandoned between its making and its holding
+                    yield path
+                    return
+        finally:
+            _remove_whole(path)
 
 
 def remove_abandoned(parent: Path, begin: str, end: str) -> None:
@@ -89,6 +91,15 @@ def _is_still(path: Path, handle: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(handle))  # noqa: PTH116 - beside fstat, which Path has not
     except OSError:
         return False
+
+
+def _remove_whole(path: Path) -> None:
+    """Remove; an interrupt meanwhile waits until it has gone."""
+    try:
+        _remove(path)
+    except BaseException:
+        _remove(path)
+        raise
 
 
 def _remove(path: Path) -> None:

@@ -39,8 +39,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devic
 
 
 @contextmanager
-def at_once(seconds=20):
-    """A reader that waits or never ends fails instead of hanging the tests."""
+def at_once(seconds=240):
+    """A reader that waits or never ends fails instead of hanging the tests: no bound on how fast it is."""
     def give_up(*_):
         raise TimeoutError("still reading")
 
@@ -213,7 +213,7 @@ def test_a_sweep_writes_over_no_link_and_waits_for_no_pipe(cli, tmp_path, hostil
         (parts / "part-x-y-z.csv").write_text("x", encoding="utf-8")
     elif hostile == "manifest that is a list":
         (parts / "manifest.json").write_text("[" * 50_000, encoding="utf-8")
-    with at_once(60):
+    with at_once():
         result = cli("sweep", "tiny.yaml", "-o", "x.csv", "--resume")
     assert precious.read_text(encoding="utf-8") == "precious"
     if hostile == "part of a strange name":  # it is none of ours, and no reason to fail

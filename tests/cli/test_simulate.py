@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -179,23 +176,3 @@ def test_a_profile_and_a_model_may_be_paths_and_a_folder_may_come_first(cli, tmp
     shipped = records_of(cli("simulate", "-H", "h100-sxm", "-A", "mha", "--format", "json"))
     assert by_path == by_folder
     assert by_path[0]["step_time_s"] == shipped[0]["step_time_s"]
-
-
-def least_processor_s(*arguments: str, folder) -> float:
-    found = []
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        found.append(usage.ru_utime + usage.ru_stime)
-    return min(found)
-
-
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="processor time of one child needs os.wait4 (not on Windows)")
-def test_one_point_takes_under_a_second_for_the_whole_process(tmp_path):
-    """A second where the libraries alone take 0.29 s to import: a ratio in one run, as machines are shared."""
-    libraries_s = least_processor_s("-c", "import numpy, pydantic, yaml, click", folder=tmp_path)
-    whole_s = least_processor_s("-m", "simkit", "simulate", "-A", "gqa-8", "--format", "json", folder=tmp_path)
-    assert whole_s < libraries_s / 0.29

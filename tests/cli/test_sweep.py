@@ -45,7 +45,8 @@ def test_progress_goes_to_stderr_with_rate_and_time(run_cli, study):
 
 
 def test_by_name_from_the_catalogue_as_parquet_on_two_processes(run_cli, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'simkit[parquet]' to run this test")
+    from pyarrow import parquet
+
     result = run_cli("sweep", "concurrency", "-o", "out.parquet", "--workers", "2")
     assert result.exit_code == 0, result.stderr
     table = parquet.read_table(tmp_path / "out.parquet")

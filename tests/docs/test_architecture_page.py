@@ -3,8 +3,8 @@
 import re
 import xml.etree.ElementTree as ET
 
-from docs.build_architecture import LETTER, PICTURE, modules_of, picture, rows
-from docs.import_graph import internal_imports, room_of, rooms, steps
+from tools.docs.build_architecture import LETTER, PICTURE, modules_of, picture, rows
+from tools.docs.import_graph import internal_imports, room_of, rooms, steps
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from docs import build_figures
 from simkit.report.drawing.export import csv_text
+from tools.docs import build_figures
 
 DRAWN = build_figures.drawn_figures()
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import build_pages
 from simkit.study.record import FIELDS
 from tests.reference_data import REPOSITORY
+from tools.check import CHECKS
+from tools.docs import build_pages
 
 PAGES = build_pages.pages()
 
@@ -44,6 +45,28 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+NOTES = [*PAGES, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "tests").rglob("README.md"))]
+
+
+@pytest.mark.parametrize("page", NOTES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    """By its path from the root, from simkit/, or beside the page; a star stands for several."""
+    named = set(re.findall(r"`([\w./*-]+\.py)`", page.read_text(encoding="utf-8")))
+    missing = {name for name in named if not any(
+        next(folder.glob(name), None) for folder in (REPOSITORY, REPOSITORY / "simkit", page.parent))}
+    assert not missing
+
+
+def test_every_target_of_make_and_every_check_that_a_page_names_is_there() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for page in NOTES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):
+            assert f"\n{target}:" in makefile, f"{page.name}: make {target}"
+        for name in re.findall(r"tools/check\.py ([a-z-]+)", text):
+            assert name in CHECKS, f"{page.name}: tools/check.py {name}"
 
 
 def test_the_glossary_has_every_field_of_a_record() -> None:

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 import simkit
-from docs.build_records import NOT_RUN, RUNS, SCHEMA, differing, records_schema, renewed_text
 from simkit.commands.main import main
 from simkit.study.record import FIELDS
 from tests.reference_data import REPOSITORY
+from tools.docs.build_records import NOT_RUN, RUNS, SCHEMA, differing, records_schema, renewed_text
 
 STATED = json.loads(SCHEMA.read_text(encoding="utf-8"))
 
@@ -22,7 +22,7 @@ def test_records_are_those_of_the_version_that_is_stated(tmp_path):
     today = records_schema(tmp_path)
     if differing(STATED, today):
         renewed_text(STATED, today)  # raises with what to do while the number is the old one
-        pytest.fail("RECORDS_VERSION is raised: python -m docs.build_records writes the schema anew")
+        pytest.fail("RECORDS_VERSION is raised: python -m tools.docs.build_records writes the schema anew")
     assert today == STATED
 
 

@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from docs.reference_tables import commands_of, help_words
 from simkit.commands.main import main as simkit
 from tests.reference_data import REPOSITORY
+from tools.docs.reference_tables import commands_of, help_words
 
 COMMANDS = {" ".join(path): command for path, command in commands_of(simkit, ("simkit",))}
 EXAMPLES = [line for command in COMMANDS.values() for line in help_words(command.help or "")[1]]

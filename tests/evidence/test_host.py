@@ -1,14 +1,16 @@
-"""This machine measured and predicted: kernels against NumPy, figures in their natural order, laws of warm caches.
+"""This machine measured and predicted: kernels against NumPy, parameters in their natural order, laws of warm caches.
 
-What measures for long runs with SIMKIT_HOST_EVIDENCE=1 (`make evidence-host`); the rest takes seconds.
+How well this machine is predicted needs it to itself for a minute: `python tools/check.py evidence-host`.
 """
 
-import os
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from simkit.evidence.host import clock
 from simkit.evidence.host.caches import CacheSize, cache_sizes, size_bytes
 from simkit.evidence.host.clock import time_loops
 from simkit.evidence.host.compare import (
@@ -17,7 +19,6 @@ from simkit.evidence.host.compare import (
     N_Q_HEADS,
     HostPoint,
     compare,
-    compare_here,
     operator_of,
     points_of,
     predicted_s,
@@ -38,10 +39,6 @@ from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import lint
 from simkit.timing.cpu_cores import unhidden_s
 from simkit.timing.looped_caches import looped_placement
-
-GOAL_MEDIAN_APE = 0.20  # the README's contract, untuned
-slow = pytest.mark.skipif(not os.environ.get("SIMKIT_HOST_EVIDENCE"),
-                          reason="measures this machine for a minute; run by make evidence-host (SIMKIT_HOST_EVIDENCE=1)")
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +85,33 @@ def test_a_chase_visits_every_line_once_before_it_comes_back():
     assert chase(successor, 0, 100) == 0
 
 
-def test_threads_are_timed_by_their_own_processor_time():
-    # Two loops of very different work: the slower one's time counts, whatever else the machine does.
-    def work(amount):
+def test_a_turn_takes_the_own_processor_time_of_its_slowest_thread(monkeypatch):
+    # Each thread has a clock of its own that only its work moves; the machine's runs as it likes, and tells when to end.
+    own, machine_s = threading.local(), iter(range(10**9))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(thread_time=lambda: getattr(own, "s", 0.0),
+                                                       perf_counter=lambda: float(next(machine_s))))
+
+    def work(repeat_s):
         def loop(repeats):
-            for _ in range(repeats):
-                sum(range(amount))
+            own.s = getattr(own, "s", 0.0) + repeats * repeat_s
 
         return loop
 
-    together = time_loops([work(100), work(20_000)], budget_s=0.05, turn_s=0.004).time_s
-    alone = time_loops([work(20_000)], budget_s=0.05, turn_s=0.004).time_s
-    assert together > 0.5 * alone
+    for loops in ([work(2e-6), work(4e-4)], [work(4e-4), work(2e-6)], [work(4e-4)]):
+        timing = time_loops(loops, budget_s=50.0)
+        assert timing.time_s == pytest.approx(4e-4, rel=1e-9)
+        assert timing.spread_fraction == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_median_turn_counts_and_the_spread_is_that_of_the_quartiles(monkeypatch):
+    # The first two settle how often to repeat. Of nine turns, one of them disturbed: median 5, quartiles 3 and 8.
+    turns = iter([1.0, 1.0, 5, 1, 9, 3, 7, 2, 8, 4, 6000])
+    monkeypatch.setattr(clock, "_together", lambda *_: [next(turns)])
+    seconds = iter(range(10))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    timing = time_loops([lambda _: None], budget_s=5.0, turn_s=1.0)
+    assert timing.time_s == 5.0
+    assert timing.spread_fraction == pytest.approx((8 - 3) / 5)
 
 
 def test_a_failing_loop_is_not_swallowed():
@@ -110,12 +122,14 @@ def test_a_failing_loop_is_not_swallowed():
         time_loops([fails], budget_s=0.01)
 
 
-def test_nearer_levels_are_faster_and_closer_than_dram(figures):
-    first, dram = figures.levels[0], figures.levels[-1]
-    assert first.bandwidth_bytes_per_s > dram.bandwidth_bytes_per_s
-    assert first.latency_s < dram.latency_s
+def test_nearer_levels_are_no_slower_than_farther_ones_and_every_rate_is_one(figures):
+    # What is measured on a busy machine may be any number; by how much caches are faster, check.py evidence-host asks.
+    rates = [level.bandwidth_bytes_per_s for level in figures.levels]
+    assert rates == sorted(rates, reverse=True)
     assert figures.rows_flop_per_s <= figures.gemm_flop_per_s
-    assert figures.exponential_ops_per_s > 1e6
+    found = [*rates, *(level.latency_s for level in figures.levels), figures.rows_flop_per_s, figures.exponential_ops_per_s,
+             figures.item_s, figures.outstanding_bytes]
+    assert all(0.0 < value < float("inf") for value in found)
 
 
 def test_the_profile_is_valid_and_names_the_source_of_every_figure(figures):
@@ -245,21 +259,6 @@ def test_errors_are_summed_up_by_regime():
     assert by_regime["all"]["bias"] == pytest.approx(-0.1)
     assert by_regime["in_cache"]["advantage_median_ape"] is None
     assert BEYOND_CACHE == 2
-
-
-@slow
-def test_decode_attention_on_this_machine_is_predicted_within_20_percent():
-    everything = summarise(compare_here())[0]
-    assert everything["regime"] == "all"
-    assert everything["median_ape"] <= GOAL_MEDIAN_APE
-    assert everything["mape"] < everything["baseline_mape"]
-
-
-@slow
-def test_a_profile_without_caches_predicts_worse():
-    profile = profile_of(measure_host(budget_s=6.0))
-    blind = replace(profile, memory=(profile.memory[0], profile.main_memory))
-    assert summarise(compare(profile, quick=True))[0]["mape"] < summarise(compare(blind, quick=True))[0]["mape"]
 
 
 def test_a_disturbed_reading_of_a_nearer_level_is_raised_to_what_passed_through_it():

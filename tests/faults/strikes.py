@@ -1,4 +1,4 @@
-"""Strike running commands at random moments, and look at what they leave: ``make faults`` or ``python strikes.py N``.
+"""Strike running commands at random moments, and look at what they leave: ``python tools/check.py faults N``.
 
 Each trial runs one command in a forked process (what it needs is loaded already, so that moments fall into its work),
 strikes it, and then asks: is anything that stood there before damaged, is anything half-written under a final name,
@@ -105,8 +105,8 @@ def signalled(case: Case, workshop: Workshop, chance: random.Random, number: sig
     """A signal at a random moment."""
     folder, words, earlier = _earlier(case, workshop, chance)
     run = workshop.start(case, folder, *words)
-    if number == signal.SIGTERM:
-        run.await_handler(number)
+    if number in LAST_WORDS:
+        run.await_program()
     _moment(workshop, case, chance)
     struck = not run.ended()
     if struck:
@@ -288,10 +288,9 @@ def worker_lost(case: Case, workshop: Workshop, chance: random.Random, found: Co
 def _children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            with contextlib.suppress(OSError):
-                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
-                    found.append(int(child))
+        with contextlib.suppress(OSError):  # a thread or a worker may end meanwhile
+            found += [int(child) for child in task.read_text().split()
+                      if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")]
     return found
 
 

@@ -1,4 +1,4 @@
-"""A few strikes of each kind, at moments drawn with a seed; ``make faults`` strikes hundreds of times."""
+"""A few strikes of each kind, at moments drawn with a seed; ``tools/check.py faults`` strikes hundreds of times."""
 
 import os
 import subprocess

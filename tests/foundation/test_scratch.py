@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from simkit.foundation import scratch as scratch_module
 from simkit.foundation.errors import UserError
 from simkit.foundation.library_caches import prepare_matplotlib, prepare_numba, temporary_folder
 from simkit.foundation.output import atomic_file
@@ -38,6 +39,24 @@ def test_what_a_living_run_writes_and_what_the_user_has_stays(tmp_path):
         assert first.exists()
         assert second.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(mine)
+
+
+@pytest.mark.parametrize("moment", ["held", "_remove"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_an_interrupt_while_it_is_made_or_removed_leaves_nothing(tmp_path, monkeypatch, moment, as_folder):
+    whole, calls = getattr(scratch_module, moment), []
+
+    def interrupted_once(*given, **options):
+        calls.append(given)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return whole(*given, **options)
+
+    monkeypatch.setattr(scratch_module, moment, interrupted_once)
+    with pytest.raises(KeyboardInterrupt), scratch(tmp_path, ".out.", ".part", as_folder=as_folder) as part:
+        assert part.exists()
+    assert calls
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced_unasked(tmp_path):

@@ -1,8 +1,8 @@
 """Runs of one target, guided by coverage (atheris) or blind: ``python tests/fuzz/run.py TARGET [--runs N] [--blind]``.
 
-``make fuzz`` runs every target both ways. Blind runs change seeds at random in this module's own ways; they find less an
+``tools/check.py fuzz`` runs every target both ways. Blind runs change seeds at random in this module's own ways; they find less an
 execution, and there are ten of them in the time of a guided one. A finding is left in ``out/fuzz/TARGET/`` as the bytes that caused it. Mend the reader, shorten the bytes, and put them
-into ``tests/fuzz/corpus/TARGET/`` under a name that says what was wrong: ``test_corpus.py`` runs them from then on.
+into ``tests/fuzz/corpus/TARGET/`` under a name that says what was wrong: ``test_hostile_inputs.py`` runs them from then on.
 Each run adds a line to ``out/fuzz/runs.csv``.
 """
 
@@ -81,7 +81,7 @@ class Counted:
 
 def run_guided(name: str, runs: int, seed: int) -> None:
     """Hand the target to libFuzzer, which ends the process."""
-    import atheris  # installed by `make fuzz`: nothing else in the repository needs it
+    import atheris  # installed by tools/check.py fuzz: nothing else in the repository needs it
 
     with atheris.instrument_imports(include=["simkit", "yaml"]):
         import tests.fuzz.targets  # noqa: F401 - imported here to be instrumented

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
 from simkit.timing.memory_roofs import memory_times
+from tests.conftest import RUN_TIMEOUT_S
 from tests.laws import strategies as draw
 from tests.replay.cases import attention_operator, in_home, replay, roof_s, with_bytes_in_flight, with_level
 
@@ -184,4 +185,4 @@ def test_one_giant_sequence_idles_the_other_units_and_cutting_it_cures_that():
 def test_only_a_replay_loads_the_compiler():
     code = ("import sys; from simkit.study.point import decode_step; "
             "decode_step('h100-sxm', 'llama-2-70b'); assert 'numba' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=RUN_TIMEOUT_S)

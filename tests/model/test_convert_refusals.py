@@ -12,6 +12,7 @@ import pytest
 
 from simkit.foundation.errors import UserError
 from simkit.model.convert import convert_checkpoint
+from tests.conftest import RUN_TIMEOUT_S
 from tests.model.checkpoints import weights
 
 
@@ -137,5 +138,5 @@ def test_without_the_extra_the_message_says_how_to_install_it(checkpoint: Callab
         "except UserError as error: print(error)\n"
     )
     process = subprocess.run([sys.executable, "-c", program, checkpoint(8), tmp_path / "out"], check=True,
-                             capture_output=True, encoding="utf-8", timeout=60)
+                             capture_output=True, encoding="utf-8", timeout=RUN_TIMEOUT_S)
     assert "pip install 'simkit[checkpoints]'" in process.stdout

@@ -7,6 +7,9 @@ import pytest
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.report.build import build_report
 from simkit.study.study_file import Study, study_from_yaml
+from tests.report.browser import CHROMIUM
+
+collect_ignore = [] if CHROMIUM else ["test_page_browser.py"]
 
 STUDY = """
 schema_version: 1

@@ -18,6 +18,7 @@ from simkit.study import replay_cache
 from simkit.study.digests import digest, source_digest
 from simkit.study.replay_cache import BLOCK_BYTES, ResultCache, cache_folder, shared_cache, without_cache
 from simkit.timing.assembly import TimedOperator
+from tests.conftest import RUN_TIMEOUT_S
 
 AT_HOME = Placement(weights={"hbm": 1.0}, kv={"hbm": 1.0}, fits=True, max_batch=0)
 TIMED = TimedOperator(total_s=0.1 + 0.2, cause_s={"hbm": 1 / 3, "latency": 5e-324}, level_bytes={"hbm": 2.0**60 + 256})
@@ -148,7 +149,7 @@ def test_runs_side_by_side_share_one_folder(folder, h100):
         found = list(threads.map(
             lambda n: cache.timed(operator(n % 4 + 1), AT_HOME, h100, (), lambda: TIMED), range(400)))
     assert all(one == TIMED for one in found)
-    first, second = (run.communicate(timeout=120)[0] for run in runs)
+    first, second = (run.communicate(timeout=RUN_TIMEOUT_S)[0] for run in runs)
     assert first == second != ""
     assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
 

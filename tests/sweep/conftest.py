@@ -1,7 +1,5 @@
 """The unbroken sweep that others are compared with, and parts small enough that there are many."""
 
-from importlib.util import find_spec
-
 import pytest
 
 from simkit.sweep import part_plan
@@ -13,8 +11,7 @@ def whole(tmp_path_factory):
     """The unbroken run: the study and its CSV and Parquet files by suffix."""
     folder = tmp_path_factory.mktemp("unbroken")
     study = write_study(folder)
-    forms = ["csv", *(["parquet"] if find_spec("pyarrow") else [])]
-    outputs = {form: folder / f"whole.{form}" for form in forms}
+    outputs = {form: folder / f"whole.{form}" for form in ("csv", "parquet")}
     for output in outputs.values():
         code, stdout, stderr = run(study, output)
         assert code == 0, stderr

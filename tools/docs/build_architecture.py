@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from docs.import_graph import PACKAGE, height, modules, room_of, rooms, steps
-from docs.reference_tables import markdown_table
+from tools.docs.import_graph import PACKAGE, height, modules, room_of, rooms, steps
+from tools.docs.reference_tables import markdown_table
 
 PICTURE: Final = PACKAGE.parent / "docs" / "figures" / "architecture.svg"
 PAPER, INK, SOFT_INK, EDGE, FILL = "#ffffff", "#1a1a1a", "#555555", "#0b62a4", "#eaf1f8"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's two commands as a newcomer meets them: bash .ci/fresh [PYTHON]. Nothing of this user's is seen or kept:
+# The README's two commands as a newcomer meets them: bash tools/fresh.sh [PYTHON]. Nothing of this user's is seen or kept:
 # an empty home, no pip cache, an ASCII locale, umask 077, no terminal, 20 columns, a path with spaces and letters beyond
 # ASCII, and no rights over files that are read-only. Then wheel and sdist in empty folders, and a read-only source tree
 # with a home that cannot be written.

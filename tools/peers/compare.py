@@ -1,6 +1,6 @@
 """simkit beside other analytic models of LLM inference on one machine: speed, start-up, memory, and errors.
 
-Run: ``make bench-peers`` or ``python benchmarks/peers/compare.py [ROWS]``. Every tool gets a virtual environment of its
+Run: ``python tools/check.py peers [ROWS]``. Every tool gets a virtual environment of its
 own under ``out/peers`` and answers the same questions there (``measure.py``, ``tool_*.py``): decode steps of
 Llama-2-70B with 64, 8 and 1 KV heads at four batches and four contexts on eight H100, and measured attention kernels
 of one H100. Kernels are ROWS (2000) drawn with a seed from the big table where SIMKIT_REFERENCE names its folder, else

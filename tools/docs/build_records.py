@@ -1,8 +1,8 @@
 """What ``--format json`` promises: the keys and types of every command's records, as JSON Schema.
 
 ``docs/records.schema.json`` holds them beside :data:`simkit.RECORDS_VERSION`. Programs that read simkit's records may
-check them against it; a test runs :data:`RUNS` and compares. ``python -m docs.build_records`` writes the file, and
-refuses while the records differ from those of the version that the file states: what others read does not change
+check them against it; a test runs :data:`RUNS` and compares. ``python -m tools.docs.build_records`` writes the file,
+and refuses while the records differ from those of the version that the file states: what others read does not change
 without a new number.
 """
 
@@ -21,12 +21,13 @@ from click.testing import CliRunner
 
 import simkit
 from simkit.commands.main import main as program
+from tools.docs.import_graph import REPOSITORY
 
-SCHEMA: Final = Path(__file__).with_name("records.schema.json")
+SCHEMA: Final = REPOSITORY / "docs" / "records.schema.json"
 RULE: Final = (
     "The records of these commands are not those of version {version}. Those who read them must be told: raise "
-    "RECORDS_VERSION in simkit/__init__.py, run python -m docs.build_records, and say under Changed in CHANGELOG.md "
-    "which keys came, went or took another type (a name 'Records version N' stands in it): ")
+    "RECORDS_VERSION in simkit/__init__.py, run python -m tools.docs.build_records, and say under Changed in "
+    "CHANGELOG.md which keys came, went or took another type (a name 'Records version N' stands in it): ")
 TABLES: Final = {
     "attention.csv": ("system,kv_dtype,head_dim,n_q_heads,n_kv_heads,batch,kv_len,latency_us_trtllm\n"
                       "h100_sxm,bfloat16,128,64,8,32,2048,106.6\nh100_sxm,bfloat16,128,64,64,32,2048,696.7\n"

@@ -6,7 +6,6 @@ stay behind the numbers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import click
@@ -16,8 +15,9 @@ from simkit.report.drawing.export import csv_text, figure_bytes
 from simkit.report.drawing.style import chip_styles, house_style
 from simkit.report.figures.registry import FIGURES
 from simkit.study.study_file import load_study
+from tools.docs.import_graph import REPOSITORY
 
-FOLDER: Final = Path(__file__).resolve().parent / "figures"
+FOLDER: Final = REPOSITORY / "docs" / "figures"
 # Figures by their kind, and the study that draws each.
 SHOWN: Final = {"grouping_law": "gqa_on_asics", "roofline": "gqa_on_asics", "separate_causes": "gqa_on_asics",
                 "error_by_regime": "validation"}

@@ -28,13 +28,13 @@ from typing import Any, Final
 import click
 from click.testing import CliRunner
 
-from docs.build_architecture import modules_table, rooms_table
-from docs.reference_tables import TABLES, markdown_table
 from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
 from simkit.study.record import FIELDS
+from tools.docs.build_architecture import modules_table, rooms_table
+from tools.docs.import_graph import REPOSITORY
+from tools.docs.reference_tables import TABLES, markdown_table
 
-REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _PART: Final = re.compile(
     r"<!-- file: (?P<file>\S+) -->\n```(?:yaml|csv)\n(?P<text>.*?)```\n"
     r"|```sh\n(?P<sh>.*?)```\n"
@@ -107,7 +107,7 @@ def run_python(code: str, folder: Path) -> str:
     """What a piece of Python prints, run in this process inside ``folder``."""
     stream = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(stream):
-        exec(compile(code, "a page's Python", "exec"), {"__name__": "page"})  # noqa: S102 - our own pages
+        exec(compile(code, "a page's Python", "exec"), {"__name__": "page"})
     return stream.getvalue()
 
 
