@@ -138,14 +138,27 @@ def scenario_options(function: Decorated) -> Decorated:
     return function
 
 
+_CHIPS_WORD: Final = "simkit.chips"
+
+
 def chips_options(function: Decorated) -> Decorated:
-    """``--chips``, ``--tp`` and ``--pp``."""
+    """``--chips``, ``--fewest``, ``--budget-chips``, ``--tp`` and ``--pp``."""
+    function = click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
+                            callback=_chips_word, help="At most N chips: those that are fastest.")(function)
+    function = click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
+                            help="The fewest chips that hold every layout compared.")(function)
     function = click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages.")(function)
     function = click.option("--tp", type=click.IntRange(min=1), default=None,
                             help="Chips that share each layer.")(function)
     return click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
-                        help="Chips; fit: the fewest that hold every layout compared; fit-each: for each point "
-                             "alone.")(function)
+                        help="Chips; fit: those of the least cost of a token that hold every layout compared, "
+                             "without an overflow tier if possible; fit-each: for each point alone.")(function)
+
+
+def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
+    """Another way to name the machine: read by :func:`parse_chips`."""
+    if value:
+        ctx.meta[_CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 
 def weight_dtype_option(function: Decorated) -> Decorated:
@@ -207,7 +220,13 @@ def destination(form: str | None, output: str | None, *, force: bool) -> Destina
 
 
 def parse_chips(text: str) -> str | int:
-    """``--chips``: a whole number of at least 1, ``fit`` or ``fit-each``."""
+    """``--chips``: a whole number of at least 1, ``fit``, ``fit-each``, or what --fewest or --budget-chips ask for."""
+    context = click.get_current_context(silent=True)
+    word: str | None = None if context is None else context.meta.get(_CHIPS_WORD)
+    if word is not None:
+        if text != "fit":
+            raise UserError(f"--chips {text[:20]} beside --fewest or --budget-chips: give one of them")
+        return word
     if text in ("fit", "fit-each"):
         return text
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:

@@ -300,7 +300,7 @@ class HardwareProfile:
     scale_out: Annotated[Link | None, Key("links.scale_out")] = None
     sharding: Annotated[Literal["tensor", "layer-pipelined"], Key("system.sharding")] = "tensor"
     """tensor: every layer is split over the chips; layer-pipelined: chips hold successive layers."""
-    attention_sharding: Annotated[Literal["heads", "batch", "context"], Key("system.attention_sharding")] = "heads"
+    attention_sharding: Annotated[Literal["heads", "batch", "context"] | None, Key("system.attention_sharding")] = None
     """What is split when chips outnumber KV heads: replicated heads, sequences (Pope et al. 2022) or tokens."""
     max_chips: Annotated[Chips, Key("system.max_chips")] = 1
     """Largest system that may be asked for."""

@@ -227,6 +227,7 @@ def build_replicas(hardware: HardwareProfile, model: ModelArchitecture, layouts:
     parsed = [parse_layout(name, model) for name in layouts]
     points = Points(hardware=hardware, model=model, scenario=scenario, batch=FIT_BATCH, kv_len=FIT_KV_LEN, q_len=1.0,
                     engine=engine_named(DEFAULT))
-    machine = points.machine(parsed, chips, tp, pp)
-    return [Replica(hardware=hardware, model=model, attention=name, scenario=scenario, machine=machine, engine=engine)
-            for name in layouts]
+    machine = points.chips_for(parsed, chips, tp, pp)
+    return [Replica(hardware=hardware, model=model, attention=name, scenario=scenario, engine=engine,
+                    machine=points.mapped(layout, machine, tp, pp))
+            for name, layout in zip(layouts, parsed, strict=True)]

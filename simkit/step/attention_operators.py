@@ -80,7 +80,7 @@ def _expand(workload: DecodeWorkload, group: LayerGroup, expansion: Expansion) -
 def _kv_append(workload: DecodeWorkload, count: int) -> Operator:
     """Rotary embedding of the new queries and keys, and the write of the new entries: ``B q n_kv (d_k + d_v) b_kv``."""
     rows, heads, writes = workload.rows, workload.heads, workload.layout.writes
-    own_kv = heads.kv_per_chip if workload.sharding == "heads" else workload.n_kv_heads / heads.ways
+    own_kv = workload.computed_kv_heads
     rotary_elements = (workload.model.n_q_heads / heads.ways * writes.rotary_per_query_head
                        + own_kv * writes.rotary_per_kv_head + writes.rotary_shared)
     # Batch-sharded chips write their own sequences only; of a context-sharded group one chip takes the new tokens.

@@ -85,23 +85,28 @@ def _resharding(workload: DecodeWorkload) -> list[Collective]:
     """
     heads, layout, layers = workload.heads, workload.layout, workload.model.n_layers
     core = layout.core
-    if workload.sharding == "heads" or workload.static:
+    mapping = workload.sharding
+    if workload.static or (isinstance(mapping, str) and mapping == "heads"):
         return []
     bytes_a = workload.activation_bytes_per_element
     queries = workload.rows * workload.model.n_q_heads * core.key_dim * bytes_a / heads.ways
     outputs = workload.rows * workload.model.n_q_heads * core.value_dim / heads.ways
-    if workload.sharding == "batch":
+    found: list[Collective] = []
+    # Points of every mapping may stand side by side: those that another one serves exchange among one chip, in no time.
+    if not isinstance(mapping, str) or mapping == "batch":
         # What heads share every chip computes itself; keys and values are computed head by head.
         per_head = sum(array.elements for array in layout.arrays if not array.shared)
         new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
-        return [
+        found += [
             Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
                        chips=heads.batch_ways),
             Collective(name="to_heads", kind="all_to_all", count=layers, bytes=outputs * bytes_a,
                        chips=heads.batch_ways),
         ]
-    return [
-        Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways),
-        Collective(name="combine_partials", kind="all_to_all", count=layers, chips=heads.context_ways,
-                   bytes=outputs * heads.context_ways * PARTIAL_BYTES),
-    ]
+    if not isinstance(mapping, str) or mapping == "context":
+        found += [
+            Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways),
+            Collective(name="combine_partials", kind="all_to_all", count=layers, chips=heads.context_ways,
+                       bytes=outputs * heads.context_ways * PARTIAL_BYTES),
+        ]
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from simkit.step.sharding import AttentionSharding
+from simkit.step.sharding import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,5 +19,5 @@ class Machine:
     chips: Any
     tp: Any
     pp: Any
-    mapping: AttentionSharding = "heads"
+    mapping: Mapping = "heads"
     overflow: Any = False

@@ -20,7 +20,7 @@ def chip_heads(workload: DecodeWorkload, projection: Projection) -> Any:
     if projection.heads == "one":
         return workload.whole(1)
     # Where chips divide the batch or the context, new keys and values are computed head by head all the same.
-    return heads.kv_per_chip if workload.sharding == "heads" else workload.n_kv_heads / heads.ways
+    return workload.computed_kv_heads
 
 
 def chip_elements(workload: DecodeWorkload) -> Any:

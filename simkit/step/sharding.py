@@ -18,6 +18,8 @@ import numpy as np
 from simkit.foundation.errors import UserError, did_you_mean
 
 AttentionSharding = Literal["heads", "batch", "context"]
+Mapping = Any
+"""The same cut for all points, or an array of one number a point: the place of its name in ``ATTENTION_SHARDINGS``."""
 MANY_POINTS: Final = 512  # from here on a look-up is cheaper than arithmetic
 ATTENTION_SHARDINGS: Final[tuple[AttentionSharding, ...]] = ("heads", "batch", "context")
 
@@ -52,8 +54,13 @@ def parse_attention_sharding(text: str) -> AttentionSharding:
                     hint=did_you_mean(text, ATTENTION_SHARDINGS))
 
 
+def is_cut_by(mapping: Mapping, name: AttentionSharding) -> Any:
+    """Where a mapping deals out heads alone, or the batch, or the context."""
+    return mapping == name if isinstance(mapping, str) else mapping == ATTENTION_SHARDINGS.index(name)
+
+
 def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
-                sharding: AttentionSharding = "heads") -> ShardedHeads:
+                sharding: Mapping = "heads") -> ShardedHeads:
     r"""Heads, sequences and tokens on the busiest of ``ways`` chips.
 
     A chip with ``n_q/p`` consecutive query heads needs every KV head that they touch; past ``p = n_kv`` each chip
@@ -65,18 +72,31 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
     >>> shard_heads(64, 1, 8, static=False, sharding="batch").batch_ways
     8.0
     """
+    if not isinstance(sharding, str):
+        return _sharded_each(n_q_heads, n_kv_heads, ways, static, sharding)
     if isinstance(ways, int | float) and isinstance(n_kv_heads, int | float):
         return _sharded_once(n_q_heads, n_kv_heads, ways, static, sharding)
     return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
 
 
+def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapping: Any) -> ShardedHeads:  # noqa: FBT001
+    """Points of different mappings side by side."""
+    kinds = [_sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=name) for name in ATTENTION_SHARDINGS]
+
+    def chosen(field: str) -> Any:
+        return np.choose(mapping, [getattr(kind, field) for kind in kinds])
+
+    return ShardedHeads(ways=ways, q_per_chip=chosen("q_per_chip"), kv_per_chip=chosen("kv_per_chip"),
+                        copies=chosen("copies"), batch_ways=chosen("batch_ways"), context_ways=chosen("context_ways"))
+
+
 @lru_cache(maxsize=4096)
 def _sharded_once(n_q_heads: int, n_kv_heads: float, ways: float, static: bool,  # noqa: FBT001 - of a cache's key
-                  sharding: AttentionSharding) -> ShardedHeads:
+                  sharding: str) -> ShardedHeads:
     return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
 
 
-def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: AttentionSharding) -> ShardedHeads:
+def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: str) -> ShardedHeads:
     if static:
         return ShardedHeads(ways=ways, q_per_chip=n_q_heads / ways, kv_per_chip=n_kv_heads / ways, copies=1.0)
     if sharding != "heads":

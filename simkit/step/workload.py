@@ -14,7 +14,7 @@ from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import ElementFormat
 from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
-from simkit.step.sharding import AttentionSharding, ShardedHeads, shard_heads
+from simkit.step.sharding import Mapping, ShardedHeads, is_cut_by, shard_heads
 
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
@@ -71,7 +71,7 @@ class DecodeWorkload:
     policy: KvPolicy = field(default_factory=KvPolicy)
     kernel: AttentionKernel = "grouped"
     cache_order: CacheOrder = "head-major"
-    sharding: AttentionSharding = "heads"
+    sharding: Mapping = "heads"
     activation_dtype: str = "bf16"
     tp: Any = 1
     pp: Any = 1
@@ -103,6 +103,14 @@ class DecodeWorkload:
     def heads(self) -> ShardedHeads:
         """Heads per chip under this sharding."""
         return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static, sharding=self.sharding)
+
+    @property
+    def computed_kv_heads(self) -> Any:
+        """KV heads whose new keys and values this chip computes: its own, or its part where chips divide the rest."""
+        own, part = self.heads.kv_per_chip, self.n_kv_heads / self.heads.ways
+        if isinstance(self.sharding, str):
+            return own if self.sharding == "heads" else part
+        return np.where(is_cut_by(self.sharding, "heads"), own, part)
 
     @cached_property
     def layer_groups(self) -> tuple[LayerGroup, ...]:

@@ -22,6 +22,7 @@ from simkit.step.placement import place, usable_levels
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
+from simkit.study.mapping import name_of
 from simkit.study.scenario import Scenario, parse_scenario
 
 LONGEST_CONTEXT: Final = 2**40
@@ -47,8 +48,9 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     parsed = [parse_layout(name, model) for name in layouts]
     points = Points(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len,
                     q_len=np.ones_like(batch), engine=engine_named(DEFAULT))
-    machine = points.machine(parsed, chips, tp, pp)
-    rows = [_layout_columns(points, layout, name, machine) for layout, name in zip(parsed, layouts, strict=True)]
+    machine = points.chips_for(parsed, chips, tp, pp)
+    rows = [_layout_columns(points, layout, name, points.mapped(layout, machine, tp, pp))
+            for layout, name in zip(parsed, layouts, strict=True)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -63,13 +65,15 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
                         hint="use more --chips, or --weight-dtype fp8 or int4")
 
     def full(value: Any) -> Any:
-        return np.full(shape, value, dtype=object if isinstance(value, str) else None)
+        text = isinstance(value, str) or np.asarray(value).dtype == object
+        return np.full(shape, value, dtype=object if text else None)
 
     workload = points.workload(layout, machine)
     stored = sum(group.count * workload.layer_stored_bytes(group) for group in workload.layer_groups)
     given = sum(group.count * workload.layer_stored_bytes(group, allocated=True) for group in workload.layer_groups)
     return {
         "hardware": full(hardware.name), "chips": full(machine.chips), "tp": full(machine.tp), "pp": full(machine.pp),
+        "mapping": full(name_of(machine.mapping)),
         "model": full(points.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
         "kv_dtype": full(points.scenario.kv_dtype), "weight_dtype": full(points.scenario.weight_dtype),
         "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.copies),

@@ -32,9 +32,9 @@ def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chip
     count = points.shape[0]
     if count == 1:
         points = replace(points, batch=points.batch.item(), kv_len=points.kv_len.item(), q_len=points.q_len.item())
-    machine = points.machine(compared(layout, rivals, points.model, chips), chips, tp, pp)
+    machine = points.chips_for(compared(layout, rivals, points.model, chips), chips, tp, pp)
     runs = [(points, machine, 1)] if count == 1 else _runs(points, machine)
-    parts = [on_machine(piece, layout, shared, baseline=baseline, shape=(length,)).select(names)
+    parts = [on_machine(piece, layout, shared, tp=tp, pp=pp, baseline=baseline, shape=(length,)).select(names)
              for piece, shared, length in runs]
     return parts[0] if len(parts) == 1 else {name: _joined([part[name] for part in parts]) for name in names}
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from simkit.foundation.errors import UserError
-from simkit.hardware.profile import HardwareProfile
+from simkit.hardware.profile import TENSORS, HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
@@ -22,14 +23,16 @@ from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import DEFAULT, engine_named
-from simkit.study.fit import EVERY_POINT, Need, fit_chips, split_chips
+from simkit.study.fit import EVERY_POINT, Need, candidates, fit_chips, split_chips, tensor_widths
+from simkit.study.mapping import Option, TimeOn, fastest, options
 from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
 from simkit.timing.step_timing import StepTiming
 
-FIT, FIT_EACH = "fit", "fit-each"
+FIT, FIT_EACH, FEWEST = "fit", "fit-each", "fewest"
+_BUDGET: Final = re.compile(r"up-to-(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,25 +99,82 @@ class Points:
             points = self if where is EVERY_POINT else self.take(where)
             return points.demand(layout, machine)
 
-        return of
+        return Need(demand=of, n_kv_heads=layout.n_kv_heads)
 
-    def machine(self, layouts: Sequence[AttentionLayout], chips: Any, tp: int | None, pp: int | None) -> Machine:
-        """The machine of every point: as asked for, or the fewest chips on which each of ``layouts`` fits.
+    def chips_for(self, layouts: Sequence[AttentionLayout], chips: Any, tp: int | None, pp: int | None) -> Machine:
+        """The chips of every point on which each of ``layouts`` fits.
 
-        Raises :class:`UserError` when chips, tp and pp contradict each other.
+        ``chips``: a number; ``fit`` (or ``fit-each``): those of the least cost of a token; ``fewest``; ``up-to-N``:
+        the fastest of at most N. Raises :class:`UserError` when chips, tp and pp contradict each other.
         """
         hardware, model, mapping = self.hardware, self.model, self.scenario.mapping(self.hardware)
         if isinstance(chips, str):
-            if chips not in (FIT, FIT_EACH):
+            budget = _BUDGET.fullmatch(chips)
+            if chips not in (FIT, FIT_EACH, FEWEST) and budget is None:
                 raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT} or {FIT_EACH}")
             if tp is None and pp is None:
+                if budget is not None:
+                    hardware = replace(hardware, max_chips=min(int(budget[1]), hardware.max_chips))
                 largest_first = sorted(layouts, key=lambda layout: -layout.elements_per_token)
-                return fit_chips(hardware, [self.need(layout) for layout in largest_first], self.shape,
-                                 model.n_q_heads, model.n_layers, mapping)
+                fewest = fit_chips(hardware, [self.need(layout) for layout in largest_first], self.shape,
+                                   model.n_q_heads, model.n_layers, mapping)
+                return fewest if chips == FEWEST else self._worth_more(
+                    fewest, largest_first[0], candidates(hardware, model.n_q_heads, model.n_layers),
+                    fastest_wins=budget is not None)
             chips = (tp or 1) * (pp or 1)
         ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), tp, pp)
         # Whoever names the machine has chosen its memory tiers too, the last resort included.
-        return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping, overflow=True)
+        return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
+
+    def _worth_more(self, fewest: Machine, layout: AttentionLayout, known: Sequence[tuple[int, float, float]], *,
+                    fastest_wins: bool) -> Machine:
+        """Up from the fewest chips, doubling: those of the least cost of a token; or those that are fastest, where
+        that is asked for and for points that only fit with a tier of last resort.
+
+        Where all memory is alike, more chips never make a token cheaper: each brings its fixed times.
+        """
+        homes = {level.name for tensor in TENSORS[:2] for level in self.hardware.homes(tensor) if not level.overflow}
+        if len(homes) <= 1 and not np.any(fewest.overflow) and not fastest_wins:
+            return fewest
+        table, time_on = np.array(known, dtype=float), self._closed_form_s(layout)
+        by_time = np.asarray(fewest.overflow, dtype=bool) | fastest_wins
+        best, least, factor = fewest, np.full(self.shape, np.inf), 1.0
+        while factor == 1.0 or np.any(factor * np.asarray(fewest.chips) <= table[-1, 0]):
+            index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), len(table) - 1)
+            chips, tp, pp = np.moveaxis(table[index], -1, 0)
+            tried = replace(fewest, chips=chips, tp=tp, pp=pp)
+            cost = time_on(self.mapped(layout, tried, None, None), None) * np.where(by_time, 1.0, chips)
+            better = cost < least
+            least = np.where(better, cost, least)
+            best = replace(best, chips=np.where(better, chips, best.chips), tp=np.where(better, tp, best.tp),
+                           pp=np.where(better, pp, best.pp))
+            factor *= 2.0
+        return best
+
+    def mapped(self, layout: AttentionLayout, machine: Machine, tp: int | None, pp: int | None) -> Machine:
+        """The machine with the fastest mapping of a layout; what the user or the profile names stays."""
+        hardware, model = self.hardware, self.model
+        if hardware.sharding == "layer-pipelined":
+            return machine
+        widest = hardware.scale_up.max_chips if hardware.scale_up else 1
+        linked = hardware.scale_up is not None or hardware.scale_out is not None
+        pinned = self.scenario.mapping(hardware)
+
+        def ways(chips: float) -> tuple[Option, ...]:
+            widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
+            return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, tp, pp, pinned)
+
+        return fastest(machine, self.shape, ways, self._closed_form_s(layout))
+
+    def _closed_form_s(self, layout: AttentionLayout) -> TimeOn:
+        """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""
+        closed = replace(self, engine=engine_named(DEFAULT))
+
+        def time_on(machine: Machine, where: Any) -> Any:
+            _, placement, timing = (closed if where is None else closed.take(where)).timed(layout, machine)
+            return np.where(placement.fits, timing.step_time_s, np.inf)
+
+        return time_on
 
     def timed(self, layout: AttentionLayout, machine: Machine) -> tuple[DecodeStep, Placement, StepTiming]:
         """Operators, placement and time under a layout on a machine."""
@@ -239,8 +299,8 @@ def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attentio
                     scenario=scenario or parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype),
                     engine=engine_named(engine))
     layout = parse_layout(attention, model)
-    machine = points.machine(compared(layout, rivals, model, chips), chips, tp, pp)
-    return on_machine(points, layout, machine, baseline=baseline)
+    machine = points.chips_for(compared(layout, rivals, model, chips), chips, tp, pp)
+    return on_machine(points, layout, machine, tp=tp, pp=pp, baseline=baseline)
 
 
 def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchitecture,
@@ -249,13 +309,14 @@ def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchite
     return [layout] if chips == FIT_EACH else [parse_layout(rival, model) for rival in rivals]
 
 
-def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, baseline: bool,
-               shape: tuple[int, ...] | None = None) -> Evaluated:
-    """Points timed under a layout on given machines, and MHA on the same ones beside it."""
+def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, tp: int | None = None,
+               pp: int | None = None, baseline: bool, shape: tuple[int, ...] | None = None) -> Evaluated:
+    """Points timed under a layout on the chips of a machine, in its fastest mapping, and MHA in its own beside it."""
+    machine = points.mapped(layout, machine, tp, pp)
     step, placement, timing = points.timed(layout, machine)
     mha = None
     if baseline:
         other = parse_layout("mha", points.model)
-        mha = (placement, timing) if layout == other else points.timed(other, machine)[1:]
+        mha = (placement, timing) if layout == other else points.timed(other, points.mapped(other, machine, tp, pp))[1:]
     return Evaluated(points=points, layout=layout, machine=machine, step=step, placement=placement, timing=timing,
                      mha=mha, shape=points.shape if shape is None else shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,12 +13,20 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.machine import Machine
 from simkit.step.placement import Demand, place
-from simkit.step.sharding import AttentionSharding
+from simkit.step.sharding import ATTENTION_SHARDINGS, AttentionSharding
 
-# What the fullest chip of a machine must hold, at the points that an index picks.
-Need = Callable[[Machine, Any], Demand]
-EVERY_POINT: Final = slice(None)
+EVERY_POINT: Final = None
 FEW: Final = 4096  # machines times points that are tried all at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What the fullest chip of a machine must hold under a layout of so many KV heads: ``demand(machine, where)`` at
+    the points that an index picks (None: all).
+    """
+
+    demand: Callable[[Machine, Any], Demand]
+    n_kv_heads: float
 
 
 def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips: int, tp: int | None,
@@ -82,11 +91,12 @@ def _candidates(sharding: str, most: int, widest: int, linked: bool, n_q_heads: 
 
 
 def fit_chips(hardware: HardwareProfile, needs: Sequence[Need], shape: tuple[int, ...], n_q_heads: int, n_layers: int,
-              mapping: AttentionSharding = "heads") -> Machine:
+              mapping: AttentionSharding | None = None) -> Machine:
     """The fewest chips on which every one of the given needs fits, point by point.
 
     ``needs`` has one function of the machine for each layout that is compared, so all run on the same machine; the
     search is shortest when the largest comes first.
+    ``mapping`` None: any way to deal out attention will do.
     Points that fit on no number of chips get the largest, and ``Placement.fits`` is false for them. A tier of last
     resort is used only by points that fit nowhere without it.
     """
@@ -100,14 +110,15 @@ def fit_chips(hardware: HardwareProfile, needs: Sequence[Need], shape: tuple[int
     index = np.minimum(index, len(options) - 1)
     if len(set(index.tolist())) == 1 and not np.ndim(overflow):
         chips, tp, pp = options[int(index[0])]
-        return Machine(chips=float(chips), tp=tp, pp=pp, mapping=mapping, overflow=overflow)
+        return Machine(chips=float(chips), tp=tp, pp=pp, mapping=mapping or "heads", overflow=overflow)
     chips, tp, pp = np.array(options, dtype=float).T[:, index.reshape(shape)]
     overflow = np.reshape(overflow, shape) if np.ndim(overflow) else overflow
-    return Machine(chips=chips, tp=tp, pp=pp, mapping=mapping, overflow=overflow)
+    return Machine(chips=chips, tp=tp, pp=pp, mapping=mapping or "heads", overflow=overflow)
 
 
 def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
-               options: Sequence[tuple[int, float, float]], mapping: AttentionSharding, *, overflow: bool) -> Any:
+               options: Sequence[tuple[int, float, float]], mapping: AttentionSharding | None, *,
+               overflow: bool) -> Any:
     """Index of the first option on which all needs fit, of each of ``count`` points; ``len(options)`` where none does.
 
     Room grows with chips. So the points are parted by whether they fit on the middle option, and each part again: a
@@ -115,8 +126,15 @@ def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
     """
     def fits(need: Need, option: Any, where: Any) -> Any:
         chips, tp, pp = option
-        machine = Machine(chips=chips, tp=tp, pp=pp, mapping=mapping, overflow=overflow)
-        return place(need(machine, where), hardware, overflow=overflow).fits
+        # Where every chip has KV heads of its own, all mappings are one.
+        one = static or np.all(np.gcd(np.asarray(tp, dtype=np.int64), int(need.n_kv_heads)) == tp)
+        held: Any = False
+        for name in ATTENTION_SHARDINGS[:1] if one else [mapping] if mapping else ATTENTION_SHARDINGS:
+            machine = Machine(chips=chips, tp=tp, pp=pp, mapping=name, overflow=overflow)
+            held = held | place(need.demand(machine, where), hardware, overflow=overflow).fits
+        return held
+
+    static = hardware.sharding == "layer-pipelined"
 
     found = np.zeros(count, dtype=int)
     for need in needs:

@@ -15,6 +15,7 @@ import numpy as np
 from simkit.foundation.units import BYTES, COUNT, SECONDS
 from simkit.step.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence
 from simkit.study.energy_cost import cost_usd_per_mtok
+from simkit.study.mapping import name_of
 
 Columns = Mapping[str, Any]
 
@@ -46,6 +47,9 @@ _FIELDS: Final = (
           value_of=lambda at: at.machine.tp),
     Field(name="pp", meaning="pipeline stages",
           value_of=lambda at: at.machine.pp),
+    Field(name="mapping", meaning="what chips deal out of attention beyond KV heads: copies of heads, batch or context",
+          dimension=None,
+          value_of=lambda at: name_of(at.machine.mapping)),
     Field(name="model", meaning="model name", dimension=None,
           value_of=lambda at: at.model.name),
     Field(name="attention", meaning="attention layout as asked for", dimension=None,

@@ -30,7 +30,7 @@ from simkit.study.speculation import Speculation, parse_speculation
 class Scenario:
     """One way of serving a model; ``kv_dtype`` and ``weight_dtype`` are the names as given, for records.
 
-    ``sharding`` None: the way that the machine's profile names.
+    ``sharding`` None: the fastest way, unless the chip's profile names one.
     """
 
     kv_dtype: str = "bf16"
@@ -65,8 +65,8 @@ class Scenario:
             sharding=machine.mapping, tp=machine.tp, pp=machine.pp, ep=self._expert_ways(model, machine.tp),
             static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
 
-    def mapping(self, hardware: HardwareProfile) -> AttentionSharding:
-        """How attention is dealt out: as asked for, or as the machine's profile says."""
+    def mapping(self, hardware: HardwareProfile) -> AttentionSharding | None:
+        """How attention is dealt out, as asked for or as the chip's profile says; None: the fastest way."""
         return self.sharding or hardware.attention_sharding
 
     def _check_composes(self, model: ModelArchitecture, layout: AttentionLayout) -> None:
@@ -105,7 +105,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     lengths: ``equal``, ``lognormal:CV``, ``uniform:SPREAD`` or relative lengths.
     attention_kernel: ``grouped``, ``grouped-unsplit``, ``per-query-head``, ``unfused``.
     cache_order: ``head-major`` or ``token-major``: what lies side by side in the cache.
-    attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: as the hardware profile says.
+    attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: the fastest, or the profile's own.
     ep: chips that hold different experts, as far as tp and the number of experts allow.
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
