@@ -15,6 +15,7 @@ from simkit.hardware.profile import TENSORS, HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
+from simkit.model.parameters import count_parameters
 from simkit.step.build import build_step
 from simkit.step.machine import Machine
 from simkit.step.machine_totals import StepTotals, step_totals
@@ -164,7 +165,16 @@ class Points:
             widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
             return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, tp, pp, pinned)
 
-        return fastest(machine, self.shape, ways, self._closed_form_s(layout))
+        rates = [rate for level in hardware.homes("weights") if (rate := level.achievable_bytes_per_s) is not None]
+        # Of a mixture's weights a step reads what its rows choose.
+        weights = 0.0 if model.moe else (
+            count_parameters(model, layout).active_without_embedding * self.scenario.weight_format.bytes_per_element)
+
+        def least_s(tp: float) -> float:
+            """The weights of every layer pass once, at the rate of the fastest memory that may hold them."""
+            return float(weights / tp / np.max(rates)) if rates else 0.0
+
+        return fastest(machine, self.shape, ways, self._closed_form_s(layout), least_s)
 
     def _closed_form_s(self, layout: AttentionLayout) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""

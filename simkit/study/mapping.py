@@ -53,15 +53,16 @@ def options(chips: float, n_kv_heads: float, widths: Sequence[int], n_layers: in
 
 
 def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tuple[Option, ...]],
-            time_on: TimeOn) -> Machine:
+            time_on: TimeOn, least_s: Callable[[float], float]) -> Machine:
     """The machine with the mapping of least time, point by point; the first of ``ways`` where several are alike.
 
     Parameters
     ----------
     machine: its chips and memory tiers stay.
     shape: of the points.
-    ways: options for a number of chips; empty where only the machine as it is will do.
+    ways: options for a number of chips, the widest first; empty where only the machine as it is will do.
     time_on: the engine.
+    least_s: what no step takes less of when so many chips share a layer.
     """
     counts = np.unique(machine.chips)
     tried = {float(chips): ways(float(chips)) for chips in counts}
@@ -75,20 +76,39 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
         where = None if len(counts) == 1 else np.flatnonzero(np.broadcast_to(machine.chips, shape) == chips)
         here = _taken(machine, where, chips)
         count = points if where is None else len(where)
-        seconds = np.empty((max(len(found), 1), count))
-        if len(found) * count <= AT_ONCE and len(found) > 1:
-            tp, pp, mapping = (np.array(column)[:, np.newaxis] for column in zip(*found, strict=True))
-            seconds[:] = time_on(replace(here, tp=tp, pp=pp, mapping=mapping), where)
-        else:
-            for row, option in enumerate(found):
-                seconds[row] = time_on(_with(here, option), where) if len(found) > 1 else 0.0
-        least = seconds.min(axis=0)
-        chosen = np.argmax(seconds <= least * (1.0 + EVEN), axis=0)
+        least, chosen = np.full(count, np.inf), np.zeros(count, dtype=int)
+        for first, group in _of_one_width(found):
+            # Narrower layers stream more weights from each chip: they are tried while that leaves them a chance.
+            if first and least_s(group[0][0]) >= least.max():
+                break
+            seconds = np.broadcast_to(_seconds(here, group, count, time_on, where), (len(group), count))
+            for row in range(len(group)):
+                better = seconds[row] < least * (1.0 - EVEN)
+                least, chosen = np.where(better, seconds[row], least), np.where(better, first + row, chosen)
         best[:, slice(None) if where is None else where] = np.array(found).T[:, chosen]
     if np.all(best == best[:, :1]):
         return _with(machine, (float(best[0, 0]), float(best[1, 0]), int(best[2, 0])))
     tp, pp, mapping = best.reshape(3, *shape)
     return replace(machine, tp=tp, pp=pp, mapping=mapping.astype(np.int64))
+
+
+def _of_one_width(found: Sequence[Option]) -> list[tuple[int, list[Option]]]:
+    """Options by their tp, each group with the place of its first."""
+    groups: list[tuple[int, list[Option]]] = []
+    for place, option in enumerate(found):
+        if groups and groups[-1][1][0][0] == option[0]:
+            groups[-1][1].append(option)
+        else:
+            groups.append((place, [option]))
+    return groups
+
+
+def _seconds(machine: Machine, group: Sequence[Option], count: int, time_on: TimeOn, where: Any) -> Any:
+    """Times [options, points]: few as one array, many option by option with plain numbers for the machine."""
+    if len(group) > 1 and len(group) * count <= AT_ONCE:
+        tp, pp, mapping = (np.array(column)[:, np.newaxis] for column in zip(*group, strict=True))
+        return time_on(replace(machine, tp=tp, pp=pp, mapping=mapping), where)
+    return [np.broadcast_to(time_on(_with(machine, option), where), count) for option in group]
 
 
 def _with(machine: Machine, option: Option) -> Machine:
