@@ -42,7 +42,8 @@ class GemmKernel:
 class MoeKernel:
     """Calibrated parameters of a layer's routed experts on one chip; the matrix unit's rate is :class:`GemmKernel`'s.
 
-    ``launch_cycles`` of each of the mixture's kernels when it is timed by itself; ``tile_setup_cycles`` of one tile of
+    ``launch_cycles`` of each of the mixture's two products timed by itself, with the kernels around it (top-k and sorting
+    rows by expert; the activation; the sum over a row's experts); ``tile_setup_cycles`` of one tile of
     an expert's rows; ``routing_passes``: how often, beside each of the two products, the main memory's bandwidth is
     spent on a copy of the hidden state for every choice (sorting rows by expert, bringing them together again).
     """

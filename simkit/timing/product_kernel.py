@@ -30,10 +30,11 @@ from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, MATRIX_ROWS, PARTIA
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import ProductTask
 
-TILE_COLUMNS: Final = (64.0, 128.0)  # CUTLASS's library of 16-bit products has 128 x 128 x 64 and 128 x 64 x 64
+TILE_COLUMNS: Final = (64.0, 128.0, 256.0)  # CUTLASS's library has 128 x 64, 128 x 128 and 128 x 256 tiles, 64 deep
 TILE_ROWS: Final = 128.0  # likewise
 TILE_DEPTH: Final = 64.0  # likewise
-GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M of vLLM's and SGLang's tuned fused mixtures
+GROUPED_COLUMNS: Final = (64.0, 128.0)  # BLOCK_SIZE_N of vLLM's and SGLang's tuned fused mixtures, mostly
+GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M, likewise
 K_PIECES: Final = (1, 2, 4, 8)  # split-K as CUTLASS's profiler searches it, in powers of two
 OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 # Products of a sweep differ in their rows alone: each number of rows once, and a look-up.
@@ -134,7 +135,7 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     best: Any = np.inf
     for rows in GROUPED_ROWS:
         strips = experts * np.maximum(task.m / rows + 0.5, 1.0)
-        for columns in TILE_COLUMNS:
+        for columns in GROUPED_COLUMNS:
             loaded = columns * task.weight_bytes + rows * task.input_bytes
             step = np.maximum(loaded / load, 2.0 * rows * columns / rate)
             waves = np.maximum(strips * np.ceil(task.n / columns), 1.0)
