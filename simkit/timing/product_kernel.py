@@ -47,9 +47,9 @@ def moved_bytes(task: ProductTask) -> Any:
     return task.batches * one
 
 
-def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel) -> float:
+def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel | MoeKernel) -> float:
     """Floor of a product timed by itself; that of 8-bit operands has the kernel that quantises the inputs."""
-    ratio = kernel.launch_ratio_8bit if task.input_bytes < OUTPUT_BYTES else 1.0
+    ratio = kernel.launch_ratio_8bit if isinstance(kernel, GemmKernel) and task.input_bytes < OUTPUT_BYTES else 1.0
     return kernel.launch_cycles * ratio / hardware.compute.known_clock_hz
 
 
@@ -112,8 +112,7 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     return best
 
 
-def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, efficiency: float,
-              memory_s: Any) -> Any:
+def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, memory_s: Any) -> Any:
     """Seconds of a mixture's grouped product without its launches.
 
     Parameters
@@ -121,7 +120,6 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     task: the product; its fields broadcast.
     dtype: format in which the matrix unit multiplies.
     hardware, kernel: the chip and its calibrated parameters.
-    efficiency: share of the matrix unit's peak that products reach.
     memory_s: seconds in which the main memory gives what the product reads.
     """
     compute = hardware.compute
@@ -129,7 +127,7 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
     tuned = hardware.kernel.tuned_for_bytes_per_s if hardware.kernel is not None else bandwidth
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned, 1.0)
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * efficiency
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * kernel.matrix_efficiency
     depth = np.ceil(task.k / TILE_DEPTH) * TILE_DEPTH
     experts = task.batches / units
     best: Any = np.inf

@@ -172,7 +172,7 @@ def grouped_product_s(m, n, k, experts, dtype, element_bytes, weight_bytes, rout
     """Seconds of ``experts`` products of ``m`` rows each in the mean, inside a step: the best tile, then the copies."""
     kernel, compute = chip.kernel.moe, chip.compute
     hz, units, bandwidth = compute.clock_hz, compute.units, chip.main_memory.chip_bandwidth_bytes_per_s
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * chip.kernel.gemm.matrix_efficiency
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * kernel.matrix_efficiency
     found = []
     for rows in (16, 32, 64, 128):
         tiles = max(experts, experts * m / rows + experts / 2)

@@ -43,9 +43,10 @@ from simkit.report.drawing.style import (
     new_figure,
     times,
 )
-from simkit.roofline.engine import OperatorTime, operator_times
+from simkit.roofline.engine import operator_times
 from simkit.study.evaluate import Evaluated
 from simkit.study.study_file import FigureRequest
+from simkit.timing.roofs import OperatorTime
 
 _ALONE: Final = ("ridge", "weights", "latency", "links", "replicas")
 _HEADINGS: Final = {"ridge": "low\nridge", "weights": "weights\nbeside", "latency": "fixed\nlatency",
