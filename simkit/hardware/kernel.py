@@ -23,8 +23,9 @@ class GemmKernel:
     """Calibrated parameters of products of a few rows, ``y[m, n] = x[m, k] w[k, n]``, on one chip.
 
     ``launch_cycles`` is the floor of a product timed by itself, ``launch_ratio_8bit`` that of the 8-bit path with the
-    kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; the rest as in
-    :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
+    kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; ``matrix_ratio_8bit`` times
+    ``matrix_efficiency`` is reached with 8-bit and narrower inputs, whose scales and power leave less of a higher peak;
+    the rest as in :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
     """
 
     dram_achieved_fraction: float
@@ -33,6 +34,7 @@ class GemmKernel:
     tile_setup_cycles: float
     load_bytes_per_cycle_per_unit: float
     matrix_efficiency: float
+    matrix_ratio_8bit: float
     split_combine_cycles: float
     combine_cycles_per_64_bytes: float
     dram_ramp_ratio: float

@@ -91,7 +91,8 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     """The equation above, over tiles and pieces. A choice whose combine pass alone costs too much is left out."""
     # A chip that is given more bandwidth is given the load paths that it needs, as attention's are.
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned_for, 1.0)
-    rate = peak / units / hz * kernel.matrix_efficiency
+    narrow = kernel.matrix_ratio_8bit if input_bytes < OUTPUT_BYTES else 1.0
+    rate = peak / units / hz * (kernel.matrix_efficiency * narrow)
     rows = np.minimum(np.ceil(m / MATRIX_ROWS) * MATRIX_ROWS, TILE_ROWS)
     strips = batches * np.ceil(m / TILE_ROWS) / units
     combine_s = kernel.split_combine_cycles / hz
