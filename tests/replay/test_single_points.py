@@ -78,7 +78,7 @@ def test_an_append_is_followed_by_the_attention_that_reads_it():
     """Layers with a window of their own append and read by themselves."""
     step = build_step(parse_scenario().workload(
         load_hardware("h100-sxm"), load_model("gemma-2-9b"), parse_layout("as-trained", load_model("gemma-2-9b")),
-        batch=np.array([4.0]), kv_len=np.array([8192.0]), q_len=np.array([1.0]), machine=Machine(chips=1.0, machine=Machine(chips=1.0, tp=1.0, pp=1.0))))
+        batch=np.array([4.0]), kv_len=np.array([8192.0]), q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0)))
     appends = [one for one in step.layer_operators if one.name == "kv_append"]
     readers = engine._readers(step)
     assert len(appends) == len(step.attention_operators) == 2
