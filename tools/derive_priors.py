@@ -37,6 +37,7 @@ OUTPUT: Final = REPOSITORY / "hardware_profiles" / "priors" / "priors.yaml"
 T_95: Final = (math.inf, 6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
 NO_MACHINE_WIDENING: Final = 1.5  # of another class's whole interval, where no machine of the class itself is known
 MEASURED: Final = ("paper-measured", "calibration")
+GUESSED: Final = ("estimate", "recalled")
 def _dram(chip: HardwareProfile) -> str:
     memory = chip.main_memory
     return memory.dram.type if memory.dram else ""
@@ -62,6 +63,7 @@ RULES: Final[tuple[tuple[str, str, Callable[[HardwareProfile], bool]], ...]] = (
     ("dataflow-hbm", "512 units or more", lambda chip: chip.compute.units >= 512),
     ("systolic-hbm", "every other machine", lambda _: True),
 )
+KEYS_OF_MAIN: Final = ("memory.main.achievable_fraction", "memory.main.reserve_fraction")
 STATED_KEYS: Final = ("compute.matrix.achievable_fraction", "overheads.kernel_launch", "overheads.layer_latency",
                       "overheads.step", "links.scale_up.latency", "links.scale_up.bandwidth",
                       "compute.matrix.tile_rows", "compute.vector_peak")
@@ -376,17 +378,18 @@ class Deriver:
 
 
 def stated_by_profiles() -> dict[str, Any]:
-    """Of every profile: which of the parameters it states, with the confidence, and which it leaves to a default."""
+    """Of every profile: what it states with a source, what it guesses or recalls, what it leaves to a default."""
     table = {}
     for chip in sorted(chips().values(), key=lambda one: one.name):
         main = chip.main_memory.name
-        keys = (f"memory.{main}.achievable_fraction", f"memory.{main}.reserve_fraction", *STATED_KEYS)
+        keys = [profile_key(chip, key) for key in (*KEYS_OF_MAIN, *STATED_KEYS)]
         links = chip.scale_up is not None
         stated = {key: chip.provenance[key].confidence for key in keys if key in chip.provenance}
         table[chip.name] = {
             "class": class_of(chip), "main_memory": main,
             "kernel": "own" if chip.kernel_parameters and not chip.kernel_like else chip.kernel_like,
-            "stated": stated,
+            "stated": {key: how for key, how in stated.items() if how not in GUESSED},
+            "guessed": {key: how for key, how in stated.items() if how in GUESSED},
             "default": [key for key in keys if key not in stated and (links or not key.startswith("links."))]}
     return table
 
@@ -443,6 +446,13 @@ def show(data: dict[str, Any]) -> None:
         for key, found in one["parameters"].items():
             bounds = "  ".join(f"{found[word]:<9.4g}" for word in ("low", "central", "high"))
             print(f"  {key:38} {bounds} n={found['machines']:<2} {found['from']}")
+    print("\nleft to a default (guessed or recalled) by so many of", len(data["stated_by_profiles"]), "profiles:")
+    for key in (*KEYS_OF_MAIN, *STATED_KEYS):
+        named = [[name for name, one in data["stated_by_profiles"].items()
+                  if any(profile_key(chips()[name], key) == other for other in one[group])]
+                 for group in ("default", "guessed")]
+        print(f"  {key:38} {len(named[0]):2} ({len(named[1])})  {', '.join(named[0][:8])}"
+              f"{', ...' if len(named[0]) > 8 else ''}")
     share, layer, ids = inferentia2_two_models()
     print(f"\nInferentia2, 12 chips, {ids[0]} and {ids[1]}: {share:.3f} of HBM, {layer * 1e6:.0f} us a layer besides")
     gaudi = [row for row in _accelerator("argonne") if row["chip"] == "gaudi2" and row["chips"] == "8"
