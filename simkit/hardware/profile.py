@@ -217,11 +217,11 @@ class Link:
     max_chips: Chips
     """Chips that it joins."""
     shape: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=1, max_length=4)] | None = None
-    """Chips along each side of the whole torus or mesh; default: two dimensions, as square as the chips in use allow."""
+    """Chips along each side of the whole torus or mesh; default: two sides, as equal as the chips in use allow."""
     wraps: Wraps | None = None
-    """Sides of a torus's slices that close to rings: all (default), those of full length, all if in blocks of 4, none."""
+    """Sides of a slice of a torus that close: all (default), those of full length, all if in blocks of 4, none."""
     collective_launch_s: Latency = 0.0
-    """Of each phase of a collective (a gather, a scatter; an all-reduce has two), besides its hops: start, handshakes."""
+    """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
     in_network_reduction: Flag = False
     """true: the switch adds up all-reduces."""
     shared_bandwidth_bytes_per_s: Bandwidth | None = None

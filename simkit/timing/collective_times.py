@@ -67,7 +67,7 @@ def all_gather_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
 
 
 def _gathering_s(total_bytes: Any, chips: Any, link: Link) -> Any:
-    r"""Gathering equal parts of a torus's or mesh's chips, or scattering sums: :math:`\lambda + H\alpha + gN/\beta_l`."""
+    r"""Gathering parts of a grid's chips, or scattering their sums: :math:`\lambda + H\alpha + g N/\beta_l`."""
     hops, gather_share, _ = slice_costs(chips, link)
     return (link.collective_launch_s + hops * link.latency_s
             + gather_share * total_bytes / link_bytes_per_s(link))
