@@ -91,9 +91,15 @@ def _factors(chips: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if chips <= limits[0]:
             yield (chips,)
         return
-    for side in range(1, min(chips, limits[0]) + 1):
-        if chips % side == 0:
+    for side in _divisors(chips):
+        if side <= limits[0]:
             yield from ((side, *rest) for rest in _factors(chips // side, limits[1:]))
+
+
+@lru_cache(maxsize=65536)
+def _divisors(number: int) -> tuple[int, ...]:
+    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    return tuple(sorted({*small, *(number // one for one in small)}))
 
 
 def _joined(sides: tuple[int, ...], shape: tuple[int, ...], wraps: Wraps) -> tuple[bool, ...]:
