@@ -62,5 +62,6 @@ def link_words(chip: HardwareProfile) -> str | None:
     link = chip.scale_up or chip.scale_out
     if link is None:
         return None
+    layout = f" as {link.topology} of {'x'.join(map(str, link.shape))}" if link.shape else ""
     return (f"{link.name}: {format_quantity(link.bandwidth_bytes_per_s, BYTES_PER_S)}, "
-            f"{format_quantity(link.latency_s, SECONDS)}, up to {link.max_chips:,} chips")
+            f"{format_quantity(link.latency_s, SECONDS)}, up to {link.max_chips:,} chips{layout}")

@@ -36,6 +36,7 @@ from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
 Tensor = Literal["weights", "kv", "activations"]
 TENSORS: Final[tuple[Tensor, ...]] = ("weights", "kv", "activations")
+Wraps = Literal["always", "full-sides", "blocks-of-4", "never"]
 Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4", "mxint8", "mxint4"]
 Bandwidth = Annotated[float, Quantity(BYTES_PER_S, 1e6, 1e18)]
 Capacity = Annotated[float, Quantity(BYTES, 1, 1e18)]
@@ -210,11 +211,17 @@ class Link:
     topology: Literal["switch", "ring", "torus", "mesh", "all-to-all"]
     """Decides which collective algorithms may run: direct sends need a switch or all-to-all."""
     bandwidth_bytes_per_s: Annotated[float, Key("bandwidth", reads=Bandwidth | None)]
-    """Of one chip, in one direction."""
+    """Of one chip, in one direction, all its links together."""
     latency_s: Latency
     """Of one small message between neighbours, software included."""
     max_chips: Chips
     """Chips that it joins."""
+    shape: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=1, max_length=4)] | None = None
+    """Chips along each side of the whole torus or mesh; default: two sides, as equal as the chips in use allow."""
+    wraps: Wraps | None = None
+    """Sides of a slice of a torus that close: all (default), those of full length, all if in blocks of 4, none."""
+    collective_launch_s: Latency = 0.0
+    """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
     in_network_reduction: Flag = False
     """true: the switch adds up all-reduces."""
     shared_bandwidth_bytes_per_s: Bandwidth | None = None

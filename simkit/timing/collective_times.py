@@ -1,8 +1,14 @@
 r"""Time of exchanges between chips: ``α`` (one message) and ``n/β`` (its bytes) terms of the common algorithms.
 
-``n`` bytes a chip, ``p`` chips, ``α`` the link's latency, ``β`` one chip's bandwidth in one direction. Libraries pick
-the fastest algorithm that the topology allows, so the time is the least of them (Thakur, Rabenseifner, Gropp 2005,
-"Optimization of Collective Communication Operations in MPICH", for ring and recursive forms).
+``n`` bytes a chip, ``p`` chips, ``α`` the link's latency (on a torus or mesh: of one hop), ``β`` one chip's bandwidth
+in one direction, ``λ`` what each phase of a collective costs besides (its kernel and handshakes: most of what a small
+one takes on machines whose chips are programmed like a cluster). Libraries pick the fastest algorithm that the
+topology allows, so the time is the least of them (Thakur, Rabenseifner, Gropp 2005, "Optimization of Collective
+Communication Operations in MPICH", for ring and recursive forms).
+
+``ring`` is one that a library sends around in one direction, over host bridges say. Chips that are wired to their
+neighbours are a ``torus`` or a ``mesh``, of one dimension or more: there ``H`` hops reach the farthest chip and a
+gathered byte takes ``g/β_l`` seconds, ``β_l`` being one of a chip's links (:mod:`simkit.timing.chip_slices`).
 """
 
 from __future__ import annotations
@@ -13,26 +19,33 @@ import numpy as np
 
 from simkit.hardware.profile import Link
 from simkit.step.operators import Collective
+from simkit.timing.chip_slices import GRIDS, link_bytes_per_s, slice_costs
 
 
 def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     r"""All-reduce of ``n`` bytes over ``p`` chips; 0 for one chip.
 
-    - ring: :math:`2(p-1)\alpha + 2\frac{p-1}{p} n/\beta`
-    - one-shot (every chip sends all to all, switch only): :math:`\alpha + (p-1) n/\beta`
-    - two-shot (reduce-scatter and all-gather by direct sends, switch only): :math:`2\alpha + 2\frac{p-1}{p} n/\beta`
-    - reduced in the switch: :math:`2\alpha + n/\beta`
+    - ring: :math:`2(p-1)\alpha + 2\frac{p-1}{p} n/\beta + 2\lambda`
+    - torus or mesh (sums scattered, then gathered, by dimension): :math:`2(\lambda + H\alpha + g n/\beta_l)`; on a
+      torus whose sides all close, :math:`2(\lambda + \sum_i\lfloor d_i/2\rfloor\alpha + \frac{p-1}{p} n/\beta)`
+    - one-shot (every chip sends all to all, switch only): :math:`\alpha + (p-1) n/\beta + \lambda`
+    - two-shot (reduce-scatter and all-gather by direct sends, switch only): :math:`2\alpha + 2\frac{p-1}{p} n/\beta +
+      2\lambda`
+    - reduced in the switch: :math:`2\alpha + n/\beta + 2\lambda`
 
     A path that all chips share (a host bridge) passes :math:`2(p-1) n` bytes in all, at the rate of that path.
     """
     p = np.asarray(chips, dtype=float)
-    alpha, transfer = link.latency_s, bytes_ / link.bandwidth_bytes_per_s
-    best = 2 * (p - 1) * alpha + 2 * (p - 1) / p * transfer
+    alpha, launch, transfer = link.latency_s, link.collective_launch_s, bytes_ / link.bandwidth_bytes_per_s
+    if link.topology in GRIDS:
+        best = 2 * _gathering_s(bytes_, p, link)
+    else:
+        best = 2 * (p - 1) * alpha + 2 * (p - 1) / p * transfer + 2 * launch
     if link.topology in ("switch", "all-to-all"):
-        best = np.minimum(best, alpha + (p - 1) * transfer)
-        best = np.minimum(best, 2 * alpha + 2 * (p - 1) / p * transfer)
+        best = np.minimum(best, alpha + (p - 1) * transfer + launch)
+        best = np.minimum(best, 2 * alpha + 2 * (p - 1) / p * transfer + 2 * launch)
     if link.in_network_reduction:
-        best = np.minimum(best, 2 * alpha + transfer)
+        best = np.minimum(best, 2 * alpha + transfer + 2 * launch)
     best = np.maximum(best, _shared_path_s(2 * (p - 1) * bytes_, p, link) + 2 * (p - 1) * alpha * _crosses(p, link))
     return np.where(p > 1, best, 0.0)
 
@@ -40,13 +53,24 @@ def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
 def all_gather_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     r"""Each of ``p`` chips gives ``n`` bytes and gets all.
 
-    - ring: :math:`(p-1)(\alpha + n/\beta)`
-    - direct (switch): :math:`\alpha + (p-1) n/\beta`
+    - ring: :math:`(p-1)(\alpha + n/\beta) + \lambda`
+    - torus or mesh: :math:`\lambda + H\alpha + g\,p\,n/\beta_l`
+    - direct (switch): :math:`\alpha + (p-1) n/\beta + \lambda`
     """
     p = np.asarray(chips, dtype=float)
-    messages = 1.0 if link.topology in ("switch", "all-to-all") else p - 1
-    time = messages * link.latency_s + (p - 1) * bytes_ / link.bandwidth_bytes_per_s
+    if link.topology in GRIDS:
+        time = _gathering_s(p * bytes_, p, link)
+    else:
+        messages = 1.0 if link.topology in ("switch", "all-to-all") else p - 1
+        time = messages * link.latency_s + (p - 1) * bytes_ / link.bandwidth_bytes_per_s + link.collective_launch_s
     return np.where(p > 1, np.maximum(time, _shared_path_s(p * (p - 1) * bytes_, p, link)), 0.0)
+
+
+def _gathering_s(total_bytes: Any, chips: Any, link: Link) -> Any:
+    r"""Gathering parts of a grid's chips, or scattering their sums: :math:`\lambda + H\alpha + g N/\beta_l`."""
+    hops, gather_share, _ = slice_costs(chips, link)
+    return (link.collective_launch_s + hops * link.latency_s
+            + gather_share * total_bytes / link_bytes_per_s(link))
 
 
 def _crosses(chips: Any, link: Link) -> Any:
@@ -64,23 +88,33 @@ def _shared_path_s(total_bytes: Any, chips: Any, link: Link) -> Any:
 def all_to_all_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     r"""Each of ``p`` chips spreads ``n`` bytes evenly over all.
 
-    - direct (switch): :math:`\alpha + \frac{p-1}{p} n/\beta`
+    - direct (switch): :math:`\alpha + \frac{p-1}{p} n/\beta + \lambda`
     - around a ring, a message travelling ``p/4`` hops on average in two directions: :math:`\frac{p}{2}\alpha +
-      \frac{p}{4} n/\beta`
+      \frac{p}{4} n/\beta + \lambda`
+    - torus or mesh, by dimension, in which the middle of a line or ring passes most: :math:`\lambda + H\alpha +
+      \max_i \frac{\lfloor d_i^2/4 \rfloor}{d_i r_i} n/\beta_l`, with ``r`` 1 on a line and 2 on a ring
     """
     p = np.asarray(chips, dtype=float)
     transfer = bytes_ / link.bandwidth_bytes_per_s
-    if link.topology in ("switch", "all-to-all"):
+    if link.topology in GRIDS:
+        hops, _, spread_share = slice_costs(p, link)
+        time = hops * link.latency_s + spread_share * bytes_ / link_bytes_per_s(link)
+    elif link.topology in ("switch", "all-to-all"):
         time = link.latency_s + (p - 1) / p * transfer
     else:
         time = p / 2 * link.latency_s + np.maximum(p / 4, (p - 1) / p) * transfer
+    time = time + link.collective_launch_s
     return np.where(p > 1, np.maximum(time, _shared_path_s((p - 1) * bytes_, p, link)), 0.0)
 
 
 def send_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
-    r"""One message to a neighbour, :math:`\alpha + n/\beta`; 0 when there is no other chip."""
+    r"""One message to a neighbour, :math:`\alpha + n/\beta + \lambda`; 0 when there is no other chip.
+
+    On a torus or mesh the one link between them carries it: :math:`\beta_l` for :math:`\beta`.
+    """
     p = np.asarray(chips, dtype=float)
-    return np.where(p > 1, link.latency_s + bytes_ / link.bandwidth_bytes_per_s, 0.0)
+    rate = link_bytes_per_s(link) if link.topology in GRIDS else link.bandwidth_bytes_per_s
+    return np.where(p > 1, link.latency_s + bytes_ / rate + link.collective_launch_s, 0.0)
 
 
 def collective_time_s(collective: Collective, link: Link | None) -> Any:

@@ -147,11 +147,11 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShapedLink(Link):
-    """A link that knows its torus."""
+class BundledLink(Link):
+    """A link that knows its cables."""
 
-    shape: tuple[Annotated[int, WholeNumber(1, 4096)], ...] = ()
-    """Chips along each side."""
+    cables: tuple[Annotated[int, WholeNumber(1, 4096)], ...] = ()
+    """Lanes of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ class Extended(HardwareProfile):
     """A profile with a section, a list and a section within a level that no other file knows."""
 
     memory: tuple[LevelThatComputes, ...]
-    scale_up: Annotated[ShapedLink | None, Key("links.scale_up")] = None
+    scale_up: Annotated[BundledLink | None, Key("links.scale_up")] = None
     router: Router | None = None
 
 
@@ -170,7 +170,7 @@ def extended(monkeypatch):
     monkeypatch.setattr("simkit.hardware.document.ProfileSchema", section_schema(Extended, __base__=ProfileHead))
     document = json.loads(json.dumps(FULL))
     document["router"] = {"hop": "9 ns", "power": {"idle": "2 W"}}
-    document["links"]["scale_up"]["shape"] = [16, 4, 4]
+    document["links"]["scale_up"]["cables"] = [16, 4, 4]
     document["memory"]["far"]["compute"] = {"units": 64, "matrix": {"peak": {"bf16": {
         "value": "1.2 TFLOP/s", "source": "a talk"}, "fp8": None}}}
     return document
@@ -179,13 +179,13 @@ def extended(monkeypatch):
 def test_a_field_that_is_declared_is_read_set_listed_and_varied(extended):
     profile = read(extended, {"router.ports": "7"})
     assert profile.router == Router(ports=7, hop_s=9e-9, idle_w=2.0)
-    assert profile.scale_up.shape == (16, 4, 4)
+    assert profile.scale_up.cables == (16, 4, 4)
     near, far = profile.memory
     assert near.compute is None
     assert (far.compute.units, far.compute.matrix_peak_flop_per_s) == (64, {"bf16": 1.2e12})
     assert profile.missing == ("memory.far.compute.matrix.peak.fp8",)
     listed = {parameter.key: parameter for parameter in profile_parameters(profile)}
-    assert listed["links.scale_up.shape"].value == "16, 4, 4"
+    assert listed["links.scale_up.cables"].value == "16, 4, 4"
     assert (listed["router.hop"].value, listed["router.ports"].value, listed["router.power.idle"].value) == (9e-9, 7, 2.0)
     peak = listed["memory.far.compute.matrix.peak.bf16"]
     assert (peak.value, peak.dimension, peak.provenance.source) == (1.2e12, FLOP_PER_S, "a talk")
@@ -193,13 +193,13 @@ def test_a_field_that_is_declared_is_read_set_listed_and_varied(extended):
     assert not variable("router.ports", profile, {}).broadcasts
     faster = with_parameter(with_parameter(profile, peak.key, math.tau), "router.power.idle", 3.0)
     assert (faster.memory[1].compute.matrix_peak_flop_per_s["bf16"], faster.router.idle_w) == (math.tau, 3.0)
-    assert read(extended, {"links.scale_up.shape": "[8, 8]"}).scale_up.shape == (8, 8)
+    assert read(extended, {"links.scale_up.cables": "[8, 8]"}).scale_up.cables == (8, 8)
 
 
 @pytest.mark.parametrize(("where", "value", "said"), [
     ("router.hop", "9", "router.hop: 9 has no unit"), ("router.ports", "65", "65 is out of range: expected 1 to 64"),
     ("router.hops", "9 ns", "did you mean 'hop'?"), ("memory.far.compute.units", "0", "0 is out of range"),
-    ("links.scale_up.shape", "[4, 0]", "0 is out of range: expected 1 to 4096")])
+    ("links.scale_up.cables", "[4, 0]", "0 is out of range: expected 1 to 4096")])
 def test_a_declared_field_has_the_messages_of_all_others(extended, where, value, said):
     with pytest.raises(UserError) as caught:
         read(extended, {where: value})

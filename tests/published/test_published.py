@@ -15,7 +15,7 @@ ROWS = {row.id: row for row in read_published()}
 OUT_OF_REACH = {
     "deepseek-throughput.ratio", "speculation-measured.ende-large-t0", "speculation-measured.ende-large-t1",
     "speculation-engine.ende-base-t0", "speculation-engine.ende-large-t0", "speculation-engine.ende-large-t1",
-    "artificial-analysis.groq-llama-3.1-70b",
+    "artificial-analysis.groq-llama-3.1-70b", "palm-decode.step-int8", "palm-decode.step-bf16",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -108,5 +109,27 @@ def systems_are_as_large_as_their_links(profile: HardwareProfile) -> Iterator[Re
                 "each")
 
 
+def shapes_hold_their_chips(profile: HardwareProfile) -> Iterator[Remark]:
+    """Only a torus or mesh has sides: of two chips or more, whose product is the chips that the link joins."""
+    for name, link in _links(profile):
+        where = ("links", name, "shape")
+        if link.topology != "torus" and link.wraps not in (None, "never"):
+            yield "error", ("links", name, "wraps"), f"{link.wraps} on a {link.topology}: only a torus closes its sides"
+        if link.shape is None:
+            continue
+        words = "x".join(map(str, link.shape))
+        if link.topology not in ("torus", "mesh"):
+            yield "error", where, f"{words} on a {link.topology}: only a torus or a mesh has a shape"
+        if math.prod(link.shape) < link.max_chips:
+            yield "error", where, f"{words} are {math.prod(link.shape)} chips, but the link joins {link.max_chips}"
+        elif math.prod(link.shape) > link.max_chips:
+            yield "warning", ("links", name, "max_chips"), (
+                f"{link.max_chips} chips, but a {link.topology} of {words} has {math.prod(link.shape)}")
+        if min(link.shape) < 2:
+            yield "warning", where, f"{words}: expected sides of two chips or more"
+        if link.wraps == "blocks-of-4" and any(side % 4 for side in link.shape):
+            yield "error", where, f"{words} is not made of blocks of 4"
+
+
 RULES = (links_are_slower_than_memory, links_are_within_their_wires, messages_take_microseconds,
-         systems_are_as_large_as_their_links)
+         systems_are_as_large_as_their_links, shapes_hold_their_chips)
