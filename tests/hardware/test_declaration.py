@@ -6,8 +6,8 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Annotated, Any
 
 import pytest
-
 from docs.reference_tables import profile_keys
+
 from simkit.foundation.errors import UserError
 from simkit.foundation.units import FLOP_PER_S, WATTS, units_of
 from simkit.foundation.validation import Quantity, WholeNumber, key_meanings, schema_at

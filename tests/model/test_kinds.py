@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
 from docs.import_graph import internal_imports
+
 from simkit.foundation.errors import UserError
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model

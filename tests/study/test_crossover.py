@@ -12,7 +12,7 @@ import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import profile_parameters, with_parameter
-from simkit.study.crossover import Question, crossings, crossover
+from simkit.study.crossover import Comparison, crossings, crossover
 from simkit.study.digests import digest
 from simkit.study.scenario import parse_scenario
 from simkit.study.vary import variable
@@ -140,7 +140,7 @@ def test_each_value_of_an_array_takes_the_time_that_it_takes_alone(chip, llama):
     """Of every parameter that may be an array; a chip that shares a host bridge, one of tiers, one without launches."""
     def question(vary):
         own = {"batch": 8.0, "kv_len": 4096.0, "q_len": 1.0}
-        return Question(load=partial(_loaded, chip), profile=profile, model=llama, attention="gqa-8", against="mha", of="step",
+        return Comparison(load=partial(_loaded, chip), profile=profile, model=llama, attention="gqa-8", against="mha", of="step",
                         workload=own, scenario=parse_scenario(), chips="fit", tp=None, pp=None, engine="roofline", varied=vary)
 
     profile, checked = load_hardware(chip), set()
