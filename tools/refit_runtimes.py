@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from simkit.evidence.served_models import MODELS, Measured, predict, read_rows
+from simkit.evidence.served_models import MODELS, ServedModel, predict, read_rows
 from simkit.serving.runtime import IDEAL, Runtime, load_runtime
 
 FITTED_MODELS: Final = ("llama-3.1-70b", "qwen3-32b")
@@ -35,7 +35,7 @@ STEP: Final = 0.05  # of a parameter, for the differences of the Jacobian
 MOST_EVALUATIONS: Final = 8
 
 
-def fitted_rows(rows: list[Measured], runtime: str) -> tuple[list[Measured], list[Measured]]:
+def fitted_rows(rows: list[ServedModel], runtime: str) -> tuple[list[ServedModel], list[ServedModel]]:
     """The rows that a runtime is fitted to, and their other half."""
     found = [row for row in rows if row.comparable and row.framework == runtime
              and MODELS[row.model] in FITTED_MODELS and row.shared_by in FITTED_CHIPS]
@@ -49,12 +49,12 @@ def runtime_of(name: str, values: Any) -> Runtime:
                    prefill_fraction=fraction)
 
 
-def errors(rows: list[Measured], runtime: Runtime) -> Any:
+def errors(rows: list[ServedModel], runtime: Runtime) -> Any:
     """Logarithms of predicted over measured time per output token."""
     return np.array([math.log(predict(row, runtime)[0] / row.tpot_s) for row in rows])
 
 
-def refit(name: str, rows: list[Measured]) -> Runtime:
+def refit(name: str, rows: list[ServedModel]) -> Runtime:
     """The runtime that fits the rows best."""
     now = load_runtime(name)
     start = np.array([max(now.kernel_gap_s / UNIT_S, 0.5), max(now.host_sequence_s / UNIT_S, 1.0),

@@ -58,7 +58,7 @@ COLUMNS: Final = ("system", "model", "precision", "framework", "isl", "osl", "co
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class ServedModel:
     """One measured row, in SI units."""
 
     system: str
@@ -93,7 +93,7 @@ class Measured:
         return "fp8" if self.framework == "trtllm" and self.precision in ("fp8", "fp4") else "bf16"
 
 
-def read_rows(path: Path | str) -> list[Measured]:
+def read_rows(path: Path | str) -> list[ServedModel]:
     """All rows of a table of measurements. Raises :class:`UserError` with file and line."""
     file = str(path)
     rows = table_rows(read_text(path, most_bytes=MOST_BYTES, unpack=True), file)
@@ -110,7 +110,7 @@ def read_rows(path: Path | str) -> list[Measured]:
     return found
 
 
-def _measured(row: dict[str, str], where: Location) -> Measured:
+def _measured(row: dict[str, str], where: Location) -> ServedModel:
     def number(name: str, default: str = "", *, most: float = MOST_TOKENS) -> float:
         try:
             value = float(row[name] or default)
@@ -126,7 +126,7 @@ def _measured(row: dict[str, str], where: Location) -> Measured:
             raise UserError(f"{name}: '{row[name][:40]}' is not a whole number", where=where)
         return int(value)
 
-    return Measured(
+    return ServedModel(
         system=row["system"], model=row["model"], precision=row["precision"] or "bf16", framework=row["framework"],
         prompt_tokens=count("isl"), output_tokens=count("osl"), clients=count("concurrency", most=MOST_CLIENTS),
         tp=count("tp"), pp=count("pp", "1"), attention_dp=count("attention_dp", "1"),
@@ -143,7 +143,7 @@ def _server(chips: Chips, system: str, model: str, precision: str, kv_dtype: str
     return build_server(found, Policy(chunk_tokens=CHUNK_TOKENS, most_running=1024))
 
 
-def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline",
+def predict(row: ServedModel, runtime: Runtime, *, engine: str = "roofline",
             chips: Chips = load_hardware) -> tuple[float, float]:
     """``(TPOT, TTFT)`` in seconds, means over all requests, of one row under a runtime. Raises :class:`UserError`.
 
@@ -168,7 +168,7 @@ def predict(row: Measured, runtime: Runtime, *, engine: str = "roofline",
             float(np.mean(spans[:, 3] - spans[:, 1])))
 
 
-def prompts_over_peak(row: Measured, chips: Chips = load_hardware) -> float:
+def prompts_over_peak(row: ServedModel, chips: Chips = load_hardware) -> float:
     r"""Flops a second of the row's prompts over the peak of all its chips, from its own labels and times.
 
     .. math:: \frac{C}{T_{first} + (o - 1)\,T_{token}} \cdot \frac{2\,P_{active}\,i}{p\,\pi}
@@ -202,7 +202,7 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
     engine: ``roofline`` or ``replay``.
     chips: gives a profile by its name.
     """
-    groups: dict[tuple[str, str, str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str, str, str], list[ServedModel]] = {}
     left_out: dict[tuple[str, str, str, str], int] = {}
     for row in read_rows(data):
         key = (row.system, row.model, row.framework, row.precision)
@@ -231,7 +231,7 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
     return records
 
 
-def _errors(row: Measured, runtime: str | None, engine: str, chips: Chips) -> tuple[float, float] | None:
+def _errors(row: ServedModel, runtime: str | None, engine: str, chips: Chips) -> tuple[float, float] | None:
     """Predicted over measured less 1, of TPOT and TTFT; None where the model does not fit."""
     try:
         predicted = predict(row, load_runtime(runtime or row.framework), engine=engine, chips=chips)

@@ -49,9 +49,14 @@ def plain(record: Any) -> Any:
 
 @cache
 def source_digest(folders: tuple[str, ...]) -> str:
-    """SHA-256 of the text of all Python files in folders of this package: the version of what they compute."""
+    """SHA-256 of the text of all Python files in folders of this package: the version of what they compute.
+
+    Raises FileNotFoundError for a folder that is not there, whose changes would go unseen.
+    """
     found = hashlib.sha256()
     for folder in folders:
+        if not (_PACKAGE / folder).is_dir():
+            raise FileNotFoundError(_PACKAGE / folder)
         for path in sorted((_PACKAGE / folder).rglob("*.py")):
             found.update(path.relative_to(_PACKAGE).as_posix().encode())
             found.update(path.read_bytes())

@@ -8,7 +8,7 @@ import pytest
 from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_parameters
 from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
-from simkit.evidence.silicon.tables import Measured, shipped_table
+from simkit.evidence.silicon.tables import MeasuredTimes, shipped_table
 from simkit.evidence.silicon.transfer import carried_over
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
@@ -17,7 +17,7 @@ H100 = load_hardware("h100-sxm")
 UNSEEN = ["matrix_efficiency"]  # in the few shipped rows of H100 loads bind, hardly ever the matrix unit
 
 
-def rows_of(system: str, table: str = SHIPPED_SPREAD) -> Measured:
+def rows_of(system: str, table: str = SHIPPED_SPREAD) -> MeasuredTimes:
     return shipped_table(table).of_system(system)
 
 

@@ -97,6 +97,8 @@ def test_words_for_people_are_not_content(h100):
     assert digest(load_hardware("h100-sxm")) == digest(h100)
     assert digest(h100) != digest(load_hardware("h100-sxm", overrides={"memory.hbm.bandwidth": "3.3519 TB/s"}))
     assert source_digest(("replay", "step")) != source_digest(("replay",))
+    with pytest.raises(FileNotFoundError):
+        source_digest(("replay", "a-room-that-moved"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"{}", b"0\n[1, {}, {}]\n", None])

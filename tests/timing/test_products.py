@@ -1,4 +1,4 @@
-"""Measured products inside a step: both engines time them with one function, and the evidence times a step's own."""
+"""MeasuredTimes products inside a step: both engines time them with one function, and the evidence times a step's own."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s, routed
 from simkit.evidence.silicon.product_rows import WEIGHT_COPIES, gemm_times_s, weights_in_main_memory
-from simkit.evidence.silicon.tables import Measured, parse_table
+from simkit.evidence.silicon.tables import MeasuredTimes, parse_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
@@ -59,7 +59,7 @@ def test_the_evidence_of_products_is_the_time_of_a_step_s_own_operators(chip, we
     hardware = load_hardware(chip)
     for operator in products(step_of("llama-3.1-70b", batch=24.0, weights=weights, tp=4.0)):
         task = operator.product
-        row = Measured(kind="decode_gemm", name="t.csv", time_s=np.ones(1), columns={
+        row = MeasuredTimes(kind="decode_gemm", name="t.csv", time_s=np.ones(1), columns={
             "system": np.array([chip]), "dtype": np.array([weights]), **{
                 name: np.array([float(getattr(task, name))]) for name in ("m", "n", "k")}})
         # The table says nothing of a gate: one that the step fuses is left out.
@@ -127,7 +127,7 @@ def test_a_sibling_borrows_products_and_mixtures_and_keeps_its_own_memory():
         assert own.load_bytes_per_cycle_per_unit > lent.load_bytes_per_cycle_per_unit
 
 
-# Measured mixtures.
+# MeasuredTimes mixtures.
 HEADER = "system,dtype,tokens,hidden_size,expert_size,top_k,experts,moe_tp,moe_ep,distribution,latency_us\n"
 
 

@@ -85,7 +85,7 @@ def _drawn(room: str, box: _Box) -> str:
     heading = f"{room.replace(chr(46), chr(47))}/"
     left, right, first = box.x + 10, box.x + box.width - 10, box.y + 18
     texts = [text(left, first, heading, f'font-size="13" font-weight="bold" fill="{INK}"'),
-             text(right, first, f"{len(modules_of(room))} modules",
+             text(right, first, f"{len(modules_of(room))} module{'s' * (len(modules_of(room)) > 1)}",
                   f'font-size="11" text-anchor="end" fill="{SOFT_INK}"')]
     texts += [text(left, first + LINE * number, line, f'font-size="11" fill="{INK}"')
               for number, line in enumerate(box.lines, start=1)]

@@ -25,7 +25,7 @@ import numpy as np
 
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD, baseline_times_s
 from simkit.evidence.silicon.score import median_advantage_error, regimes
-from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
+from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
 from simkit.hardware.catalog import load_hardware
 
 HERE: Final = Path(__file__).resolve().parent
@@ -76,7 +76,7 @@ def main() -> None:
     _print_errors(answers, rows, ladders)
 
 
-def _measured(count: int) -> tuple[Measured, Measured]:
+def _measured(count: int) -> tuple[MeasuredTimes, MeasuredTimes]:
     """Rows to score, and the ladders of head counts that advantages need."""
     folder = os.environ.get("SIMKIT_REFERENCE")
     big = Path(folder) / "decode_attention.csv.gz" if folder else None
@@ -87,7 +87,7 @@ def _measured(count: int) -> tuple[Measured, Measured]:
     return rows, shipped_table(SHIPPED_LADDERS).of_system(SYSTEM)
 
 
-def _kernels(rows: Measured) -> list[dict[str, Any]]:
+def _kernels(rows: MeasuredTimes) -> list[dict[str, Any]]:
     texts = {"system", "kv_dtype"}
     return [{name: str(column[i]) if name in texts else int(column[i]) for name, column in rows.columns.items()}
             for i in range(len(rows))]
@@ -150,7 +150,7 @@ def _print_speed(answers: dict[str, dict[str, Any]]) -> None:
               f"{found['kernels_per_s']:,.0f} | {found['startup_cpu_s']:.1f} s | {found['peak_mib']:.0f} MiB |")
 
 
-def _print_errors(answers: dict[str, dict[str, Any]], rows: Measured, ladders: Measured) -> None:
+def _print_errors(answers: dict[str, dict[str, Any]], rows: MeasuredTimes, ladders: MeasuredTimes) -> None:
     """Errors over the rows that every tool answers, so that none is scored on easier ones."""
     hardware = load_hardware(SYSTEM)
     predicted = {label: np.array(found["kernel_times_s"], dtype=float) for label, found in answers.items()}

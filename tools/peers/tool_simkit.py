@@ -43,11 +43,11 @@ def kernel_times_s(kernels: list[dict[str, Any]]) -> list[float | None]:
     import numpy as np
 
     from simkit.evidence.silicon.compare import predicted_times_s
-    from simkit.evidence.silicon.tables import Measured
+    from simkit.evidence.silicon.tables import MeasuredTimes
     from simkit.hardware.catalog import load_hardware
 
     names = ("system", "kv_dtype", "head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len")
     columns = {name: np.array([kernel[name] for kernel in kernels]) for name in names}
-    rows = Measured(kind="decode_attention", name="peers", columns=columns, time_s=np.ones(len(kernels)))
+    rows = MeasuredTimes(kind="decode_attention", name="peers", columns=columns, time_s=np.ones(len(kernels)))
     answers: list[float | None] = predicted_times_s(rows, load_hardware("h100-sxm")).tolist()
     return answers

@@ -18,7 +18,7 @@ import numpy as np
 from simkit.evidence.silicon.attention_rows import LibraryOperator, fastest_s, library_operators
 from simkit.evidence.silicon.mixture_rows import MixtureOperator, mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import gemm_times_s
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.kernel import LIBRARIES, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
@@ -73,13 +73,13 @@ class Calibration:
     """A profile with fitted parameters, and the rows' predictions before and after."""
 
     hardware: HardwareProfile
-    rows: Measured = field(repr=False)
+    rows: MeasuredTimes = field(repr=False)
     parameters: tuple[FittedParameter, ...]
     before_s: Any = field(repr=False)
     after_s: Any = field(repr=False)
 
 
-def parameters_of(rows: Measured) -> tuple[str, ...]:
+def parameters_of(rows: MeasuredTimes) -> tuple[str, ...]:
     """Names of the parameters that rows of this kind can speak about, those of 8-bit formats only with 8-bit rows."""
     if rows.kind == "allreduce":
         raise UserError("all-reduces say nothing about kernel parameters", hint="they speak of links.scale_up")
@@ -94,7 +94,7 @@ def parameters_of(rows: Measured) -> tuple[str, ...]:
     return names
 
 
-def calibrate(rows: Measured, hardware: HardwareProfile, keep: Sequence[str] = ()) -> Calibration:
+def calibrate(rows: MeasuredTimes, hardware: HardwareProfile, keep: Sequence[str] = ()) -> Calibration:
     """Fit the chip's parameters to its rows.
 
     Parameters
@@ -136,7 +136,7 @@ def calibrate(rows: Measured, hardware: HardwareProfile, keep: Sequence[str] = (
 class FitRows:
     """Rows of one chip, with their operators built once: parameters change, the kernels' work does not."""
 
-    rows: Measured
+    rows: MeasuredTimes
     hardware: HardwareProfile
     operators: tuple[LibraryOperator, ...] = ()
     mixtures: tuple[MixtureOperator, ...] = ()

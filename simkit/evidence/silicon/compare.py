@@ -18,7 +18,7 @@ from simkit.evidence.silicon.attention_rows import attention_operators, attentio
 from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import allreduce_times_s, gemm_times_s
 from simkit.evidence.silicon.score import median_advantage_error, regimes, score, streamed_bytes
-from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
+from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -35,8 +35,8 @@ class SystemComparison:
 
     system: str
     profile: HardwareProfile | None
-    rows: Measured
-    ladders: Measured
+    rows: MeasuredTimes
+    ladders: MeasuredTimes
     predicted_s: Any
     ladders_predicted_s: Any
     baseline_s: Any
@@ -111,7 +111,7 @@ def _same(chip: HardwareProfile) -> HardwareProfile:
     return chip
 
 
-def _sampled(rows: Measured, sample: int | None, seed: int) -> Measured:
+def _sampled(rows: MeasuredTimes, sample: int | None, seed: int) -> MeasuredTimes:
     if sample is None or sample >= len(rows):
         return rows
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
@@ -137,7 +137,7 @@ def systems_of(chip: HardwareProfile) -> tuple[str, ...]:
     return tuple(dict.fromkeys((chip.name, *chip.aliases)))
 
 
-def _compared(system: str, rows: Measured, ladders: Measured, engine: str,
+def _compared(system: str, rows: MeasuredTimes, ladders: MeasuredTimes, engine: str,
               load: Callable[[], HardwareProfile]) -> SystemComparison:
     nothing = np.zeros(0)
     profile = None
@@ -153,7 +153,7 @@ def _compared(system: str, rows: Measured, ladders: Measured, engine: str,
                             ladders_predicted_s=ladder_times, baseline_s=baseline)
 
 
-def predicted_times_s(rows: Measured, hardware: HardwareProfile, engine: str = DEFAULT) -> Any:
+def predicted_times_s(rows: MeasuredTimes, hardware: HardwareProfile, engine: str = DEFAULT) -> Any:
     """Predicted seconds of each row, as it was measured: alone, in a loop. Raises :class:`UserError`."""
     if rows.kind in ("decode_attention", "decode_mla"):
         return attention_times_s(rows, hardware, engine)
@@ -164,7 +164,7 @@ def predicted_times_s(rows: Measured, hardware: HardwareProfile, engine: str = D
     return gemm_times_s(rows, hardware) if rows.kind == "decode_gemm" else allreduce_times_s(rows, hardware)
 
 
-def baseline_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
+def baseline_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     r"""Seconds of a peak roofline, :math:`\max(bytes/\beta_{peak}, flops/\pi_{peak})`: no launch, cache or kernel."""
     if rows.kind == "allreduce":
         link = hardware.scale_up

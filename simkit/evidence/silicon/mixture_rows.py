@@ -19,7 +19,7 @@ import numpy as np
 
 from simkit.evidence.silicon.attention_rows import joined
 from simkit.evidence.silicon.product_rows import weights_in_main_memory
-from simkit.evidence.silicon.tables import Measured
+from simkit.evidence.silicon.tables import MeasuredTimes
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture, Moe
 from simkit.model.attention import parse_layout
@@ -39,7 +39,7 @@ _COLUMNS: Final = ("dtype", "hidden_size", "expert_size", "top_k", "experts", "m
 MixtureOperator = tuple[Any, Operator, Any]
 
 
-def mixture_operators(rows: Measured) -> tuple[MixtureOperator, ...]:
+def mixture_operators(rows: MeasuredTimes) -> tuple[MixtureOperator, ...]:
     """Both products of every row, one pair for each format."""
     found: dict[str, list[tuple[Any, Operator, Operator, Any]]] = {}
     for part in _by_shape(rows):
@@ -60,7 +60,7 @@ def mixture_times_s(operators: tuple[MixtureOperator, ...], count: int, hardware
     return times
 
 
-def weight_bytes(rows: Measured) -> Any:
+def weight_bytes(rows: MeasuredTimes) -> Any:
     """Bytes of the experts that each row reads."""
     found = np.zeros(len(rows))
     for where, operator, _ in mixture_operators(rows):
@@ -68,7 +68,7 @@ def weight_bytes(rows: Measured) -> Any:
     return found
 
 
-def _by_shape(rows: Measured) -> Iterator[tuple[Any, Operator, Operator, Any]]:
+def _by_shape(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator, Operator, Any]]:
     shapes = np.zeros(len(rows), dtype=int)
     for name in _COLUMNS:
         values = np.unique(rows.columns[name], return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Measured weight products and all-reduces as the engines' operators and collectives."""
+"""MeasuredTimes weight products and all-reduces as the engines' operators and collectives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture
@@ -24,7 +24,7 @@ from simkit.timing.streamed import streamed_times
 WEIGHT_COPIES: Final = 6.0
 
 
-def gemm_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
+def gemm_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     """Predicted seconds of ``y[m, n] = x[m, k] w[k, n]``: a step's own operator, timed by itself and in its loop."""
     columns = rows.columns
     times = np.empty(len(rows))
@@ -55,7 +55,7 @@ def weights_in_main_memory(hardware: HardwareProfile) -> Placement:
     return Placement(weights={home.name: 1.0}, kv={}, fits=True, max_batch=np.inf)
 
 
-def allreduce_times_s(rows: Measured, hardware: HardwareProfile) -> Any:
+def allreduce_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     """Predicted seconds of all-reduces inside a node. Raises :class:`UserError` for a chip without a link."""
     if hardware.scale_up is None:
         raise UserError(f"{hardware.name} has no scale_up link in its profile")

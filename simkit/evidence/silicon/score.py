@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.evidence.silicon.mixture_rows import weight_bytes
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, Measured
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
 from simkit.hardware.profile import HardwareProfile
 
 REGIMES: Final = ("all", "serving", "beyond_cache", "in_cache")
@@ -25,7 +25,7 @@ INTERVAL: Final = (0.05, 0.95)
 _MLA_ELEMENTS: Final = 576  # latent and rotary part of the measured kernels (DeepSeek: 512 + 64)
 
 
-def streamed_bytes(rows: Measured) -> Any:
+def streamed_bytes(rows: MeasuredTimes) -> Any:
     """Bytes that a kernel reads once: the KV cache, a product's weights, or those of the experts that are chosen."""
     columns = rows.columns
     if rows.kind == "decode_attention":
@@ -45,7 +45,7 @@ def _element_bytes(formats: Any) -> Any:
     return np.array([ELEMENT_BYTES[str(name)] for name in found])[place]
 
 
-def regimes(rows: Measured, hardware: HardwareProfile) -> dict[str, Any]:
+def regimes(rows: MeasuredTimes, hardware: HardwareProfile) -> dict[str, Any]:
     """Masks of the regimes; an all-reduce has none but ``all``, a product no ``serving``.
 
     ``beyond_cache``: more bytes than twice the last on-chip cache; ``serving``: at least 512 tokens and 4 sequences.
@@ -62,7 +62,7 @@ def regimes(rows: Measured, hardware: HardwareProfile) -> dict[str, Any]:
     return masks
 
 
-def advantages(rows: Measured, time_s: Any) -> tuple[Any, Any]:
+def advantages(rows: MeasuredTimes, time_s: Any) -> tuple[Any, Any]:
     """Rows that have fewer KV heads than query heads, and by what factor MHA takes longer at equal other columns.
 
     Rows whose MHA kernel the table lacks are left out.
@@ -81,7 +81,7 @@ def advantages(rows: Measured, time_s: Any) -> tuple[Any, Any]:
     return grouped, factor[grouped]
 
 
-def score(rows: Measured, predicted_s: Any, mask: Any, *, seed: int) -> dict[str, Any]:
+def score(rows: MeasuredTimes, predicted_s: Any, mask: Any, *, seed: int) -> dict[str, Any]:
     """``rows, mape, median_ape, p90_ape, bias`` of the rows of a mask, and the ends of their intervals."""
     error = (predicted_s / rows.time_s - 1.0)[mask]
     named = {"rows": len(error)}
@@ -99,7 +99,7 @@ def score(rows: Measured, predicted_s: Any, mask: Any, *, seed: int) -> dict[str
     return named | {name: float(value) for name, value in zip(names, values, strict=True)} | ends
 
 
-def _configurations(rows: Measured) -> Any:
+def _configurations(rows: MeasuredTimes) -> Any:
     """Number of each row's configuration: every column but those that grow a kernel of the same shape."""
     grown = {"system", "batch", "kv_len", "m", "tokens", "distribution", "elements"}
     same = np.zeros(len(rows), dtype=int)
@@ -128,7 +128,7 @@ def _resampled(ascending: Any, clusters: Any, seed: int) -> tuple[Any, Any]:
     return means, medians
 
 
-def median_advantage_error(rows: Measured, predicted_s: Any, mask: Any) -> tuple[float | None, int]:
+def median_advantage_error(rows: MeasuredTimes, predicted_s: Any, mask: Any) -> tuple[float | None, int]:
     """Median of |predicted over measured advantage - 1| of the grouped rows in a mask, and how many there are."""
     where, measured = advantages(rows, rows.time_s)
     _, predicted = advantages(rows, predicted_s)
@@ -138,6 +138,6 @@ def median_advantage_error(rows: Measured, predicted_s: Any, mask: Any) -> tuple
     return float(np.median(np.abs(predicted[inside] / measured[inside] - 1.0))), int(inside.sum())
 
 
-def columns_text(rows: Measured, index: int) -> Mapping[str, Any]:
+def columns_text(rows: MeasuredTimes, index: int) -> Mapping[str, Any]:
     """One row's columns as plain values."""
     return {name: column[index].item() for name, column in rows.columns.items()}

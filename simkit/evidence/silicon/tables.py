@@ -49,7 +49,7 @@ MOST_BYTES: Final = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredTimes:
     """Rows of one kind of kernel, by column: texts, whole numbers as floats, and ``time_s`` as measured.
 
     ``unmeasured`` counts rows of the file that say nothing about the target. ``measured_by`` has a mask for each
@@ -66,13 +66,13 @@ class Measured:
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def take(self, where: Any) -> Measured:
+    def take(self, where: Any) -> MeasuredTimes:
         """The rows of an index or mask."""
         return replace(self, columns={name: column[where] for name, column in self.columns.items()},
                        time_s=self.time_s[where],
                        measured_by={name: mask[where] for name, mask in self.measured_by.items()})
 
-    def of_system(self, system: str) -> Measured:
+    def of_system(self, system: str) -> MeasuredTimes:
         """The rows of one system."""
         return self.take(self.columns["system"] == system)
 
@@ -82,7 +82,7 @@ class Measured:
         return list(dict.fromkeys(self.columns["system"].tolist()))
 
 
-def read_table(path: Path, target: str = "best") -> Measured:
+def read_table(path: Path, target: str = "best") -> MeasuredTimes:
     """The rows of a CSV or CSV.GZ file that were measured for ``target``.
 
     Raises :class:`UserError` with file, line and column. ``target`` chooses among the framework columns of attention
@@ -95,13 +95,13 @@ def read_table(path: Path, target: str = "best") -> Measured:
     return parse_table(text, str(path), target)
 
 
-def shipped_table(name: str, target: str = "best") -> Measured:
+def shipped_table(name: str, target: str = "best") -> MeasuredTimes:
     """One of the compact tables that simkit carries; ``simkit/evidence/data/silicon.README.md`` says where from."""
     text = resources.files("simkit.evidence").joinpath("data", name).read_text(encoding="utf-8")
     return parse_table(text, name, target)
 
 
-def parse_table(text: str, name: str, target: str = "best") -> Measured:
+def parse_table(text: str, name: str, target: str = "best") -> MeasuredTimes:
     """As :func:`read_table`, from the text of a file called ``name``."""
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -129,8 +129,8 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
     if not measured.any():
         raise UserError(f"no row was measured for '{target}'", where=Location(file=name, line=int(at[0])))
     by = _measured_by(kind, texts, target, measured)
-    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()),
-                     measured_by=by)
+    table = MeasuredTimes(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6,
+                          unmeasured=int((~measured).sum()), measured_by=by)
     return table.take(measured)
 
 
