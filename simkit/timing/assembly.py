@@ -16,7 +16,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Collective, DecodeStep, Operator
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.layer_latency import layers_wait_s
-from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, Account, StepTiming
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, Account, StepTiming
 
 
 class Timed(Protocol):
@@ -72,7 +72,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
 
 
 def _account(timed: list[tuple[Operator, Timed]], hardware: HardwareProfile, *, link_s: Any, idle_s: Any) -> Account:
-    causes = (COMPUTE, SPECIAL_FUNCTION, *(level.name for level in hardware.memory), LINK, LATENCY)
+    causes = (*(level.name for level in hardware.memory), LOAD_PATH, COMPUTE, SPECIAL_FUNCTION, LINK, LATENCY)
     cause_time: dict[str, Any] = dict.fromkeys(causes, 0.0)
     attention_cause: dict[str, Any] = dict.fromkeys(causes, 0.0)
     level_bytes: dict[str, Any] = {level.name: 0.0 for level in hardware.memory}

@@ -11,6 +11,7 @@ import numpy as np
 
 # Causes that are not a memory level; memory levels go by their own names.
 COMPUTE: Final = "compute"
+LOAD_PATH: Final = "load_path"  # of a measured kernel's units: bytes in flight over latency; it reads the memory
 SPECIAL_FUNCTION: Final = "special_function"
 LINK: Final = "link"
 LATENCY: Final = "latency"
@@ -20,8 +21,8 @@ LATENCY: Final = "latency"
 class Account:
     """Where a step's time and bytes go.
 
-    ``cause_time_s`` splits the time of a step by what binds (a memory level's name, compute, special_function, link,
-    latency), ``attention_cause_time_s`` that of attention alone. ``level_bytes`` are the bytes that one chip moves at
+    ``cause_time_s`` splits the time of a step by what binds (a memory level's name, load_path, compute,
+    special_function, link, latency), ``attention_cause_time_s`` that of attention alone. ``level_bytes`` are the bytes that one chip moves at
     each level in a step.
     """
 

@@ -28,12 +28,15 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One mapping: its time, launch floor apart and included, and what its busiest unit spends on which path."""
+    """One mapping: its time, launch floor apart and included, what its busiest unit spends on tokens on which path, and
+    its memory's time.
+    """
 
     body_s: float
     floor_s: float
-    unit_s: float
+    tokens_s: float
     computing: bool
+    memory_s: float
 
 
 def ways(problem, chip, bandwidth, *, alone):
@@ -143,7 +146,8 @@ def _cut(problem, kernel, hz, units, *, items, setup, load, compute, tile, memor
             combine = (kernel.split_combine_cycles
                        + kernel.combine_cycles_per_64_bytes * row_elements * pieces * 4 / 64 / units) / hz
         body_s = max(unit_s, memory_s + kernel.exposed_setup_fraction * waves * setup / hz) + combine + extra_s
-        yield Way(body_s=body_s, floor_s=floor_s if alone else 0.0, unit_s=unit_s, computing=compute >= load)
+        yield Way(body_s=body_s, floor_s=floor_s if alone else 0.0, computing=compute >= load, memory_s=memory_s,
+                  tokens_s=waves * tokens * max(load, compute) / hz)
 
 
 def product_s(m, n, k, dtype, element_bytes, chip, hit_share):

@@ -14,7 +14,7 @@ from simkit.step.placement import Demand, Placement, demand, place
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import LATENCY, Account, StepTiming
+from simkit.timing.step_timing import LATENCY, LOAD_PATH, Account, StepTiming
 from tests.step.test_operators import workload_of
 
 H100, SN40L, CORSAIR = (load_hardware(name) for name in ("h100-sxm", "sambanova-sn40l", "dmatrix-corsair"))
@@ -110,9 +110,34 @@ def test_a_launch_is_latency_and_the_highest_roof_has_the_rest():
     assert times.cause_s[LATENCY] == launch_s
     assert times.cause_s["hbm"] == times.level_s["hbm"]
     assert times.total_s == launch_s + times.level_s["hbm"]
-    # On ties the first roof is named, and the time is counted once.
-    even = replace(times, compute_s=times.level_s["hbm"])
-    assert (float(even.cause_s["compute"]), float(even.cause_s["hbm"])) == (times.level_s["hbm"], 0.0)
+
+
+@pytest.mark.parametrize(("compute_share", "load_share", "binding"), [
+    (1.0, 0.0, "hbm"), (1.04, 0.0, "hbm"), (1.1, 0.0, "compute"), (1.0, 1.04, "hbm"), (1.2, 1.2, "load_path"),
+    (1.2, 1.16, "load_path"), (1.2, 1.1, "compute"), (0.0, 1.1, "load_path")])
+def test_of_roofs_within_five_percent_memory_binds_before_the_load_path_and_that_before_arithmetic(
+        compute_share, load_share, binding):
+    """Rates are calibrated to a few per cent: a kernel at 96 % of its memory's bandwidth is bound by that memory."""
+    times = operator_times(OPERATOR, placed({"hbm": 1.0}, {"hbm": 1.0}), H100)
+    hbm_s = times.level_s["hbm"]
+    even = replace(times, compute_s=compute_share * hbm_s, unit_s={LOAD_PATH: load_share * hbm_s})
+    causes = {name: float(seconds) for name, seconds in even.cause_s.items() if name != LATENCY and seconds > 0}
+    assert causes == {binding: pytest.approx(hbm_s * max(1.0, compute_share, load_share), rel=1e-12)}
+    assert float(sum(even.cause_s.values())) == pytest.approx(float(even.total_s), rel=1e-12)
+
+
+def test_a_load_path_that_holds_a_kernel_below_its_memory_is_neither_latency_nor_arithmetic():
+    """Half of H100's bytes in flight: one wave of items streams at half the rate, and says so; set-up is latency."""
+    narrow = replace(H100, kernel=replace(
+        H100.kernel, load_bytes_per_cycle_per_unit=H100.kernel.load_bytes_per_cycle_per_unit / 2))
+    step = build_step(workload_of("llama-2-70b", "gqa-8", batch=33.0, kv_len=65536.0))
+    (core,) = step.attention_operators
+    times = operator_times(core, placed({"hbm": 1.0}, {"hbm": 1.0}), narrow)
+    causes = {name: float(seconds) / float(times.total_s) for name, seconds in times.cause_s.items()}
+    assert causes[LOAD_PATH] > 0.9
+    assert causes["compute"] == causes["hbm"] == 0.0
+    timing = evaluate(step, placed({"hbm": 1.0}, {"hbm": 1.0}), narrow)
+    assert (timing.bound, timing.attention_bound) == (LOAD_PATH, LOAD_PATH)
 
 
 def test_a_step_moves_and_takes_what_its_operators_do_one_by_one():

@@ -56,7 +56,7 @@ def kernels(one, *, chip=CHIP, load_fraction=1.0, query_rows=None, home=None):
     """Every kernel that the library could run, the matrix unit's first."""
     known = replace(parameters_of(one, chip, home), load_fraction=load_fraction)
     work = kernel_work(one, heads=one.sequences * one.kv_heads, rows=one.query_rows, tokens=one.tokens,
-                       token_bytes=one.bytes_per_token_head, item_rows=query_rows)
+                       token_bytes=one.bytes_per_token_head, item_rows=query_rows, cached_elements=one.cached_elements)
     rows, matrix, vector = kernels_of_library(work, known.kernel)
     found = [matrix_kernel(of_item, work, known) for of_item in dict.fromkeys(rows[matrix].tolist())]
     return [*found, vector_kernel(work, known)] if vector.any() else found
