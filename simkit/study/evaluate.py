@@ -171,7 +171,7 @@ class Evaluated:
         array = np.asarray(value)
         if array.dtype.kind == "U":  # words of a fixed width would be cut where another part's are longer
             array = array.astype(object)
-        if array.size > 1 or self.shape == (1,):
+        if array.size > 1 or self.shape in ((), (1,)):
             return array.reshape(self.shape)
         return np.broadcast_to(array, self.shape)
 

@@ -87,7 +87,7 @@ def _matrix_ways(problem, chip, kernel, bandwidth, rows, alone):
     unit_flop_per_cycle = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / hz / units
     matrix = 2 * padded * (problem.key_dim + problem.value_dim) / (unit_flop_per_cycle * kernel.matrix_efficiency)
     if eight and not native:
-        matrix += (width + kernel.dequantise_token_elements) / (kernel.dequantise_elements_per_cycle * widened)
+        matrix += (width + kernel.dequantise_token_elements) / kernel.dequantise_elements_per_cycle
     exponentials = padded / (compute.special_ops_per_s / hz / units) if compute.special_ops_per_s else 0
     setup = kernel.item_setup_cycles
     if problem.key_dim <= 64:
@@ -117,7 +117,7 @@ def _vector_ways(problem, chip, kernel, bandwidth, alone):
     hz, units = chip.compute.clock_hz, chip.compute.units
     width = problem.cached_elements
     eight = problem.token_bytes < 1.5 * width
-    rate = (kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle) * _widened(kernel, bandwidth)
+    rate = kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle
     floor = kernel.launch_cycles * kernel.vector_launch_ratio
     if problem.key_dim <= 64:
         floor *= kernel.narrow_head_launch_ratio
