@@ -64,8 +64,8 @@ class KernelTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Best:
-    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its memory's time, its
-    unit's time on tokens.
+    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its memory's time, and
+    where ``computing`` its unit's arithmetic, on whole tiles, else its unit's loads, of tokens that there are.
     """
 
     total_s: Any
@@ -157,11 +157,13 @@ def _all_at_once(work: KernelWork, chip: ChipKernel, memory: MemoryTimes, pieces
 
     every = np.arange(count)
     best = total_s.reshape(-1, count).argmin(axis=0)
-    of_kernel = best // len(pieces)
+    of_kernel, of_cut = np.divmod(best, len(pieces))
+    computing = kernel.computing[of_kernel, 0, every] > 0.0
+    loads_s = items.reshape(-1, count)[best, every] * kernel.token_s[of_kernel, 0, every] * work.tokens / cut[of_cut, 0]
     floor = floor_s[of_kernel, 0, every]
     return _Best(
         total_s=total_s.reshape(-1, count)[best, every], launch_s=floor if alone else 0.0, floor_s=floor,
-        tokens_s=tokens_s.reshape(-1, count)[best, every], computing=kernel.computing[of_kernel, 0, every] > 0.0,
+        tokens_s=np.where(computing, tokens_s.reshape(-1, count)[best, every], loads_s), computing=computing,
         memory_s=kernel.memory_s[of_kernel, 0, every])
 
 
@@ -240,7 +242,7 @@ class _Search:
             bound[won] = _at(total_s, won)
             into = won if active is None else active[won]
             best.total_s[into] = bound[won]
-            best.tokens_s[into] = _at(tokens_s, won)
+            best.tokens_s[into] = _at(np.where(kernel.computing, tokens_s, items * kernel.token_s * tokens / cut), won)
             best.memory_s[into] = _at(whole.memory_s, into)
             best.launch_s[into] = _at(launch_s, into)
             best.floor_s[into] = _at(unit.floor_s, into)

@@ -72,7 +72,7 @@ def piece_s(kernel: MappedKernel, tokens: Any, pieces: Any) -> Any:
 
 
 def tokens_of_piece_s(kernel: MappedKernel, tokens: Any, pieces: Any) -> Any:
-    """Of these, the seconds of the tiles, on the load path or on arithmetic, whichever takes longer."""
+    """The tiles' part of that, on the load path or on arithmetic, whichever takes longer."""
     tile = kernel.tile_tokens
     return np.ceil(tokens / (pieces * tile)) * tile * kernel.token_s
 

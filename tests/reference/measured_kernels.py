@@ -28,8 +28,8 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One mapping: its time, launch floor apart and included, what its busiest unit spends on tokens on which path, and
-    its memory's time.
+    """One mapping: its time, launch floor apart and included, what its busiest unit spends on tiles of arithmetic or
+    on loading the tokens that there are, and its memory's time.
     """
 
     body_s: float
@@ -147,7 +147,7 @@ def _cut(problem, kernel, hz, units, *, items, setup, load, compute, tile, memor
                        + kernel.combine_cycles_per_64_bytes * row_elements * pieces * 4 / 64 / units) / hz
         body_s = max(unit_s, memory_s + kernel.exposed_setup_fraction * waves * setup / hz) + combine + extra_s
         yield Way(body_s=body_s, floor_s=floor_s if alone else 0.0, computing=compute >= load, memory_s=memory_s,
-                  tokens_s=waves * tokens * max(load, compute) / hz)
+                  tokens_s=waves * (tokens * compute if compute >= load else problem.tokens / pieces * load) / hz)
 
 
 def product_s(m, n, k, dtype, element_bytes, chip, hit_share):

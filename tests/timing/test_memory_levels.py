@@ -200,7 +200,8 @@ def test_vector_work_counts_what_widening_the_cache_takes_unless_the_matrix_unit
 
 
 def test_of_equal_causes_the_first_is_named():
-    account = Account(cause_time_s={"compute": 1.0, "hbm": 2.0, "link": 2.0}, attention_cause_time_s={"hbm": 0.5, "latency": 0.5},
+    account = Account(cause_time_s={"compute": 1.0, "hbm": 2.0, "link": 2.0}, operator_cause_s={},
+                      attention_cause_time_s={"hbm": 0.5, "latency": 0.5},
                       level_bytes={"hbm": 3.0})
     timing = StepTiming(step_time_s=5.0, attention_time_s=1.0, operator_time_s={"attention": 1.0}, account=lambda: account)
     assert (timing.bound, timing.attention_bound) == ("hbm", "hbm")
