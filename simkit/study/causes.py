@@ -18,9 +18,10 @@ import numpy as np
 from simkit.foundation.units import SECONDS
 from simkit.model.attention import parse_layout
 from simkit.step.attention_operators import EXPAND_LATENT, KV_APPEND, CROSS_ATTENTION
-from simkit.study.record import Field
+from simkit.study.record import FIELDS, Field
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
 
+_ROUNDING: Final = 1e-12  # of a step
 # Operators that read or write the cache.
 _OF_THE_CACHE: Final = ("attention", CROSS_ATTENTION, KV_APPEND, "eviction_scores")
 # Waiting of the whole step, beside its operators.
@@ -82,7 +83,8 @@ def gains_s(at: Any) -> dict[str, Any]:
     before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (mha, at.timing))
     fits = at.fits & placement.fits
     parts = {part: np.where(fits, before[part] - after[part], np.nan) for part in GAINS if part != "other"}
-    return parts | {"other": np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())}
+    rest = np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())
+    return parts | {"other": np.where(np.abs(rest) < _ROUNDING * mha.step_time_s, 0.0, rest)}
 
 
 def _gain_parts_s(timing: StepTiming, products: Collection[str]) -> dict[str, Any]:
@@ -114,3 +116,5 @@ CAUSE_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field f
     Field(name="cache_speedup_vs_mha", heading="by cache alone", value_of=_cache_speedup,
           meaning="step time of MHA over the same with only its reading of the cache as short as this layout's"),
 )})
+ASKED_FOR: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **CAUSE_FIELDS})
+"""Every column there is: those of all records, and those that a caller names."""

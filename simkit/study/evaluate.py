@@ -20,6 +20,7 @@ from simkit.step.machine_totals import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
+from simkit.study.causes import ASKED_FOR
 from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.fit import EVERY_POINT, Need, fit_chips, split_chips
@@ -165,7 +166,7 @@ class Evaluated:
 
     def select(self, names: Sequence[str]) -> dict[str, Any]:
         """Some columns. One value for all points takes the room of one: such columns cannot be written to."""
-        return {name: self._full(FIELDS[name].value_of(self)) for name in names}
+        return {name: self._full(ASKED_FOR[name].value_of(self)) for name in names}
 
     def _full(self, value: Any) -> Any:
         array = np.asarray(value)
