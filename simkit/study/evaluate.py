@@ -69,7 +69,7 @@ class Points:
             return None
         static = self.hardware.sharding == "layer-pipelined"
         ways = machine.tp if static else np.gcd(np.asarray(machine.tp, dtype=np.int64), draft.n_q_heads) * 1.0
-        alone = replace(self.scenario, speculation=None,
+        alone = replace(self.scenario, speculation=None, comparison="mha",
                         encoder_len=self.scenario.encoder_len if draft.cross_attention else 0)
         return alone.workload(self.hardware, draft, parse_layout("as-trained", draft), batch=self.batch,
                               kv_len=self.kv_len, q_len=self.q_len * 0 + 1.0,

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 import simkit
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.model.architecture import Mlp
+from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.model.equal_parameters import with_parameters_of_mha
+from simkit.model.parameters import count_parameters
 from simkit.study.causes import CAUSE_FIELDS, GAINS, attention_shares_s, gains_s, step_shares_s
 from simkit.study.crossover import crossover
 from simkit.study.evaluate import evaluate_group
@@ -89,6 +94,42 @@ def test_a_gain_is_not_known_where_a_layout_does_not_fit():
                                fields=["fits", *CAUSE_FIELDS])
     assert found["fits"]
     assert all(np.isnan(found[name]) for name in CAUSE_FIELDS)
+
+
+def test_mlps_are_widened_as_shazeer_widened_them():
+    """Shazeer 2019, section 4.3: 1024 wide, 8 heads of 128, MLPs of 8192; his multi-query model has 9088."""
+    model = replace(load_model("llama-2-7b"), hidden_size=1024, n_q_heads=8, n_kv_heads=8, head_dim=128,
+                    mlp=Mlp(size=8192, gated=False))
+    wider = with_parameters_of_mha(model, parse_layout("mqa", model))
+    assert wider.mlp.size == 9088
+    assert with_parameters_of_mha(model, parse_layout("mha", model)) == model
+    assert count_parameters(wider, parse_layout("mqa", wider)) == count_parameters(model, parse_layout("mha", model))
+
+
+def test_at_equal_parameters_one_cached_token_gains_next_to_nothing():
+    """Smaller K and V products are paid back by the MLP: what is left are launches and padding."""
+    plain, equal = (simkit.decode_step("mi300x", "llama-2-70b", attention=["mha", "gqa-8"], kv_len=1, batch=32, comparison=kind)
+                    for kind in ("mha", "mha-equal-parameters"))
+    assert plain["speedup_vs_mha"][1] > 1.1
+    assert equal["speedup_vs_mha"][1] == pytest.approx(1.0, abs=0.01)
+    assert equal["step_time_s"][0] == plain["step_time_s"][0]
+    assert equal["weight_read_bytes"][1] == pytest.approx(equal["weight_read_bytes"][0], rel=1e-4)
+    assert set(equal["baseline"]) == {"mha-equal-parameters"}
+    assert set(plain["baseline"]) == {"mha"}
+
+
+def test_at_equal_parameters_the_wider_mlp_is_a_loss_in_the_account():
+    found = point("h100-sxm", comparison="mha-equal-parameters")
+    gains = {part: float(seconds) for part, seconds in gains_s(found).items()}
+    assert gains["other"] < 0.0 < gains["kv_weights"]
+    assert sum(gains.values()) == pytest.approx(float(found.mha[1].step_time_s) - float(found.timing.step_time_s), rel=1e-9)
+
+
+def test_experts_are_not_widened():
+    with pytest.raises(UserError, match="experts"):
+        simkit.decode_step("h100-sxm", "mixtral-8x7b", attention="gqa-2", comparison="mha-equal-parameters")
+    with pytest.raises(UserError, match="expected one of mha, mha-equal-parameters"):
+        simkit.decode_step("h100-sxm", "llama-2-7b", comparison="mqa")
 
 
 @pytest.mark.parametrize(("chip", "vary", "of", "below", "cause"), [
