@@ -58,6 +58,8 @@ _FIELDS: Final = (
           value_of=lambda at: at.points.scenario.kv_dtype),
     Field(name="weight_dtype", meaning="format of the weights", dimension=None,
           value_of=lambda at: at.points.scenario.weight_dtype),
+    Field(name="compute_dtype", meaning="format in which the chip multiplies by the weights", dimension=None,
+          value_of=lambda at: at.hardware.compute.matrix_dtype(at.step.workload.gemm_dtype)),
     Field(name="batch", meaning="sequences decoded together",
           value_of=lambda at: at.points.batch),
     Field(name="kv_len", meaning="cached tokens a sequence, the new one included",
