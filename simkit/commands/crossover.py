@@ -139,6 +139,6 @@ def _sentences(records: list[dict[str, Any]]) -> str:
             said[f"{who}: what takes the advantage at {record['vary']} {here} is {SHARES[record['ended_by']]}: "
                  f"{record['ended_by_share']:.0%} of the time, {record['ended_by_share_before']:.0%} at {most}"] = None
         if record["shares_bandwidth_with_weights"]:
-            said[f"{record['hardware']}: weights and cache share {record['vary'].rpartition('.')[0]}, and its bandwidth "
-                 "speeds both"] = None
+            level = record["vary"].rpartition(".")[0]
+            said[f"{record['hardware']}: weights and cache share {level}, and its bandwidth speeds both"] = None
     return "\n".join(said)

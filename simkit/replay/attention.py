@@ -36,9 +36,10 @@ class AttentionReplay:
     """What one execution of an attention operator did on one chip.
 
     ``stall_s`` sums to ``total_s``: launch, latency, one entry a memory level (waiting for its bandwidth), load_path
-    (waiting because a unit keeps too few bytes in flight), compute, special_function, imbalance (slots idle after their last item). ``extrapolation_bound_s`` is how far the
-    steady-state extrapolation may be off; 0 when every granule was replayed. ``events`` are (slot, item, start, end)
-    and ``event_tokens`` the whole length of each of these items; slot ``s`` runs on unit ``s`` mod ``units``.
+    (waiting because a unit keeps too few bytes in flight), compute, special_function, imbalance (slots idle after
+    their last item). ``extrapolation_bound_s`` is how far the steady-state extrapolation may be off; 0 when every
+    granule was replayed. ``events`` are (slot, item, start, end) and ``event_tokens`` the whole length of each of these
+    items; slot ``s`` runs on unit ``s`` mod ``units``.
     ``binned_bytes`` [servers of ``path``, bins] the bytes in equal parts of ``replayed_s``, from the first dispatch on.
     """
 
@@ -176,7 +177,7 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
     """One plan run; None when its least possible time is above ``could_win_s``."""
     hardware, kv_bytes = machine.hardware, float(operator.kv_read_bytes)
     rate = _dram_rate(machine, plan, operator, task)
-    arithmetic = {COMPUTE: float(compute_time_s(operator, hardware)),
+    arithmetic = {COMPUTE: float(compute_time_s(operator, hardware, placement)),
                   SPECIAL_FUNCTION: float(special_function_time_s(operator, hardware))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
     once = _level_bytes(replace(operator, kv_reread_bytes=task.shared_reread_bytes), placement, hardware)

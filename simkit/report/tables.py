@@ -92,7 +92,7 @@ def results_table(study: Study, records: Sequence[dict[str, Any]], model: str) -
 
 
 def hardware_table(study: Study) -> Table:
-    """The chips: vendor peaks of arithmetic and of each memory level, and the achieved ridge where the cache usually lives."""
+    """The chips: vendor peaks of arithmetic and of each memory level, and the ridge where the cache usually lives."""
     rows = []
     for chip in study.hardware:
         home = chip.main_memory
@@ -113,10 +113,11 @@ def hardware_table(study: Study) -> Table:
     headings = (("chip", "short name in figures"), ("title", "as sold"), ("kind", "gpu, tpu or asic"),
                 ("year", "of release"), ("matrix peak", "dense vendor peak for 16-bit work"),
                 ("cache in", "memory level that usually holds the KV cache"),
-                ("ridge", "achievable flops over achievable bytes a second of that level"), ("memory, nearest first", "vendor figures"),
+                ("ridge", "achievable flops over achievable bytes a second of that level"),
+                ("memory, nearest first", "vendor figures"),
                 ("largest system", "chips"), ("power", "of one chip"), ("price", "rent of one chip"))
-    return Table(name="hardware", caption="The chips of this study at vendor peaks; ridges and the engine use achievable rates, "
-                 "whose sources stand below.", headings=headings, rows=rows)
+    return Table(name="hardware", caption="The chips of this study at vendor peaks; ridges and the engine use "
+                 "achievable rates, whose sources stand below.", headings=headings, rows=rows)
 
 
 def source_table(chip: HardwareProfile) -> Table:

@@ -10,6 +10,7 @@ so that the parts of a gain add up to it. Operators do not overlap each other: n
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from simkit.foundation.units import SECONDS
 from simkit.model.attention import parse_layout
-from simkit.step.attention_operators import EXPAND_LATENT, KV_APPEND, CROSS_ATTENTION
+from simkit.step.attention_operators import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
 from simkit.study.record import FIELDS, Field
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
 
@@ -31,7 +32,8 @@ _IDLE: Final = (LAYER_LATENCY, "pipeline_wait", "host")
 GAINS: Final[Mapping[str, str]] = MappingProxyType({
     "cache": "reading and writing the cache",
     "load_path": "kernels' load paths, which read the cache too",
-    "kv_weights": "weight products of attention, whose K and V parts are smaller, and the layer latency that follows from weights",
+    "kv_weights": "weight products of attention, whose K and V parts are smaller, and the layer latency that follows "
+                  "from weights",
     "arithmetic": "attention's arithmetic: tile padding, widening a quantised cache",
     "launches": "launches, work items' set-up, partial results",
     "links": "exchanges between chips",
@@ -87,6 +89,10 @@ def gains_s(at: Any) -> dict[str, Any]:
     return parts | {"other": np.where(np.abs(rest) < _ROUNDING * mha.step_time_s, 0.0, rest)}
 
 
+def _gain_s(part: str, at: Any) -> Any:
+    return gains_s(at)[part]
+
+
 def _gain_parts_s(timing: StepTiming, products: Collection[str]) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(GAINS, 0.0)
     for name, causes in timing.operator_cause_s.items():
@@ -111,8 +117,8 @@ def _cache_speedup(at: Any) -> Any:
 _HEADINGS: Final = {"load_path": "load path", "kv_weights": "K/V weights"}
 CAUSE_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in (
     *(Field(name=f"gain_{part}_s", meaning=f"MHA's time minus this one's on the same chips: {meaning}",
-            dimension=SECONDS, heading=_HEADINGS.get(part, part),
-            value_of=lambda at, part=part: gains_s(at)[part]) for part, meaning in GAINS.items()),
+            dimension=SECONDS, heading=_HEADINGS.get(part, part), value_of=partial(_gain_s, part))
+      for part, meaning in GAINS.items()),
     Field(name="cache_speedup_vs_mha", heading="by cache alone", value_of=_cache_speedup,
           meaning="step time of MHA over the same with only its reading of the cache as short as this layout's"),
 )})

@@ -131,9 +131,9 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
     overrides, profiles: as for :func:`simkit.hardware.catalog.load_hardware`.
     scenario: words of :func:`simkit.study.scenario.parse_scenario`.
 
-    Returns one record a crossing, in order, with the part of the layout's time (``ended_by``) whose share grows most from
-    where the advantage is greatest, on its side of the crossing, to the crossing; a single record without ``value`` when there is none, whose ``finding``
-    says on which side the whole range lies. Raises :class:`UserError`.
+    Returns one record a crossing, in order, with the part of the layout's time (``ended_by``) whose share grows most
+    from where the advantage is greatest, on its side of the crossing, to the crossing; a single record without
+    ``value`` when there is none, whose ``finding`` says on which side the whole range lies. Raises :class:`UserError`.
     """
     if of not in _COLUMN:
         raise UserError(f"--of '{of[:40]}': expected step, attention or cost", hint=did_you_mean(of, _COLUMN))
@@ -157,6 +157,7 @@ def _read_of(text: str) -> Of:
 
 
 def solve(comparison: Comparison, below: float) -> list[dict[str, Any]]:
+    """The records of :func:`crossover` for a comparison that is put together."""
     varied, own = comparison.varied, comparison.own()
     kind = ("replayed" if not comparison.engine.closed_form else
             "together" if varied.of_workload or varied.broadcasts else "loaded")

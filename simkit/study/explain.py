@@ -161,7 +161,8 @@ def _roof_s(evaluated: Evaluated) -> float:
     hardware, total = evaluated.hardware, 0.0
     for operator in evaluated.step.attention_operators:
         level_s, _ = memory_times(operator, evaluated.placement, hardware)
-        roofs = [compute_time_s(operator, hardware), special_function_time_s(operator, hardware), *level_s.values()]
+        roofs = [compute_time_s(operator, hardware, evaluated.placement), special_function_time_s(operator, hardware),
+                 *level_s.values()]
         total += operator.count * (operator.launches * hardware.overheads.kernel_launch_s
                                    + float(max(np.max(roof) for roof in roofs)))
     return total

@@ -26,7 +26,6 @@ from simkit.step.workload import (
 )
 from simkit.study.speculation import Speculation, parse_speculation
 
-
 # What a layout is compared with: MHA of the same MLP, or layouts whose MLP is wider by what they save beside MHA.
 COMPARISONS: Final = ("mha", "mha-equal-parameters")
 
@@ -149,4 +148,5 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
                         lengths=parse_lengths(lengths)),
         kernel=parse_kernel(attention_kernel), cache_order=parse_cache_order(cache_order),
         sharding=None if attention_sharding == "auto" else parse_attention_sharding(attention_sharding),
-        ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0), comparison=comparison)
+        ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0),
+        comparison=comparison)

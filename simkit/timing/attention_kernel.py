@@ -51,8 +51,8 @@ _COLUMNS: Final = _FIELDS[:-1]  # without what is of a problem and not of a kern
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelTime:
-    """Seconds without the launch: ``body_s`` of the best mapping, and its roofs: memory levels, and what its unit spends
-    on the load path or on arithmetic, set-up apart.
+    """Seconds without the launch: ``body_s`` of the best mapping, and its roofs ``unit_s``: memory levels, and what its
+    unit spends on the load path or on arithmetic, set-up apart.
 
     ``floor_s`` is the whole launch floor of that kernel looped alone (8-bit and narrow heads run other kernels).
     """
@@ -64,8 +64,8 @@ class KernelTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Best:
-    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its memory's time, and
-    where ``computing`` its unit's arithmetic, on whole tiles, else its unit's loads, of tokens that there are.
+    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its memory's time,
+    and where ``computing`` its unit's arithmetic, on whole tiles, else its unit's loads, of tokens that there are.
     """
 
     total_s: Any

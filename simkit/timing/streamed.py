@@ -40,7 +40,7 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
         hits = cyclic_hit_share(scanned_bytes, last_shared_cache(hardware), hardware.kernel)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
     found = OperatorTime(
-        compute_s=compute_time_s(operator, hardware), special_s=special_function_time_s(operator, hardware),
+        compute_s=compute_time_s(operator, hardware, placement), special_s=special_function_time_s(operator, hardware),
         level_s=level_s, level_bytes=level_bytes, launch_s=operator.launches * hardware.overheads.kernel_launch_s,
         unit_s={})
     if task is None or gemm is None or hardware.kernel is None:

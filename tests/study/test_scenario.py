@@ -9,8 +9,8 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.study.point import decode_step
 from simkit.step.machine import Machine
+from simkit.study.point import decode_step
 from simkit.study.scenario import Scenario, parse_scenario
 
 MIXTRAL = load_model("mixtral-8x7b")

@@ -7,10 +7,14 @@ import pytest
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.model.attention import parse_layout
+from simkit.model.catalog import load_model
 from simkit.roofline.engine import evaluate, operator_times
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Demand, Placement, demand, place
+from simkit.study.scenario import parse_scenario
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
@@ -197,6 +201,33 @@ def test_vector_work_counts_what_widening_the_cache_takes_unless_the_matrix_unit
     for dtype, flops in (("int4", 4e9), ("fp8", 1e9)):
         work = replace(OPERATOR, matrix_flops=1e6, query_rows=64, vector_flops=1e9, unpack_flops=3e9, cache_dtype=dtype)
         assert compute_time_s(work, H100) == pytest.approx(flops / rate, rel=1e-12)
+
+
+def test_a_quantised_cache_is_unpacked_or_streamed_as_16_bits_whatever_takes_less():
+    """GroqChip's vector lanes are too slow to unpack what its SRAM reads: a compiler converts on the way in."""
+    groq = load_hardware("groq-lpu")
+    where = placed({"sram": 1.0}, {"sram": 1.0})
+    rate, sram = groq.compute.vector_peak_flop_per_s, groq.level("sram").achievable_bytes_per_s
+    work = Operator(name="attention", count=1, matrix_flops=1e3, kv_read_bytes=sram * 0.25, unpack_flops=rate * 9.0,
+                    widened_read_bytes=sram * 1.0)
+    assert float(compute_time_s(work, groq, where)) == pytest.approx(1.0, rel=1e-12)
+    assert float(compute_time_s(replace(work, unpack_flops=rate * 0.5), groq, where)) == pytest.approx(0.5, rel=1e-12)
+    assert float(compute_time_s(work, groq)) == pytest.approx(9.0, rel=1e-6)  # nobody said where the cache is
+
+
+@pytest.mark.parametrize("chip", ["groq-lpu", "cerebras-wse3", "dmatrix-corsair", "sambanova-sn40l", "tpu-v5e", "gaudi3",
+                                  "generic-sram-asic", "trainium2", "mi300x", "graphcore-mk2"])
+@pytest.mark.parametrize("layout", ["mha", "gqa-8", "mqa"])
+def test_a_reducer_of_bytes_never_makes_attention_slower_than_doing_without(chip, layout):
+    hardware, times = load_hardware(chip), {}
+    home = hardware.main_memory.name
+    for dtype in ("bf16", "fp8", "int8", "int4", "int4-g128", "int2-channel/int2"):
+        workload = parse_scenario(kv_dtype=dtype).workload(
+            hardware, load_model("llama-2-70b"), parse_layout(layout, load_model("llama-2-70b")), batch=16.0, kv_len=4096.0,
+            q_len=1.0, machine=Machine(chips=8.0, tp=8.0, pp=1.0))
+        timing = evaluate(build_step(workload), placed({home: 1.0}, {home: 1.0}), hardware)
+        times[dtype] = float(timing.attention_time_s)
+    assert max(times.values()) <= times["bf16"] * (1 + 1e-12), times
 
 
 def test_of_equal_causes_the_first_is_named():

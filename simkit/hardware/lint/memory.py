@@ -131,7 +131,7 @@ def bytes_in_flight_fit_the_units(profile: HardwareProfile) -> Iterator[Remark]:
 
 
 def ridge_point_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
-    r"""Machine balance :math:`\pi / \beta` at vendor peaks has a range by kind of memory; a TB/GB slip moves it a thousandfold."""
+    r"""Machine balance :math:`\pi / \beta` at vendor peaks has a range by kind of memory; a TB/GB slip moves it far."""
     for level in profile.memory:
         if level.chip_bandwidth_bytes_per_s is None or not level.holds:
             continue

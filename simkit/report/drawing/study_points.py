@@ -19,7 +19,8 @@ Result = TypeVar("Result")
 # How a step's time is split in figures; the parts add up to the step.
 PARTS: Final = ("cache", "load_path", "compute", "weights", "links", "latency")
 PART_NAMES: Final = {
-    "cache": "KV cache", "load_path": "load path", "compute": "arithmetic", "weights": "weights", "links": "links", "latency": "fixed latency"}
+    "cache": "KV cache", "load_path": "load path", "compute": "arithmetic", "weights": "weights", "links": "links",
+    "latency": "fixed latency"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,9 @@ def cache_home(evaluated: Evaluated) -> str:
 def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
 
-    ``cache``: attention's reads; ``load_path``: those that too few bytes in flight hold up; ``weights``: all other reads; ``compute``: arithmetic and exponentials;
-    ``latency``: launches, layer and fabric latency, waiting stages and host work.
+    ``cache``: attention's reads; ``load_path``: those that too few bytes in flight hold up; ``weights``: all other
+    reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting stages and
+    host work.
     """
     def first(times: dict[str, Any], names: Sequence[str]) -> float:
         return float(sum(np.ravel(np.asarray(times[name], dtype=float))[0] for name in names))
@@ -101,8 +103,9 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     cause, attention = evaluated.timing.cause_time_s, evaluated.timing.attention_cause_time_s
     levels = [level.name for level in evaluated.hardware.memory]
     cache = first(attention, levels)
-    return {"cache": cache, "load_path": first(cause, (LOAD_PATH,)), "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
-            "weights": first(cause, levels) - cache, "links": first(cause, (LINK,)),
+    return {"cache": cache, "load_path": first(cause, (LOAD_PATH,)),
+            "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)), "weights": first(cause, levels) - cache,
+            "links": first(cause, (LINK,)),
             "latency": first(cause, (LATENCY,))}
 
 

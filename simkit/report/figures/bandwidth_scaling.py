@@ -136,7 +136,8 @@ def _finding(context: FigureContext, curves: list[_Curve], layout: str) -> str:
     if now:
         parts.append(f"it buys less than 10 % today on {', '.join(now)}")
     if later:
-        parts.append("it would stop at " + ", ".join(f"{times(factor)} ({name}, by {cause})" for factor, name, cause in later))
+        parts.append("it would stop at " + ", ".join(
+            f"{times(factor)} ({name}, by {cause})" for factor, name, cause in later))
     if never:
         parts.append("it still pays at 100× on " + ", ".join(
             f"{context.label(c.chip)} ({times(float(c.step_speedup[0]))} today, "

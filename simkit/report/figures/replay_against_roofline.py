@@ -88,7 +88,8 @@ def _stacks(point: Evaluated, layout: str, kv_lens: tuple[int, ...]) -> list[_St
     shape = np.shape(point.step.workload.kv_len)
     level_s, _ = memory_times(operator, point.placement, hardware)
     roof: Any = np.zeros(shape)
-    for time in (compute_time_s(operator, hardware), special_function_time_s(operator, hardware), *level_s.values()):
+    arithmetic_s = compute_time_s(operator, hardware, point.placement), special_function_time_s(operator, hardware)
+    for time in (*arithmetic_s, *level_s.values()):
         roof = np.maximum(roof, time)
     found = []
     for index, kv_len in enumerate(kv_lens):

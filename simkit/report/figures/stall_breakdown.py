@@ -29,8 +29,8 @@ from simkit.report.drawing.style import cause_colour, chips_words, layout_name
 
 # A stall by the replay's name, as the figure calls it, with its fill.
 _STALLS: Final = {
-    "load_path": ("load path", "load_path"), "launch": ("launch", "links"), "latency": ("set-up, first loads", "latency"),
-    "compute": ("arithmetic", "compute"),
+    "load_path": ("load path", "load_path"), "launch": ("launch", "links"),
+    "latency": ("set-up, first loads", "latency"), "compute": ("arithmetic", "compute"),
     "special_function": ("exponentials", "replicas"), "imbalance": ("idle tail", "weights")}
 
 
