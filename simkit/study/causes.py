@@ -69,8 +69,10 @@ def attention_shares_s(timing: StepTiming) -> dict[str, Any]:
 def _share_of(operator: str, cause: str) -> str:
     if cause == LATENCY:
         return "latency" if operator in _IDLE else "launches"
-    named = {LINK: "links", LOAD_PATH: "load_path", COMPUTE: "arithmetic", SPECIAL_FUNCTION: "arithmetic"}
-    return named.get(cause, "cache" if operator in _OF_THE_CACHE else "weights")
+    of_cache = operator in _OF_THE_CACHE
+    named = {LINK: "links", LOAD_PATH: "load_path" if of_cache else "weights", COMPUTE: "arithmetic",
+             SPECIAL_FUNCTION: "arithmetic"}
+    return named.get(cause, "cache" if of_cache else "weights")
 
 
 def gains_s(at: Any) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_a_product_takes_the_best_of_all_tiles_and_pieces(chip, m, n, k, hit_sha
     task = product_operator(float(m), float(n), float(k), element_bytes).product
     moved_s = moved_bytes(task) * (1 - hit_share) / chip.main_memory.chip_bandwidth_bytes_per_s
     gemm = chip.kernel.gemm
-    found = (launch_floor_s(task, chip, gemm) + kernel_s(task, dtype, chip, gemm, moved_s / gemm.dram_achieved_fraction)
+    found = (launch_floor_s(task, chip, gemm) + kernel_s(task, dtype, chip, gemm, moved_s / gemm.dram_achieved_fraction).body_s
              + gemm.dram_ramp_ratio * (chip.main_memory.latency_s or 0) * (1 - hit_share))
     assert float(found) == pytest.approx(product_s(m, n, k, dtype, element_bytes, chip, hit_share), rel=1e-9)
 

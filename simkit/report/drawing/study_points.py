@@ -93,8 +93,8 @@ def cache_home(evaluated: Evaluated) -> str:
 def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
 
-    ``cache``: attention's reads; ``load_path``: those that too few bytes in flight hold up; ``weights``: all other
-    reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting stages and
+    ``cache``: attention's reads; ``load_path``: those of them that too few bytes in flight hold up; ``weights``: all
+    other reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting stages and
     host work.
     """
     def first(times: dict[str, Any], names: Sequence[str]) -> float:
@@ -102,9 +102,9 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
 
     cause, attention = evaluated.timing.cause_time_s, evaluated.timing.attention_cause_time_s
     levels = [level.name for level in evaluated.hardware.memory]
-    cache = first(attention, levels)
-    return {"cache": cache, "load_path": first(cause, (LOAD_PATH,)),
-            "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)), "weights": first(cause, levels) - cache,
+    cache, load_path = first(attention, levels), first(attention, (LOAD_PATH,))
+    return {"cache": cache, "load_path": load_path, "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
+            "weights": first(cause, (*levels, LOAD_PATH)) - cache - load_path,
             "links": first(cause, (LINK,)),
             "latency": first(cause, (LATENCY,))}
 
