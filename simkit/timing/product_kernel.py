@@ -100,7 +100,8 @@ def _by_rows(up_to: int, *arguments: Any) -> Any:
 
 
 def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any, units: Any, hz: Any,
-             weight_bytes: float, input_bytes: float, tuned_for: float, peak: Any, kernel: GemmKernel) -> tuple[Any, Any, Any]:
+             weight_bytes: float, input_bytes: float, tuned_for: float, peak: Any,
+             kernel: GemmKernel) -> tuple[Any, Any, Any]:
     """The equation above, over tiles and pieces. A choice whose combine pass alone costs too much is left out."""
     # A chip that is given more bandwidth is given the load paths that it needs, as attention's are.
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned_for, 1.0)

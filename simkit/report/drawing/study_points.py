@@ -94,8 +94,8 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
 
     ``cache``: attention's reads; ``load_path``: those of them that too few bytes in flight hold up; ``weights``: all
-    other reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting stages and
-    host work.
+    other reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting
+    stages and host work.
     """
     def first(times: dict[str, Any], names: Sequence[str]) -> float:
         return float(sum(np.ravel(np.asarray(times[name], dtype=float))[0] for name in names))
