@@ -34,7 +34,8 @@ MOST_QUESTIONS: Final = 1_000
 @click.option("--below", type=float, default=1.10, show_default=True, metavar="RATIO",
               help="The advantage whose crossing is sought.")
 @click.option("--vary", default=None, metavar="KEY",
-              help="A figure as after --set, or batch, kv_len, q_len.  [default: the main memory's bandwidth]")
+              help="A figure as after --set, memory (all bandwidths together), batch, kv_len or q_len.  "
+              "[default: the main memory's bandwidth]")
 @click.option("--from", "start", default=None, metavar="VALUE",
               help="Where the range begins, with its unit.  [default: a hundredth of the profile's value]")
 @click.option("--to", "stop", default=None, metavar="VALUE",
@@ -62,6 +63,7 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
     \b
     simkit crossover -H h100-sxm -M llama-2-70b -A gqa-8 --below 1.10 --vary memory.hbm.bandwidth
+    simkit crossover -H h100-sxm,a100-sxm-80gb -M llama-2-70b -A gqa-8 --below 1.5 --vary memory
     simkit crossover -H h100-sxm,groq-lpu -A gqa-8 --below 2 --vary batch --kv-len 4k,32k
     """
     to = destination(form, output, force=force)
@@ -111,12 +113,14 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
         "times_own": Column(heading="x own value", dimension=COUNT, optional=1),
         "own_advantage": Column(heading="at own value", dimension=COUNT, optional=2),
         "chips": Column(heading="chips", dimension=COUNT, optional=3), "bound": Column(heading="bound", optional=4),
+        "ended_by": Column(heading="ended by", optional=3),
     }
 
 
 def _sentences(records: list[dict[str, Any]]) -> str:
     """What the table cannot say: why nothing crosses, and what else the varied figure does."""
     from simkit.commands.console import cell
+    from simkit.study.causes import SHARES
 
     said: dict[str, None] = {}
     for record in records:
@@ -130,7 +134,11 @@ def _sentences(records: list[dict[str, Any]]) -> str:
         if record["finding"] != "does not fit" and record["fitting_fraction_of_range"] < 1:
             left_out = 1 - record["fitting_fraction_of_range"]
             said[f"{who}: {left_out:.0%} of the range does not fit and was left out"] = None
+        if record["ended_by"]:
+            here, most = (cell(record[name], record["unit"]) for name in ("value", "most_advantage_at"))
+            said[f"{who}: what takes the advantage at {record['vary']} {here} is {SHARES[record['ended_by']]}: "
+                 f"{record['ended_by_share']:.0%} of the time, {record['ended_by_share_before']:.0%} at {most}"] = None
         if record["shares_bandwidth_with_weights"]:
-            said[f"{record['hardware']}: weights and cache share {record['vary'].rpartition('.')[0]}: its bandwidth "
-                 "speeds both, so the step's advantage moves only as other times begin to count"] = None
+            level = record["vary"].rpartition(".")[0]
+            said[f"{record['hardware']}: weights and cache share {level}, and its bandwidth speeds both"] = None
     return "\n".join(said)

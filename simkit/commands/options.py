@@ -112,6 +112,8 @@ def scenario_options(function: Decorated) -> Decorated:
     for option in (
         click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
                      callback=_from_workload, help="A workload file whose words stand where these options are silent."),
+        click.option("--baseline", "comparison", default="mha", metavar="NAME", show_default=True,
+                     help="mha, or mha-equal-parameters: layouts with fewer K and V weights get a wider MLP."),
         click.option("--layer-budgets", default="1", metavar="LIST", callback=_budgets, show_default=True,
                      help="Factors on the eviction budget, repeated over the layers: 1.5,1,0.5."),
         click.option("--speculation", default="none", metavar="TEXT", show_default=True,

@@ -147,7 +147,7 @@ def _ridge_records(chip: HardwareProfile) -> Iterator[dict[str, Any]]:
         text = "not known" if ridge is None else f"{cell(ridge, COUNT)} {_BALANCE}"
         yield {"profile": chip.name, "key": f"memory.{level.name}.ridge", "value": ridge, "unit": _BALANCE,
                "text": text, "confidence": "derived",
-               "source": "matrix peak over this level's bandwidth, both at vendor peaks",
+               "source": "matrix rate over this level's bandwidth, both as achieved",
                "note": f"for a bf16 workload, which runs in {chip.compute.matrix_dtype('bf16')} here"}
 
 

@@ -97,11 +97,12 @@ class DecodeKernel:
 
     Of kernel libraries and chip families: the rest. ``launch_cycles`` is the whole floor of a kernel looped alone in a
     graph; inside a step the profile's ``overheads.kernel_launch`` stands for it. ``tuned_for_bytes_per_s`` is the
-    memory bandwidth for which the data paths are wide enough; a study that gives the chip more of it widens them in
-    proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
-    ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the parameters
-    that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those of software
-    libraries. The kernel as it stands is what the best of them would run; :meth:`for_libraries` is one of them.
+    memory bandwidth for which the load paths are wide enough; a study that gives the chip more of it widens them in
+    proportion, and leaves what computes as it is. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel,
+    ``most_item_rows`` and ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent``
+    holds the parameters that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those
+    of software libraries. The kernel as it stands is what the best of them would run; :meth:`for_libraries` is one of
+    them.
     """
 
     dram_achieved_fraction: float

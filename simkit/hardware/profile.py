@@ -342,11 +342,9 @@ class HardwareProfile:
         return [level for level in self.homes("kv") if not level.overflow][-1]
 
     def ridge_point_flop_per_byte(self, level: str | None = None, dtype: str = "bf16") -> Any:
-        r"""Machine balance :math:`R = \pi / \beta` of a level at vendor peaks: flops per byte where the roofs meet.
+        r"""Machine balance :math:`R = \pi / \beta` of a level: flops per byte where the roofs meet, both as achieved.
 
         Williams, Waterman, Patterson 2009, "Roofline". None when the level's bandwidth has no source.
         """
-        memory = self.level(level) if level else self.main_memory
-        bandwidth = memory.chip_bandwidth_bytes_per_s
-        return None if bandwidth is None else (
-            self.compute.matrix_peak_flop_per_s[self.compute.matrix_dtype(dtype)] / bandwidth)
+        bandwidth = (self.level(level) if level else self.main_memory).achievable_bytes_per_s
+        return None if bandwidth is None else self.compute.matrix_achievable_flop_per_s(dtype) / bandwidth

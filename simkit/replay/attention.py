@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.replay import timeline
+from simkit.replay import steady_state, timeline
 from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
 from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
@@ -21,7 +21,7 @@ from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.looped_caches import cyclic_hit_share
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 from simkit.timing.unit_costs import ChipKernel
 
 Start = Literal["cold", "warm"]
@@ -35,10 +35,11 @@ WORTH: Final = 1.03  # what a kernel that the cost model ranks second must be ab
 class AttentionReplay:
     """What one execution of an attention operator did on one chip.
 
-    ``stall_s`` sums to ``total_s``: launch, latency, one entry a memory level (waiting for its bandwidth), compute,
-    special_function, imbalance (slots idle after their last item). ``extrapolation_bound_s`` is how far the
-    steady-state extrapolation may be off; 0 when every granule was replayed. ``events`` are (slot, item, start, end)
-    and ``event_tokens`` the whole length of each of these items; slot ``s`` runs on unit ``s`` mod ``units``.
+    ``stall_s`` sums to ``total_s``: launch, latency, one entry a memory level (waiting for its bandwidth), load_path
+    (waiting because a unit keeps too few bytes in flight), compute, special_function, imbalance (slots idle after
+    their last item). ``extrapolation_bound_s`` is how far the steady-state extrapolation may be off; 0 when every
+    granule was replayed. ``events`` are (slot, item, start, end) and ``event_tokens`` the whole length of each of these
+    items; slot ``s`` runs on unit ``s`` mod ``units``.
     ``binned_bytes`` [servers of ``path``, bins] the bytes in equal parts of ``replayed_s``, from the first dispatch on.
     """
 
@@ -176,7 +177,7 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
     """One plan run; None when its least possible time is above ``could_win_s``."""
     hardware, kv_bytes = machine.hardware, float(operator.kv_read_bytes)
     rate = _dram_rate(machine, plan, operator, task)
-    arithmetic = {COMPUTE: float(compute_time_s(operator, hardware)),
+    arithmetic = {COMPUTE: float(compute_time_s(operator, hardware, placement)),
                   SPECIAL_FUNCTION: float(special_function_time_s(operator, hardware))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
     once = _level_bytes(replace(operator, kv_reread_bytes=task.shared_reread_bytes), placement, hardware)
@@ -196,8 +197,9 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
         LAUNCH: operator.launches * launch_s,
         LATENCY: float(run.stalls[timeline.SETUP] + run.stalls[timeline.WAIT_LATENCY]),
         busiest: float(run.stalls[timeline.COMPUTE] + run.stalls[timeline.CONTENTION]),
+        LOAD_PATH: float(run.stalls[timeline.WAIT_IN_FLIGHT] + run.stalls[steady_state.LOAD_PATH]),
         IMBALANCE: float(run.stalls[timeline.IMBALANCE]),
-        **{server.name: float(run.stalls[timeline.FIRST_SERVER + i]) for i, server in enumerate(machine.path)},
+        **{server.name: float(run.stalls[steady_state.FIRST_LEVEL + i]) for i, server in enumerate(machine.path)},
     }
     if parameters is None or plan.unit is None:
         through, combine_s = _combine(plan, machine)

@@ -31,6 +31,10 @@ MOST_UNEVEN_EVENTS: Final = 3_000_000
 LEAST_ROUNDS: Final = 2  # of a slot's buffers, so that the first loads' latency has passed
 
 
+# Columns of a run's account after those of the event loop: the unit's load path, then the machine's path.
+LOAD_PATH: Final = timeline.FIRST_SERVER
+FIRST_LEVEL: Final = LOAD_PATH + 1
+
 _Once = tuple[float, NDArray[np.float64], float]  # seconds, account, share of bytes from the home
 
 
@@ -57,7 +61,7 @@ class KernelLoop:
 
     ``extra_bytes`` load each server beside the cache's own bytes; ``compute_s`` is the arithmetic of the whole kernel
     on the whole chip; ``exposed_setup_share`` the part of an item's set-up in which its unit's part of memory is idle.
-    The unit's load path is a server of its own before those of the machine's path; waiting for it is latency.
+    The unit's load path is a server of its own before those of the machine's path.
     """
 
     machine: Machine
@@ -171,9 +175,7 @@ class KernelLoop:
         distinct = plan.distinct_tokens * (float(tokens.sum()) / self.tokens)
         if binned_bytes is not None:
             binned_bytes += record.binned_bytes[1:]
-        stalls = np.delete(record.stalls, timeline.FIRST_SERVER)
-        stalls[timeline.WAIT_LATENCY] += record.stalls[timeline.FIRST_SERVER]
-        return float(seconds), stalls / machine.slots, float(record.home_tokens[0]) / distinct
+        return float(seconds), record.stalls / machine.slots, float(record.home_tokens[0]) / distinct
 
     def _s_per_byte(self) -> NDArray[np.float64]:
         """Of one server of each kind; the home's with the losses of the access pattern."""

@@ -24,7 +24,8 @@ WAIT_LATENCY: Final = 1
 COMPUTE: Final = 2
 CONTENTION: Final = 3
 IMBALANCE: Final = 4
-FIRST_SERVER: Final = 5  # one column a server on the path: waiting for its bandwidth
+WAIT_IN_FLIGHT: Final = 5  # latency of loads that a full set of buffers held back: bytes in flight over latency
+FIRST_SERVER: Final = 6  # one column a server on the path: waiting for its bandwidth
 
 EVENT_COLUMNS: Final = 4  # slot, item, start, end
 
@@ -145,8 +146,11 @@ def _stand_idle(now: float, idle_s: float, per_unit: _Ints, free: _Floats) -> No
 
 @compiled()
 def _account_wait(now: float, served: float, slowest: int, queued: int, arrival: float, ready: float, busy: float,
-                  stalls: _Floats) -> None:
+                  held_back: int, stalls: _Floats) -> None:
     """Charge a slot's wait for a load to the bandwidth that it queued for, or to being served and pure latency.
+
+    Latency is the first loads' of an item; that of one which was ``held_back`` until a buffer was free is waited for
+    because too few bytes are in flight.
 
     Where loads queue, a shorter latency would only lengthen the queue: all of the wait is the server's. Computing that
     the slot did meanwhile was hidden behind the load: it is charged to the load too.
@@ -155,7 +159,7 @@ def _account_wait(now: float, served: float, slowest: int, queued: int, arrival:
     share = 1.0 if queued else (served - now) / (arrival - now)
     stalls[COMPUTE] -= hidden
     stalls[FIRST_SERVER + slowest] += (arrival - ready + hidden) * share
-    stalls[WAIT_LATENCY] += (arrival - ready + hidden) * (1.0 - share)
+    stalls[WAIT_IN_FLIGHT if held_back else WAIT_LATENCY] += (arrival - ready + hidden) * (1.0 - share)
 
 
 @compiled()
@@ -252,7 +256,8 @@ def run_items(items: Items, path: Path, record: Record) -> float:  # noqa: C901,
                 arrival, served = present, max(fill_served[number], now)
                 slowest, queued = fill_slowest[number], fill_queued[number]
             if arrival > ready[slot]:
-                _account_wait(now, served, slowest, queued, arrival, ready[slot], busy[slot], stalls)
+                held_back = int(granule_of[slot] >= in_flight)
+                _account_wait(now, served, slowest, queued, arrival, ready[slot], busy[slot], held_back, stalls)
             there = max(arrival, ready[slot])
             begin = max(there, unit_free[unit])
             stalls[CONTENTION] += begin - there

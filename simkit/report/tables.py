@@ -113,10 +113,11 @@ def hardware_table(study: Study) -> Table:
     headings = (("chip", "short name in figures"), ("title", "as sold"), ("kind", "gpu, tpu or asic"),
                 ("year", "of release"), ("matrix peak", "dense vendor peak for 16-bit work"),
                 ("cache in", "memory level that usually holds the KV cache"),
-                ("ridge", "flop per byte at vendor peaks, for that level"), ("memory, nearest first", "vendor figures"),
+                ("ridge", "achievable flops over achievable bytes a second of that level"),
+                ("memory, nearest first", "vendor figures"),
                 ("largest system", "chips"), ("power", "of one chip"), ("price", "rent of one chip"))
-    return Table(name="hardware", caption="The chips of this study at vendor peaks. The engine uses achievable rates, "
-                 "whose sources stand below.", headings=headings, rows=rows)
+    return Table(name="hardware", caption="The chips of this study at vendor peaks; ridges and the engine use "
+                 "achievable rates, whose sources stand below.", headings=headings, rows=rows)
 
 
 def source_table(chip: HardwareProfile) -> Table:

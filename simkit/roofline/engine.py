@@ -81,7 +81,7 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
     elif start == "warm":
         placement = looped_placement(operator, placement, hardware)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
-    compute_s, special_s = compute_time_s(operator, hardware), special_function_time_s(operator, hardware)
+    compute_s, special_s = compute_time_s(operator, hardware, placement), special_function_time_s(operator, hardware)
     found = OperatorTime(compute_s=compute_s, special_s=special_s, level_s=level_s, level_bytes=level_bytes,
                          launch_s=operator.launches * hardware.overheads.kernel_launch_s, unit_s={})
     if kernel is None:

@@ -53,6 +53,8 @@ def _cross_attention(workload: DecodeWorkload, group: LayerGroup) -> list[Operat
         unpack_flops=1.0 * sequences * readers * tokens * workload.unpack_flops_per_token,
         cache_dtype=workload.native_cache_dtype,
         kv_reread_bytes=1.0 * sequences * workload.reread_bytes(tokens, readers),
+        widened_read_bytes=1.0 * sequences * workload.widened.read_bytes(tokens),
+        widened_reread_bytes=1.0 * sequences * workload.widened.reread_bytes(tokens, readers),
         activation_bytes=sequences * workload.q_len * heads.q_per_chip * both_dims * bytes_a
         + (UNFUSED_PASSES * scores * bytes_a if workload.kernel == "unfused" else 0.0),
         query_rows=workload.q_len * (1.0 if by_query_head else heads.group_size), dtype=workload.activation_dtype,
@@ -111,9 +113,13 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     by_query_head = workload.kernel == "per-query-head"
     readers = heads.q_per_chip if by_query_head and core.shared_keys else heads.kv_per_chip
     rereads: Any = 0.0
+    wide_rereads: Any = 0.0
     shared_rereads: Any = 0.0
+    wide = workload.widened
     if by_query_head or workload.has_mixed_arrays:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
+        wide_rereads = rereads if wide is workload else sequences * workload.mean_over_lengths(
+            group, lambda kept: wide.reread_bytes(kept, readers))
     if workload.has_mixed_arrays:
         shared_rereads = sequences * workload.mean_over_lengths(
             group, lambda kept: workload.shared_reread_bytes(kept, readers))
@@ -132,6 +138,8 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         name="attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=SOFTMAX_FLOPS * scores, unpack_flops=1.0 * unpacked, cache_dtype=workload.native_cache_dtype,
         exponentials=scores, kv_read_bytes=1.0 * sequences * read + tables, kv_reread_bytes=rereads,
+        widened_read_bytes=1.0 * sequences * (read if wide is workload else wide.layer_read_bytes(group)) + tables,
+        widened_reread_bytes=wide_rereads,
         activation_bytes=sequences * workload.q_len * heads.q_per_chip * both_dims * bytes_a
         + (UNFUSED_PASSES * scores * bytes_a if workload.kernel == "unfused" else 0.0),
         query_rows=workload.q_len * (1.0 if by_query_head else sharing), dtype=workload.activation_dtype,

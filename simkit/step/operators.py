@@ -73,7 +73,8 @@ class Operator:
     ``query_rows`` is the number of rows that share one streamed operand (matrix units pad it to their tile).
     Flops count a multiply-add as 2. Bytes are those that must move at least once, per tensor; ``kv_reread_bytes`` are
     further reads of cache bytes that this operator has already read, which a chip's cache may serve. ``unpack_flops``
-    widen a quantised cache on the vector unit, unless the matrix unit multiplies ``cache_dtype`` as it is.
+    widen a quantised cache on the vector unit, unless the matrix unit multiplies ``cache_dtype`` as it is;
+    ``widened_read_bytes`` and ``.._reread_..`` would be read if it were kept in 16 bits.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Operator:
     matrix_flops: Any = 0.0
     vector_flops: Any = 0.0
     unpack_flops: Any = 0.0
+    widened_read_bytes: Any = 0.0
+    widened_reread_bytes: Any = 0.0
     exponentials: Any = 0.0
     weight_bytes: Any = 0.0
     kv_read_bytes: Any = 0.0

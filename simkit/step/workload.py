@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
-from simkit.model.kv_cache import ElementFormat
+from simkit.model.kv_cache import FORMATS, ElementFormat
 from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
 from simkit.step.sharding import Mapping, ShardedHeads, is_cut_by, shard_heads
 
@@ -166,6 +166,11 @@ class DecodeWorkload:
     def unpack_flops_per_token(self) -> int:
         """Vector work per token, layer and KV head to widen a quantised cache before a kernel multiplies by it."""
         return sum(read.array.elements * self.format_of(read.array).unpack_flops for read in self.layout.reads)
+
+    @cached_property
+    def widened(self) -> DecodeWorkload:
+        """The same step with its cache in 16 bits: itself where nothing has to be widened."""
+        return self if self.unpack_flops_per_token == 0 else replace(self, kv_format=FORMATS["bf16"], value_format=None)
 
     @property
     def native_cache_dtype(self) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.parameters import with_parameter
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.study.causes import attention_shares_s, step_shares_s
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.record import WHOLE
@@ -36,6 +36,9 @@ _COLUMN: Final[Mapping[Of, str]] = {
 _SCAN_POINTS: Final = {"together": 513, "loaded": 65, "replayed": 33}
 _CLOSER_POINTS: Final = 33
 _CLOSEST_TURNS: Final = 8  # turning points looked at more finely, nearest to the threshold first
+# Of a crossing: the part of the layout's time that takes its advantage, its share there and where the advantage is
+# greatest, and where that is.
+_ENDED: Final = ("ended_by", "ended_by_share", "ended_by_share_before", "most_advantage_at")
 _ROOT_TOLERANCE: Final = 1e-10
 # A root whose advantage is farther from the threshold than this is a jump across it (a chip more, a tile more).
 _JUMP_TOLERANCE: Final = 1e-6
@@ -66,9 +69,18 @@ class Comparison:
         if varied.of_workload:
             return self._answer(self.profile, {**self.workload, varied.key: values}, len(values))
         if varied.broadcasts and self.engine.closed_form:
-            return self._answer(with_parameter(self.profile, varied.key, values), self.workload, len(values))
+            return self._answer(varied.on(self.profile, values), self.workload, len(values))
         each = [self._answer(self._profile_at(value), self.workload, 1) for value in values.tolist()]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+
+    def shares(self, value: float) -> dict[str, float]:
+        """What the layout's time is made of at a value: the share of each of :data:`simkit.study.causes.SHARES`."""
+        workload = {**self.workload, self.varied.key: value} if self.varied.of_workload else self.workload
+        profile = self.profile if self.varied.of_workload else self._profile_at(value)
+        timing = self._evaluated(profile, self.attention, workload, 1).timing
+        seconds = attention_shares_s(timing) if self.of == "attention" else step_shares_s(timing)
+        found = {part: float(np.ravel(time)[0]) for part, time in seconds.items()}
+        return {part: time / sum(found.values()) for part, time in found.items()}
 
     def own(self) -> Evaluated:
         """The layout at the profile's and the workload's own values."""
@@ -76,7 +88,7 @@ class Comparison:
 
     def _profile_at(self, value: float) -> HardwareProfile:
         if self.varied.broadcasts:
-            return with_parameter(self.profile, self.varied.key, value)
+            return self.varied.on(self.profile, value)
         return self.load({self.varied.key: self.varied.text(value)})
 
     def _answer(self, profile: HardwareProfile, workload: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -109,7 +121,8 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
     model: the architecture.
     attention: the layout asked about.
     below: the threshold: a ratio of times, or of costs.
-    vary: a profile's dotted key, as after ``--set``, or ``batch``, ``kv_len``, ``q_len``.
+    vary: a profile's dotted key, as after ``--set``, ``memory`` for the bandwidths of all its levels together, or
+        ``batch``, ``kv_len``, ``q_len``.
     against: the layout compared with, on the same chips.
     of: ``step``, ``attention`` (time) or ``cost``.
     start, stop: the range, as text with a unit or in SI units.
@@ -118,8 +131,9 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
     overrides, profiles: as for :func:`simkit.hardware.catalog.load_hardware`.
     scenario: words of :func:`simkit.study.scenario.parse_scenario`.
 
-    Returns one record a crossing, in order; a single record without ``value`` when there is none, whose ``finding``
-    says on which side the whole range lies. Raises :class:`UserError`.
+    Returns one record a crossing, in order, with the part of the layout's time (``ended_by``) whose share grows most
+    from where the advantage is greatest, on its side of the crossing, to the crossing; a single record without
+    ``value`` when there is none, whose ``finding`` says on which side the whole range lies. Raises :class:`UserError`.
     """
     if of not in _COLUMN:
         raise UserError(f"--of '{of[:40]}': expected step, attention or cost", hint=did_you_mean(of, _COLUMN))
@@ -135,14 +149,15 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
         load=load, profile=profile, model=model, attention=attention, against=against, of=_read_of(of),
         workload=workload, scenario=parse_scenario(**scenario), chips=chips, tp=tp, pp=pp, engine=engine_named(engine),
         varied=variable(vary, profile, workload, start=start, stop=stop, load=load))
-    return _records(comparison, below)
+    return solve(comparison, below)
 
 
 def _read_of(text: str) -> Of:
     return "attention" if text == "attention" else "cost" if text == "cost" else "step"
 
 
-def _records(comparison: Comparison, below: float) -> list[dict[str, Any]]:
+def solve(comparison: Comparison, below: float) -> list[dict[str, Any]]:
+    """The records of :func:`crossover` for a comparison that is put together."""
     varied, own = comparison.varied, comparison.own()
     kind = ("replayed" if not comparison.engine.closed_form else
             "together" if varied.of_workload or varied.broadcasts else "loaded")
@@ -166,14 +181,29 @@ def _records(comparison: Comparison, below: float) -> list[dict[str, Any]]:
     common |= {"least_advantage": known.min() if known.size else None,
                "most_advantage": known.max() if known.size else None}
     if not found:
-        nothing = dict.fromkeys(("value", "times_own", "advantage", "chips", "bound", "attention_bound"))
+        nothing = dict.fromkeys(("value", "times_own", "advantage", "chips", "bound", "attention_bound", *_ENDED))
         return [_plain(varied, common) | {"finding": _without(comparison, scan, below)} | nothing]
     answers = comparison.answers([crossing.value for crossing in found])
+    ended = _ended_by(comparison, found, grid, advantage)
     return [_plain(varied, common | ({varied.key: crossing.value} if varied.of_workload else {}) | {
         "finding": _FINDINGS[crossing.falls, crossing.jump], "value": crossing.value,
         "times_own": crossing.value / varied.own_value if varied.own_value else None,
         "advantage": answers["advantage"][i], "chips": answers["chips"][i], "bound": answers["bound"][i],
-        "attention_bound": answers["attention_bound"][i]}) for i, crossing in enumerate(found)]
+        "attention_bound": answers["attention_bound"][i], **ended[i]}) for i, crossing in enumerate(found)]
+
+
+def _ended_by(comparison: Comparison, found: list[Crossing], grid: Any, advantage: Any) -> list[dict[str, Any]]:
+    """The part of the layout's time that takes the advantage, for each crossing: the one whose share grows most."""
+    ends = [float(grid[0]), *(crossing.value for crossing in found), float(grid[-1])]
+    told = []
+    for place, crossing in enumerate(found):
+        low, high = (ends[place], crossing.value) if crossing.falls else (crossing.value, ends[place + 2])
+        paying = np.flatnonzero((grid >= low) & (grid <= high) & np.isfinite(advantage))
+        most = float(grid[paying[np.argmax(advantage[paying])]]) if len(paying) else (low if crossing.falls else high)
+        before, at = comparison.shares(most), comparison.shares(crossing.value)
+        part = max(at, key=lambda name, at=at, before=before: at[name] - before[name])  # type: ignore[misc]
+        told.append(dict(zip(_ENDED, (part, at[part], before[part], most), strict=True)))
+    return told
 
 
 def _plain(varied: Variable, record: Mapping[str, Any]) -> dict[str, Any]:

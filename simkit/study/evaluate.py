@@ -22,6 +22,7 @@ from simkit.step.machine_totals import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
+from simkit.study.causes import ASKED_FOR
 from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.fit import EVERY_POINT, Need, candidates, fit_chips, split_chips, tensor_widths
@@ -72,7 +73,7 @@ class Points:
             return None
         static = self.hardware.sharding == "layer-pipelined"
         ways = machine.tp if static else np.gcd(np.asarray(machine.tp, dtype=np.int64), draft.n_q_heads) * 1.0
-        alone = replace(self.scenario, speculation=None,
+        alone = replace(self.scenario, speculation=None, comparison="mha",
                         encoder_len=self.scenario.encoder_len if draft.cross_attention else 0)
         return alone.workload(self.hardware, draft, parse_layout("as-trained", draft), batch=self.batch,
                               kv_len=self.kv_len, q_len=self.q_len * 0 + 1.0,
@@ -235,13 +236,13 @@ class Evaluated:
 
     def select(self, names: Sequence[str]) -> dict[str, Any]:
         """Some columns. One value for all points takes the room of one: such columns cannot be written to."""
-        return {name: self._full(FIELDS[name].value_of(self)) for name in names}
+        return {name: self._full(ASKED_FOR[name].value_of(self)) for name in names}
 
     def _full(self, value: Any) -> Any:
         array = np.asarray(value)
         if array.dtype.kind == "U":  # words of a fixed width would be cut where another part's are longer
             array = array.astype(object)
-        if array.size > 1 or self.shape == (1,):
+        if array.size > 1 or self.shape in ((), (1,)):
             return array.reshape(self.shape)
         return np.broadcast_to(array, self.shape)
 

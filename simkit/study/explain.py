@@ -24,19 +24,19 @@ from simkit.study.grid import Grid
 from simkit.study.scenario import parse_scenario
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
 MOST_EXPLAINED: Final = 12
 WORTH_TELLING: Final = 1.01  # a change that moves less than one percent is named without its number
 _SHARE_WORDS: Final = {
     COMPUTE: "arithmetic binds: {share} of the kernel computes",
-    LATENCY: "latency binds: {share} of the kernel waits for set-up and for bytes on their way, which no level's "
-    "bandwidth holds up",
+    LATENCY: "latency binds: {share} of the kernel waits for set-up and for first bytes on their way",
+    LOAD_PATH: "the load path binds: {share} of the kernel waits because its units keep too few bytes in flight",
     SPECIAL_FUNCTION: "exponentials bind: {share} of the kernel computes them",
     LAUNCH: "the launch binds: it takes {share} of the kernel",
     IMBALANCE: "imbalance binds: {share} of the kernel's slots idle after their last work item",
 }
-_SHORT_WORDS: Final = {COMPUTE: "arithmetic", SPECIAL_FUNCTION: "exponentials"}
+_SHORT_WORDS: Final = {COMPUTE: "arithmetic", LOAD_PATH: "load path", SPECIAL_FUNCTION: "exponentials"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,8 @@ def _roof_s(evaluated: Evaluated) -> float:
     hardware, total = evaluated.hardware, 0.0
     for operator in evaluated.step.attention_operators:
         level_s, _ = memory_times(operator, evaluated.placement, hardware)
-        roofs = [compute_time_s(operator, hardware), special_function_time_s(operator, hardware), *level_s.values()]
+        roofs = [compute_time_s(operator, hardware, evaluated.placement), special_function_time_s(operator, hardware),
+                 *level_s.values()]
         total += operator.count * (operator.launches * hardware.overheads.kernel_launch_s
                                    + float(max(np.max(roof) for roof in roofs)))
     return total

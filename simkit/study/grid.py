@@ -30,7 +30,8 @@ class Grid:
     """Every combination of the axes; hardware varies slowest, then model, KV format, layout, batch, context, queries.
 
     Profiles and models are loaded. ``chips``, ``tp``, ``pp``, ``engine``, ``baseline``: as of
-    :func:`simkit.study.point.decode_step`; ``scenario``: words of :func:`simkit.study.scenario.parse_scenario`.
+    :func:`simkit.study.point.decode_step`; ``scenario``: words of :func:`simkit.study.scenario.parse_scenario`;
+    ``fields``: the columns.
     """
 
     hardware: Sequence[HardwareProfile]
@@ -46,6 +47,7 @@ class Grid:
     engine: str = DEFAULT
     baseline: bool = True
     scenario: Mapping[str, Any] = field(default_factory=dict)
+    fields: Sequence[str] = tuple(FIELDS)
 
     @property
     def names(self) -> tuple[int, ...]:
@@ -100,7 +102,7 @@ class Grid:
         """All points as flat columns in the grid's order. Raises :class:`UserError` with every wrong layout."""
         self.check_layouts()
         parts = list(self.chunks())
-        return {name: np.concatenate([part[name] for part in parts]) for name in FIELDS} if parts else {}
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.fields} if parts else {}
 
     def _evaluated(self, group: int, start: int, stop: int) -> dict[str, Any]:
         """Points ``start`` to ``stop`` of one combination of names."""
@@ -111,7 +113,7 @@ class Grid:
             hardware=self.hardware[chip], model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
             scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine))
         return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips, tp=self.tp,
-                             pp=self.pp, baseline=self.baseline)
+                             pp=self.pp, baseline=self.baseline, names=self.fields)
 
 
 def checked_numbers(name: str, values: Any) -> Any:

@@ -13,6 +13,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.catalog import load_model
+from simkit.study.causes import ASKED_FOR
 from simkit.study.constant_runs import group_columns
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
@@ -41,10 +42,11 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     overrides: profile values by dotted key, as after ``--set``.
     profiles: a folder whose profiles are looked up before the shipped ones.
     baseline: also time MHA on the same chips, for the ``speedup_vs_mha`` columns.
-    fields: the columns that are wanted; None: all of :data:`simkit.study.record.FIELDS`. Many points take less time
-        and memory with few columns.
+    fields: the columns that are wanted; None: all of :data:`simkit.study.record.FIELDS`. Those of
+        :data:`simkit.study.causes.CAUSE_FIELDS` are given when they are named. Many points take less time and memory
+        with few columns.
     scenario: one value each of ``eviction, layer_budgets, page, reserve, lengths, attention_kernel,
-        cache_order, attention_sharding, ep, speculation, encoder_len``, in the words of
+        cache_order, attention_sharding, ep, speculation, encoder_len, comparison``, in the words of
         :func:`simkit.study.scenario.parse_scenario`.
 
     Returns a dict of arrays of the broadcast shape, keyed by the names in :data:`simkit.study.record.FIELDS`; those
@@ -114,8 +116,8 @@ class _Column:
 
 def _wanted(fields: Sequence[str] | None) -> list[str]:
     for name in fields or ():
-        if name not in FIELDS:
-            raise UserError(f"fields: no column is called '{str(name)[:40]}'", hint=did_you_mean(str(name), FIELDS))
+        if name not in ASKED_FOR:
+            raise UserError(f"fields: no column is called '{str(name)[:40]}'", hint=did_you_mean(str(name), ASKED_FOR))
     return list(FIELDS if fields is None else fields)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.model.equal_parameters import with_parameters_of_mha
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
 from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
@@ -25,12 +26,16 @@ from simkit.step.workload import (
 )
 from simkit.study.speculation import Speculation, parse_speculation
 
+# What a layout is compared with: MHA of the same MLP, or layouts whose MLP is wider by what they save beside MHA.
+COMPARISONS: Final = ("mha", "mha-equal-parameters")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One way of serving a model; ``kv_dtype`` and ``weight_dtype`` are the names as given, for records.
 
-    ``sharding`` None: the fastest way, unless the chip's profile names one.
+    ``sharding`` None: the fastest way, unless the chip's profile names one. ``comparison``: one of
+    :data:`COMPARISONS`.
     """
 
     kv_dtype: str = "bf16"
@@ -45,6 +50,7 @@ class Scenario:
     ep: int = 1
     speculation: Speculation | None = None
     encoder_len: int = 0
+    comparison: str = "mha"
 
     def workload(self, hardware: HardwareProfile, model: ModelArchitecture, layout: AttentionLayout, *, batch: Any,
                  kv_len: Any, q_len: Any, machine: Machine) -> DecodeWorkload:
@@ -57,6 +63,8 @@ class Scenario:
             raise UserError(f"encoder_len {self.encoder_len}: {model.name} has no cross-attention",
                             hint="encoder tokens go with an encoder-decoder model such as t5-v1.1-xxl")
         self._check_composes(model, layout)
+        if self.comparison != "mha":
+            model = with_parameters_of_mha(model, layout)
         verified = q_len if self.speculation is None else q_len * 0 + self.speculation.draft_tokens + 1.0
         return DecodeWorkload(
             model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=kv_len, q_len=verified,
@@ -91,7 +99,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
                    layer_budgets: tuple[float, ...] = (1.0,), page: int | None = None, reserve: int | None = None,
                    lengths: str = "equal", attention_kernel: str = "grouped", cache_order: str = "head-major",
                    attention_sharding: str = "auto", ep: int = 1, speculation: str = "none",
-                   encoder_len: int | None = None) -> Scenario:
+                   encoder_len: int | None = None, comparison: str = "mha") -> Scenario:
     """Read a scenario from words, as on the command line. Raises :class:`UserError` naming the word that is wrong.
 
     Parameters
@@ -109,9 +117,10 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     ep: chips that hold different experts, as far as tp and the number of experts allow.
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
+    comparison: ``mha``, or ``mha-equal-parameters``: layouts with fewer K and V weights have a wider MLP instead.
     """
     words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
-             attention_sharding, ep, speculation, encoder_len)
+             attention_sharding, ep, speculation, encoder_len, comparison)
     try:
         # A draft model is a file that may change.
         return _scenario(*words) if speculation == "none" else _scenario.__wrapped__(*words)
@@ -122,12 +131,16 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
 @lru_cache(maxsize=1024)
 def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tuple[float, ...], page: int | None,
               reserve: int | None, lengths: str, attention_kernel: str, cache_order: str,
-              attention_sharding: str, ep: int, speculation: str, encoder_len: int | None) -> Scenario:
+              attention_sharding: str, ep: int, speculation: str, encoder_len: int | None,
+              comparison: str) -> Scenario:
     """Programs ask in the same words in a loop: they are read once."""
     for name, value, most in (("page", page, 1e6), ("reserve", reserve, 1e9), ("ep", ep, 1e5),
                               ("encoder_len", encoder_len, 1e9)):
         if value is not None and not 1 <= value <= most:
             raise UserError(f"{name} {value}: expected a whole number from 1 to {most:,.0f}")
+    if comparison not in COMPARISONS:
+        raise UserError(f"baseline '{comparison[:40]}': expected one of {', '.join(COMPARISONS)}",
+                        hint=did_you_mean(comparison, COMPARISONS))
     keys, values = parse_cache_formats(kv_dtype)
     return Scenario(
         kv_dtype=kv_dtype.strip().lower(), weight_dtype=weight_dtype.strip().lower(), key_format=keys,
@@ -136,4 +149,5 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
                         lengths=parse_lengths(lengths)),
         kernel=parse_kernel(attention_kernel), cache_order=parse_cache_order(cache_order),
         sharding=None if attention_sharding == "auto" else parse_attention_sharding(attention_sharding),
-        ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0))
+        ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0),
+        comparison=comparison)

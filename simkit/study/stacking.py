@@ -102,7 +102,7 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
 def _scalars(result: Evaluated) -> dict[str, Any]:
     row = {name: column[0] for name, column in result.columns.items()}
     cores = result.step.attention_operators
-    compute_s = float(np.max(sum(op.count * np.maximum(compute_time_s(op, result.hardware),
+    compute_s = float(np.max(sum(op.count * np.maximum(compute_time_s(op, result.hardware, result.placement),
                                                        special_function_time_s(op, result.hardware)) for op in cores)))
     causes = result.timing.attention_cause_time_s
     levels = {level.name for level in result.hardware.memory}

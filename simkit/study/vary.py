@@ -1,4 +1,4 @@
-"""One parameter of a profile, or one number of the workload, as a variable: its name, range, unit and values."""
+"""One parameter of a profile, its whole memory, or one number of the workload, as a variable: name, range, values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import COUNT, parse_quantity, units_of
-from simkit.hardware.parameters import profile_parameters
+from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.hardware.profile import HardwareProfile
 
 # Values of the workload that may vary, and their ranges when none is given.
 WORKLOAD_RANGES: Final = {"batch": (1.0, 4096.0), "kv_len": (128.0, 1_048_576.0), "q_len": (1.0, 128.0)}
+MEMORY: Final = "memory"  # the bandwidths of all levels together, as a factor on what they are
 _NEARER: Final = 0.75  # of the way in logarithms: 100, 32, 13, 7 times, ...
 _LEAST_FACTOR: Final = 1.05
 DEFAULT_FACTOR: Final = 100.0  # a profile's parameter varies from a hundredth to a hundred times its value
@@ -49,6 +50,10 @@ class Variable:
         values[0], values[-1] = self.start, self.stop
         return np.unique(np.round(values)) if self.whole else values
 
+    def on(self, profile: HardwareProfile, values: Any) -> HardwareProfile:
+        """The profile with values, one or an array, of what ``broadcasts`` in it."""
+        return faster_memory(profile, values) if self.key == MEMORY else with_parameter(profile, self.key, values)
+
     def text(self, value: float) -> str:
         """A value as it would stand after ``--set``, exact to its last bit."""
         if self.whole:
@@ -57,13 +62,26 @@ class Variable:
         return f"{float(value)!r} {unit}".rstrip()
 
 
+def faster_memory(profile: HardwareProfile, factors: Any) -> HardwareProfile:
+    """The chip with every level's bandwidth multiplied, by a number or an array of them, and all else as it is.
+
+    The load paths of measured kernels are written for the memory and grow with it
+    (:func:`simkit.timing.unit_costs.chip_kernel`).
+    """
+    levels = tuple(level if level.bandwidth_bytes_per_s is None else
+                   replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factors)
+                   for level in profile.memory)
+    return replace(profile, memory=levels)
+
+
 def variable(key: str, profile: HardwareProfile, workload: Mapping[str, float], *, start: str | float | None = None,
              stop: str | float | None = None, load: Load | None = None) -> Variable:
     """The variable of that name.
 
     Parameters
     ----------
-    key: a dotted key of the profile, as after ``--set``, or ``batch``, ``kv_len``, ``q_len``.
+    key: a dotted key of the profile, as after ``--set``, ``memory`` for all its bandwidths together, or ``batch``,
+        ``kv_len``, ``q_len``.
     profile, workload: where its own value stands.
     start, stop: the range, as text with a unit or in SI units; left open, a hundredth to a hundred times its value.
     load: loads the profile with other values; an open end comes nearer until the profile may have such a value.
@@ -74,6 +92,9 @@ def variable(key: str, profile: HardwareProfile, workload: Mapping[str, float], 
         lowest, highest = WORKLOAD_RANGES[key]
         found = Variable(key=key, dimension=COUNT, own_value=workload[key], start=lowest, stop=highest, whole=True,
                          broadcasts=True)
+    elif key == MEMORY:
+        found = Variable(key=key, dimension=COUNT, own_value=1.0, start=1.0 / DEFAULT_FACTOR, stop=DEFAULT_FACTOR,
+                         whole=False, broadcasts=True)
     else:
         found = _parameter(key, profile)
     low, high = (_edge(found, edge, name) for edge, name in ((start, "--from"), (stop, "--to")))
@@ -107,7 +128,7 @@ def _parameter(key: str, profile: HardwareProfile) -> Variable:
     if key not in parameters:
         numeric = [name for name, parameter in parameters.items() if parameter.dimension is not None]
         raise UserError(f"--vary '{key[:80]}': {profile.name} has no such parameter",
-                        hint=did_you_mean(key, [*WORKLOAD_RANGES, *numeric]))
+                        hint=did_you_mean(key, [MEMORY, *WORKLOAD_RANGES, *numeric]))
     parameter = parameters[key]
     if parameter.dimension is None:
         raise UserError(f"--vary {key}: not a number that could vary")

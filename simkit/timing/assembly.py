@@ -16,7 +16,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Collective, DecodeStep, Operator
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.layer_latency import layers_wait_s
-from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, Account, StepTiming
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, Account, StepTiming
 
 
 class Timed(Protocol):
@@ -68,24 +68,32 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
     return StepTiming(
         step_time_s=stages_s + waiting_s + host_s, attention_time_s=operator_time["attention"],
         operator_time_s=operator_time,
-        account=lambda: _account(timed, hardware, link_s=sum(links.values()), idle_s=fixed_s + waiting_s + host_s))
+        account=lambda: _account(timed, hardware, links, {
+            "layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}))
 
 
-def _account(timed: list[tuple[Operator, Timed]], hardware: HardwareProfile, *, link_s: Any, idle_s: Any) -> Account:
-    causes = (COMPUTE, SPECIAL_FUNCTION, *(level.name for level in hardware.memory), LINK, LATENCY)
+def _account(timed: list[tuple[Operator, Timed]], hardware: HardwareProfile, links_s: dict[str, Any],
+             idle_s: dict[str, Any]) -> Account:
+    causes = (*(level.name for level in hardware.memory), LOAD_PATH, COMPUTE, SPECIAL_FUNCTION, LINK, LATENCY)
     cause_time: dict[str, Any] = dict.fromkeys(causes, 0.0)
     attention_cause: dict[str, Any] = dict.fromkeys(causes, 0.0)
+    of_operator: dict[str, dict[str, Any]] = {}
     level_bytes: dict[str, Any] = {level.name: 0.0 for level in hardware.memory}
     for operator, one in timed:
+        own = of_operator.setdefault(operator.name, {})
         for cause, time in one.cause_s.items():
-            cause_time[cause] = cause_time[cause] + operator.count * time
+            whole = operator.count * time
+            cause_time[cause] = cause_time[cause] + whole
+            own[cause] = own.get(cause, 0.0) + whole
             if operator.attention is not None:
-                attention_cause[cause] = attention_cause[cause] + operator.count * time
+                attention_cause[cause] = attention_cause[cause] + whole
         for name, moved in one.level_bytes.items():
             level_bytes[name] = level_bytes[name] + operator.count * moved
-    cause_time[LINK] = cause_time[LINK] + link_s
-    cause_time[LATENCY] = cause_time[LATENCY] + idle_s
-    return Account(cause_time_s=cause_time, attention_cause_time_s=attention_cause, level_bytes=level_bytes)
+    for cause, times in ((LINK, links_s), (LATENCY, idle_s)):
+        cause_time[cause] = cause_time[cause] + sum(times.values())
+        of_operator |= {name: {cause: time} for name, time in times.items()}
+    return Account(cause_time_s=cause_time, attention_cause_time_s=attention_cause, operator_cause_s=of_operator,
+                   level_bytes=level_bytes)
 
 
 def _stage_imbalance(n_layers: int, pp: Any, microbatches: Any) -> Any:

@@ -24,10 +24,11 @@ from simkit.timing.kernel_cost import (
     exposed_memory_s,
     mapped_kernel,
     memory_times,
-    piece_s,
+    tokens_of_piece_s,
     waves,
 )
-from simkit.timing.step_timing import COMPUTE, LATENCY
+from simkit.timing.looped_caches import last_shared_cache
+from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 from simkit.timing.unit_costs import (
     ChipKernel,
     KernelWork,
@@ -50,7 +51,8 @@ _COLUMNS: Final = _FIELDS[:-1]  # without what is of a problem and not of a kern
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelTime:
-    """Seconds without the launch: ``body_s`` of the best mapping, and what its unit spends by cause.
+    """Seconds without the launch: ``body_s`` of the best mapping, and its roofs ``unit_s``: memory levels, and what its
+    unit spends on the load path or on arithmetic, set-up apart.
 
     ``floor_s`` is the whole launch floor of that kernel looped alone (8-bit and narrow heads run other kernels).
     """
@@ -62,12 +64,15 @@ class KernelTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Best:
-    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its unit's time."""
+    """Of the best mapping: its time with the launch that counts, that launch, the kernel's floor, its memory's time,
+    and where ``computing`` its unit's arithmetic, on whole tiles, else its unit's loads, of tokens that there are.
+    """
 
     total_s: Any
     launch_s: Any
     floor_s: Any
-    unit_s: Any
+    memory_s: Any
+    tokens_s: Any
     computing: Any
 
 
@@ -95,10 +100,13 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
                        cached_elements=elements, hit_share=hits, item_rows=None if item_rows is None else taken)
     chip = chip_kernel(hardware, kernel, hardware.main_memory, bandwidth, latent=work.latent)
     pieces = piece_counts(task.kernel, chip.kernel)
-    count = math.prod(shape)
-    best = (_all_at_once if count <= FEW_PROBLEMS else _search)(work, chip, pieces, count, alone=alone)
-    computing = best.computing
-    unit_s = {LATENCY: np.where(computing, 0.0, best.unit_s), COMPUTE: np.where(computing, best.unit_s, 0.0)}
+    count, memory, cache = math.prod(shape), memory_times(work, chip), last_shared_cache(hardware)
+    best = (_all_at_once if count <= FEW_PROBLEMS else _search)(work, chip, memory, pieces, count, alone=alone)
+    unit_s = {LOAD_PATH: np.where(best.computing, 0.0, best.tokens_s),
+              COMPUTE: np.where(best.computing, best.tokens_s, 0.0),
+              hardware.main_memory.name: np.broadcast_to(memory.dram_s, count)}
+    if cache is not None:
+        unit_s[cache.name] = np.where(best.memory_s > memory.dram_s, best.memory_s, 0.0)
     return KernelTime(body_s=(best.total_s - best.launch_s).reshape(shape), floor_s=best.floor_s.reshape(shape),
                       unit_s={name: seconds.reshape(shape) for name, seconds in unit_s.items()})
 
@@ -118,10 +126,10 @@ def _flat(value: Any, shape: tuple[int, ...]) -> Any:
     return float(value) if np.ndim(value) == 0 else np.broadcast_to(np.asarray(value, dtype=float), shape).ravel()
 
 
-def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], count: int, *, alone: bool) -> _Best:
+def _all_at_once(work: KernelWork, chip: ChipKernel, memory: MemoryTimes, pieces: tuple[int, ...], count: int, *,
+                 alone: bool) -> _Best:
     """Every mapping of every problem, as arrays [kernels, pieces, problems]."""
     rows, matrix_exists, vector_exists = kernels_of_library(work, chip.kernel)
-    memory = memory_times(work, chip)
     # Kernels of the matrix unit, and of the vector lanes as the last one.
     matrix, vector = matrix_kernel(rows[:, np.newaxis], work, chip), vector_kernel(work, chip)
     columns = zip(_columns(mapped_kernel(matrix, work, chip, memory), matrix.floor_s),
@@ -138,7 +146,8 @@ def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], co
 
     cut = _piece_axis(pieces)
     items = waves(kernel.per_unit * cut)
-    unit_s = items * piece_s(kernel, work.tokens, cut)
+    tokens_s = items * tokens_of_piece_s(kernel, work.tokens, cut)
+    unit_s = items * kernel.setup_s + tokens_s
     combining_s = combine_s(work.row_elements * cut, chip)
     combining_s[0] = 0.0  # one piece is whole
     beside_s = kernel.beside_s + floor_s if alone else kernel.beside_s
@@ -148,11 +157,14 @@ def _all_at_once(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], co
 
     every = np.arange(count)
     best = total_s.reshape(-1, count).argmin(axis=0)
-    of_kernel = best // len(pieces)
+    of_kernel, of_cut = np.divmod(best, len(pieces))
+    computing = kernel.computing[of_kernel, 0, every] > 0.0
+    loads_s = items.reshape(-1, count)[best, every] * kernel.token_s[of_kernel, 0, every] * work.tokens / cut[of_cut, 0]
     floor = floor_s[of_kernel, 0, every]
     return _Best(
         total_s=total_s.reshape(-1, count)[best, every], launch_s=floor if alone else 0.0, floor_s=floor,
-        unit_s=unit_s.reshape(-1, count)[best, every], computing=kernel.computing[of_kernel, 0, every] > 0.0)
+        tokens_s=np.where(computing, tokens_s.reshape(-1, count)[best, every], loads_s), computing=computing,
+        memory_s=kernel.memory_s[of_kernel, 0, every])
 
 
 def _columns(kernel: MappedKernel, floor_s: Any) -> list[Any]:
@@ -164,11 +176,12 @@ def _piece_axis(pieces: tuple[int, ...]) -> Any:
     return np.array(pieces, dtype=float)[:, np.newaxis]
 
 
-def _search(work: KernelWork, chip: ChipKernel, pieces: tuple[int, ...], count: int, *, alone: bool) -> _Best:
+def _search(work: KernelWork, chip: ChipKernel, memory: MemoryTimes, pieces: tuple[int, ...], count: int, *,
+            alone: bool) -> _Best:
     """Kernel by kernel, leaving out mappings that can no longer be the best of their problem."""
-    search = _Search(work=work, chip=chip, pieces=pieces, alone=alone, memory=memory_times(work, chip), best=_Best(
-        total_s=np.full(count, np.inf), launch_s=np.zeros(count), floor_s=np.zeros(count), unit_s=np.zeros(count),
-        computing=np.zeros(count, dtype=bool)))
+    search = _Search(work=work, chip=chip, pieces=pieces, alone=alone, memory=memory, best=_Best(
+        total_s=np.full(count, np.inf), launch_s=np.zeros(count), floor_s=np.zeros(count), memory_s=np.zeros(count),
+        tokens_s=np.zeros(count), computing=np.zeros(count, dtype=bool)))
     rows, matrix_exists, vector_exists = kernels_of_library(work, chip.kernel)
     tried: list[UnitKernel] = []
     for of_item, exists in zip(rows, matrix_exists, strict=True):
@@ -221,15 +234,16 @@ class _Search:
                 tokens, beside_s, items, memory_s, later_s, bound = (
                     _at(column, kept) for column in (tokens, beside_s, items, memory_s, later_s, bound))
                 active = kept if active is None else active[kept]
-            unit_s = items * piece_s(kernel, tokens, cut)
-            total_s = np.maximum(unit_s, memory_s) + later_s
+            tokens_s = items * tokens_of_piece_s(kernel, tokens, cut)
+            total_s = np.maximum(items * kernel.setup_s + tokens_s, memory_s) + later_s
             won = np.flatnonzero(total_s < bound)
             if not len(won):
                 continue
             bound[won] = _at(total_s, won)
             into = won if active is None else active[won]
             best.total_s[into] = bound[won]
-            best.unit_s[into] = _at(unit_s, won)
+            best.tokens_s[into] = _at(np.where(kernel.computing, tokens_s, items * kernel.token_s * tokens / cut), won)
+            best.memory_s[into] = _at(whole.memory_s, into)
             best.launch_s[into] = _at(launch_s, into)
             best.floor_s[into] = _at(unit.floor_s, into)
             best.computing[into] = _at(whole.computing, into)

@@ -68,8 +68,13 @@ def waves(items_per_unit: Any) -> Any:
 
 def piece_s(kernel: MappedKernel, tokens: Any, pieces: Any) -> Any:
     """Seconds of an item on its unit, ``t_i`` above: set-up and whole tiles."""
+    return kernel.setup_s + tokens_of_piece_s(kernel, tokens, pieces)
+
+
+def tokens_of_piece_s(kernel: MappedKernel, tokens: Any, pieces: Any) -> Any:
+    """The tiles' part of that, on the load path or on arithmetic, whichever takes longer."""
     tile = kernel.tile_tokens
-    return kernel.setup_s + np.ceil(tokens / (pieces * tile)) * tile * kernel.token_s
+    return np.ceil(tokens / (pieces * tile)) * tile * kernel.token_s
 
 
 def busiest_unit_s(item_s: Any, per_unit: Any) -> Any:

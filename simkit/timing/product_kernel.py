@@ -21,7 +21,7 @@ Parameters: :class:`simkit.hardware.kernel.MoeKernel`.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,16 @@ OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 MOST_LOOKED_UP_ROWS: Final = 2048
 
 
+class ProductTimes(NamedTuple):
+    """Seconds of a product's best kernel without its launch: ``body_s`` in all; of it on the units' load path where
+    that paces them, else on arithmetic, rows padded to tiles.
+    """
+
+    body_s: Any
+    load_s: Any
+    arithmetic_s: Any
+
+
 def moved_bytes(task: ProductTask) -> Any:
     """Weights, inputs and outputs of a product, each once."""
     one = task.n * task.k * task.weight_bytes + task.m * (task.k * task.input_bytes + task.n * OUTPUT_BYTES)
@@ -53,8 +63,9 @@ def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKer
     return kernel.launch_cycles * ratio / hardware.compute.known_clock_hz
 
 
-def product_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: GemmKernel, memory_s: Any) -> Any:
-    """Seconds of a product without its launch, its operands' ``memory_s`` included.
+def product_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: GemmKernel,
+              memory_s: Any) -> ProductTimes:
+    """Times of a product without its launch, its operands' ``memory_s`` included.
 
     Parameters
     ----------
@@ -71,23 +82,26 @@ def product_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     rest = (task.weight_bytes, task.input_bytes, tuned, peak, kernel)
     highest = float(np.max(task.m, initial=1.0))
     if highest > MOST_LOOKED_UP_ROWS or any(np.ndim(size) for size in (*sizes, peak)):
-        return _least_s(task.m, *sizes, *rest)
+        return ProductTimes(*_least_s(task.m, *sizes, *rest))
     rows = np.asarray(task.m)
     index = rows.astype(np.intp)
     if np.any(index != rows):
-        return _least_s(task.m, *sizes, *rest)
+        return ProductTimes(*_least_s(task.m, *sizes, *rest))
     up_to = 1 << (int(highest) - 1).bit_length()
-    return _by_rows(up_to, *(float(size) for size in sizes), *rest)[index]
+    return ProductTimes(*_by_rows(up_to, *(float(size) for size in sizes), *rest)[:, index])
 
 
 @lru_cache(maxsize=512)
 def _by_rows(up_to: int, *arguments: Any) -> Any:
-    """Seconds by number of rows, from 0 to ``up_to``."""
-    return np.concatenate([np.zeros(1), _least_s(np.arange(1.0, up_to + 1.0), *arguments)])
+    """The three times by number of rows, from 0 to ``up_to``."""
+    found = np.zeros((len(ProductTimes._fields), up_to + 1))
+    found[:, 1:] = _least_s(np.arange(1.0, up_to + 1.0), *arguments)
+    return found
 
 
 def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any, units: Any, hz: Any,
-             weight_bytes: float, input_bytes: float, tuned_for: float, peak: Any, kernel: GemmKernel) -> Any:
+             weight_bytes: float, input_bytes: float, tuned_for: float, peak: Any,
+             kernel: GemmKernel) -> tuple[Any, Any, Any]:
     """The equation above, over tiles and pieces. A choice whose combine pass alone costs too much is left out."""
     # A chip that is given more bandwidth is given the load paths that it needs, as attention's are.
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned_for, 1.0)
@@ -98,23 +112,31 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     combine_s = kernel.split_combine_cycles / hz
     partial_s = batches * m * n * (PARTIAL_BYTES * kernel.combine_cycles_per_64_bytes / COMBINE_UNIT_BYTES / units / hz)
     best: Any = np.inf
+    load_s: Any = 0.0
+    arithmetic_s: Any = 0.0
     for columns in TILE_COLUMNS:
-        step_s = np.maximum((columns * weight_bytes + rows * input_bytes) / load, 2.0 * rows * columns / rate) / hz
+        loading, computing = (columns * weight_bytes + rows * input_bytes) / load, 2.0 * rows * columns / rate
+        step_s, paced_by_load = np.maximum(loading, computing) / hz, loading > computing
         tiles = np.ceil(n / columns) * strips
         for pieces in K_PIECES:
             if pieces > 1 and np.all(best <= memory_s + combine_s):
                 break
             depth = np.ceil(k / (pieces * TILE_DEPTH)) * TILE_DEPTH
-            time_s = np.maximum(tiles * pieces, 1.0) * (kernel.tile_setup_cycles / hz + depth * step_s)
-            time_s = np.maximum(time_s, memory_s)
+            of_unit = np.maximum(tiles * pieces, 1.0)
+            steps_s = of_unit * depth * step_s
+            time_s = np.maximum(of_unit * (kernel.tile_setup_cycles / hz) + steps_s, memory_s)
             if pieces > 1:
                 time_s = time_s + (combine_s + pieces * partial_s)
-            best = np.minimum(best, time_s)
-    return best
+            won = time_s < best
+            best = np.where(won, time_s, best)
+            load_s = np.where(won, np.where(paced_by_load, steps_s, 0.0), load_s)
+            arithmetic_s = np.where(won, np.where(paced_by_load, 0.0, steps_s), arithmetic_s)
+    return best, load_s, arithmetic_s
 
 
-def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, memory_s: Any) -> Any:
-    """Seconds of a mixture's grouped product without its launches.
+def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel,
+              memory_s: Any) -> ProductTimes:
+    """Times of a mixture's grouped product without its launches.
 
     Parameters
     ----------
@@ -132,11 +154,24 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     depth = np.ceil(task.k / TILE_DEPTH) * TILE_DEPTH
     experts = task.batches / units
     best: Any = np.inf
+    load_s: Any = 0.0
+    arithmetic_s: Any = 0.0
     for rows in GROUPED_ROWS:
         strips = experts * np.maximum(task.m / rows + 0.5, 1.0)
         for columns in GROUPED_COLUMNS:
-            loaded = columns * task.weight_bytes + rows * task.input_bytes
-            step = np.maximum(loaded / load, 2.0 * rows * columns / rate)
+            loading, computing = (columns * task.weight_bytes + rows * task.input_bytes) / load, (
+                2.0 * rows * columns / rate)
             waves = np.maximum(strips * np.ceil(task.n / columns), 1.0)
-            best = np.minimum(best, waves * ((kernel.tile_setup_cycles + depth * step) / hz))
-    return np.maximum(best, memory_s) + kernel.routing_passes * task.routed_bytes / bandwidth
+            steps_s = waves * depth * np.maximum(loading, computing) / hz
+            time_s = waves * (kernel.tile_setup_cycles / hz) + steps_s
+            won = time_s < best
+            best = np.where(won, time_s, best)
+            load_s = np.where(won, np.where(loading > computing, steps_s, 0.0), load_s)
+            arithmetic_s = np.where(won, np.where(loading > computing, 0.0, steps_s), arithmetic_s)
+    return ProductTimes(np.maximum(best, memory_s) + copies_s(task, hardware, kernel), load_s, arithmetic_s)
+
+
+def copies_s(task: ProductTask, hardware: HardwareProfile, kernel: MoeKernel) -> Any:
+    """Seconds in which the main memory passes the copies of every choice's hidden state."""
+    bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
+    return kernel.routing_passes * task.routed_bytes / bandwidth

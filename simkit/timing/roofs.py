@@ -1,7 +1,9 @@
 """The roofs above an operator, which of them binds, and how its time is shared out among causes: for every engine.
 
 A dictionary of roofs holds seconds by cause; the highest of them is the operator's time, and it belongs to the roof
-that binds, the first on ties (Williams, Waterman, Patterson 2009).
+that binds (Williams, Waterman, Patterson 2009). Roofs within :data:`AS_HIGH` of the highest count as high: of those a
+memory level binds before a kernel's load path, and that before arithmetic, the higher one of each kind, the first on
+ties.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
+AS_HIGH: Final = 0.95  # of the highest roof: rates are calibrated to a few per cent, which cannot tell such roofs apart
+_NOT_A_LEVEL: Final = ((LOAD_PATH,), (COMPUTE, SPECIAL_FUNCTION))
 
 def highest_s(times_s: Iterable[Any]) -> Any:
     """The highest of some roofs, point by point; 0 without one."""
@@ -25,14 +29,22 @@ def highest_s(times_s: Iterable[Any]) -> Any:
 
 
 def by_binding_roof(roofs: Mapping[str, Any], highest: Any) -> dict[str, Any]:
-    """The highest roof's time given to the roof that binds; roofs that are 0 everywhere are left out."""
+    """The highest roof's time given to the roof that binds; roofs that are 0 everywhere are left out.
+
+    >>> shares = by_binding_roof({"compute": 1.0, "hbm": 0.96, "l2": 0.9}, 1.0)
+    >>> {name: float(time_s) for name, time_s in shares.items()}
+    {'hbm': 1.0, 'l2': 0.0, 'compute': 0.0}
+    """
     shares: dict[str, Any] = {}
+    roofs = {name: time_s for name, time_s in roofs.items() if np.ndim(time_s) > 0 or time_s != 0.0}
+    levels = tuple(name for name in roofs if not any(name in kind for kind in _NOT_A_LEVEL))
     rest = highest
-    for name, time_s in roofs.items():
-        if np.ndim(time_s) == 0 and time_s == 0.0:
-            continue
-        shares[name] = np.where(time_s >= highest, rest, 0.0)
-        rest = rest - shares[name]
+    for kind in (levels, *_NOT_A_LEVEL):
+        own = {name: roofs[name] for name in kind if name in roofs}
+        high = highest_s(own.values())
+        for name, time_s in own.items():
+            shares[name] = np.where((time_s >= high) & (high >= AS_HIGH * highest), rest, 0.0)
+            rest = rest - shares[name]
     return shares
 
 
@@ -40,7 +52,8 @@ def by_binding_roof(roofs: Mapping[str, Any], highest: Any) -> dict[str, Any]:
 class OperatorTime:
     """Time of one execution of an operator, by roof, and the bytes it moves at each level.
 
-    ``unit_s`` are times of a measured kernel by cause, roofs like the others: its compute units', or its memory's.
+    ``unit_s`` are times of a measured kernel by cause, roofs like the others: its memory's, its units' load path or
+    arithmetic.
     ``body_s`` is such a kernel's whole time but for the launch; 0 where nothing was measured.
     """
 
@@ -72,11 +85,11 @@ class OperatorTime:
 
     @property
     def extra_s(self) -> Any:
-        """What a kernel adds to the highest roof: set-up that nothing hides, ramps, the combine pass."""
+        """What a kernel adds to the highest roof: set-up, uneven waves, ramps, the combine pass."""
         return np.maximum(self.body_s - self.highest_roof_s, 0.0)
 
     @cached_property
     def cause_s(self) -> dict[str, Any]:
-        """The highest roof's time given to the roof that binds (the first on ties), launch and extras to latency."""
+        """The highest roof's time given to the roof that binds, launch and extras to latency."""
         shares = by_binding_roof(self.roofs, self.highest_roof_s)
         return shares | {LATENCY: shares.get(LATENCY, 0.0) + self.launch_s + self.extra_s}

@@ -11,6 +11,7 @@ import numpy as np
 
 # Causes that are not a memory level; memory levels go by their own names.
 COMPUTE: Final = "compute"
+LOAD_PATH: Final = "load_path"  # of a measured kernel's units: bytes in flight over latency; it reads the memory
 SPECIAL_FUNCTION: Final = "special_function"
 LINK: Final = "link"
 LATENCY: Final = "latency"
@@ -20,22 +21,28 @@ LATENCY: Final = "latency"
 class Account:
     """Where a step's time and bytes go.
 
-    ``cause_time_s`` splits the time of a step by what binds (a memory level's name, compute, special_function, link,
-    latency), ``attention_cause_time_s`` that of attention alone. ``level_bytes`` are the bytes that one chip moves at
-    each level in a step.
+    ``cause_time_s`` splits the time of a step by what binds (a memory level's name, load_path, compute,
+    special_function, link, latency), ``operator_cause_s`` each operator's and exchange's, by name, and
+    ``attention_cause_time_s`` is that of attention alone. ``level_bytes`` are the bytes that one chip moves at each
+    level in a step.
     """
 
     cause_time_s: dict[str, Any]
     attention_cause_time_s: dict[str, Any]
+    operator_cause_s: dict[str, dict[str, Any]]
     level_bytes: dict[str, Any]
 
-    def plus(self, other: Account, times: float) -> Account:
-        """This step's account followed by ``times`` of another's; attention stays this one's."""
+    def plus(self, name: str, other: Account, times: float) -> Account:
+        """This step's account followed by ``times`` of another's, gathered under one operator name; attention stays
+        this one's.
+        """
         def summed(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
             return {key: value + times * theirs[key] for key, value in mine.items()}
 
         return Account(cause_time_s=summed(self.cause_time_s, other.cause_time_s),
                        attention_cause_time_s=self.attention_cause_time_s,
+                       operator_cause_s=self.operator_cause_s | {
+                           name: {cause: times * time for cause, time in other.cause_time_s.items()}},
                        level_bytes=summed(self.level_bytes, other.level_bytes))
 
 
@@ -67,6 +74,11 @@ class StepTiming:
         return self._account.attention_cause_time_s
 
     @property
+    def operator_cause_s(self) -> dict[str, dict[str, Any]]:
+        """The time of each operator and exchange by what binds; see :class:`Account`."""
+        return self._account.operator_cause_s
+
+    @property
     def level_bytes(self) -> dict[str, Any]:
         """Bytes that one chip moves at each memory level in a step."""
         return self._account.level_bytes
@@ -86,7 +98,7 @@ class StepTiming:
         return StepTiming(
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
-            account=lambda: self._account.plus(other._account, times))
+            account=lambda: self._account.plus(name, other._account, times))
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:

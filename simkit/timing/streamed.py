@@ -18,8 +18,9 @@ from simkit.step.placement import Placement
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.looped_caches import cyclic_hit_share, last_shared_cache
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.product_kernel import grouped_s, launch_floor_s, moved_bytes, product_s
+from simkit.timing.product_kernel import copies_s, grouped_s, launch_floor_s, moved_bytes, product_s
 from simkit.timing.roofs import OperatorTime
+from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 
 
 def streamed_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, alone: bool = False,
@@ -40,7 +41,7 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
         hits = cyclic_hit_share(scanned_bytes, last_shared_cache(hardware), hardware.kernel)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
     found = OperatorTime(
-        compute_s=compute_time_s(operator, hardware), special_s=special_function_time_s(operator, hardware),
+        compute_s=compute_time_s(operator, hardware, placement), special_s=special_function_time_s(operator, hardware),
         level_s=level_s, level_bytes=level_bytes, launch_s=operator.launches * hardware.overheads.kernel_launch_s,
         unit_s={})
     if task is None or kernel is None:
@@ -52,13 +53,15 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
     peak: Any = home.chip_bandwidth_bytes_per_s
     memory_s = read * (1.0 - hits) / (kernel.dram_achieved_fraction * peak)
     if isinstance(kernel, MoeKernel):
-        body_s = grouped_s(task, operator.dtype, hardware, kernel, memory_s)
+        body_s, load_s, arithmetic_s = grouped_s(task, operator.dtype, hardware, kernel, memory_s)
+        memory_s = memory_s + copies_s(task, hardware, kernel)
     else:
-        body_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
+        body_s, load_s, arithmetic_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
         if home.latency_s is not None:
             body_s = body_s + kernel.dram_ramp_ratio * home.latency_s * (1.0 - hits)
     launch_s = operator.launches * launch_floor_s(task, hardware, kernel) if alone else found.launch_s
-    return replace(found, launch_s=launch_s, unit_s={home.name: memory_s}, body_s=body_s)
+    return replace(found, launch_s=launch_s, body_s=body_s,
+                   unit_s={home.name: memory_s, LOAD_PATH: load_s, COMPUTE: arithmetic_s})
 
 
 def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | MoeKernel | None:

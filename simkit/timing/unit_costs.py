@@ -49,7 +49,8 @@ class KernelWork:
 class ChipKernel:
     """A chip's kernel parameters, as they hold for one attention operator whose cache lives in one level.
 
-    ``widened_ratio``: how much more bandwidth that level has than the kernels were tuned for; data paths grow with it.
+    ``widened_ratio``: how much more bandwidth that level has than the kernels were tuned for. What loads grows with it:
+    the units' load path and the shared cache; arithmetic does not.
     ``dram_bytes_per_s`` is what reads of that level reach, ``cache_bytes_per_s`` what all units take from the shared
     cache; None without one. ``load_fraction`` of the buffers of a unit's load path are in use.
     """
@@ -174,7 +175,7 @@ def matrix_kernel(rows: Any, work: KernelWork, chip: ChipKernel) -> UnitKernel:
         has_native = work.eight_bit & (work.rows > 1) & (kernel.native_8bit_rows > 0)
         native = has_native & (rows <= kernel.native_8bit_rows)
         token = token + np.where(work.eight_bit & ~native, (work.cache_width + kernel.dequantise_token_elements)
-                                 / (kernel.dequantise_elements_per_cycle * chip.widened_ratio), 0.0)
+                                 / kernel.dequantise_elements_per_cycle, 0.0)
         setup = setup * np.where(native, kernel.setup_ratio_native_8bit,
                                  np.where(work.eight_bit, kernel.setup_ratio_8bit, 1.0))
         # Libraries take that kernel for groups that fit one tile, in parts if need be.
@@ -203,5 +204,5 @@ def vector_kernel(work: KernelWork, chip: ChipKernel) -> UnitKernel:
         launch = launch * np.where(work.eight_bit, kernel.launch_ratio_8bit, 1.0)
     return UnitKernel(
         matrix=False, readers=work.rows, setup_s=setup / hz, tile_tokens=kernel.vector_tile_tokens,
-        token_s=(work.cache_width / (elements * chip.widened_ratio) + kernel.vector_token_cycles) / hz,
+        token_s=(work.cache_width / elements + kernel.vector_token_cycles) / hz,
         load_bytes_per_s=math.inf, floor_s=launch * kernel.vector_launch_ratio / hz, rows_s=0.0)

@@ -32,7 +32,7 @@ def test_the_table_has_units_and_says_what_else_the_bandwidth_does(cli):
     assert result.exit_code == 0
     assert "TB/s" in result.stdout
     assert "falls below" in result.stdout
-    assert "weights and cache share memory.sram" in result.stdout
+    assert "weights and cache share memory.sram, and its bandwidth speeds both" in result.stdout
 
 
 def test_all_crossings_are_rows_in_order(cli):

@@ -28,12 +28,15 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One mapping: its time, launch floor apart and included, and what its busiest unit spends on which path."""
+    """One mapping: its time, launch floor apart and included, what its busiest unit spends on tiles of arithmetic or
+    on loading the tokens that there are, and its memory's time.
+    """
 
     body_s: float
     floor_s: float
-    unit_s: float
+    tokens_s: float
     computing: bool
+    memory_s: float
 
 
 def ways(problem, chip, bandwidth, *, alone):
@@ -84,7 +87,7 @@ def _matrix_ways(problem, chip, kernel, bandwidth, rows, alone):
     unit_flop_per_cycle = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / hz / units
     matrix = 2 * padded * (problem.key_dim + problem.value_dim) / (unit_flop_per_cycle * kernel.matrix_efficiency)
     if eight and not native:
-        matrix += (width + kernel.dequantise_token_elements) / (kernel.dequantise_elements_per_cycle * widened)
+        matrix += (width + kernel.dequantise_token_elements) / kernel.dequantise_elements_per_cycle
     exponentials = padded / (compute.special_ops_per_s / hz / units) if compute.special_ops_per_s else 0
     setup = kernel.item_setup_cycles
     if problem.key_dim <= 64:
@@ -114,7 +117,7 @@ def _vector_ways(problem, chip, kernel, bandwidth, alone):
     hz, units = chip.compute.clock_hz, chip.compute.units
     width = problem.cached_elements
     eight = problem.token_bytes < 1.5 * width
-    rate = (kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle) * _widened(kernel, bandwidth)
+    rate = kernel.vector_elements_per_cycle_8bit if eight else kernel.vector_elements_per_cycle
     floor = kernel.launch_cycles * kernel.vector_launch_ratio
     if problem.key_dim <= 64:
         floor *= kernel.narrow_head_launch_ratio
@@ -143,7 +146,8 @@ def _cut(problem, kernel, hz, units, *, items, setup, load, compute, tile, memor
             combine = (kernel.split_combine_cycles
                        + kernel.combine_cycles_per_64_bytes * row_elements * pieces * 4 / 64 / units) / hz
         body_s = max(unit_s, memory_s + kernel.exposed_setup_fraction * waves * setup / hz) + combine + extra_s
-        yield Way(body_s=body_s, floor_s=floor_s if alone else 0.0, unit_s=unit_s, computing=compute >= load)
+        yield Way(body_s=body_s, floor_s=floor_s if alone else 0.0, computing=compute >= load, memory_s=memory_s,
+                  tokens_s=waves * (tokens * compute if compute >= load else problem.tokens / pieces * load) / hz)
 
 
 def product_s(m, n, k, dtype, element_bytes, chip, hit_share):

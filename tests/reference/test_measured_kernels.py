@@ -14,7 +14,7 @@ from simkit.timing import attention_kernel
 from simkit.timing.attention_kernel import kernel_time
 from simkit.timing.product_kernel import launch_floor_s, moved_bytes
 from simkit.timing.product_kernel import product_s as kernel_s
-from simkit.timing.step_timing import COMPUTE, LATENCY
+from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 from simkit.timing.streamed import streamed_times
 from tests.reference.measured_kernels import Problem, grouped_product_s, product_s, ways
 
@@ -61,8 +61,10 @@ def test_attention_takes_the_best_of_all_mappings(chip, problem, alone, faster, 
     assert float(found.body_s) + floor_s == pytest.approx(best.body_s + best.floor_s, rel=1e-9)
     if not any(way.body_s + way.floor_s < (best.body_s + best.floor_s) * (1 + 1e-9) for way in every[1:]):
         assert float(found.body_s) == pytest.approx(best.body_s, rel=1e-9)
-        assert float(found.unit_s[COMPUTE]) == pytest.approx(best.unit_s if best.computing else 0.0, rel=1e-9)
-        assert float(found.unit_s[LATENCY]) == pytest.approx(0.0 if best.computing else best.unit_s, rel=1e-9)
+        assert float(found.unit_s[COMPUTE]) == pytest.approx(best.tokens_s if best.computing else 0.0, rel=1e-9)
+        assert float(found.unit_s[LOAD_PATH]) == pytest.approx(0.0 if best.computing else best.tokens_s, rel=1e-9)
+        levels = [seconds for name, seconds in found.unit_s.items() if name not in (COMPUTE, LOAD_PATH)]
+        assert max(map(float, levels)) == pytest.approx(best.memory_s, rel=1e-9)
 
 
 @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
@@ -90,7 +92,7 @@ def test_a_search_that_leaves_mappings_out_finds_what_all_of_them_at_once_give(c
     at_once = found(count)
     random.bit_generator.state = state
     searched = found(0)
-    for name in (COMPUTE, LATENCY):
+    for name in at_once.unit_s:
         np.testing.assert_allclose(searched.unit_s[name], at_once.unit_s[name], rtol=1e-12)
     np.testing.assert_allclose(searched.body_s, at_once.body_s, rtol=1e-12)
     np.testing.assert_allclose(searched.floor_s, at_once.floor_s, rtol=1e-12)
@@ -125,7 +127,7 @@ def test_a_product_takes_the_best_of_all_tiles_and_pieces(chip, m, n, k, hit_sha
     task = product_operator(float(m), float(n), float(k), element_bytes).product
     moved_s = moved_bytes(task) * (1 - hit_share) / chip.main_memory.chip_bandwidth_bytes_per_s
     gemm = chip.kernel.gemm
-    found = (launch_floor_s(task, chip, gemm) + kernel_s(task, dtype, chip, gemm, moved_s / gemm.dram_achieved_fraction)
+    found = (launch_floor_s(task, chip, gemm) + kernel_s(task, dtype, chip, gemm, moved_s / gemm.dram_achieved_fraction).body_s
              + gemm.dram_ramp_ratio * (chip.main_memory.latency_s or 0) * (1 - hit_share))
     assert float(found) == pytest.approx(product_s(m, n, k, dtype, element_bytes, chip, hit_share), rel=1e-9)
 

@@ -77,7 +77,7 @@ def put_together(monkeypatch, chip="h100-sxm", layout="gqa-8", batch=4, kv_len=2
     def known(loop, **_):
         loops.append(loop)
         return run or Run(
-            kernel_s=1.0, stalls=np.array([1.0, 2.0, 4.0, 8.0, 16.0, *(32.0 * (i + 1) for i in range(len(machine.path)))]),
+            kernel_s=1.0, stalls=np.array([1.0, 2.0, 4.0, 8.0, 16.0, 3.0, 5.0, *(32.0 * (i + 1) for i in range(len(machine.path)))]),
             home_share=1.0, replayed_fraction=0.5, bound_s=0.25, replayed_s=0.5, binned_bytes=np.zeros((0, 0)))
 
     monkeypatch.setattr(KernelLoop, "run", known)
@@ -98,11 +98,12 @@ def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(mon
     assert stalls.pop("imbalance") == 16.0
     levels = {server.name: 32.0 * (i + 1) for i, server in enumerate(machine.path)}
     assert {name: stalls.pop(name) for name in levels} == levels
+    assert stalls.pop("load_path") == 3.0 + 5.0
     ((busiest, seconds),) = stalls.items()
     assert seconds == 4.0 + 8.0
     assert found.total_s == pytest.approx(sum(found.stall_s.values()), rel=1e-15)
     assert found.cause_s["latency"] == pytest.approx(found.stall_s["launch"] + found.stall_s["latency"] + 16.0, rel=1e-15)
-    assert set(found.cause_s) == {"latency", busiest, *levels}
+    assert set(found.cause_s) == {"latency", "load_path", busiest, *levels}
     assert sum(found.cause_s.values()) == pytest.approx(found.total_s, rel=1e-15)
     assert (found.extrapolation_bound_s, found.replayed_fraction, found.replayed_s) == (0.25, 0.5, 0.5)
     assert (found.items, found.units, found.splits) == (plan.items, 132, plan.splits)

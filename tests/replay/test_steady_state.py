@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.replay import timeline
+from simkit.replay import steady_state, timeline
 from simkit.replay.steady_state import KernelLoop
 from simkit.timing.unit_costs import UnitKernel
 from tests.replay.cases import kernel_loop
@@ -48,13 +48,14 @@ def test_a_measured_unit_takes_the_longer_of_its_own_token_and_the_chip_s_arithm
     assert chip.kernel_s == pytest.approx(3e-6 + 24 * 5e-9 + 1000 * 5e-9, rel=1e-6)
 
 
-def test_a_measured_unit_loads_at_its_own_rate_and_waiting_for_that_is_latency():
+def test_a_measured_unit_loads_at_its_own_rate_and_waiting_for_that_is_its_load_path_s():
     """1e8 bytes/s of a unit: 10 ns a token, those of the last tile's rest too."""
     found = run(unit=replace(UNIT, load_bytes_per_s=1e8), home=1e15)
     assert found.kernel_s == pytest.approx(3e-6 + 1024 * 10e-9 + 10 * 2e-9, rel=1e-6)
-    assert found.stalls[timeline.WAIT_LATENCY] == pytest.approx(10e-6, rel=0.01)
-    assert found.stalls[timeline.FIRST_SERVER] == pytest.approx(0.0, abs=1e-10)  # the home, that never makes it wait
-    assert len(found.stalls) == timeline.FIRST_SERVER + 1
+    assert found.stalls[steady_state.LOAD_PATH] == pytest.approx(10e-6, rel=0.01)
+    assert found.stalls[timeline.WAIT_LATENCY] == pytest.approx(0.0, abs=1e-10)
+    assert found.stalls[steady_state.FIRST_LEVEL] == pytest.approx(0.0, abs=1e-10)  # the home never makes it wait
+    assert len(found.stalls) == steady_state.FIRST_LEVEL + 1
 
 
 def test_the_first_load_s_latency_is_waited_for_once_though_timed_set_ups_hold_it():

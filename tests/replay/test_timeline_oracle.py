@@ -126,7 +126,8 @@ def test_no_more_is_hidden_than_passed_after_the_load_was_asked_for():
     Loads 1 and 2 are here at 5 and computed till 9 and 13; load 3 is asked for at 9, when buffer 1 is free, and here at 14:
     of what the slot did since 9 all 4 s were computing. Computed till 18; load 4, asked for at 13, is here then.
     """
-    assert account(items_of([4], compute_s=4), path_of([0], latency_s=[5])) == {"latency": 5 + 5, "compute": 16 - 4 + 0}
+    assert account(items_of([4], compute_s=4), path_of([0], latency_s=[5])) == {
+        "latency": 5, "in_flight": 5, "compute": 16 - 4 + 0}
 
 
 def test_slots_of_a_unit_compute_one_after_the_other():
@@ -150,7 +151,7 @@ def test_an_idle_slot_waits_for_nobody_where_units_have_servers_of_their_own():
 def test_an_idle_slot_waits_for_the_server_no_longer_than_that_works():
     """The other's loads are here at 12, 23 and 34; after 11, when the first slot ends, the server works for 2 s more."""
     assert account(items_of([1, 3], in_flight=1), path_of([1], latency_s=[10], units=2)) == {
-        0: 1 + 12 + 1 + 1 + 2, "latency": 3 * 10, "imbalance": 34 - 11 - 2}
+        0: 1 + 12 + 1 + 1 + 2, "latency": 10, "in_flight": 2 * 10, "imbalance": 34 - 11 - 2}
 
 
 @pytest.mark.parametrize(("s_per_byte", "hit_share", "column"), [([4, 6], 0.5, 0), ([4, 6], 0.0, 1), ([3, 6], 0.5, 1)])

@@ -11,7 +11,7 @@ import numpy as np
 
 from simkit.replay.timeline import Items, Path
 
-CAUSES = ("setup", "latency", "compute", "contention", "imbalance")  # then one column a server
+CAUSES = ("setup", "latency", "compute", "contention", "imbalance", "in_flight")  # then one column a server
 
 
 @dataclass
@@ -168,7 +168,8 @@ class Oracle:
         self.account["compute"] -= behind
         of_server_s = wait_s if queued else wait_s * max(served_s - now, 0) / (arrival - now)
         self.account[slowest] += of_server_s
-        self.account["latency"] += wait_s - of_server_s
+        before = -(-int(self.items.tokens[slot.item]) // self.items.granule_tokens) - len(slot.granules)
+        self.account["latency" if before < self.items.in_flight else "in_flight"] += wait_s - of_server_s
 
     def compute(self, slot, now, arrival, tokens):
         can_begin = max(arrival, slot.computing[1])

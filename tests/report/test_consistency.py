@@ -72,7 +72,7 @@ def test_the_heat_map_s_data_repeat_the_records(report, records) -> None:
 
 def test_the_breakdown_s_parts_add_up_to_the_step(report) -> None:
     for row in rows_of(report / "figures" / "step_breakdown.csv"):
-        parts = [float(row[f"{part}_time_s"]) for part in ("cache", "compute", "weights", "links", "latency")]
+        parts = [float(row[f"{part}_time_s"]) for part in ("cache", "load_path", "compute", "weights", "links", "latency")]
         assert math.fsum(parts) == pytest.approx(float(row["step_time_s"]), rel=1e-9)
 
 

@@ -14,8 +14,10 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.study.crossover import Comparison, crossings, crossover
 from simkit.study.digests import digest
+from simkit.study.engines import engine_named
+from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import parse_scenario
-from simkit.study.vary import variable
+from simkit.study.vary import faster_memory, variable
 
 # A TPU of which only memory and matrix units take time, for any number of query rows.
 IDEAL = {"overheads.kernel_launch": "0 s", "overheads.layer_latency": "0 s", "overheads.step": "0 s",
@@ -141,7 +143,7 @@ def test_each_value_of_an_array_takes_the_time_that_it_takes_alone(chip, llama):
     def question(vary):
         own = {"batch": 8.0, "kv_len": 4096.0, "q_len": 1.0}
         return Comparison(load=partial(_loaded, chip), profile=profile, model=llama, attention="gqa-8", against="mha", of="step",
-                        workload=own, scenario=parse_scenario(), chips="fit", tp=None, pp=None, engine="roofline", varied=vary)
+                        workload=own, scenario=parse_scenario(), chips="fit", tp=None, pp=None, engine=engine_named("roofline"), varied=vary)
 
     profile, checked = load_hardware(chip), set()
     for parameter in profile_parameters(profile):
@@ -230,3 +232,27 @@ def test_mistakes_are_named(llama, options, said):
 def test_a_chip_without_a_price_has_no_cost_to_compare(llama):
     with pytest.raises(UserError, match="has no price"):
         crossover("groq-lpu", llama, attention="gqa-8", below=1.1, vary="memory.sram.bandwidth", of="cost")
+
+
+@pytest.mark.parametrize("chip", ["h100-sxm", "a100-sxm-80gb", "cerebras-wse3"])
+def test_memory_made_faster_together_is_each_level_set_and_nothing_else(chip, llama):
+    """Every level's bandwidth five times over by ``--set``: the same step; flops, lanes, launches and links as they are."""
+    profile = load_hardware(chip)
+    faster = {f"memory.{level.name}.bandwidth": f"{5 * level.bandwidth_bytes_per_s!r} B/s" for level in profile.memory
+              if level.bandwidth_bytes_per_s is not None}
+    by_set = load_hardware(chip, overrides=faster)
+    assert digest(faster_memory(profile, 5.0)) == digest(by_set)
+    together = faster_memory(profile, np.array([1.0, 5.0]))
+    for layout in ("mha", "gqa-8"):
+        both = evaluate_group(together, llama, layout, rivals=["mha"], batch=[32.0, 32.0], kv_len=4096.0, q_len=1.0)
+        for place, one in enumerate((profile, by_set)):
+            alone = evaluate_group(one, llama, layout, rivals=["mha"], batch=32.0, kv_len=4096.0, q_len=1.0)
+            assert float(both.timing.step_time_s[place]) == pytest.approx(float(alone.timing.step_time_s), rel=1e-12)
+
+
+def test_gqa_still_pays_on_a100_at_a_hundred_times_the_memory(llama):
+    """Its vector lanes and tiles stay as they are: MHA, which runs on them, gets no faster than they are."""
+    chip = faster_memory(load_hardware("a100-sxm-80gb"), 100.0)
+    found = simkit.decode_step(chip, llama, attention=["mha", "gqa-8"], batch=32)
+    assert found["speedup_vs_mha"][1] >= 1.6
+    assert crossover("a100-sxm-80gb", llama, attention="gqa-8", below=1.5, vary="memory", batch=32)[0]["value"] is None

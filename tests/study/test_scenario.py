@@ -9,6 +9,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.step.machine import Machine
 from simkit.study.point import decode_step
 from simkit.study.scenario import Scenario, parse_scenario
 
@@ -16,8 +17,10 @@ MIXTRAL = load_model("mixtral-8x7b")
 
 
 def workload_of(scenario: Scenario, model=MIXTRAL, chip: str = "h100-sxm", tp: float = 8.0):
-    return scenario.workload(load_hardware(chip), model, parse_layout("as-trained", model), batch=np.array([4.0]),
-                             kv_len=np.array([100.0]), q_len=np.array([2.0]), tp=tp, pp=1.0)
+    hardware = load_hardware(chip)
+    machine = Machine(chips=tp, tp=tp, pp=1.0, mapping=scenario.mapping(hardware))
+    return scenario.workload(hardware, model, parse_layout("as-trained", model), batch=np.array([4.0]),
+                             kv_len=np.array([100.0]), q_len=np.array([2.0]), machine=machine)
 
 
 def test_the_plain_scenario_is_bf16_and_keeps_everything():

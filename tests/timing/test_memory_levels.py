@@ -7,14 +7,18 @@ import pytest
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.model.attention import parse_layout
+from simkit.model.catalog import load_model
 from simkit.roofline.engine import evaluate, operator_times
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Demand, Placement, demand, place
+from simkit.study.scenario import parse_scenario
 from simkit.timing.collective_times import collective_time_s
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import LATENCY, Account, StepTiming
+from simkit.timing.step_timing import LATENCY, LOAD_PATH, Account, StepTiming
 from tests.step.test_operators import workload_of
 
 H100, SN40L, CORSAIR = (load_hardware(name) for name in ("h100-sxm", "sambanova-sn40l", "dmatrix-corsair"))
@@ -110,9 +114,34 @@ def test_a_launch_is_latency_and_the_highest_roof_has_the_rest():
     assert times.cause_s[LATENCY] == launch_s
     assert times.cause_s["hbm"] == times.level_s["hbm"]
     assert times.total_s == launch_s + times.level_s["hbm"]
-    # On ties the first roof is named, and the time is counted once.
-    even = replace(times, compute_s=times.level_s["hbm"])
-    assert (float(even.cause_s["compute"]), float(even.cause_s["hbm"])) == (times.level_s["hbm"], 0.0)
+
+
+@pytest.mark.parametrize(("compute_share", "load_share", "binding"), [
+    (1.0, 0.0, "hbm"), (1.04, 0.0, "hbm"), (1.1, 0.0, "compute"), (1.0, 1.04, "hbm"), (1.2, 1.2, "load_path"),
+    (1.2, 1.16, "load_path"), (1.2, 1.1, "compute"), (0.0, 1.1, "load_path")])
+def test_of_roofs_within_five_percent_memory_binds_before_the_load_path_and_that_before_arithmetic(
+        compute_share, load_share, binding):
+    """Rates are calibrated to a few per cent: a kernel at 96 % of its memory's bandwidth is bound by that memory."""
+    times = operator_times(OPERATOR, placed({"hbm": 1.0}, {"hbm": 1.0}), H100)
+    hbm_s = times.level_s["hbm"]
+    even = replace(times, compute_s=compute_share * hbm_s, unit_s={LOAD_PATH: load_share * hbm_s})
+    causes = {name: float(seconds) for name, seconds in even.cause_s.items() if name != LATENCY and seconds > 0}
+    assert causes == {binding: pytest.approx(hbm_s * max(1.0, compute_share, load_share), rel=1e-12)}
+    assert float(sum(even.cause_s.values())) == pytest.approx(float(even.total_s), rel=1e-12)
+
+
+def test_a_load_path_that_holds_a_kernel_below_its_memory_is_neither_latency_nor_arithmetic():
+    """Half of H100's bytes in flight: one wave of items streams at half the rate, and says so; set-up is latency."""
+    narrow = replace(H100, kernel=replace(
+        H100.kernel, load_bytes_per_cycle_per_unit=H100.kernel.load_bytes_per_cycle_per_unit / 2))
+    step = build_step(workload_of("llama-2-70b", "gqa-8", batch=33.0, kv_len=65536.0))
+    (core,) = step.attention_operators
+    times = operator_times(core, placed({"hbm": 1.0}, {"hbm": 1.0}), narrow)
+    causes = {name: float(seconds) / float(times.total_s) for name, seconds in times.cause_s.items()}
+    assert causes[LOAD_PATH] > 0.9
+    assert causes["compute"] == causes["hbm"] == 0.0
+    timing = evaluate(step, placed({"hbm": 1.0}, {"hbm": 1.0}), narrow)
+    assert (timing.bound, timing.attention_bound) == (LOAD_PATH, LOAD_PATH)
 
 
 def test_a_step_moves_and_takes_what_its_operators_do_one_by_one():
@@ -174,8 +203,36 @@ def test_vector_work_counts_what_widening_the_cache_takes_unless_the_matrix_unit
         assert compute_time_s(work, H100) == pytest.approx(flops / rate, rel=1e-12)
 
 
+def test_a_quantised_cache_is_unpacked_or_streamed_as_16_bits_whatever_takes_less():
+    """GroqChip's vector lanes are too slow to unpack what its SRAM reads: a compiler converts on the way in."""
+    groq = load_hardware("groq-lpu")
+    where = placed({"sram": 1.0}, {"sram": 1.0})
+    rate, sram = groq.compute.vector_peak_flop_per_s, groq.level("sram").achievable_bytes_per_s
+    work = Operator(name="attention", count=1, matrix_flops=1e3, kv_read_bytes=sram * 0.25, unpack_flops=rate * 9.0,
+                    widened_read_bytes=sram * 1.0)
+    assert float(compute_time_s(work, groq, where)) == pytest.approx(1.0, rel=1e-12)
+    assert float(compute_time_s(replace(work, unpack_flops=rate * 0.5), groq, where)) == pytest.approx(0.5, rel=1e-12)
+    assert float(compute_time_s(work, groq)) == pytest.approx(9.0, rel=1e-6)  # nobody said where the cache is
+
+
+@pytest.mark.parametrize("chip", ["groq-lpu", "cerebras-wse3", "dmatrix-corsair", "sambanova-sn40l", "tpu-v5e", "gaudi3",
+                                  "generic-sram-asic", "trainium2", "mi300x", "graphcore-mk2"])
+@pytest.mark.parametrize("layout", ["mha", "gqa-8", "mqa"])
+def test_a_reducer_of_bytes_never_makes_attention_slower_than_doing_without(chip, layout):
+    hardware, times = load_hardware(chip), {}
+    home = hardware.main_memory.name
+    for dtype in ("bf16", "fp8", "int8", "int4", "int4-g128", "int2-channel/int2"):
+        workload = parse_scenario(kv_dtype=dtype).workload(
+            hardware, load_model("llama-2-70b"), parse_layout(layout, load_model("llama-2-70b")), batch=16.0, kv_len=4096.0,
+            q_len=1.0, machine=Machine(chips=8.0, tp=8.0, pp=1.0))
+        timing = evaluate(build_step(workload), placed({home: 1.0}, {home: 1.0}), hardware)
+        times[dtype] = float(timing.attention_time_s)
+    assert max(times.values()) <= times["bf16"] * (1 + 1e-12), times
+
+
 def test_of_equal_causes_the_first_is_named():
-    account = Account(cause_time_s={"compute": 1.0, "hbm": 2.0, "link": 2.0}, attention_cause_time_s={"hbm": 0.5, "latency": 0.5},
+    account = Account(cause_time_s={"compute": 1.0, "hbm": 2.0, "link": 2.0}, operator_cause_s={},
+                      attention_cause_time_s={"hbm": 0.5, "latency": 0.5},
                       level_bytes={"hbm": 3.0})
     timing = StepTiming(step_time_s=5.0, attention_time_s=1.0, operator_time_s={"attention": 1.0}, account=lambda: account)
     assert (timing.bound, timing.attention_bound) == ("hbm", "hbm")

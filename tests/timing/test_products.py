@@ -169,3 +169,16 @@ def test_rows_of_mixtures_that_mean_nothing_are_refused(old, new, words):
     text = HEADER + "h100_sxm,bfloat16,4096,4096,14336,2,8,4,1,balanced,100\n"
     with pytest.raises(UserError, match=words):
         parse_table(text.replace(old, new), "t.csv")
+
+
+@pytest.mark.parametrize(("chip", "batch", "binding"), [
+    ("l40s", 8.0, "gddr"), ("l40s", 512.0, "compute"), ("a100-sxm-80gb", 16.0, "hbm"), ("a100-sxm-80gb", 512.0, "compute"),
+    ("h100-sxm", 512.0, "compute")])
+def test_a_product_of_many_rows_is_bound_by_its_units_and_never_by_latency(chip, batch, binding):
+    """Tiles that a unit loads or multiplies for most of the time are no set-up."""
+    (up,) = [operator for operator in products(step_of("llama-3-8b", batch=batch)) if operator.name == "mlp_up"]
+    times = roofline.operator_times(up, placed(chip), load_hardware(chip))
+    causes = {name: float(seconds) / float(times.total_s) for name, seconds in times.cause_s.items()}
+    assert sum(causes.values()) == pytest.approx(1.0, rel=1e-12)
+    assert max(causes, key=causes.get) == binding
+    assert causes["latency"] < 0.2

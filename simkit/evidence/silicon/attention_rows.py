@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.tables import Measured
+from simkit.evidence.silicon.tables import MeasuredTimes
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
@@ -24,12 +24,12 @@ LibraryOperator = tuple[Any, Operator, Any]  # row numbers, their operator, and 
 _MLA: Final = Mla(kv_lora_rank=512, q_lora_rank=1536, nope_head_dim=128, rope_head_dim=64, v_head_dim=128)
 
 
-def attention_times_s(rows: Measured, hardware: HardwareProfile, engine: str) -> Any:
+def attention_times_s(rows: MeasuredTimes, hardware: HardwareProfile, engine: str) -> Any:
     """Predicted seconds of each row: the kernel looped alone, its cache warm, its whole floor included."""
     return fastest_s(library_operators(rows, hardware), hardware, len(rows), engine_named(engine).alone_s)
 
 
-def library_operators(rows: Measured, hardware: HardwareProfile) -> tuple[LibraryOperator, ...]:
+def library_operators(rows: MeasuredTimes, hardware: HardwareProfile) -> tuple[LibraryOperator, ...]:
     """The rows' operators, a row as often as software libraries were measured on it.
 
     Libraries differ in which kernels they have (:class:`simkit.hardware.kernel.LibraryKernels`); a row's best time is
@@ -56,7 +56,7 @@ def fastest_s(operators: Iterable[LibraryOperator], hardware: HardwareProfile, c
     return times
 
 
-def attention_operators(rows: Measured) -> Iterator[tuple[Any, Operator]]:
+def attention_operators(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
     """Row numbers and their attention operator, arrays over the rows: one for each format and head dim."""
     found: dict[tuple[str, int], list[tuple[Any, Operator]]] = {}
     for where, operator in _by_head_count(rows):
@@ -88,7 +88,7 @@ def joined(parts: list[tuple[Any, Operator]]) -> Operator:
     return first
 
 
-def _by_head_count(rows: Measured) -> Iterator[tuple[Any, Operator]]:
+def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
     columns = rows.columns
     mla = rows.kind == "decode_mla"
     shapes = np.zeros(len(rows), dtype=int)

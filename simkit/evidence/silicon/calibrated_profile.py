@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from simkit.evidence.silicon.calibrate import Calibration
-from simkit.evidence.silicon.tables import Measured
+from simkit.evidence.silicon.tables import MeasuredTimes
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.hardware.authoring import copy_profile
@@ -18,7 +18,7 @@ from simkit.hardware.profile import HardwareProfile
 _KERNEL_SECTION: Final = "^kernel:.*(?:\n[ \t].*)*\n"
 
 
-def rows_of_profile(rows: Measured, hardware: HardwareProfile) -> Measured:
+def rows_of_profile(rows: MeasuredTimes, hardware: HardwareProfile) -> MeasuredTimes:
     """The rows of the profile's chip: its name or aliases, or the table's only system.
 
     Raises :class:`UserError` when several systems are measured and none of them is this chip.

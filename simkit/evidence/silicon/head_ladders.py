@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, predicted_times_s, systems_of
-from simkit.evidence.silicon.tables import Measured, shipped_table
+from simkit.evidence.silicon.tables import MeasuredTimes, shipped_table
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 
@@ -44,7 +44,7 @@ def nearest_advantages(chip: HardwareProfile, model: ModelArchitecture, n_kv_hea
             if (found := _nearest(table.take(ours), chip, model.n_q_heads, heads, tokens, engine)) is not None]
 
 
-def _nearest(rows: Measured, chip: HardwareProfile, n_q_heads: int, n_kv_heads: int, tokens: float,
+def _nearest(rows: MeasuredTimes, chip: HardwareProfile, n_q_heads: int, n_kv_heads: int, tokens: float,
              engine: str) -> MeasuredAdvantage | None:
     columns = rows.columns
     sizes = np.stack([columns["batch"], columns["kv_len"]], axis=1)

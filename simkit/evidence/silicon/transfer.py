@@ -35,7 +35,7 @@ from simkit.evidence.silicon.compare import (
     baseline_times_s,
     comparison_records,
 )
-from simkit.evidence.silicon.tables import Measured, read_table, shipped_table
+from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import Location, UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel
@@ -80,7 +80,7 @@ def transfer(data: Path | None = None, *, sample: int = SAMPLE, seed: int = 0,
     return records
 
 
-def _drawn(rows: Measured, sample: int, seed: int) -> Measured:
+def _drawn(rows: MeasuredTimes, sample: int, seed: int) -> MeasuredTimes:
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
 
 
@@ -129,7 +129,7 @@ def _dram_fraction(others: Sequence[FitRows], values: Mapping[tuple[str, int | N
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
 
-def _scored(system: str, rows: Measured, ladders: Measured, hardware: HardwareProfile,
+def _scored(system: str, rows: MeasuredTimes, ladders: MeasuredTimes, hardware: HardwareProfile,
             seed: int) -> list[dict[str, Any]]:
     assert hardware.kernel is not None  # noqa: S101  # carried over just now
     predicted = FitRows(rows=rows, hardware=hardware).times_s(hardware.kernel)

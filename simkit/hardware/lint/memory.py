@@ -131,14 +131,15 @@ def bytes_in_flight_fit_the_units(profile: HardwareProfile) -> Iterator[Remark]:
 
 
 def ridge_point_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
-    r"""Machine balance :math:`\pi / \beta` has a range by kind of memory; a TB/GB slip moves it a thousandfold."""
+    r"""Machine balance :math:`\pi / \beta` at vendor peaks has a range by kind of memory; a TB/GB slip moves it far."""
     for level in profile.memory:
-        if level.bandwidth_bytes_per_s is None or not level.holds:
+        if level.chip_bandwidth_bytes_per_s is None or not level.holds:
             continue
-        ridge = profile.ridge_point_flop_per_byte(level.name)
+        compute = profile.compute
+        ridge = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / level.chip_bandwidth_bytes_per_s
         least, most = RIDGE_POINTS[level.kind if level.kind != "dram" else profile.kind]
         yield from unless_within(ridge, least, most, 3, ("memory", level.name, "bandwidth"), (
-            f"the ridge point would be {ridge:.3g} flops/byte: expected {least:g} to {most:g} of "
+            f"the ridge point would be {ridge:.3g} flops/byte at vendor peaks: expected {least:g} to {most:g} of "
             f"{level.kind}, kind '{profile.kind}'"))
 
 

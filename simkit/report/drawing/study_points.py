@@ -13,13 +13,14 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.study.evaluate import FIT_EACH, Evaluated, evaluate_group
 from simkit.study.record import to_records
 from simkit.study.study_file import FigureRequest, Study
-from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION
 
 Result = TypeVar("Result")
 # How a step's time is split in figures; the parts add up to the step.
-PARTS: Final = ("cache", "compute", "weights", "links", "latency")
+PARTS: Final = ("cache", "load_path", "compute", "weights", "links", "latency")
 PART_NAMES: Final = {
-    "cache": "KV cache", "compute": "arithmetic", "weights": "weights", "links": "links", "latency": "fixed latency"}
+    "cache": "KV cache", "load_path": "load path", "compute": "arithmetic", "weights": "weights", "links": "links",
+    "latency": "fixed latency"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,24 +93,20 @@ def cache_home(evaluated: Evaluated) -> str:
 def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
 
-    ``cache``: attention's reads; ``weights``: all other reads; ``compute``: arithmetic and exponentials;
-    ``latency``: launches, layer and fabric latency, waiting stages and host work.
+    ``cache``: attention's reads; ``load_path``: those of them that too few bytes in flight hold up; ``weights``: all
+    other reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting
+    stages and host work.
     """
     def first(times: dict[str, Any], names: Sequence[str]) -> float:
         return float(sum(np.ravel(np.asarray(times[name], dtype=float))[0] for name in names))
 
     cause, attention = evaluated.timing.cause_time_s, evaluated.timing.attention_cause_time_s
     levels = [level.name for level in evaluated.hardware.memory]
-    cache = first(attention, levels)
-    return {"cache": cache, "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
-            "weights": first(cause, levels) - cache, "links": first(cause, (LINK,)),
+    cache, load_path = first(attention, levels), first(attention, (LOAD_PATH,))
+    return {"cache": cache, "load_path": load_path, "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
+            "weights": first(cause, (*levels, LOAD_PATH)) - cache - load_path,
+            "links": first(cause, (LINK,)),
             "latency": first(cause, (LATENCY,))}
-
-
-def split_attention_s(evaluated: Evaluated) -> float:
-    """Attention's time under its roofs, without its launches, of a single point."""
-    times = evaluated.timing.attention_cause_time_s
-    return float(sum(np.ravel(np.asarray(time, dtype=float))[0] for name, time in times.items() if name != LATENCY))
 
 
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:

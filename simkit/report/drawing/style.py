@@ -43,7 +43,7 @@ _CHIP_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "
 # Fills of Tol's "light" scheme: made for areas with dark text on them.
 _CAUSE_COLOURS: Final = MappingProxyType({
     "kept": "#77aadd", "cache": "#77aadd", "compute": "#ee8866", "weights": "#c9ced4", "replicas": "#ffaabb",
-    "links": "#eedd88", "latency": "#44bb99", "other": "#99ddff",
+    "links": "#eedd88", "latency": "#44bb99", "other": "#99ddff", "load_path": "#bbcc33",
 })
 # What the page shows instead on a dark background. Light fills stay, and so does the dark text on them.
 DARK: Final = MappingProxyType({

@@ -2,12 +2,12 @@
 
 Every level's bandwidth grows together, so weights and cache go on sharing it. By the law of grouping the ratio then
 stays as it is until something that does not grow binds: arithmetic (the ridge falls as bandwidth rises), launches and
-layer latency, links.
+layer latency, links. Where it ends, and by which part of the step, is what ``simkit crossover --vary memory`` says.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,12 @@ from simkit.report.drawing.study_points import (
     require_some,
 )
 from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.study.causes import SHARES
+from simkit.study.crossover import Comparison, solve
+from simkit.study.engines import engine_named
+from simkit.study.scenario import parse_scenario
+from simkit.study.study_file import FigureRequest
+from simkit.study.vary import MEMORY, faster_memory, variable
 
 _FACTORS: Final = np.geomspace(1.0, 100.0, 41)
 _PAYS: Final = 1.10
@@ -36,24 +42,23 @@ class _Curve:
     level: str
     attention_speedup: Any
     step_speedup: Any
-
-    @property
-    def stops_at_factor(self) -> float | None:
-        """The factor at which the step's advantage falls below 1.10, interpolated; None when it never does."""
-        below = np.flatnonzero(self.step_speedup < _PAYS)
-        if below.size == 0:
-            return None
-        if below[0] == 0:
-            return float(_FACTORS[0])
-        last, first = below[0] - 1, below[0]
-        return float(np.exp(np.interp(-_PAYS, -self.step_speedup[[last, first]], np.log(_FACTORS[[last, first]]))))
+    stops_at_factor: float | None
+    ended_by: str | None
 
 
-def faster_memory(chip: HardwareProfile, factors: Any) -> HardwareProfile:
-    """The chip with every level's bandwidth multiplied, as an array of machines."""
-    levels = tuple(level if level.bandwidth_bytes_per_s is None else
-                   replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factors) for level in chip.memory)
-    return replace(chip, memory=levels)
+def _where_it_stops(request: FigureRequest, chip: HardwareProfile, layout: str) -> tuple[float | None, str | None]:
+    """The factor at which the step's advantage first falls below 1.10, as ``simkit crossover --vary memory`` solves for
+    it, and the part of the step that takes it; None when it never does.
+    """
+    workload = {"batch": float(request.focus_batch), "kv_len": float(request.focus_kv_len), "q_len": 1.0}
+    comparison = Comparison(
+        load=lambda _: chip, profile=chip, model=request.model, attention=layout, against="mha", of="step",
+        workload=workload, chips=request.chips, tp=None, pp=None, engine=engine_named(request.engine),
+        scenario=parse_scenario(kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype),
+        varied=variable(MEMORY, chip, workload, start=float(_FACTORS[0]), stop=float(_FACTORS[-1])))
+    falls = [record for record in solve(comparison, _PAYS) if record["value"] is not None
+             and record["finding"].endswith("below")]
+    return (falls[0]["value"], falls[0]["ended_by"]) if falls else (None, None)
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -67,8 +72,10 @@ def draw(context: FigureContext) -> DrawnFigure:
             return None
         many = np.full(_FACTORS.shape, float(request.focus_batch))
         found = evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many)
-        return _Curve(chip=chip.name, level=cache_home(now), step_speedup=found.columns["speedup_vs_mha"],
-                      attention_speedup=found.columns["attention_speedup_vs_mha"])
+        step = found.columns["speedup_vs_mha"]
+        stops = (1.0, None) if step[0] < _PAYS else _where_it_stops(request, chip, layout)
+        return _Curve(chip=chip.name, level=cache_home(now), step_speedup=step, stops_at_factor=stops[0],
+                      attention_speedup=found.columns["attention_speedup_vs_mha"], ended_by=stops[1])
 
     done, omissions = for_each_chip(request.hardware, curve)
     curves = [item for item in done.values() if item is not None]
@@ -122,16 +129,17 @@ def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
 def _finding(context: FigureContext, curves: list[_Curve], layout: str) -> str:
     ends = {item.chip: item.stops_at_factor for item in curves}
     now = [context.label(name) for name, factor in ends.items() if factor == 1.0]
-    later = sorted((factor, context.label(name)) for name, factor in ends.items() if factor and factor > 1.0)
+    later = sorted((item.stops_at_factor, context.label(item.chip), SHARES[item.ended_by]) for item in curves
+                   if item.stops_at_factor and item.ended_by)
     never = [item for item in curves if ends[item.chip] is None]
     parts = []
     if now:
         parts.append(f"it buys less than 10 % today on {', '.join(now)}")
     if later:
-        parts.append("it would stop at " + ", ".join(f"{times(factor)} ({name})" for factor, name in later))
+        parts.append("it would stop at " + ", ".join(
+            f"{times(factor)} ({name}, by {cause})" for factor, name, cause in later))
     if never:
         parts.append("it still pays at 100× on " + ", ".join(
             f"{context.label(c.chip)} ({times(float(c.step_speedup[0]))} today, "
             f"{times(float(c.step_speedup[-1]))} then)" for c in never))
-    return (f"With memory made faster at fixed flops, {layout_name(layout)}'s whole-step advantage shrinks only as "
-            "arithmetic, latency and links take over: " + "; ".join(parts) + ".")
+    return f"With all memory made faster at fixed flops, {layout_name(layout)} in the whole step: {'; '.join(parts)}."

@@ -126,10 +126,9 @@ def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
              if parse_layout(name, request.model).keeps_keys_and_values}
     found = []
     for chip in request.hardware:
-        rate = chip.main_memory.achievable_bytes_per_s
-        if rate is None or not heads:
+        if chip.main_memory.achievable_bytes_per_s is None or not heads:
             continue
-        ridge = chip.compute.matrix_achievable_flop_per_s("bf16") / rate
+        ridge = chip.ridge_point_flop_per_byte()
         advantages = nearest_advantages(chip, request.model, list(heads.values()), kv_dtype=request.kv_dtype,
                                         tokens=float(request.focus_batch * request.focus_kv_len))
         found += [_Measured(layout=name, ridge_flop_per_byte=ridge, found=advantage) for advantage in advantages
@@ -158,8 +157,7 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
         step = evaluate(request, chip, layout)
         home = cache_home(step)
         for level in chip.homes("kv"):
-            rate = level.achievable_bytes_per_s
-            if rate is None:
+            if level.achievable_bytes_per_s is None:
                 continue
             mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, request.engine)
                              for name in ("mha", layout))
@@ -167,7 +165,7 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
             points.append(_Point(
                 chip=chip.name, level=level.name, overflow=level.overflow, layout=layout,
                 group_size=request.model.n_q_heads // parse_layout(layout, request.model).n_kv_heads,
-                ridge_flop_per_byte=chip.compute.matrix_achievable_flop_per_s("bf16") / rate,
+                ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
                 attention_speedup=mha_s / ours_s,
                 beside_speedup=_beside_speedup(request, chip, level.name, layout),
                 step_speedup=scalar(step, "speedup_vs_mha") if known else None))

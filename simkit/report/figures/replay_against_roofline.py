@@ -28,14 +28,15 @@ from simkit.report.drawing.style import (
 from simkit.study.evaluate import Evaluated
 from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.memory_roofs import memory_times
-from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
 _HOME: Final = "home"
 _NEARER: Final = "nearer"
 # What the stack is made of, from the bottom: its name for readers, and its fill.
 _PARTS: Final = {
     _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), COMPUTE: ("arithmetic", "compute"),
-    SPECIAL_FUNCTION: ("exponentials", "replicas"), LATENCY: ("set-up, load latency", "latency"),
+    SPECIAL_FUNCTION: ("exponentials", "replicas"), LOAD_PATH: ("load path", "load_path"),
+    LATENCY: ("set-up, first loads", "latency"),
     IMBALANCE: ("idle tail", "weights"), LAUNCH: ("launch", "links")}
 _AT_ITS_ROOF: Final = 1.1  # nothing to explain below
 _MOST_SHOWN: Final = 4.0  # times the roof; higher stacks are cut and their height is written on them
@@ -87,7 +88,8 @@ def _stacks(point: Evaluated, layout: str, kv_lens: tuple[int, ...]) -> list[_St
     shape = np.shape(point.step.workload.kv_len)
     level_s, _ = memory_times(operator, point.placement, hardware)
     roof: Any = np.zeros(shape)
-    for time in (compute_time_s(operator, hardware), special_function_time_s(operator, hardware), *level_s.values()):
+    arithmetic_s = compute_time_s(operator, hardware, point.placement), special_function_time_s(operator, hardware)
+    for time in (*arithmetic_s, *level_s.values()):
         roof = np.maximum(roof, time)
     found = []
     for index, kv_len in enumerate(kv_lens):

@@ -44,7 +44,7 @@ class _Roof:
 
     @property
     def ridge_flop_per_byte(self) -> float:
-        return self.compute_flop_per_s / self.level_bytes_per_s[self.home]
+        return float(self.chip.ridge_point_flop_per_byte(self.home))
 
 
 def draw(context: FigureContext) -> DrawnFigure:

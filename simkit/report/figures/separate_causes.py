@@ -47,6 +47,7 @@ from simkit.roofline.engine import operator_times
 from simkit.study.evaluate import Evaluated
 from simkit.study.study_file import FigureRequest
 from simkit.timing.roofs import OperatorTime
+from simkit.timing.step_timing import COMPUTE, SPECIAL_FUNCTION
 
 _ALONE: Final = ("ridge", "weights", "latency", "links", "replicas")
 _HEADINGS: Final = {"ridge": "low\nridge", "weights": "weights\nbeside", "latency": "fixed\nlatency",
@@ -99,7 +100,7 @@ def separate(request: FigureRequest, chip: HardwareProfile, layout: str) -> Caus
     if not (fits(base) and fits(ours)):
         return None
     reduction = scalar(base, "kv_cache_bytes") / scalar(ours, "kv_cache_bytes")
-    read_s = _attention_s(base, lambda timed: np.max([np.max(time) for time in timed.level_s.values()]))
+    read_s = _attention_s(base, _reading_s)
     arithmetic = [_attention_s(point, lambda timed: np.maximum(timed.compute_s, timed.special_s))
                   for point in (base, ours)]
     before, after = split_time_s(base), split_time_s(ours)
@@ -121,9 +122,14 @@ def _attention_s(point: Evaluated, roof: Callable[[OperatorTime], Any]) -> float
                      for operator in point.step.operators if operator.attention is not None))
 
 
+def _reading_s(timed: OperatorTime) -> Any:
+    """The highest roof of the memory: of its levels, or of the load path that reads them."""
+    return max(float(np.max(time)) for name, time in timed.roofs.items() if name not in (COMPUTE, SPECIAL_FUNCTION))
+
+
 def _bound_by_arithmetic_s(point: Evaluated) -> float:
     times_s = point.timing.attention_cause_time_s
-    return float(sum(np.ravel(np.asarray(times_s[name], dtype=float))[0] for name in ("compute", "special_function")))
+    return float(sum(np.ravel(np.asarray(times_s[name], dtype=float))[0] for name in (COMPUTE, SPECIAL_FUNCTION)))
 
 
 def _figure(context: FigureContext, found: list[Causes]) -> Any:

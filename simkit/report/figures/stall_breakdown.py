@@ -29,7 +29,8 @@ from simkit.report.drawing.style import cause_colour, chips_words, layout_name
 
 # A stall by the replay's name, as the figure calls it, with its fill.
 _STALLS: Final = {
-    "launch": ("launch", "links"), "latency": ("load latency", "latency"), "compute": ("arithmetic", "compute"),
+    "load_path": ("load path", "load_path"), "launch": ("launch", "links"),
+    "latency": ("set-up, first loads", "latency"), "compute": ("arithmetic", "compute"),
     "special_function": ("exponentials", "replicas"), "imbalance": ("idle tail", "weights")}
 
 
@@ -74,8 +75,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What attention's units wait for, replayed",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention kernel on one chip, cold caches; bars are shares of the kernel's own time, "
-                    "which stands beside them. Load latency: set-up and bytes on their way that no level's bandwidth "
-                    "holds up, the first ones or too few in flight; idle tail: units that are done.",
+                    "which stands beside them. Load path: a unit keeps too few bytes in flight for the latency "
+                    "of its loads; idle tail: units that are done.",
         inputs=inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
         alt="Stacked bars of shares. " + " ".join(
             f"{context.label(name)} {layout_name(k.layout)}: {format_quantity(k.time_s, SECONDS)}, "

@@ -1,0 +1,128 @@
+r"""What takes a step's time, and what of it a layout saves: the account of a step by parts that people name.
+
+A part of a layout's gain over MHA on the same machine is the difference of that part's times,
+
+.. math:: T_{MHA} - T = \sum_{p} (t^{MHA}_p - t_p), \qquad S_{cache} = \frac{T_{MHA}}{T_{MHA} - (t^{MHA} - t)_{cache}}
+
+so that the parts of a gain add up to it. Operators do not overlap each other: no order of the parts is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.foundation.units import SECONDS
+from simkit.model.attention import parse_layout
+from simkit.step.attention_operators import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
+from simkit.study.record import FIELDS, Field
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
+
+_ROUNDING: Final = 1e-12  # of a step
+# Operators that read or write the cache.
+_OF_THE_CACHE: Final = ("attention", CROSS_ATTENTION, KV_APPEND, "eviction_scores")
+# Waiting of the whole step, beside its operators.
+LAYER_LATENCY: Final = "layer_latency"
+_IDLE: Final = (LAYER_LATENCY, "pipeline_wait", "host")
+# A gain's parts by the name in records: what of a step's time each is.
+GAINS: Final[Mapping[str, str]] = MappingProxyType({
+    "cache": "reading and writing the cache",
+    "load_path": "kernels' load paths, which read the cache too",
+    "kv_weights": "weight products of attention, whose K and V parts are smaller, and the layer latency that follows "
+                  "from weights",
+    "arithmetic": "attention's arithmetic: tile padding, widening a quantised cache",
+    "launches": "launches, work items' set-up, partial results",
+    "links": "exchanges between chips",
+    "latency": "waiting stages and host work",
+    "other": "everything else",
+})
+# What a step's time is shared out to in words.
+SHARES: Final[Mapping[str, str]] = MappingProxyType({
+    "cache": "reading the cache", "load_path": "kernels' load paths", "weights": "reading weights",
+    "arithmetic": "arithmetic", "launches": "launches and work items' set-up", "links": "links",
+    "latency": "fixed latency"})
+
+
+def step_shares_s(timing: StepTiming) -> dict[str, Any]:
+    """Seconds of a step by :data:`SHARES`; they add up to the step."""
+    found: dict[str, Any] = dict.fromkeys(SHARES, 0.0)
+    for name, causes in timing.operator_cause_s.items():
+        for cause, seconds in causes.items():
+            part = _share_of(name, cause)
+            found[part] = found[part] + seconds
+    return found
+
+
+def attention_shares_s(timing: StepTiming) -> dict[str, Any]:
+    """Seconds of attention alone by :data:`SHARES`."""
+    found: dict[str, Any] = dict.fromkeys(SHARES, 0.0)
+    for cause, seconds in timing.attention_cause_time_s.items():
+        part = _share_of("attention", cause)
+        found[part] = found[part] + seconds
+    return found
+
+
+def _share_of(operator: str, cause: str) -> str:
+    if cause == LATENCY:
+        return "latency" if operator in _IDLE else "launches"
+    of_cache = operator in _OF_THE_CACHE
+    named = {LINK: "links", LOAD_PATH: "load_path" if of_cache else "weights", COMPUTE: "arithmetic",
+             SPECIAL_FUNCTION: "arithmetic"}
+    return named.get(cause, "cache" if of_cache else "weights")
+
+
+def gains_s(at: Any) -> dict[str, Any]:
+    """MHA's time minus this layout's by :data:`GAINS`, of :class:`simkit.study.evaluate.Evaluated` points.
+
+    NaN where one of the two does not fit or MHA was not timed.
+    """
+    if at.mha is None:
+        return dict.fromkeys(GAINS, np.nan)
+    placement, mha = at.mha
+    products = {p.product for layout in (at.layout, parse_layout("mha", at.model)) for p in layout.projections}
+    before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (mha, at.timing))
+    fits = at.fits & placement.fits
+    parts = {part: np.where(fits, before[part] - after[part], np.nan) for part in GAINS if part != "other"}
+    rest = np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())
+    return parts | {"other": np.where(np.abs(rest) < _ROUNDING * mha.step_time_s, 0.0, rest)}
+
+
+def _gain_s(part: str, at: Any) -> Any:
+    return gains_s(at)[part]
+
+
+def _gain_parts_s(timing: StepTiming, products: Collection[str]) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(GAINS, 0.0)
+    for name, causes in timing.operator_cause_s.items():
+        for cause, seconds in causes.items():
+            share = _share_of(name, cause)
+            if name == LAYER_LATENCY:  # grows with a layer's weights where it depends on the layout at all
+                share = "kv_weights"
+            elif share in ("weights", "arithmetic") and name not in _OF_THE_CACHE:
+                share = "kv_weights" if name in products else "other"
+            found[share] = found[share] + seconds
+    return found
+
+
+def _cache_speedup(at: Any) -> Any:
+    """MHA's time over what it would be with this layout's reading of the cache and all else as MHA has it."""
+    if at.mha is None:
+        return np.nan
+    saved, before = gains_s(at), at.mha[1].step_time_s
+    return before / (before - saved["cache"] - saved["load_path"])
+
+
+_HEADINGS: Final = {"load_path": "load path", "kv_weights": "K/V weights"}
+CAUSE_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in (
+    *(Field(name=f"gain_{part}_s", meaning=f"MHA's time minus this one's on the same chips: {meaning}",
+            dimension=SECONDS, heading=_HEADINGS.get(part, part), value_of=partial(_gain_s, part))
+      for part, meaning in GAINS.items()),
+    Field(name="cache_speedup_vs_mha", heading="by cache alone", value_of=_cache_speedup,
+          meaning="step time of MHA over the same with only its reading of the cache as short as this layout's"),
+)})
+ASKED_FOR: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **CAUSE_FIELDS})
+"""Every column there is: those of all records, and those that a caller names."""
