@@ -1,0 +1,486 @@
+"""Derive the class priors of parameters that hardware profiles leave out, each with the machines it is drawn from.
+
+    python tools/derive_priors.py           # print the table
+    python tools/derive_priors.py --write   # write hardware_profiles/priors/priors.yaml
+    python tools/derive_priors.py --check   # exit 1 when that file is not what the tables and the evidence give
+
+Reads tools/priors_evidence.yaml (quoted figures, reasoned ranges), the shipped profiles, and the measured tables in the
+folder that SIMKIT_REFERENCE names, else in ../shared/reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import math
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from simkit.hardware.catalog import list_hardware  # noqa: E402 - the tool runs from a checkout
+from simkit.hardware.profile import HardwareProfile  # noqa: E402
+
+EVIDENCE: Final = REPOSITORY / "tools" / "priors_evidence.yaml"
+OUTPUT: Final = REPOSITORY / "hardware_profiles" / "priors" / "priors.yaml"
+# Student's t, 95 %, by degrees of freedom: one-sided, so an interval of both sides holds 90 %.
+T_95: Final = (math.inf, 6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
+NO_MACHINE_WIDENING: Final = 1.5  # of another class's whole interval, where no machine of the class itself is known
+MEASURED: Final = ("paper-measured", "calibration")
+GUESSED: Final = ("estimate", "recalled")
+def _dram(chip: HardwareProfile) -> str:
+    memory = chip.main_memory
+    return memory.dram.type if memory.dram else ""
+
+
+def _in_sram(chip: HardwareProfile) -> bool:
+    return chip.main_memory.kind == "sram"
+
+
+# Order decides: the first rule that holds names the class.
+RULES: Final[tuple[tuple[str, str, Callable[[HardwareProfile], bool]], ...]] = (
+    ("cpu", "kind cpu", lambda chip: chip.kind == "cpu"),
+    ("gpu-hbm", "kind gpu, main memory HBM*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("HBM")),
+    ("gpu-gddr", "kind gpu, main memory GDDR*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("GDDR")),
+    ("gpu-unified", "kind gpu, any other main memory", lambda chip: chip.kind == "gpu"),
+    ("wafer", "main memory sram, layer-pipelined, 100 000 units or more",
+     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined" and chip.compute.units >= 100_000),
+    ("stream", "main memory sram, layer-pipelined",
+     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined"),
+    ("sram-banked", "main memory sram", _in_sram),
+    ("noc-grid", "main memory GDDR*", lambda chip: _dram(chip).startswith("GDDR")),
+    ("asic-lpddr", "main memory LPDDR*", lambda chip: _dram(chip).startswith("LPDDR")),
+    ("dataflow-hbm", "512 units or more", lambda chip: chip.compute.units >= 512),
+    ("systolic-hbm", "every other machine", lambda _: True),
+)
+KEYS_OF_MAIN: Final = ("memory.main.achievable_fraction", "memory.main.reserve_fraction")
+STATED_KEYS: Final = ("compute.matrix.achievable_fraction", "overheads.kernel_launch", "overheads.layer_latency",
+                      "overheads.step", "links.scale_up.latency", "links.scale_up.bandwidth",
+                      "compute.matrix.tile_rows", "compute.vector_peak")
+
+
+def reference() -> Path:
+    """The folder of the measured tables."""
+    given = os.environ.get("SIMKIT_REFERENCE")
+    return Path(given) if given else REPOSITORY.parent / "shared" / "reference"
+
+
+@cache
+def rows(name: str) -> list[dict[str, str]]:
+    """The rows of one table of the reference folder."""
+    with gzip.open(reference() / name, "rt", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def chips() -> dict[str, HardwareProfile]:
+    """The shipped profiles by name."""
+    return {chip.name: chip for chip in list_hardware()}
+
+
+def class_of(chip: HardwareProfile) -> str:
+    """The class that a profile falls in, by what it states."""
+    return next(name for name, _, holds in RULES if holds(chip))
+
+
+# What the tables give. Each function returns a value and where it stands.
+SYSTEMS: Final = {"a100_sxm": "a100-sxm-80gb", "h100_sxm": "h100-sxm", "b200_sxm": "b200-sxm", "l40s": "l40s"}
+AIC: Final = "ai-dynamo/aiconfigurator@095f58a by way of"
+
+
+def _products(name: str, system: str, dtype: str) -> list[tuple[int, float, float, float, float]]:
+    """Of every product: rows, weight bytes, seconds, roof of the bytes, roof of the flops (both in seconds)."""
+    chip = chips()[SYSTEMS[system]]
+    peak = chip.compute.matrix_peak_flop_per_s["bf16" if dtype == "bfloat16" else dtype]
+    bandwidth = float(chip.main_memory.chip_bandwidth_bytes_per_s or math.nan)
+    size = 2 if dtype == "bfloat16" else 1
+    found = []
+    for row in rows(name):
+        if row["system"] == system and row["dtype"] == dtype:
+            m, n, k = (int(row[key]) for key in "mnk")
+            bytes_ = size * (n * k + m * k) + 2 * m * n
+            found.append((m, float(size * n * k), float(row["latency_us"]) * 1e-6, bytes_ / bandwidth,
+                          2 * m * n * k / peak))
+    return found
+
+
+def gemm_stream(*, system: str, dtype: str) -> tuple[float, str]:
+    """Median share of the DRAM peak that products of at most 16 rows reach."""
+    shares = [read / time for m, weights, time, read, _ in _products("decode_gemm.csv.gz", system, dtype)
+              if m <= 16 and weights >= 64e6]
+    return statistics.median(shares), f"{AIC} decode_gemm.csv.gz, {system} {dtype}: median of {len(shares)} products"
+
+
+def gemm_roof(*, system: str, dtype: str) -> tuple[float, str]:
+    """Median share of the roofline that products of 256 rows reach."""
+    shares = [max(read, flops) / time for m, weights, time, read, flops
+              in _products("decode_gemm.csv.gz", system, dtype) if m == 256 and weights >= 64e6]
+    return statistics.median(shares), f"{AIC} decode_gemm.csv.gz, {system} {dtype}: median of {len(shares)} products"
+
+
+def gemm_large(*, system: str, dtype: str) -> tuple[float, str]:
+    """95 % of large products reach less of the matrix peak than this."""
+    sides = {(row["m"], row["n"], row["k"]) for row in rows("prefill_gemm.csv.gz")
+             if min(int(row[key]) for key in "mnk") >= 4096}
+    weights = {int(n) * int(k) * 2.0 for _, n, k in sides}
+    shares = sorted(flops / time for m, bytes_, time, _, flops in _products("prefill_gemm.csv.gz", system, dtype)
+                    if m >= 4096 and bytes_ in weights)
+    return shares[-1 - len(shares) // 20], (
+        f"{AIC} prefill_gemm.csv.gz, {system} {dtype}: 95th percentile of {len(shares)} products")
+
+
+def all_reduce(*, system: str, chips: int) -> tuple[float, str]:
+    """Median time of all-reduces up to 16 KB."""
+    times = [float(row["latency_us"]) * 1e-6 for row in rows("allreduce.csv.gz")
+             if row["system"] == system and int(row["chips"]) == chips and int(row["elements"]) <= 8192]
+    return statistics.median(times), (
+        f"{AIC} allreduce.csv.gz, {system}, {chips} chips: median of {len(times)}, {_us(times)} us")
+
+
+def _us(times: list[float]) -> str:
+    return f"{min(times) * 1e6:.1f}-{max(times) * 1e6:.1f}"
+
+
+def _accelerator(series: str) -> list[dict[str, str]]:
+    return [row for row in rows("accelerators/measurements.csv.gz") if row["series"] == series]
+
+
+def _row(identifier: str) -> dict[str, str]:
+    return next(row for row in rows("accelerators/measurements.csv.gz") if row["id"] == identifier)
+
+
+def tt_collective(*, op: str, boards: int, bytes: int) -> tuple[float, str]:  # noqa: A002 - the table's column
+    """A timed collective of Wormhole; a board is two chips."""
+    row = next(row for row in _accelerator("tt-ccl")
+               if row["op"] == op and int(row["chips"]) == boards and int(row["bytes"]) == bytes)
+    return float(row["value"]), f"accelerators {row['id']}: {op} of {bytes} B, {2 * boards} chips"
+
+
+def tt_link(*, boards: int, wire: float) -> tuple[float, str]:
+    r"""Bytes a chip sends in the largest all-reduce, :math:`2(p-1)n/p`, over its time and the wire of one link."""
+    row = max((row for row in _accelerator("tt-ccl") if row["op"] == "all_reduce" and int(row["chips"]) == boards),
+              key=lambda row: int(row["bytes"]))
+    p = 2 * boards
+    rate = 2 * (p - 1) / p * int(row["bytes"]) / float(row["value"])
+    return rate / wire, f"accelerators {row['id']}: {rate / 1e9:.2f} GB/s a chip, {p} chips"
+
+
+def tt_dram(*, op: str, nominal: int) -> tuple[float, str]:
+    """Mean DRAM rate of one Wormhole over its nominal one."""
+    found = [row for row in _accelerator("tt-dram") if row["op"] == op and f"{nominal} GB/s nominal" in row["note"]]
+    mean = statistics.mean(float(row["value"]) for row in found) / (nominal * 1e9)
+    return mean, f"accelerators {', '.join(row['id'] for row in found)}"
+
+
+def tt_gap(*, generation: str) -> tuple[float, str]:
+    """Median gap between the operators of a traced layer."""
+    gaps = [float(match.group(1)) * 1e-6 for row in _accelerator("tt-layer-ops")
+            if generation in row["note"] and not row["op"].startswith("tail")
+            and (match := re.search(r"gap to the next operation ([\d.]+) us", row["note"]))]
+    return statistics.median(gaps), f"accelerators tt-layer-ops {generation}: median of {len(gaps)} gaps"
+
+
+def apple_stream(*, row: str, bytes: float, peak: float, what: str) -> tuple[float, str]:  # noqa: A002
+    """Bytes of a step times its rate, over the peak."""
+    return bytes * float(_row(row)["value"]) / peak, f"accelerators {row}: {what}"
+
+
+def one_card_stream(*, rows: list[str], weights: float, cache_per_token: float, peak: float) -> tuple[float, str]:
+    """Rate of a whole step of one sequence on one card, a lower bound: prefill and launches are in the time."""
+    shares = []
+    for identifier in rows:
+        row = _row(identifier)
+        prompt, output = int(row["prompt_tokens"]), int(row["output_tokens"])
+        bytes_ = weights + cache_per_token * (prompt + output / 2)
+        shares.append(bytes_ * output / float(row["value"]) / peak)
+    return statistics.mean(shares), f"accelerators {', '.join(rows)}: bytes of a step over its time; a lower bound"
+
+
+# Bytes of bf16 weights that a step reads (no embedding table), layers; both of the published configurations.
+MODELS: Final = {"llama-2-7b": (13.21e9, 32), "llama-2-70b": (137.4e9, 80)}
+
+
+def inferentia2_two_models() -> tuple[float, float, tuple[str, str]]:
+    r"""Solve :math:`T = W/(p \beta x) + L c` for x, c from two models at batch 1 on p = 12 chips, short contexts."""
+    found = {name: min((row for row in _accelerator("neuron")
+                        if row["model"] == name and row["batch"] == "1" and row["weight_dtype"] == "bf16"),
+                       key=lambda row: float(row["value"])) for name in MODELS}
+    beta = 12 * float(chips()["inferentia2"].main_memory.chip_bandwidth_bytes_per_s or math.nan)
+    (small, small_layers), (large, large_layers) = MODELS.values()
+    time = [float(found[name]["value"]) for name in MODELS]
+    slowness = (time[1] - time[0] * large_layers / small_layers) / (
+        large / beta - small / beta * large_layers / small_layers)
+    layer = (time[0] - small / beta * slowness) / small_layers
+    return 1 / slowness, layer, (found["llama-2-7b"]["id"], found["llama-2-70b"]["id"])
+
+
+def two_models() -> tuple[float, str]:
+    """Share of the bandwidth by :func:`inferentia2_two_models`."""
+    share, layer, ids = inferentia2_two_models()
+    return share, f"accelerators {', '.join(ids)}: two models solved, {layer * 1e6:.0f} us a layer besides"
+
+
+def wafer_layer(*, row: str, layers: int) -> tuple[float, str]:
+    """Time of a token over its layers."""
+    return 1 / float(_row(row)["value"]) / layers, f"accelerators {row}: 1/({float(_row(row)['value'])} x {layers})"
+
+
+TABLES: Final[dict[str, Callable[..., tuple[float, str]]]] = {
+    function.__name__: function for function in (
+        gemm_stream, gemm_roof, gemm_large, all_reduce, tt_collective, tt_link, tt_dram, tt_gap, apple_stream,
+        one_card_stream, two_models, wafer_layer)}
+
+
+# From machines to a range.
+def profile_key(chip: HardwareProfile, key: str) -> str:
+    """The profile's own key: ``memory.main`` is named after its level."""
+    return key.replace("memory.main", f"memory.{chip.main_memory.name}")
+
+
+def profile_value(chip: HardwareProfile, key: str) -> tuple[float, str, str] | None:
+    """Value, confidence and source where the profile states it; None where it does not."""
+    if key == "compute.vector_to_matrix_ratio":
+        stated = chip.provenance.get("compute.vector_peak")
+        peaks = chip.compute.matrix_peak_flop_per_s
+        peak = peaks.get("bf16") or peaks.get("fp16")
+        vector = chip.compute.vector_peak_flop_per_s
+        if stated is None or peak is None or vector is None:
+            return None
+        return vector / peak, MEASURED[0], f"{chip.name}.yaml: vector over 16-bit matrix peak"
+    stated = chip.provenance.get(profile_key(chip, key))
+    if stated is None:
+        return None
+    values = {"memory.main.achievable_fraction": chip.main_memory.achievable_fraction,
+              "compute.matrix.achievable_fraction": chip.compute.matrix_achievable_fraction}
+    return values[key], stated.confidence or "", f"{chip.name}.yaml: {stated.source}"
+
+
+def measured(name: str, key: str, told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measured machines of a class: quoted, off the tables, and off the profiles."""
+    found = []
+    for entry in told.get("measured", ()):
+        if "table" in entry:
+            asked = {word: value for word, value in entry.items() if word not in {"machine", "table"}}
+            value, source = TABLES[entry["table"]](**asked)
+            found.append({"machine": entry["machine"], "value": value, "source": source})
+        else:
+            found.append(dict(entry))
+    if told.get("from") == "profiles":
+        confident = (*MEASURED, *told.get("also", ()))
+        for chip in chips().values():
+            stated = profile_value(chip, key) if class_of(chip) == name and chip.name not in told.get("skip", {}) \
+                else None
+            if stated and stated[1] in confident:
+                found.append({"machine": chip.name, "value": stated[0], "source": stated[2]})
+    return found
+
+
+class Deriver:
+    """Derives the ranges of all classes, following lenders."""
+
+    def __init__(self, evidence: dict[str, Any]) -> None:
+        self.evidence = evidence
+        self.done: dict[tuple[str, str], dict[str, Any] | None] = {}
+
+    def told(self, name: str, key: str) -> dict[str, Any]:
+        """What the evidence says of a parameter of a class."""
+        return dict(self.evidence["classes"][name]["parameters"].get(key) or {})
+
+    def lender(self, name: str, key: str) -> str:
+        """Whose spread or interval a class borrows."""
+        return str(self.told(name, key).get("lender") or self.evidence["classes"][name]["lender"])
+
+    def range_of(self, name: str, key: str, *, asking: tuple[str, ...] = ()) -> dict[str, Any] | None:
+        """Low, central and high of a parameter, with the machines; None where nothing is known or lent."""
+        if name in asking:
+            return None
+        if (name, key) in self.done:
+            return self.done[name, key]
+        told = self.told(name, key)
+        if told.get("applies") is False:
+            return None
+        machines = measured(name, key, told)
+        if "range" in told:
+            low, central, high = told["range"]
+            result: dict[str, Any] | None = {"low": low, "central": central, "high": high, "from": "reasoned"}
+        elif machines:
+            result = self._interval(name, key, [machine["value"] for machine in machines], asking)
+        else:
+            result = self._borrowed(name, key, asking)
+        if result is not None:
+            if key == "compute.vector_to_matrix_ratio" and result["from"] == "measured":
+                result["from"] = "stated"  # a ratio of two data-sheet figures
+            result["machines"] = len(machines)
+            result["how"] = "; ".join(text for text in (result.pop("rule", ""), told.get("how", "")) if text)
+            result["measured"] = machines
+        if not asking:
+            self.done[name, key] = result
+        return result
+
+    def _spread(self, name: str, key: str, asking: tuple[str, ...]) -> tuple[float, float, str] | None:
+        """Standard deviation and t of the nearest lender with three machines or more."""
+        lender, seen = self.lender(name, key), {name, *asking}
+        while lender not in seen:
+            values = [math.log(one["value"]) for one in measured(lender, key, self.told(lender, key))]
+            if len(values) >= 3:
+                return statistics.stdev(values), T_95[min(len(values) - 1, len(T_95) - 1)], lender
+            seen.add(lender)
+            lender = self.lender(lender, key)
+        return None
+
+    def _interval(self, name: str, key: str, values: list[float], asking: tuple[str, ...]) -> dict[str, Any]:
+        r"""Prediction interval of the next machine, 90 %: :math:`\exp(\bar z \pm t\, s \sqrt{1 + 1/n}), z = \ln x`.
+
+        Below three machines s and t are of the lender, unless the two lie farther apart. No fraction is supposed to
+        be better than the best one measured, here or at the lender.
+        """
+        z, n = [math.log(value) for value in values], len(values)
+        spread, t, whose = statistics.stdev(z) if n > 1 else 0.0, T_95[min(n - 1, len(T_95) - 1)], name
+        if n < 3:
+            lent = self._spread(name, key, (*asking, name))
+            if lent is None:
+                spread, t, whose = max(spread, math.log(2) / 2), 2.0, "none: a factor of two"
+            else:
+                spread, t, whose = max(spread, lent[0]), lent[1], lent[2]
+        centre, half = statistics.mean(z), t * spread * math.sqrt(1 + 1 / n)
+        high = math.exp(centre + half)
+        if self.evidence["parameters"][key]["transform"] == "fraction":
+            lender = self.lender(name, key)
+            high = min(high, max((*values, *(one["value"] for one in measured(lender, key, self.told(lender, key))))))
+        rule = f"90 % prediction interval of the next machine from {n}"
+        return {"low": math.exp(centre - half), "central": math.exp(centre), "high": high,
+                "from": "measured" if n >= 3 else "measured, spread lent",
+                "rule": rule if n >= 3 else f"{rule}, spread of {whose}"}
+
+    def _borrowed(self, name: str, key: str, asking: tuple[str, ...]) -> dict[str, Any] | None:
+        """The lender's whole interval, wider; a fraction's upper end stays."""
+        lender = self.lender(name, key)
+        lent = self.range_of(lender, key, asking=(*asking, name))
+        if lent is None:
+            return None
+        low, central, high = (lent[word] for word in ("low", "central", "high"))
+        if low > 0:
+            low = central * (low / central) ** NO_MACHINE_WIDENING
+            if self.evidence["parameters"][key]["transform"] != "fraction":
+                high = central * (high / central) ** NO_MACHINE_WIDENING
+        return {"low": low, "central": central, "high": high, "from": f"lent by {lender}",
+                "rule": f"no machine of this class: interval of {lender}, {NO_MACHINE_WIDENING} times as wide"}
+
+
+def stated_by_profiles() -> dict[str, Any]:
+    """Of every profile: what it states with a source, what it guesses or recalls, what it leaves to a default."""
+    table = {}
+    for chip in sorted(chips().values(), key=lambda one: one.name):
+        main = chip.main_memory.name
+        keys = [profile_key(chip, key) for key in (*KEYS_OF_MAIN, *STATED_KEYS)]
+        links = chip.scale_up is not None
+        stated = {key: chip.provenance[key].confidence for key in keys if key in chip.provenance}
+        table[chip.name] = {
+            "class": class_of(chip), "main_memory": main,
+            "kernel": "own" if chip.kernel_parameters and not chip.kernel_like else chip.kernel_like,
+            "stated": {key: how for key, how in stated.items() if how not in GUESSED},
+            "guessed": {key: how for key, how in stated.items() if how in GUESSED},
+            "default": [key for key in keys if key not in stated and (links or not key.startswith("links."))]}
+    return table
+
+
+def derive() -> dict[str, Any]:
+    """The whole file, as plain data."""
+    evidence = yaml.safe_load(EVIDENCE.read_text(encoding="utf-8"))
+    deriver, classes = Deriver(evidence), {}
+    members: dict[str, list[str]] = {}
+    for chip in chips().values():
+        members.setdefault(class_of(chip), []).append(chip.name)
+    for name, when, _ in RULES:
+        parameters = {key: found for key in evidence["parameters"]
+                      if (found := deriver.range_of(name, key)) is not None}
+        classes[name] = {"title": evidence["classes"][name]["title"], "when": when,
+                         "profiles": sorted(members.get(name, ())), "parameters": parameters}
+    return _rounded({"schema_version": 1, "parameters": evidence["parameters"], "classes": classes,
+                     "stated_by_profiles": stated_by_profiles(), "links": evidence["links"]})
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: no figure here is known better."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+HEAD: Final = """\
+# Ranges for parameters that a hardware profile does not state, by class of machine. Written by tools/derive_priors.py
+# from measured tables and tools/priors_evidence.yaml; edit those, not this. SI units.
+# `from`: measured (three machines or more), measured with a lent spread (one or two), stated (data sheets), reasoned
+# (from structure, see `how`), or lent by another class. `when` rules are tried in order: the first that holds.
+"""
+
+
+def text(data: dict[str, Any]) -> str:
+    """The file's text."""
+    class Dumper(yaml.SafeDumper):
+        """No anchors: a reader sees every figure where it is used."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            del data
+            return True
+    return HEAD + yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=118,
+                            default_flow_style=None)
+
+
+def show(data: dict[str, Any]) -> None:
+    """Print the ranges."""
+    for name, one in data["classes"].items():
+        print(f"\n{name}: {one['title']} ({len(one['profiles'])}: {', '.join(one['profiles'])})")
+        for key, found in one["parameters"].items():
+            bounds = "  ".join(f"{found[word]:<9.4g}" for word in ("low", "central", "high"))
+            print(f"  {key:38} {bounds} n={found['machines']:<2} {found['from']}")
+    print("\nleft to a default (guessed or recalled) by so many of", len(data["stated_by_profiles"]), "profiles:")
+    for key in (*KEYS_OF_MAIN, *STATED_KEYS):
+        named = [[name for name, one in data["stated_by_profiles"].items()
+                  if any(profile_key(chips()[name], key) == other for other in one[group])]
+                 for group in ("default", "guessed")]
+        print(f"  {key:38} {len(named[0]):2} ({len(named[1])})  {', '.join(named[0][:8])}"
+              f"{', ...' if len(named[0]) > 8 else ''}")
+    share, layer, ids = inferentia2_two_models()
+    print(f"\nInferentia2, 12 chips, {ids[0]} and {ids[1]}: {share:.3f} of HBM, {layer * 1e6:.0f} us a layer besides")
+    gaudi = [row for row in _accelerator("argonne") if row["chip"] == "gaudi2" and row["chips"] == "8"
+             and row["batch"] in {"1", "1.0"} and row["prompt_tokens"] == "1024"
+             and row["model"] in {"llama-2-7b", "llama-2-70b"}]
+    for row in gaudi:
+        weights, layers = MODELS[row["model"]]
+        step = float(row["value"]) / int(row["output_tokens"])
+        rest = (step - weights / (8 * 0.78 * 2.46e12)) / layers
+        print(f"Gaudi2, 8 cards, {row['id']} {row['model']}: {rest * 1e6:.0f} us a layer besides its weights")
+
+
+def main() -> int:
+    """Print, write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the file")
+    parser.add_argument("--check", action="store_true", help="compare the file with what the tables give")
+    asked = parser.parse_args()
+    data = derive()
+    if asked.write:
+        OUTPUT.write_text(text(data), encoding="utf-8")
+    if asked.check:
+        same = OUTPUT.read_text(encoding="utf-8") == text(data)
+        print("as derived" if same else f"{OUTPUT.name} differs from what the tables give: --write")
+        return 0 if same else 1
+    show(data)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
