@@ -21,9 +21,10 @@ from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.energy_cost import energy_j_per_token
-from simkit.study.engines import DEFAULT, engine_named
+from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
 from simkit.study.fit import EVERY_POINT, Need, fit_chips, split_chips
 from simkit.study.record import FIELDS
+from simkit.study.ranges import TIMES, Corners, timed_corners
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
@@ -216,6 +217,53 @@ class Evaluated:
             self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
             totals=self.totals, draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
+
+    @cached_property
+    def has_range(self) -> bool:
+        """Whether parameters of the chip are assumed, with a range each."""
+        return bool(self.hardware.assumed) and not self.hardware.ideal
+
+    @cached_property
+    def ends(self) -> tuple[Evaluated, Evaluated]:
+        """The same points with all assumed parameters at their fast ends, and at their slow ones."""
+        found = self._corners(self.layout, self.timing, each=False)
+
+        def at(end: int) -> Evaluated:
+            times = {name: getattr(self.timing, name) * getattr(found, name)[end] for name in TIMES}
+            return replace(self, timing=replace(self.timing, **times))
+
+        return at(0), at(1)
+
+    def _corners(self, layout: AttentionLayout, timing: StepTiming, *, each: bool) -> Corners:
+        def closed(hardware: HardwareProfile) -> StepTiming:
+            points = replace(self.points, hardware=hardware, engine=CLOSED_FORM)
+            return points.timed(layout, self.machine)[2]
+
+        return timed_corners(self.hardware, self.points.shape, closed,
+                             timing if self.points.engine.closed_form else None, each=each)
+
+    def bound_of(self, name: str, pick: Any) -> Any:
+        """``pick`` (np.fmin, np.fmax) of a column that follows from times, over the estimate and both ends."""
+        if not self.has_range:
+            return np.nan
+        fast, slow = (FIELDS[name].value_of(end) for end in self.ends)
+        return pick(pick(fast, slow), FIELDS[name].value_of(self))
+
+    @cached_property
+    def _against_mha(self) -> Corners:
+        """MHA's time over this one's at every corner, over that of the estimates."""
+        assert self.mha is not None  # noqa: S101 - asked for where it was timed
+        mha = self._corners(parse_layout("mha", self.model), self.mha[1], each=True)
+        own = self._corners(self.layout, self.timing, each=True)
+        return Corners(mha.step_time_s / own.step_time_s, mha.attention_time_s / own.attention_time_s)
+
+    def speedup_bound(self, time_of: str, pick: Any) -> Any:
+        """``pick`` of :meth:`speedup_vs_mha` over the estimate and all corners."""
+        if not self.has_range or self.mha is None:
+            return np.nan
+        if self.mha[1] is self.timing:
+            return self.speedup_vs_mha(time_of)
+        return self.speedup_vs_mha(time_of) * pick(pick.reduce(getattr(self._against_mha, time_of)), 1.0)
 
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""
