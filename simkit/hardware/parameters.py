@@ -84,7 +84,7 @@ def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> Hardwar
 def prior_fields(record: Any, above: str = "") -> dict[str, tuple[Prior, str, Any, Any]]:
     """Of each key with a class prior, in this record and below it: the prior, dimension, value and record."""
     found: dict[str, tuple[Prior, str, Any, Any]] = {}
-    for stated in stated_fields(type(record)):
+    for stated in stated_fields(record.__class__):
         key, value = above + ".".join(stated.path), getattr(record, stated.attribute)
         if stated.prior is not None:
             found[key] = stated.prior, stated.dimension or COUNT, value, record

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.resources import shipped_folder
@@ -23,10 +23,10 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.parameters import prior_fields, with_assumed
 from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
 
-Assumption = Literal["priors", "ideal"]
+ASSUMPTIONS: Final = ("priors", "ideal")
 # Measured decode kernels hold what these parameters stand for; their launches inside a step are the profile's.
 IN_KERNELS: Final = ("memory.", "compute.", "overheads.layer_latency")
-_ASSUMPTION: ContextVar[Assumption] = ContextVar("simkit_assumption", default="priors")
+_ASSUMPTION: ContextVar[str] = ContextVar("simkit_assumption", default="priors")
 
 
 def _dram(chip: HardwareProfile) -> str:
@@ -74,11 +74,10 @@ def assuming(assumption: str) -> Iterator[None]:
         _ASSUMPTION.reset(token)
 
 
-def _checked(word: str) -> Assumption:
-    for known in get_args(Assumption):
-        if word == known:
-            return known
-    raise UserError(f"assume '{word[:40]}': expected priors or ideal", hint=did_you_mean(word, get_args(Assumption)))
+def _checked(word: str) -> str:
+    if word not in ASSUMPTIONS:
+        raise UserError(f"assume '{word[:40]}': expected priors or ideal", hint=did_you_mean(word, ASSUMPTIONS))
+    return word
 
 
 def with_priors(profile: HardwareProfile, assume: str | None = None) -> HardwareProfile:
@@ -115,12 +114,14 @@ def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
         ends = " to ".join(format_quantity(end, dimension) for end in (low, high))
         if low == high == default:
             continue
+        machines = ", ".join(one["machine"] for one in found["measured"])
         fitted = found.get("default_beside", key) not in {key, *unstated}
         yield Assumed(
             key=key, fast=high if prior.more_is_faster else low, slow=low if prior.more_is_faster else high,
             central=central, value=default if fitted else central,
             provenance=Provenance(confidence="assumed", note=f"range {ends}", source=(
-                f"prior of class {class_of(profile)}, {found['from']}: {' '.join(found['how'].split())}")))
+                f"prior of class {class_of(profile)}, {found['from']}: {' '.join(found['how'].split())}"
+                + (f"; {machines}" if machines else ""))))
 
 
 @cache

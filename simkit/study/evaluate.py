@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,31 @@ from simkit.step.workload import DecodeWorkload
 from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
 from simkit.study.fit import EVERY_POINT, Need, fit_chips, split_chips
-from simkit.study.record import FIELDS
 from simkit.study.ranges import TIMES, Corners, timed_corners
+from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
 from simkit.timing.step_timing import StepTiming
 
 FIT, FIT_EACH = "fit", "fit-each"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedStep:
+    """A step with the homes of its tensors; ``draft_steps`` of a draft model's step go with it."""
+
+    step: DecodeStep
+    placement: Placement
+    draft: DecodeStep | None
+    draft_steps: int
+
+    def timed(self, engine: Engine, hardware: HardwareProfile) -> StepTiming:
+        """Its time on a chip."""
+        timing = engine.evaluate(self.step, self.placement, hardware)
+        if self.draft is None:
+            return timing
+        return timing.plus("draft", engine.evaluate(self.draft, self.placement, hardware), self.draft_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,18 +136,19 @@ class Points:
 
     def timed(self, layout: AttentionLayout, machine: Machine) -> tuple[DecodeStep, Placement, StepTiming]:
         """Operators, placement and time under a layout on a machine."""
+        placed = self.placed(layout, machine)
+        return placed.step, placed.placement, placed.timed(self.engine, self.hardware)
+
+    def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
+        """Operators and placement under a layout on a machine, to be timed."""
         workload, speculation = self.workload(layout, machine), self.scenario.speculation
-        step = build_step(workload)
+        step, draft, draft_steps = build_step(workload), None, 0
         placement = place(self._demand(workload, machine), self.hardware, overflow=machine.overflow)
-        draft = None
         if speculation is not None:
-            draft = self.draft_workload(speculation, machine)
-            step = with_medusa_heads(step, speculation.draft_tokens) if draft is None else step
-        timing = self.engine.evaluate(step, placement, self.hardware)
-        if speculation is not None and draft is not None:
-            drafting = self.engine.evaluate(build_step(draft), placement, self.hardware)
-            timing = timing.plus("draft", drafting, speculation.draft_tokens)
-        return step, placement, timing
+            drafting, draft_steps = self.draft_workload(speculation, machine), speculation.draft_tokens
+            step = with_medusa_heads(step, draft_steps) if drafting is None else step
+            draft = None if drafting is None else build_step(drafting)
+        return PlacedStep(step=step, placement=placement, draft=draft, draft_steps=draft_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,11 +253,8 @@ class Evaluated:
         return at(0), at(1)
 
     def _corners(self, layout: AttentionLayout, timing: StepTiming, *, each: bool) -> Corners:
-        def closed(hardware: HardwareProfile) -> StepTiming:
-            points = replace(self.points, hardware=hardware, engine=CLOSED_FORM)
-            return points.timed(layout, self.machine)[2]
-
-        return timed_corners(self.hardware, self.points.shape, closed,
+        placed = self.points.placed(layout, self.machine)
+        return timed_corners(self.hardware, self.points.shape, partial(placed.timed, CLOSED_FORM),
                              timing if self.points.engine.closed_form else None, each=each)
 
     def bound_of(self, name: str, pick: Any) -> Any:
