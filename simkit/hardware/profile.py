@@ -361,6 +361,11 @@ class HardwareProfile:
         return tuple(level for level in self.memory if tensor in level.holds)
 
     @property
+    def has_range(self) -> bool:
+        """Whether parameters are assumed, with a range each."""
+        return bool(self.assumed) and not self.ideal
+
+    @property
     def assumption(self) -> str:
         """The keys of what is assumed, joined by semicolons; ``ideal`` where their defaults stand; empty: nothing."""
         return "ideal" if self.ideal and self.assumed else ";".join(one.key for one in self.assumed)

@@ -237,11 +237,6 @@ class Evaluated:
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     @cached_property
-    def has_range(self) -> bool:
-        """Whether parameters of the chip are assumed, with a range each."""
-        return bool(self.hardware.assumed) and not self.hardware.ideal
-
-    @cached_property
     def ends(self) -> tuple[Evaluated, Evaluated]:
         """The same points with all assumed parameters at their fast ends, and at their slow ones."""
         found = self._corners(self.layout, self.timing, each=False)
@@ -259,7 +254,7 @@ class Evaluated:
 
     def bound_of(self, name: str, pick: Any) -> Any:
         """``pick`` (np.fmin, np.fmax) of a column that follows from times, over the estimate and both ends."""
-        if not self.has_range:
+        if not self.hardware.has_range:
             return np.nan
         fast, slow = (FIELDS[name].value_of(end) for end in self.ends)
         return pick(pick(fast, slow), FIELDS[name].value_of(self))
@@ -270,11 +265,11 @@ class Evaluated:
         assert self.mha is not None  # noqa: S101 - asked for where it was timed
         mha = self._corners(parse_layout("mha", self.model), self.mha[1], each=True)
         own = self._corners(self.layout, self.timing, each=True)
-        return Corners(mha.step_time_s / own.step_time_s, mha.attention_time_s / own.attention_time_s)
+        return mha.over(own)
 
     def speedup_bound(self, time_of: str, pick: Any) -> Any:
         """``pick`` of :meth:`speedup_vs_mha` over the estimate and all corners."""
-        if not self.has_range or self.mha is None:
+        if not self.hardware.has_range or self.mha is None:
             return np.nan
         if self.mha[1] is self.timing:
             return self.speedup_vs_mha(time_of)

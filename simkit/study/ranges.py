@@ -1,8 +1,9 @@
 r"""How far times and ratios may lie apart where parameters are assumed (:mod:`simkit.hardware.priors`).
 
-A slower value of any assumed parameter never shortens a step, so that the times with all of them at their fast and at
-their slow ends bound it. A ratio of two times has no such order: it is taken with each parameter at either end (and at
-the middle of its range) and the others at their estimates, and with all at the same end; its range is what these span.
+A slower value of any assumed parameter never shortens a step (of tile sizes: a multiple of another), so that the times
+with all of them at their fast and at their slow ends bound it. A ratio of two times has no such order: it is taken
+with each parameter at either end (and at the middle of its range) and the others at their estimates, and with all at
+the same end; its range is what these span.
 
 All corners are timed by the closed form, at once along a leading axis; an engine that takes longer scales them:
 
@@ -33,6 +34,10 @@ class Corners:
 
     step_time_s: Any
     attention_time_s: Any
+
+    def over(self, other: Corners) -> Corners:
+        """The ratio of these times to others at the same corners."""
+        return Corners(self.step_time_s / other.step_time_s, self.attention_time_s / other.attention_time_s)
 
 
 def corners(hardware: HardwareProfile, *, each: bool) -> list[dict[str, float]]:

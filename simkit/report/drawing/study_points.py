@@ -75,12 +75,12 @@ def require_some(found: Sequence[Any] | Mapping[str, Any], request: FigureReques
 
 def scalar(evaluated: Evaluated, field: str) -> float:
     """A column of a single point as a plain number."""
-    return float(np.ravel(evaluated.columns[field])[0])
+    return float(np.ravel(evaluated.select((field,))[field])[0])
 
 
 def fits(evaluated: Evaluated) -> bool:
     """Whether a single point fits on its chips."""
-    return bool(np.ravel(evaluated.columns["fits"])[0])
+    return bool(np.ravel(evaluated.fits)[0])
 
 
 def cache_home(evaluated: Evaluated) -> str:
