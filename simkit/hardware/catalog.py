@@ -22,6 +22,7 @@ VARIABLE: Final = "SIMKIT_PROFILES"
 REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction", "moe.dram_achieved_fraction")
 WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit",
                            "moe.load_bytes_per_cycle_per_unit")
+PRODUCT_RATE: Final = "gemm.matrix_efficiency"
 Chips = Callable[[str], HardwareProfile]
 """Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a parameter."""
 
@@ -72,6 +73,10 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
             if name in borrowed:
                 # Kernels for latents and products are written against the chip's DRAM: they keep up with a faster one.
                 borrowed[name] *= max(_dram_bytes_per_cycle(as_built) / lent, 1.0) if lent else 1.0
+        if PRODUCT_RATE in borrowed:
+            # Units of one family multiply alike: a peak that is set lower (GeForce's accumulation) is reached sooner.
+            ratio = _matrix_flop_per_cycle(like) / _matrix_flop_per_cycle(profile)
+            borrowed[PRODUCT_RATE] = min(borrowed[PRODUCT_RATE] * max(ratio, 1.0), HIGHEST_FRACTION)
     everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
@@ -82,6 +87,13 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
         return kernel
     share = _dram_bytes_per_cycle(as_built)
     return kernel.reaching(kernel.dram_achieved_fraction * share) if borrowed else kernel.provisioned(share)
+
+
+def _matrix_flop_per_cycle(profile: HardwareProfile) -> float:
+    """Of one unit at its 16-bit peak."""
+    compute = profile.compute
+    peak = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")]
+    return float(peak) / compute.units / compute.known_clock_hz
 
 
 def _dram_bytes_per_cycle(profile: HardwareProfile) -> float:

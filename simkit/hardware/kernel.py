@@ -23,8 +23,9 @@ class GemmKernel:
     """Calibrated parameters of products of a few rows, ``y[m, n] = x[m, k] w[k, n]``, on one chip.
 
     ``launch_cycles`` is the floor of a product timed by itself, ``launch_ratio_8bit`` that of the 8-bit path with the
-    kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; the rest as in
-    :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
+    kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; ``matrix_ratio_8bit`` times
+    ``matrix_efficiency`` is reached with 8-bit and narrower inputs, whose scales and power leave less of a higher peak;
+    the rest as in :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
     """
 
     dram_achieved_fraction: float
@@ -33,6 +34,7 @@ class GemmKernel:
     tile_setup_cycles: float
     load_bytes_per_cycle_per_unit: float
     matrix_efficiency: float
+    matrix_ratio_8bit: float
     split_combine_cycles: float
     combine_cycles_per_64_bytes: float
     dram_ramp_ratio: float
@@ -40,11 +42,13 @@ class GemmKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeKernel:
-    """Calibrated parameters of a layer's routed experts on one chip; the matrix unit's rate is :class:`GemmKernel`'s.
+    """Calibrated parameters of a layer's routed experts on one chip.
 
-    ``launch_cycles`` of each of the mixture's kernels when it is timed by itself; ``tile_setup_cycles`` of one tile of
-    an expert's rows; ``routing_passes``: how often, beside each of the two products, the main memory's bandwidth is
+    ``launch_cycles`` of each of the mixture's two products timed by itself, with the kernels around it (top-k and
+    sorting rows by expert; the activation; the sum over a row's experts); ``tile_setup_cycles`` of one tile of an
+    expert's rows; ``routing_passes``: how often, beside each of the two products, the main memory's bandwidth is
     spent on a copy of the hidden state for every choice (sorting rows by expert, bringing them together again).
+    ``matrix_efficiency`` is that of the chip's products where the profile states no other.
     """
 
     dram_achieved_fraction: float
@@ -52,6 +56,7 @@ class MoeKernel:
     tile_setup_cycles: float
     load_bytes_per_cycle_per_unit: float
     routing_passes: float
+    matrix_efficiency: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +100,8 @@ class DecodeKernel:
     memory bandwidth for which the data paths are wide enough; a study that gives the chip more of it widens them in
     proportion. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel, ``most_item_rows`` and
     ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent`` holds the parameters
-    that
-    differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those of software libraries. The kernel as it stands is
-    what the best of them would run; :meth:`for_libraries` is one of them.
+    that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those of software
+    libraries. The kernel as it stands is what the best of them would run; :meth:`for_libraries` is one of them.
     """
 
     dram_achieved_fraction: float
@@ -196,15 +200,17 @@ class DecodeKernel:
 HIGHEST_FRACTION = 0.985  # of a DRAM's peak: refresh alone takes 1.5 %
 PROVISION_MARGIN = 1.25  # assumed: see ``provisioned``; H100's own load path has 1.3 times its share of DRAM
 LOAD_PATH = "load_bytes_per_cycle_per_unit"
+REACHED_RATE = "matrix_efficiency"
 LIBRARIES = ("sglang", "trtllm", "vllm")
 GEMM_PARAMETERS = tuple(entry.name for entry in fields(GemmKernel))
 MOE_PARAMETERS = tuple(entry.name for entry in fields(MoeKernel))
 LIBRARY_PARAMETERS = tuple(entry.name for entry in fields(LibraryKernels))
-_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "moe", "libraries", "matrix_least_group", "matrix_most_group",
-                "vector_most_group")
+_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "moe", "libraries", "matrix_least_group",
+                   "matrix_most_group", "vector_most_group")
 PARAMETERS = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_PARAMETERS)
 # Sections within a kernel section, and the parameters that each may state.
-SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS, "moe": MOE_PARAMETERS} | dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)
+SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS, "moe": MOE_PARAMETERS,
+            **dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)}
 
 
 def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: float) -> DecodeKernel:
@@ -218,6 +224,8 @@ def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: 
         merged.update(layer)
     sections = {section: _taken_out(merged, f"{section}.") for section in SECTIONS}
     latent = sections.pop("latent")
+    if sections["gemm"] and sections["moe"]:
+        sections["moe"] = {REACHED_RATE: sections["gemm"].get(REACHED_RATE, 1.0)} | sections["moe"]
     absent = [name for name in PARAMETERS if name not in merged]
     absent += [f"{section}.{name}" for section, stated in sections.items() if stated
                for name in SECTIONS[section] if name not in stated]

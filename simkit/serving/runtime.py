@@ -27,9 +27,11 @@ class Runtime:
     Parameters
     ----------
     name: as given on the command line.
-    kernel_gap_s: time of a kernel of the step beyond its operator: the gap before the next one, and its share of
-        element-wise kernels that are not fused. A layer with a latent cache and experts runs 13 kernels where a dense
-        one runs 8, and takes as much longer.
+    kernel_gap_s: time of a kernel of the step beyond its operator and its launch: the gap before the next one, and its
+        share of kernels that a step does not count (the activation beside a product, a mixture's top-k and sorting,
+        8-bit inputs' scales), while norm with residual and rotary with append are one launch each, as libraries fuse
+        them. A layer with a latent cache and experts runs 13 kernels where a dense one runs 8, and takes as much
+        longer.
     host_sequence_s: host time of each sequence of an iteration (scheduling, sampling, detokenising).
     prefill_fraction: rate of a prompt's linear layers and attention over what the engine gives.
     source: where the parameters come from.

@@ -7,7 +7,7 @@ groups of experts the busiest sets the step's pace, in rows and in experts read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,6 @@ from simkit.model.architecture import LayerGroup, Moe
 from simkit.step.operators import GATE_FLOPS, Operator, ProductTask, gemm, norm
 from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
 from simkit.step.workload import DecodeWorkload
-
-# Kernels around the two products, as vLLM's and SGLang's fused mixtures launch them: top-k, sorting rows by expert and
-# the first product; activation, the second product and the sum over a row's experts.
-LAUNCHES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +64,7 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
             name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
             weight_bytes=1.0 * matrices * width * read * bytes_w,
             activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
-            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype, launches=LAUNCHES,
+            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype,
             product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
                                 input_bytes=workload.gemm_input_bytes, grouped=True,
                                 routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))

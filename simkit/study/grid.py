@@ -22,6 +22,7 @@ from simkit.study.scenario import parse_scenario
 
 # Points a chunk: the arrays of one operator stay in the nearer caches of a core; both half and double are slower.
 CHUNK_POINTS: Final = 16384
+MOST_BATCH, MOST_TOKENS = 1e9, 1e10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Grid:
 
     @cached_property
     def _axes(self) -> list[Any]:
-        return [np.asarray(axis, dtype=float) for axis in (self.batch, self.kv_len, self.q_len)]
+        return [checked_numbers(name, getattr(self, name)) for name in ("batch", "kv_len", "q_len")]
 
     def check_size(self, most: int, hint: str) -> None:
         """Raise :class:`UserError` when the product has more than ``most`` points."""
@@ -111,6 +112,21 @@ class Grid:
             scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine))
         return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips, tp=self.tp,
                              pp=self.pp, baseline=self.baseline)
+
+
+def checked_numbers(name: str, values: Any) -> Any:
+    """Whole or fractional numbers of at least 1 and of this world's size."""
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: expected numbers of at least 1") from None
+    most = MOST_BATCH if name == "batch" else MOST_TOKENS
+    least, largest = (numbers.min(), numbers.max()) if numbers.size else (1.0, 1.0)
+    if not (least >= 1 and largest < np.inf):
+        raise UserError(f"{name}: expected numbers of at least 1")
+    if largest > most:
+        raise UserError(f"{name}: {largest:g} is beyond {most:g}")
+    return numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,9 @@ from simkit.model.catalog import load_model
 from simkit.study.constant_runs import group_columns
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
-from simkit.study.grid import CHUNK_POINTS
+from simkit.study.grid import CHUNK_POINTS, checked_numbers
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
-
-MOST_BATCH, MOST_TOKENS = 1e9, 1e10
 
 
 def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", batch: Any = 1, kv_len: Any = 4096,
@@ -58,7 +56,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     wanted = _wanted(fields)
     coded = [_factorise(value) for value in (hardware, model, attention, kv_dtype, weight_dtype)]
     kinds = [kind for kind, _ in coded]
-    numbers = [_checked(name, value) for name, value in (("batch", batch), ("kv_len", kv_len), ("q_len", q_len))]
+    numbers = [checked_numbers(name, value) for name, value in (("batch", batch), ("kv_len", kv_len), ("q_len", q_len))]
     shape = _shape([*(codes for _, codes in coded), *numbers])
     chip_of = [value if isinstance(value, HardwareProfile) else load_hardware(
         value, overrides=overrides, profiles=profiles, assume=assume) for value in kinds[0]]
@@ -175,18 +173,3 @@ def _chunks(where: Any) -> Iterator[Any]:
         return
     for start in range(where.start, where.stop, CHUNK_POINTS):
         yield slice(start, min(start + CHUNK_POINTS, where.stop))
-
-
-def _checked(name: str, values: Any) -> Any:
-    """Whole or fractional numbers of at least 1 and of this world's size."""
-    try:
-        numbers = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: expected numbers of at least 1") from None
-    most = MOST_BATCH if name == "batch" else MOST_TOKENS
-    least, largest = (numbers.min(), numbers.max()) if numbers.size else (1.0, 1.0)
-    if not (least >= 1 and largest < np.inf):
-        raise UserError(f"{name}: expected numbers of at least 1")
-    if largest > most:
-        raise UserError(f"{name}: {largest:g} is beyond {most:g}")
-    return numbers

@@ -30,10 +30,11 @@ from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, MATRIX_ROWS, PARTIA
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import ProductTask
 
-TILE_COLUMNS: Final = (64.0, 128.0)  # CUTLASS's library of 16-bit products has 128 x 128 x 64 and 128 x 64 x 64
+TILE_COLUMNS: Final = (64.0, 128.0, 256.0)  # CUTLASS's library has 128 x 64, 128 x 128 and 128 x 256 tiles, 64 deep
 TILE_ROWS: Final = 128.0  # likewise
 TILE_DEPTH: Final = 64.0  # likewise
-GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M of vLLM's and SGLang's tuned fused mixtures
+GROUPED_COLUMNS: Final = (64.0, 128.0)  # BLOCK_SIZE_N of vLLM's and SGLang's tuned fused mixtures, mostly
+GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M, likewise
 K_PIECES: Final = (1, 2, 4, 8)  # split-K as CUTLASS's profiler searches it, in powers of two
 OUTPUT_BYTES: Final = 2.0  # y is written in bf16
 # Products of a sweep differ in their rows alone: each number of rows once, and a look-up.
@@ -46,9 +47,9 @@ def moved_bytes(task: ProductTask) -> Any:
     return task.batches * one
 
 
-def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel) -> float:
+def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel | MoeKernel) -> float:
     """Floor of a product timed by itself; that of 8-bit operands has the kernel that quantises the inputs."""
-    ratio = kernel.launch_ratio_8bit if task.input_bytes < OUTPUT_BYTES else 1.0
+    ratio = kernel.launch_ratio_8bit if isinstance(kernel, GemmKernel) and task.input_bytes < OUTPUT_BYTES else 1.0
     return kernel.launch_cycles * ratio / hardware.compute.known_clock_hz
 
 
@@ -90,7 +91,8 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     """The equation above, over tiles and pieces. A choice whose combine pass alone costs too much is left out."""
     # A chip that is given more bandwidth is given the load paths that it needs, as attention's are.
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned_for, 1.0)
-    rate = peak / units / hz * kernel.matrix_efficiency
+    narrow = kernel.matrix_ratio_8bit if input_bytes < OUTPUT_BYTES else 1.0
+    rate = peak / units / hz * (kernel.matrix_efficiency * narrow)
     rows = np.minimum(np.ceil(m / MATRIX_ROWS) * MATRIX_ROWS, TILE_ROWS)
     strips = batches * np.ceil(m / TILE_ROWS) / units
     combine_s = kernel.split_combine_cycles / hz
@@ -111,8 +113,7 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     return best
 
 
-def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, efficiency: float,
-              memory_s: Any) -> Any:
+def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: MoeKernel, memory_s: Any) -> Any:
     """Seconds of a mixture's grouped product without its launches.
 
     Parameters
@@ -120,7 +121,6 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     task: the product; its fields broadcast.
     dtype: format in which the matrix unit multiplies.
     hardware, kernel: the chip and its calibrated parameters.
-    efficiency: share of the matrix unit's peak that products reach.
     memory_s: seconds in which the main memory gives what the product reads.
     """
     compute = hardware.compute
@@ -128,13 +128,13 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
     tuned = hardware.kernel.tuned_for_bytes_per_s if hardware.kernel is not None else bandwidth
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned, 1.0)
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * efficiency
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * kernel.matrix_efficiency
     depth = np.ceil(task.k / TILE_DEPTH) * TILE_DEPTH
     experts = task.batches / units
     best: Any = np.inf
     for rows in GROUPED_ROWS:
         strips = experts * np.maximum(task.m / rows + 0.5, 1.0)
-        for columns in TILE_COLUMNS:
+        for columns in GROUPED_COLUMNS:
             loaded = columns * task.weight_bytes + rows * task.input_bytes
             step = np.maximum(loaded / load, 2.0 * rows * columns / rate)
             waves = np.maximum(strips * np.ceil(task.n / columns), 1.0)

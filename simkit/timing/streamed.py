@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from simkit.hardware.kernel import GemmKernel
+from simkit.hardware.kernel import GemmKernel, MoeKernel
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
@@ -34,38 +34,35 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
     scanned_bytes: what a loop reads before it comes back to the same operands of a product, which the chip's cache may
         still hold then; None: they are cold.
     """
-    task, gemm = operator.product, product_kernel_of(operator, hardware)
+    task, kernel = operator.product, product_kernel_of(operator, hardware)
     hits: Any = 0.0
-    if scanned_bytes is not None and gemm is not None and hardware.kernel is not None:
+    if scanned_bytes is not None and kernel is not None and hardware.kernel is not None:
         hits = cyclic_hit_share(scanned_bytes, last_shared_cache(hardware), hardware.kernel)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
     found = OperatorTime(
         compute_s=compute_time_s(operator, hardware), special_s=special_function_time_s(operator, hardware),
         level_s=level_s, level_bytes=level_bytes, launch_s=operator.launches * hardware.overheads.kernel_launch_s,
         unit_s={})
-    if task is None or gemm is None or hardware.kernel is None:
+    if task is None or kernel is None:
         return found
-    home, moe = hardware.main_memory, hardware.kernel.moe
-    if task.grouped and moe is None:
-        return found
+    home = hardware.main_memory
     # In a step, inputs and outputs are where the roofs have them: in the cache between two operators.
-    read = operator.weight_bytes * placement.weights.get(home.name, 0.0) if not alone or task.grouped else (
-        moved_bytes(task))
+    read = (moved_bytes(task) if alone and not task.grouped else
+            operator.weight_bytes * placement.weights.get(home.name, 0.0))
     peak: Any = home.chip_bandwidth_bytes_per_s
-    launch_s, hz = found.launch_s, hardware.compute.known_clock_hz
-    if task.grouped and moe is not None:
-        memory_s = read * (1.0 - hits) / (moe.dram_achieved_fraction * peak)
-        body_s = grouped_s(task, operator.dtype, hardware, moe, gemm.matrix_efficiency, memory_s)
-        launch_s = operator.launches * moe.launch_cycles / hz if alone else launch_s
+    memory_s = read * (1.0 - hits) / (kernel.dram_achieved_fraction * peak)
+    if isinstance(kernel, MoeKernel):
+        body_s = grouped_s(task, operator.dtype, hardware, kernel, memory_s)
     else:
-        memory_s = read * (1.0 - hits) / (gemm.dram_achieved_fraction * peak)
-        body_s = product_s(task, operator.dtype, hardware, gemm, memory_s)
+        body_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
         if home.latency_s is not None:
-            body_s = body_s + gemm.dram_ramp_ratio * home.latency_s * (1.0 - hits)
-        launch_s = operator.launches * launch_floor_s(task, hardware, gemm) if alone else launch_s
+            body_s = body_s + kernel.dram_ramp_ratio * home.latency_s * (1.0 - hits)
+    launch_s = operator.launches * launch_floor_s(task, hardware, kernel) if alone else found.launch_s
     return replace(found, launch_s=launch_s, unit_s={home.name: memory_s}, body_s=body_s)
 
 
-def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | None:
+def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | MoeKernel | None:
     """The parameters of this operator's kernel; None for what is no product and for chips that have none."""
-    return None if operator.product is None or hardware.kernel is None else hardware.kernel.gemm
+    if operator.product is None or hardware.kernel is None:
+        return None
+    return hardware.kernel.moe if operator.product.grouped else hardware.kernel.gemm

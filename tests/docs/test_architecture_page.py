@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from functools import cache
 
 from tools.docs.build_architecture import LETTER, PICTURE, modules_of, picture, rows
 from tools.docs.import_graph import internal_imports, room_of, rooms, steps
@@ -14,6 +15,7 @@ def test_the_picture_in_the_documentation_is_that_of_the_imports():
 
 
 def test_every_import_between_rooms_is_an_arrow_or_a_way_of_arrows():
+    @cache
     def reached(room):
         return {room}.union(*(reached(below) for below in steps()[room]))
 

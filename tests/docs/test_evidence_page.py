@@ -53,7 +53,7 @@ def test_a_chip_left_out():
 
 
 def test_other_kernels():
-    for (name, *cells, _), table in zip(rows("Other kernels and whole models"), ("decode_mla", "decode_gemm", "allreduce"), strict=True):
+    for (name, *cells, _), table in zip(rows("Other kernels and whole models"), ("decode_mla", "decode_gemm", "decode_moe", "allreduce"), strict=True):
         found = {one["system"]: one for one in compare.compare(reference_path(f"{table}.csv.gz")) if one["regime"] == "all"}
         for chip, cell in zip(CHIPS.values(), cells, strict=True):
             assert says(cell, found[chip]["median_ape"]), (name, chip)

@@ -32,6 +32,19 @@ def test_figures_that_made_the_times_are_found_again():
         assert values[name] == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize(("table", "truth", "keep"), [
+    ("silicon_decode_gemm.csv", {"gemm.dram_achieved_fraction": 0.8, "gemm.load_bytes_per_cycle_per_unit": 34.0},
+     ["gemm.matrix_efficiency", "gemm.tile_setup_cycles"]),
+    ("silicon_decode_moe.csv", {"moe.dram_achieved_fraction": 0.75, "moe.launch_cycles": 15e3, "moe.routing_passes": 4.0}, [])])
+def test_products_and_mixtures_give_their_figures_back(table, truth, keep):
+    rows = rows_of("h100_sxm", table)
+    made = FitRows(rows=rows, hardware=H100).times_s(with_parameters(H100.kernel, truth))
+    found = calibrate(replace(rows, time_s=made), H100, keep=keep)
+    values = {parameter.name: parameter.value for parameter in found.parameters}
+    for name, expected in truth.items():
+        assert values[name] == pytest.approx(expected, rel=0.03)
+
+
 def test_measured_rows_are_fitted_no_worse_than_before_and_with_intervals():
     found = calibrate(rows_of("h100_sxm"), H100, keep=UNSEEN)
     before, after = (np.median(np.abs(np.log(time / found.rows.time_s))) for time in (found.before_s, found.after_s))

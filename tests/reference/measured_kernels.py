@@ -147,15 +147,16 @@ def _cut(problem, kernel, hz, units, *, items, setup, load, compute, tile, memor
 
 
 def product_s(m, n, k, dtype, element_bytes, chip, hit_share):
-    """Seconds of ``y[m, n] = x[m, k] w[k, n]`` timed by itself: the best of two tile widths and four cuts of k."""
+    """Seconds of ``y[m, n] = x[m, k] w[k, n]`` timed by itself: the best of three tile widths and four cuts of k."""
     kernel, compute = chip.kernel.gemm, chip.compute
     hz, units = compute.clock_hz, compute.units
     rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * kernel.matrix_efficiency
+    rate *= kernel.matrix_ratio_8bit if element_bytes < 2 else 1
     moved = (n * k + m * k) * element_bytes + m * n * 2
     dram_s = moved * (1 - hit_share) / (kernel.dram_achieved_fraction * chip.main_memory.chip_bandwidth_bytes_per_s)
     rows = min(16 * math.ceil(m / 16), 128)
     found = []
-    for columns in (64, 128):
+    for columns in (64, 128, 256):
         step = max((rows + columns) * element_bytes / kernel.load_bytes_per_cycle_per_unit, 2 * rows * columns / rate)
         for pieces in (1, 2, 4, 8):
             waves = max(math.ceil(n / columns) * math.ceil(m / 128) * pieces / units, 1)
@@ -173,7 +174,7 @@ def grouped_product_s(m, n, k, experts, dtype, element_bytes, weight_bytes, rout
     """Seconds of ``experts`` products of ``m`` rows each in the mean, inside a step: the best tile, then the copies."""
     kernel, compute = chip.kernel.moe, chip.compute
     hz, units, bandwidth = compute.clock_hz, compute.units, chip.main_memory.chip_bandwidth_bytes_per_s
-    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * chip.kernel.gemm.matrix_efficiency
+    rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * kernel.matrix_efficiency
     found = []
     for rows in (16, 32, 64, 128):
         tiles = max(experts, experts * m / rows + experts / 2)

@@ -19,6 +19,7 @@ from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
 from simkit.replay.target import Server, machine_of
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
@@ -39,9 +40,10 @@ def attention_operator(layout: str, batch: float, kv_len: float, *, model: str |
     """Attention of one layer on one chip, every field a number."""
     shape = load_model(model) if isinstance(model, str) else model
     chip = load_hardware("groq-lpu" if static else "h100-sxm")  # read for how it shards, which one chip does not
-    workload = parse_scenario(**scenario).workload(
+    scenario_of = parse_scenario(**scenario)
+    workload = scenario_of.workload(
         chip, shape, parse_layout(layout, shape), batch=np.array([float(batch)]), kv_len=np.array([float(kv_len)]),
-        q_len=np.array([1.0]), tp=1.0, pp=1.0)
+        q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0, mapping=scenario_of.sharding or "heads"))
     return scalar_operator(build_step(workload).attention_operators[0], 0, (1,))
 
 

@@ -18,6 +18,7 @@ from simkit.replay.engine import evaluate as replay_step
 from simkit.replay.engine import streamed, task_of
 from simkit.roofline.engine import evaluate as roofline_step
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
@@ -71,7 +72,7 @@ def layer_step(chip, layout: str, batch: float):
     model = load_model("llama-2-70b")
     workload = parse_scenario().workload(
         chip, model, parse_layout(layout, model), batch=np.array([batch]), kv_len=np.array([2048.0]),
-        q_len=np.array([1.0]), tp=1.0, pp=1.0)
+        q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0))
     return build_step(workload)
 
 

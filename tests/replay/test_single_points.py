@@ -11,6 +11,7 @@ from simkit.model.catalog import load_model
 from simkit.replay import engine
 from simkit.replay.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
@@ -21,8 +22,7 @@ from tests.replay.cases import attention_operator, in_home, with_level
 def step_of(batch=(4.0, 8.0), kv_len=(1024.0, 2048.0), layout="gqa-8", **scenario):
     model, chip = load_model("llama-2-70b"), load_hardware("h100-sxm")
     return build_step(parse_scenario(**scenario).workload(
-        chip, model, parse_layout(layout, model), batch=np.array(batch), kv_len=np.array(kv_len), q_len=np.array([1.0]), tp=1.0,
-        pp=1.0))
+        chip, model, parse_layout(layout, model), batch=np.array(batch), kv_len=np.array(kv_len), q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0)))
 
 
 def arrays_in(record):
@@ -78,7 +78,7 @@ def test_an_append_is_followed_by_the_attention_that_reads_it():
     """Layers with a window of their own append and read by themselves."""
     step = build_step(parse_scenario().workload(
         load_hardware("h100-sxm"), load_model("gemma-2-9b"), parse_layout("as-trained", load_model("gemma-2-9b")),
-        batch=np.array([4.0]), kv_len=np.array([8192.0]), q_len=np.array([1.0]), tp=1.0, pp=1.0))
+        batch=np.array([4.0]), kv_len=np.array([8192.0]), q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0)))
     appends = [one for one in step.layer_operators if one.name == "kv_append"]
     readers = engine._readers(step)
     assert len(appends) == len(step.attention_operators) == 2

@@ -158,7 +158,7 @@ class FitRows:
 
 
 def with_parameters(kernel: DecodeKernel, parameters: Mapping[str, float]) -> DecodeKernel:
-    """The kernel with parameters replaced; names may begin with a section: ``latent.``, ``gemm.``, ``moe.`` or a library's."""
+    """The kernel with parameters replaced; names may begin with a section: ``latent.``, ``moe.``, ``vllm.``."""
     own: dict[str, Any] = {}
     of_section: dict[str, dict[str, Any]] = {}
     for name, value in parameters.items():

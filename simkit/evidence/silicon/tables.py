@@ -125,6 +125,17 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
     at = np.array(lines[1:])
     time_us = _latency_us(kind, texts, target, name, at)
     measured = np.isfinite(time_us)
+    columns = _checked_columns(kind, texts, name, at)
+    if not measured.any():
+        raise UserError(f"no row was measured for '{target}'", where=Location(file=name, line=int(at[0])))
+    by = _measured_by(kind, texts, target, measured)
+    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()),
+                     measured_by=by)
+    return table.take(measured)
+
+
+def _checked_columns(kind: Kind, texts: Mapping[str, Any], name: str, at: Any) -> dict[str, Any]:
+    """The columns of the kind, but for its latencies, as texts and numbers that mean something together."""
     columns: dict[str, Any] = {column: texts[column] for column in _TEXTS[kind]}
     for column in columns:
         if column == "distribution":
@@ -140,12 +151,7 @@ def parse_table(text: str, name: str, target: str = "best") -> Measured:
     if kind == "decode_attention":
         _refuse((columns["n_q_heads"] % columns["n_kv_heads"]) != 0, "does not divide n_q_heads", "n_kv_heads",
                 texts["n_kv_heads"], name, at)
-    if not measured.any():
-        raise UserError(f"no row was measured for '{target}'", where=Location(file=name, line=int(at[0])))
-    by = _measured_by(kind, texts, target, measured)
-    table = Measured(kind=kind, name=name, columns=columns, time_s=time_us * 1e-6, unmeasured=int((~measured).sum()),
-                     measured_by=by)
-    return table.take(measured)
+    return columns
 
 
 def _measured_by(kind: Kind, texts: Mapping[str, Any], target: str, measured: Any) -> dict[str, Any]:
