@@ -192,7 +192,7 @@ class Evaluated:
             array = array.astype(object)
         if array.size > 1 or self.shape == (1,):
             return array.reshape(self.shape)
-        return np.broadcast_to(array, self.shape)
+        return np.broadcast_to(array.reshape(()), self.shape)
 
     @cached_property
     def fits(self) -> Any:
