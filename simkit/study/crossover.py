@@ -151,7 +151,8 @@ def _records(comparison: Comparison, below: float) -> list[dict[str, Any]]:
     scan = comparison.answers(grid)
     advantage = scan["advantage"]
     common = {
-        "hardware": comparison.profile.name, "assumed": comparison.profile.assumption or None, "model": comparison.model.name, "attention": comparison.attention,
+        "hardware": comparison.profile.name, "assumed": comparison.profile.assumption or None,
+        "model": comparison.model.name, "attention": comparison.attention,
         "against": comparison.against, "of": comparison.of, "kv_dtype": comparison.scenario.kv_dtype,
         **comparison.workload,
         "engine": comparison.engine.name, "vary": varied.key, "unit": varied.dimension, "from": varied.start,
