@@ -29,6 +29,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from simkit.hardware.catalog import list_hardware  # noqa: E402 - the tool runs from a checkout
+from simkit.hardware.priors import CLASSES, assuming, class_of  # noqa: E402
 from simkit.hardware.profile import HardwareProfile  # noqa: E402
 
 EVIDENCE: Final = REPOSITORY / "tools" / "priors_evidence.yaml"
@@ -38,31 +39,6 @@ T_95: Final = (math.inf, 6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860,
 NO_MACHINE_WIDENING: Final = 1.5  # of another class's whole interval, where no machine of the class itself is known
 MEASURED: Final = ("paper-measured", "calibration")
 GUESSED: Final = ("estimate", "recalled")
-def _dram(chip: HardwareProfile) -> str:
-    memory = chip.main_memory
-    return memory.dram.type if memory.dram else ""
-
-
-def _in_sram(chip: HardwareProfile) -> bool:
-    return chip.main_memory.kind == "sram"
-
-
-# Order decides: the first rule that holds names the class.
-RULES: Final[tuple[tuple[str, str, Callable[[HardwareProfile], bool]], ...]] = (
-    ("cpu", "kind cpu", lambda chip: chip.kind == "cpu"),
-    ("gpu-hbm", "kind gpu, main memory HBM*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("HBM")),
-    ("gpu-gddr", "kind gpu, main memory GDDR*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("GDDR")),
-    ("gpu-unified", "kind gpu, any other main memory", lambda chip: chip.kind == "gpu"),
-    ("wafer", "main memory sram, layer-pipelined, 100 000 units or more",
-     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined" and chip.compute.units >= 100_000),
-    ("stream", "main memory sram, layer-pipelined",
-     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined"),
-    ("sram-banked", "main memory sram", _in_sram),
-    ("noc-grid", "main memory GDDR*", lambda chip: _dram(chip).startswith("GDDR")),
-    ("asic-lpddr", "main memory LPDDR*", lambda chip: _dram(chip).startswith("LPDDR")),
-    ("dataflow-hbm", "512 units or more", lambda chip: chip.compute.units >= 512),
-    ("systolic-hbm", "every other machine", lambda _: True),
-)
 KEYS_OF_MAIN: Final = ("memory.main.achievable_fraction", "memory.main.reserve_fraction")
 STATED_KEYS: Final = ("compute.matrix.achievable_fraction", "overheads.kernel_launch", "overheads.layer_latency",
                       "overheads.step", "links.scale_up.latency", "links.scale_up.bandwidth",
@@ -85,12 +61,8 @@ def rows(name: str) -> list[dict[str, str]]:
 @cache
 def chips() -> dict[str, HardwareProfile]:
     """The shipped profiles by name."""
-    return {chip.name: chip for chip in list_hardware()}
-
-
-def class_of(chip: HardwareProfile) -> str:
-    """The class that a profile falls in, by what it states."""
-    return next(name for name, _, holds in RULES if holds(chip))
+    with assuming("ideal"):  # what is derived here takes no part in it
+        return {chip.name: chip for chip in list_hardware()}
 
 
 # What the tables give. Each function returns a value and where it stands.
@@ -322,6 +294,7 @@ class Deriver:
                 result["from"] = "stated"  # a ratio of two data-sheet figures
             result["machines"] = len(machines)
             result["how"] = "; ".join(text for text in (result.pop("rule", ""), told.get("how", "")) if text)
+            result |= {word: told[word] for word in ("not_beside", "default_beside") if word in told}
             result["measured"] = machines
         if not asking:
             self.done[name, key] = result
@@ -401,7 +374,7 @@ def derive() -> dict[str, Any]:
     members: dict[str, list[str]] = {}
     for chip in chips().values():
         members.setdefault(class_of(chip), []).append(chip.name)
-    for name, when, _ in RULES:
+    for name, when, _ in CLASSES:
         parameters = {key: found for key in evidence["parameters"]
                       if (found := deriver.range_of(name, key)) is not None}
         classes[name] = {"title": evidence["classes"][name]["title"], "when": when,

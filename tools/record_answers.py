@@ -20,6 +20,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ def random_calls(count: int, seed: int) -> list[dict[str, Any]]:
     return calls
 
 
-def answer(call: dict[str, Any], loaded: dict[tuple[str, str], Any]) -> dict[str, Any]:
+def answer(call: dict[str, Any], loaded: dict[tuple[str, str], Any], assume: str) -> dict[str, Any]:
     """What decode_step says, as plain values; a refusal is an answer too."""
     import numpy as np
 
@@ -76,7 +77,7 @@ def answer(call: dict[str, Any], loaded: dict[tuple[str, str], Any]) -> dict[str
     from simkit.errors import UserError
 
     arguments = {key: tuple(value) if key == "layer_budgets" else value for key, value in call.items()}
-    for kind, load in (("hardware", simkit.load_hardware), ("model", simkit.load_model)):
+    for kind, load in (("hardware", partial(simkit.load_hardware, assume=assume)), ("model", simkit.load_model)):
         key = kind, arguments[kind]
         if key not in loaded:
             loaded[key] = load(arguments[kind])
@@ -89,7 +90,7 @@ def answer(call: dict[str, Any], loaded: dict[tuple[str, str], Any]) -> dict[str
                    np.ravel(column).tolist()] for name, column in columns.items()}
 
 
-def study_tables(only: list[str] | None = None) -> dict[str, list[list[str]]]:
+def study_tables(only: list[str] | None, assume: str) -> dict[str, list[list[str]]]:
     """Every CSV that a report of a shipped study writes, by study and file."""
     tables = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +98,9 @@ def study_tables(only: list[str] | None = None) -> dict[str, list[list[str]]]:
             if only is not None and study not in only:
                 continue
             where = Path(folder) / study
-            subprocess.run([sys.executable, "-m", "simkit", "report", study, "-o", str(where)], check=False,
-                           cwd=REPOSITORY, capture_output=True, env=os.environ | {"SIMKIT_CACHE": folder + "/cache"})
+            subprocess.run([sys.executable, "-m", "simkit", "report", study, "--assume", assume, "-o", str(where)],
+                           check=False, cwd=REPOSITORY, capture_output=True,
+                           env=os.environ | {"SIMKIT_CACHE": folder + "/cache"})
             # A study of claims has no figures: its report is refused and leaves no table.
             for path in sorted(where.rglob("*.csv")):
                 with path.open(encoding="utf-8", newline="") as file:
@@ -165,14 +167,17 @@ def main() -> int:
     parser.add_argument("--studies", help="names with commas, or none; default: all that are shipped")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--engine", choices=("roofline", "replay"), help="compare points of one engine only")
+    parser.add_argument("--assume", choices=("priors", "ideal"), default="priors",
+                        help="what stands for parameters that profiles do not state; ideal: as in older recordings")
     given = parser.parse_args()
     sys.path.insert(0, str(REPOSITORY))
     os.environ.setdefault("SIMKIT_CACHE", tempfile.mkdtemp(prefix="simkit-recorder-"))
     studies = None if given.studies is None else [] if given.studies == "none" else given.studies.split(",")
     loaded: dict[tuple[str, str], Any] = {}
     if given.action == "record":
-        points = [{"call": call, "answer": answer(call, loaded)} for call in random_calls(given.points, given.seed)]
-        recording = {"points": points, "tables": study_tables(studies)}
+        points = [{"call": call, "answer": answer(call, loaded, given.assume)}
+                  for call in random_calls(given.points, given.seed)]
+        recording = {"points": points, "tables": study_tables(studies, given.assume)}
         with gzip.open(given.file, "wt", encoding="utf-8") as file:
             json.dump(recording, file)
         refused = sum("refused" in point["answer"] for point in points)
@@ -182,11 +187,12 @@ def main() -> int:
         recording = json.load(file)
     wanted = [number for number, entry in enumerate(recording["points"][: given.points])
               if given.engine in (None, entry["call"]["engine"])]
-    answers = {number: answer(recording["points"][number]["call"], loaded) for number in wanted}
+    answers = {number: answer(recording["points"][number]["call"], loaded, given.assume)
+               for number in wanted}
     differences = Differences(given.tolerance)
     for number, found in answers.items():
         differences.meet_point(recording["points"][number], found)
-    for name, table in study_tables(studies).items():
+    for name, table in study_tables(studies, given.assume).items():
         differences.meet_table(name, recording["tables"].get(name, []), table)
     moved = sorted(differences.found.items())
     for (place, column), (worst, text) in moved:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,7 @@ from simkit.foundation.output import csv_text, json_text, write_text
 from simkit.foundation.units import COUNT
 from simkit.study.record import FIELDS, Field
 
+WIDE: Final = 1.1  # a range is shown from this ratio of its ends
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -36,6 +37,27 @@ def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Re
     return columns
 
 
+def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
+    """A value with the range that it has by what is assumed, where that matters."""
+    value, low, high = (record.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None or low is None or high is None or high <= WIDE * low:
+        return value
+    texts = [cell(end, column.dimension) for end in (low, high)]
+    units = [text.partition(" ")[2] for text in texts]
+    first = texts[0].partition(" ")[0] if units[0] == units[1] else texts[0]
+    return f"{cell(value, column.dimension)} ({first} to {texts[1]})"
+
+
+def _assumed(records: Records) -> str | None:
+    """How many parameters of which chips are assumed, where records name them."""
+    found = {record["hardware"]: record["assumed"] for record in records if record.get("assumed")}
+    ideal = [chip for chip, keys in found.items() if keys == "ideal"]
+    counted = [f"{keys.count(';') + 1} of {chip}" for chip, keys in found.items() if chip not in ideal]
+    if ideal:
+        return f"ideal values stand where these profiles are silent (--assume): {', '.join(ideal)}"
+    return f"parameters assumed by class: {', '.join(counted)} (simkit profile show lists them)" if counted else None
+
+
 def emit(records: Records, to: Destination, columns: Mapping[str, Column], *, title: str | None = None,
          footer: str | None = None) -> None:
     """Write records in the form asked for; tables show ``columns``, CSV and JSON every key of the records."""
@@ -46,7 +68,8 @@ def emit(records: Records, to: Destination, columns: Mapping[str, Column], *, ti
         else:
             write_text(to.output, text, force=to.force)
         return
-    rows = [[record[name] for name in columns] for record in records]
+    rows = [[_with_range(record, name, column) for name, column in columns.items()] for record in records]
+    footer = "\n".join(line for line in (footer, _assumed(records)) if line) or None
     layout = list(columns.values())
     if to.output is None:
         print_table(layout, rows, title=title)

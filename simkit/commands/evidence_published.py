@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from simkit.commands.options import destination, format_options
+from simkit.commands.options import assume_option, destination, format_options
 
 
 @click.command()
 @click.option("--data", metavar="FILE.yaml", default=None,
               help="A table of published figures instead of the shipped one.")
 @click.option("--only", metavar="ID", default=None, help="Rows whose id begins so, such as groq or cs336.mha.")
+@assume_option
 @format_options
 def published(*, data: str | None, only: str | None, form: str | None, output: str | None, force: bool) -> None:
     """Figures that papers and vendors print: theirs, ours, their ratio, what was assumed, and whether it holds.

@@ -71,8 +71,24 @@ def attention_option(default: str = DEFAULT_ATTENTION) -> Option[Any]:
                         help=f"Layouts: {LAYOUTS} (K key/value or latent heads).")
 
 
+def _assume(ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    from simkit.hardware.priors import assuming
+
+    ctx.with_resource(assuming(value))
+    return value
+
+
+def assume_option(function: Decorated) -> Decorated:
+    """``--assume``, for every command that times."""
+    return click.option("--assume", type=click.Choice(["priors", "ideal"]), default="priors", show_default=True,
+                            expose_value=False, is_eager=True, callback=_assume,
+                            help="What stands for parameters that a profile does not state: the range of its class, "
+                                 "or ideal values (fractions of 1, no launches).")(function)
+
+
 def profile_options(function: Decorated) -> Decorated:
-    """``--set`` and ``--profiles``, for every command that loads a profile."""
+    """``--set``, ``--profiles`` and ``--assume``, for every command that loads a profile."""
+    function = assume_option(function)
     function = click.option("--profiles", metavar="DIR", default=None,
                             help="A folder of profiles searched before the shipped ones.")(function)
     return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",

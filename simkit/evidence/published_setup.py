@@ -99,7 +99,7 @@ def ideal_profile(profile: HardwareProfile) -> HardwareProfile:
             one, latency_s=0.0, collective_launch_s=0.0, bandwidth_bytes_per_s=ENDLESS_BYTES_PER_S)
 
     return replace(
-        profile, memory=tuple(level(one) for one in profile.memory), overheads=Overheads(), kernel=None,
+        profile, memory=tuple(level(one) for one in profile.memory), overheads=Overheads(), kernel=None, assumed=(),
         scale_up=link(profile.scale_up), scale_out=link(profile.scale_out),
         compute=replace(profile.compute, matrix_achievable_fraction=1.0, special_ops_per_s=None,
                         vector_peak_flop_per_s=None, matrix_tile_rows=1))

@@ -14,6 +14,7 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_parameters
+from simkit.hardware.priors import with_priors
 from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
@@ -27,17 +28,19 @@ Chips = Callable[[str], HardwareProfile]
 
 
 def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | None = None,
-                  profiles: Path | str | None = None) -> HardwareProfile:
+                  profiles: Path | str | None = None, assume: str | None = None) -> HardwareProfile:
     """Load one profile by catalogue name (``h100-sxm``), alias (``h100_sxm``) or path.
 
     Parameters: overrides: values by dotted key, as after ``--set`` (``{"memory.hbm.bandwidth": "8TB/s"}``);
-    profiles: a folder searched before the catalogue. Raises :class:`UserError` naming file, line and key.
+    profiles: a folder searched before the catalogue; assume: what stands for parameters that no source gives:
+    ``priors`` of the chip's class (:mod:`simkit.hardware.priors`), or ``ideal``; None: as
+    :func:`simkit.hardware.priors.assuming` says, else priors. Raises :class:`UserError` naming file, line and key.
     """
     folders = user_folders(profiles, VARIABLE)
     path = find_file(str(name_or_path), kind=KIND, what="hardware profile", folders=folders,
                      aliases=lambda: aliases_of(folders))
     source = load_profile_source(path, folders)
-    profile = profile_from_yaml(source.whole, overrides)
+    profile = with_priors(profile_from_yaml(source.whole, overrides), assume)
     if profile.kernel_parameters is None:
         return profile
     # Kernels are tuned for the memory that the chip has, not for the one that a what-if gives it.

@@ -42,6 +42,22 @@ _UNITS_IN_NAMES: Final = {
     USD_PER_HOUR: "_usd_per_hour"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """The class prior of a field that files may leave out: see :mod:`simkit.hardware.priors`.
+
+    Parameters
+    ----------
+    key: the parameter's name there.
+    more_is_faster: whether a larger value shortens times.
+    scale: what the prior is a multiple of, from the field's record, where it is not the value itself.
+    """
+
+    key: str
+    more_is_faster: bool
+    scale: Callable[[Any], float] = lambda _: 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """What a field's name and type do not say about its key.
@@ -53,6 +69,7 @@ class Key:
     reads: what a file may hold there, where that is not the field's own type.
     made: the field's value from the checked section, where it is not the key's as it stands.
     loaded: more follows from it when a profile is loaded, so that a what-if loads the profile anew for each value.
+    prior: the range that stands in where a file is silent.
     """
 
     path: str = ""
@@ -61,6 +78,7 @@ class Key:
     reads: Any = None
     made: Callable[[Any], Any] | None = None
     loaded: bool = False
+    prior: Prior | None = None
 
 
 NO_KEY: Final = Key(stated=False)
@@ -86,6 +104,7 @@ class StatedField:
     broadcasts: bool
     optional: bool
     made: Callable[[Any], Any] | None
+    prior: Prior | None
 
 
 @functools.cache
@@ -121,7 +140,7 @@ def _stated(entry: Any, hint: Any, key: Key) -> StatedField:
         attribute=entry.name, path=tuple((key.path or plain).split(".")), reads=reads,
         default=None if key.made else entry.default,
         record=next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None),
-        table=tuple in parts, dimension=dimension, whole=int in parts, made=key.made,
+        table=tuple in parts, dimension=dimension, whole=int in parts, made=key.made, prior=key.prior,
         broadcasts=dimension is not None and int not in parts and not key.loaded,
         optional=type(None) in _parts(hint))
 

@@ -120,8 +120,9 @@ def _setting(text: str) -> Any:
     return read_scalar(text)
 
 
-def _record(kind: type, section: Any, key: str, missing: list[str], **filled_in: Any) -> Any:
-    """The record of a checked section; ``missing`` gains the keys that the file calls unknown.
+def _record(kind: type, section: Any, key: str, missing: list[str], unstated: list[str], **filled_in: Any) -> Any:
+    """The record of a checked section; ``missing`` gains the keys that the file calls unknown, ``unstated`` those with
+    a class prior that it leaves out.
 
     None where the record cannot be without one of them: a link of unknown bandwidth is none.
     """
@@ -130,14 +131,16 @@ def _record(kind: type, section: Any, key: str, missing: list[str], **filled_in:
         here = key + ".".join(field.path)
         value = section
         for part in field.path:
-            value = getattr(value, part, None)
+            above, value = value, getattr(value, part, None)
+        if field.prior is not None and (value is None or field.path[-1] not in above.model_fields_set):
+            unstated.append(here)
         if field.made is not None:
             value = field.made(section)
         elif field.record is not None and field.table:
-            value = tuple(_record(field.record, inner, f"{here}.{name}.", missing, **filled_in, name=name)
+            value = tuple(_record(field.record, inner, f"{here}.{name}.", missing, unstated, **filled_in, name=name)
                           for name, inner in value.items())
         elif field.record is not None and value is not None:
-            value = _record(field.record, value, f"{here}.", missing, **filled_in)
+            value = _record(field.record, value, f"{here}.", missing, unstated, **filled_in)
         elif isinstance(value, dict):
             missing += [f"{here}.{name}" for name, given in value.items() if given is None]
             value = {name: given for name, given in value.items() if given is not None}
@@ -151,9 +154,10 @@ def _record(kind: type, section: Any, key: str, missing: list[str], **filled_in:
 
 def _to_profile(schema: Any, provenance: Mapping[str, Provenance], file: str) -> HardwareProfile:
     missing: list[str] = []
-    profile: HardwareProfile = _record(HardwareProfile, schema, "", missing, units=schema.compute.units,
+    unstated: list[str] = []
+    profile: HardwareProfile = _record(HardwareProfile, schema, "", missing, unstated, units=schema.compute.units,
                                        provenance=dict(provenance), file=file)
-    return replace(profile, missing=tuple(missing))
+    return replace(profile, missing=tuple(missing), unstated=tuple(unstated))
 
 
 def kernel_file_from_yaml(source: YamlSource) -> dict[str, float]:

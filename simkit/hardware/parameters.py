@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simkit.hardware.declaration import StatedField, stated_fields
+from simkit.foundation.units import COUNT
+from simkit.hardware.declaration import Prior, StatedField, stated_fields
 from simkit.hardware.profile import HardwareProfile, Provenance
 
 Value = float | str | None
@@ -70,23 +71,43 @@ def _plain(value: Any) -> Value:
 def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
     """The profile with a number, or an array of numbers, at a key that ``broadcasts``. Raises ValueError at others."""
     changed: HardwareProfile = _replaced(profile, key, value)
-    return changed
+    return replace(changed, assumed=tuple(one for one in changed.assumed if one.key != key))
 
 
-def _replaced(record: Any, key: str, value: Any) -> Any:
+def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> HardwareProfile:
+    """The profile with numbers, or arrays of numbers, in place of parameters that have a class prior."""
+    for key, value in values.items():
+        profile = _replaced(profile, key, value, prior=True)
+    return profile
+
+
+def prior_fields(record: Any, above: str = "") -> dict[str, tuple[Prior, str, Any, Any]]:
+    """Of each key with a class prior, in this record and below it: the prior, dimension, value and record."""
+    found: dict[str, tuple[Prior, str, Any, Any]] = {}
+    for stated in stated_fields(record.__class__):
+        key, value = above + ".".join(stated.path), getattr(record, stated.attribute)
+        if stated.prior is not None:
+            found[key] = stated.prior, stated.dimension or COUNT, value, record
+        elif stated.record is not None and value is not None:
+            for one in value if stated.table else (value,):
+                found |= prior_fields(one, f"{key}.{one.name}." if stated.table else f"{key}.")
+    return found
+
+
+def _replaced(record: Any, key: str, value: Any, *, prior: bool = False) -> Any:
     for stated in stated_fields(record.__class__):
         own, old = ".".join(stated.path), getattr(record, stated.attribute)
         below = key.removeprefix(f"{own}.")
         name, _, rest = below.partition(".")
         new: Any
-        if key == own and stated.broadcasts and old is not None:
+        if key == own and (stated.prior if prior else stated.broadcasts and old is not None):
             new = value
         elif below == key or old is None:
             continue
         elif stated.table and any(one.name == name for one in old):
-            new = tuple(_replaced(one, rest, value) if one.name == name else one for one in old)
+            new = tuple(_replaced(one, rest, value, prior=prior) if one.name == name else one for one in old)
         elif stated.record is not None and not stated.table:
-            new = _replaced(old, below, value)
+            new = _replaced(old, below, value, prior=prior)
         elif stated.broadcasts and below in old:
             new = {**old, below: value}
         else:

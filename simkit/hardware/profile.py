@@ -31,7 +31,7 @@ from simkit.foundation.units import (
     WATTS,
 )
 from simkit.foundation.validation import Flag, Fraction, Name, Number, Quantity, Text, WholeNumber
-from simkit.hardware.declaration import NO_KEY, Key
+from simkit.hardware.declaration import NO_KEY, Key, Prior
 from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
 Tensor = Literal["weights", "kv", "activations"]
@@ -66,6 +66,22 @@ class Provenance:
     source: str | None = None
     confidence: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """A parameter that the profile does not state: the range of its class, from its ``fast`` to its ``slow`` end.
+
+    ``value`` is the point estimate, ``central`` the middle of the range; they differ where another parameter of the
+    profile was fitted with this one at its ``value``. SI units.
+    """
+
+    key: str
+    fast: float
+    slow: float
+    central: float
+    value: float | None
+    provenance: Provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +136,8 @@ class MemoryLevel:
     """Of one unit or of the chip, as the scope says; powers of two only where written GiB."""
     bandwidth_bytes_per_s: Bandwidth | None
     """Vendor peak for reads."""
-    achievable_fraction: Annotated[Fraction, Key(loaded=True)] = 1.0  # what borrowed kernels reach follows from it
+    achievable_fraction: Annotated[Fraction, Key(  # what borrowed kernels reach follows from it
+        loaded=True, prior=Prior(key="memory.main.achievable_fraction", more_is_faster=True))] = 1.0
     """Share of the peak that large reads reach."""
     latency_s: Latency | None = None
     """Idle load-to-use time."""
@@ -159,6 +176,12 @@ class MemoryLevel:
         return None if peak is None else peak * self.achievable_fraction
 
 
+def _wide_matrix_peak(compute: Any) -> float:
+    """The 16-bit matrix peak, or that of the format which stands in for it, flop/s."""
+    peak: float = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")]
+    return peak
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """Arithmetic of one chip. Peaks are dense; one multiply-add is 2 flops."""
@@ -171,11 +194,14 @@ class Compute:
     """Clock at which the peaks are stated."""
     matrix_peak_flop_per_s: Annotated[Mapping[str, float], Key("matrix.peak", reads=dict[Dtype, FlopRate | None])]
     """Dense peak by data type; sparse marketing numbers do not belong here."""
-    matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction")] = 1.0
+    matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction", prior=Prior(
+        key="compute.matrix.achievable_fraction", more_is_faster=True))] = 1.0
     """Share of the peak that large matrix products reach."""
-    matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows")] = 1
+    matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows", prior=Prior(
+        key="compute.matrix.tile_rows", more_is_faster=False))] = 1
     """Rows that the matrix unit computes whether they are used or not (the M of its smallest tile)."""
-    vector_peak_flop_per_s: FlopRate | None = None
+    vector_peak_flop_per_s: Annotated[FlopRate | None, Key(prior=Prior(
+        key="compute.vector_to_matrix_ratio", more_is_faster=True, scale=_wide_matrix_peak))] = None
     """fp32 rate of the vector (CUDA-core) pipes, dense."""
     special_ops_per_s: Annotated[Annotated[float, Quantity(OPS_PER_S, 1e6, 1e18)] | None, Key("special_rate")] = None
     """Exponentials per second of the whole chip."""
@@ -239,9 +265,9 @@ class Overheads:
     ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.timing.layer_latency.layers_wait_s`.
     """
 
-    kernel_launch_s: Latency = 0.0
+    kernel_launch_s: Annotated[Latency, Key(prior=Prior(key="overheads.kernel_launch", more_is_faster=False))] = 0.0
     """Of each operator: launch and drain."""
-    layer_latency_s: Latency = 0.0
+    layer_latency_s: Annotated[Latency, Key(prior=Prior(key="overheads.layer_latency", more_is_faster=False))] = 0.0
     """Of each layer: fabric and schedule of machines without launches."""
     layer_latency_weights_bytes: Capacity | None = None
     """Bytes of the weights of the layer that layer_latency was measured on."""
@@ -285,7 +311,9 @@ class HardwareProfile:
     """One chip and the system it is sold in. ``memory`` is ordered nearest first.
 
     ``kernel`` holds the calibrated parameters of its attention kernels, complete; ``kernel_parameters`` are those
-    that the profile itself states and ``kernel_like`` the chip that it takes others from.
+    that the profile itself states and ``kernel_like`` the chip that it takes others from. ``unstated`` are the keys
+    with a class prior that no source gives, ``assumed`` what stands for them (:mod:`simkit.hardware.priors`); where
+    ``ideal``, they have their defaults all the same.
     """
 
     name: Name
@@ -321,6 +349,9 @@ class HardwareProfile:
     """Printed by `profile show`."""
     kernel: Annotated[DecodeKernel | None, NO_KEY] = None
     missing: Annotated[tuple[str, ...], NO_KEY] = ()
+    unstated: Annotated[tuple[str, ...], NO_KEY] = ()
+    assumed: Annotated[tuple[Assumed, ...], NO_KEY] = ()
+    ideal: Annotated[bool, NO_KEY] = False
     provenance: Annotated[Mapping[str, Provenance], NO_KEY] = field(default_factory=dict, repr=False)
     file: Annotated[str | None, NO_KEY] = field(default=None, compare=False)
 
@@ -335,6 +366,16 @@ class HardwareProfile:
     def homes(self, tensor: Tensor) -> tuple[MemoryLevel, ...]:
         """Levels in which a tensor may live between steps, nearest first."""
         return tuple(level for level in self.memory if tensor in level.holds)
+
+    @property
+    def has_range(self) -> bool:
+        """Whether parameters are assumed, with a range each."""
+        return bool(self.assumed) and not self.ideal
+
+    @property
+    def assumption(self) -> str:
+        """The keys of what is assumed, joined by semicolons; ``ideal`` where their defaults stand; empty: nothing."""
+        return "ideal" if self.ideal and self.assumed else ";".join(one.key for one in self.assumed)
 
     @property
     def main_memory(self) -> MemoryLevel:

@@ -17,8 +17,8 @@ def _percentiles(name: str, meaning: str, heading: str) -> tuple[Field, ...]:
 
 
 _FIELDS: Final = (
-    *(FIELDS[name] for name in ("hardware", "chips", "tp", "pp", "model", "attention", "n_kv_heads", "kv_dtype",
-                                "weight_dtype", "engine", "cost_usd_per_mtok")),
+    *(FIELDS[name] for name in ("hardware", "assumed", "chips", "tp", "pp", "model", "attention", "n_kv_heads",
+                                "kv_dtype", "weight_dtype", "engine", "cost_usd_per_mtok")),
     Field(name="offered_requests_per_s", meaning="requests that arrive a second; the largest that meets the objective "
           "when it is searched for", heading="req/s"),
     Field(name="replicas", meaning="copies of the model, dealt requests in turn"),

@@ -223,7 +223,8 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
         return seconds / whole_s if whole_s > 0 else math.nan
 
     record: dict[str, Any] = {
-        "hardware": replica.hardware.name, "chips": chips, "tp": float(replica.machine.tp),
+        "hardware": replica.hardware.name, "assumed": replica.hardware.assumption or None, "chips": chips,
+        "tp": float(replica.machine.tp),
         "pp": float(replica.machine.pp),
         "replicas": replicas, "model": replica.model.name, "attention": replica.attention,
         "n_kv_heads": replica.layout.n_kv_heads, "kv_dtype": replica.scenario.kv_dtype,

@@ -82,10 +82,9 @@ def gains_s(at: Any) -> dict[str, Any]:
     """
     if at.mha is None:
         return dict.fromkeys(GAINS, np.nan)
-    placement, mha = at.mha
     products = {p.product for layout in (at.layout, parse_layout("mha", at.model)) for p in layout.projections}
-    before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (mha, at.timing))
-    fits = at.fits & placement.fits
+    before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (at.mha.timing, at.timing))
+    fits, mha = at.fits & at.mha.fits, at.mha.timing
     parts = {part: np.where(fits, before[part] - after[part], np.nan) for part in GAINS if part != "other"}
     rest = np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())
     return parts | {"other": np.where(np.abs(rest) < _ROUNDING * mha.step_time_s, 0.0, rest)}
@@ -112,7 +111,7 @@ def _cache_speedup(at: Any) -> Any:
     """MHA's time over what it would be with this layout's reading of the cache and all else as MHA has it."""
     if at.mha is None:
         return np.nan
-    saved, before = gains_s(at), at.mha[1].step_time_s
+    saved, before = gains_s(at), at.mha.timing.step_time_s
     return before / (before - saved["cache"] - saved["load_path"])
 
 

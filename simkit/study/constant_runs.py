@@ -42,7 +42,8 @@ def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chip
 def _joined(parts: list[Any]) -> Any:
     """One column of several; of equal constants a constant, which takes the room of one value."""
     first = parts[0][0]
-    if all(part.strides == (0,) and part[0] == first for part in parts):
+    unknown = first != first  # noqa: PLR0124 - NaN is not itself
+    if all(part.strides == (0,) and (part[0] == first or (unknown and part[0] != part[0])) for part in parts):
         return np.broadcast_to(parts[0][:1], sum(len(part) for part in parts))
     return np.concatenate(parts)
 

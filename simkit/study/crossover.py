@@ -92,9 +92,10 @@ class Comparison:
         return self.load({self.varied.key: self.varied.text(value)})
 
     def _answer(self, profile: HardwareProfile, workload: Mapping[str, Any], count: int) -> dict[str, Any]:
-        mine, other = (self._evaluated(profile, layout, workload, count).columns
-                       for layout in (self.attention, self.against))
         column = _COLUMN[self.of]
+        wanted = (column, "fits", "chips", "bound", "attention_bound")
+        mine, other = (self._evaluated(profile, layout, workload, count).select(wanted)
+                       for layout in (self.attention, self.against))
         return {"advantage": np.asarray(other[column] / mine[column], dtype=float),
                 "fits": mine["fits"] & other["fits"], "chips": mine["chips"], "bound": mine["bound"],
                 "attention_bound": mine["attention_bound"]}
@@ -165,7 +166,8 @@ def solve(comparison: Comparison, below: float) -> list[dict[str, Any]]:
     scan = comparison.answers(grid)
     advantage = scan["advantage"]
     common = {
-        "hardware": comparison.profile.name, "model": comparison.model.name, "attention": comparison.attention,
+        "hardware": comparison.profile.name, "assumed": comparison.profile.assumption or None,
+        "model": comparison.model.name, "attention": comparison.attention,
         "against": comparison.against, "of": comparison.of, "kv_dtype": comparison.scenario.kv_dtype,
         **comparison.workload,
         "engine": comparison.engine.name, "vary": varied.key, "unit": varied.dimension, "from": varied.start,

@@ -70,3 +70,4 @@ ENGINES: Final = MappingProxyType({engine.name: engine for engine in (
            closed_form=False, explains=True, point_cost=1e3),
 )})
 DEFAULT: Final = "roofline"
+CLOSED_FORM: Final = next(engine for engine in ENGINES.values() if engine.closed_form)

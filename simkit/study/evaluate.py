@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,10 @@ from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.causes import ASKED_FOR
 from simkit.study.energy_cost import energy_j_per_token
-from simkit.study.engines import DEFAULT, engine_named
+from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
 from simkit.study.fit import EVERY_POINT, Need, candidates, fit_chips, split_chips, tensor_widths
 from simkit.study.mapping import Option, TimeOn, fastest, options
+from simkit.study.ranges import TIMES, Corners, timed_corners
 from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
@@ -35,6 +36,23 @@ from simkit.timing.step_timing import StepTiming
 
 FIT, FIT_EACH, FEWEST = "fit", "fit-each", "fewest"
 _BUDGET: Final = re.compile(r"up-to-(\d{1,9})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedStep:
+    """A step with the homes of its tensors; ``draft_steps`` of a draft model's step go with it."""
+
+    step: DecodeStep
+    placement: Placement
+    draft: DecodeStep | None
+    draft_steps: int
+
+    def timed(self, engine: Engine, hardware: HardwareProfile) -> StepTiming:
+        """Its time on a chip."""
+        timing = engine.evaluate(self.step, self.placement, hardware)
+        if self.draft is None:
+            return timing
+        return timing.plus("draft", engine.evaluate(self.draft, self.placement, hardware), self.draft_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +197,7 @@ class Points:
 
     def _closed_form_s(self, layout: AttentionLayout) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""
-        closed = replace(self, engine=engine_named(DEFAULT))
+        closed = replace(self, engine=CLOSED_FORM)
 
         def time_on(machine: Machine, where: Any) -> Any:
             _, placement, timing = (closed if where is None else closed.take(where)).timed(layout, machine)
@@ -189,18 +207,19 @@ class Points:
 
     def timed(self, layout: AttentionLayout, machine: Machine) -> tuple[DecodeStep, Placement, StepTiming]:
         """Operators, placement and time under a layout on a machine."""
+        placed = self.placed(layout, machine)
+        return placed.step, placed.placement, placed.timed(self.engine, self.hardware)
+
+    def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
+        """Operators and placement under a layout on a machine, to be timed."""
         workload, speculation = self.workload(layout, machine), self.scenario.speculation
-        step = build_step(workload)
+        step, draft, draft_steps = build_step(workload), None, 0
         placement = place(self._demand(workload, machine), self.hardware, overflow=machine.overflow)
-        draft = None
         if speculation is not None:
-            draft = self.draft_workload(speculation, machine)
-            step = with_medusa_heads(step, speculation.draft_tokens) if draft is None else step
-        timing = self.engine.evaluate(step, placement, self.hardware)
-        if speculation is not None and draft is not None:
-            drafting = self.engine.evaluate(build_step(draft), placement, self.hardware)
-            timing = timing.plus("draft", drafting, speculation.draft_tokens)
-        return step, placement, timing
+            drafting, draft_steps = self.draft_workload(speculation, machine), speculation.draft_tokens
+            step = with_medusa_heads(step, draft_steps) if drafting is None else step
+            draft = None if drafting is None else build_step(drafting)
+        return PlacedStep(step=step, placement=placement, draft=draft, draft_steps=draft_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +235,7 @@ class Evaluated:
     step: DecodeStep
     placement: Placement
     timing: StepTiming
-    mha: tuple[Placement, StepTiming] | None
+    mha: Evaluated | None
     shape: tuple[int, ...]
 
     @property
@@ -244,7 +263,7 @@ class Evaluated:
             array = array.astype(object)
         if array.size > 1 or self.shape in ((), (1,)):
             return array.reshape(self.shape)
-        return np.broadcast_to(array, self.shape)
+        return np.broadcast_to(array.reshape(()), self.shape)
 
     @cached_property
     def fits(self) -> Any:
@@ -288,12 +307,50 @@ class Evaluated:
             totals=self.totals, draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
+    @cached_property
+    def ends(self) -> tuple[Evaluated, Evaluated]:
+        """The same points with all assumed parameters at their fast ends, and at their slow ones."""
+        found = self.corners(each=False)
+
+        def at(end: int) -> Evaluated:
+            times = {name: getattr(self.timing, name) * getattr(found, name)[end] for name in TIMES}
+            return replace(self, timing=replace(self.timing, **times))
+
+        return at(0), at(1)
+
+    def corners(self, *, each: bool) -> Corners:
+        """Times over the estimate's at the ends of what is assumed; each: one parameter at a time too."""
+        placed = self.points.placed(self.layout, self.machine)
+        return timed_corners(self.hardware, self.points.shape, partial(placed.timed, CLOSED_FORM),
+                             self.timing if self.points.engine.closed_form else None, each=each)
+
+    def bound_of(self, name: str, pick: Any) -> Any:
+        """``pick`` (np.fmin, np.fmax) of a column that follows from times, over the estimate and both ends."""
+        if not self.hardware.has_range:
+            return np.nan
+        fast, slow = (FIELDS[name].value_of(end) for end in self.ends)
+        return pick(pick(fast, slow), FIELDS[name].value_of(self))
+
+    @cached_property
+    def _against_mha(self) -> Corners:
+        """MHA's time over this one's at every corner, over that of the estimates."""
+        assert self.mha is not None  # noqa: S101 - asked for where it was timed
+        return self.mha.corners(each=True).over(self.corners(each=True))
+
+    def speedup_bound(self, time_of: str, pick: Any) -> Any:
+        """``pick`` of :meth:`speedup_vs_mha` over the estimate and all corners."""
+        if not self.hardware.has_range or self.mha is None:
+            return np.nan
+        if self.mha.timing is self.timing:
+            return self.speedup_vs_mha(time_of)
+        return self.speedup_vs_mha(time_of) * pick(pick.reduce(getattr(self._against_mha, time_of)), 1.0)
+
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""
         if self.mha is None:
             return np.nan
-        placement, timing = self.mha
-        return np.where(self.fits & placement.fits, getattr(timing, time_of) / getattr(self.timing, time_of), np.nan)
+        ratio = getattr(self.mha.timing, time_of) / getattr(self.timing, time_of)
+        return np.where(self.fits & self.mha.fits, ratio, np.nan)
 
 
 def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attention: str, *, rivals: Sequence[str],
@@ -323,11 +380,11 @@ def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchite
 def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, tp: int | None = None,
                pp: int | None = None, baseline: bool, shape: tuple[int, ...] | None = None) -> Evaluated:
     """Points timed under a layout on the chips of a machine, in its fastest mapping, and MHA in its own beside it."""
-    machine = points.mapped(layout, machine, tp, pp)
-    step, placement, timing = points.timed(layout, machine)
-    mha = None
-    if baseline:
-        other = parse_layout("mha", points.model)
-        mha = (placement, timing) if layout == other else points.timed(other, points.mapped(other, machine, tp, pp))[1:]
-    return Evaluated(points=points, layout=layout, machine=machine, step=step, placement=placement, timing=timing,
-                     mha=mha, shape=points.shape if shape is None else shape)
+    def timed(one: AttentionLayout) -> Evaluated:
+        mapped = points.mapped(one, machine, tp, pp)
+        step, placement, timing = points.timed(one, mapped)
+        return Evaluated(points=points, layout=one, machine=mapped, step=step, placement=placement, timing=timing,
+                         mha=None, shape=points.shape if shape is None else shape)
+
+    own, mha = timed(layout), parse_layout("mha", points.model)
+    return replace(own, mha=own if layout == mha else timed(mha)) if baseline else own

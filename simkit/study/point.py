@@ -26,7 +26,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
                 q_len: Any = 1, kv_dtype: Any = "bf16", weight_dtype: Any = "bf16", chips: Any = FIT,
                 tp: int | None = None, pp: int | None = None, engine: str = DEFAULT,
                 overrides: Mapping[str, str] | None = None, profiles: Path | str | None = None,
-                baseline: bool = True, fields: Sequence[str] | None = None, **scenario: Any) -> dict[str, Any]:
+                assume: str | None = None, baseline: bool = True, fields: Sequence[str] | None = None,
+                **scenario: Any) -> dict[str, Any]:
     """Predict decode steps; arguments broadcast like NumPy arrays.
 
     Parameters
@@ -41,6 +42,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     engine: ``roofline`` or ``replay``.
     overrides: profile values by dotted key, as after ``--set``.
     profiles: a folder whose profiles are looked up before the shipped ones.
+    assume: what stands for parameters that a profile does not state: ``priors`` of its class, or ``ideal``.
     baseline: also time MHA on the same chips, for the ``speedup_vs_mha`` columns.
     fields: the columns that are wanted; None: all of :data:`simkit.study.record.FIELDS`. Those of
         :data:`simkit.study.causes.CAUSE_FIELDS` are given when they are named. Many points take less time and memory
@@ -58,8 +60,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     kinds = [kind for kind, _ in coded]
     numbers = [checked_numbers(name, value) for name, value in (("batch", batch), ("kv_len", kv_len), ("q_len", q_len))]
     shape = _shape([*(codes for _, codes in coded), *numbers])
-    chip_of = [value if isinstance(value, HardwareProfile) else load_hardware(value, overrides=overrides,
-                                                                              profiles=profiles) for value in kinds[0]]
+    chip_of = [value if isinstance(value, HardwareProfile) else load_hardware(
+        value, overrides=overrides, profiles=profiles, assume=assume) for value in kinds[0]]
     model_of = [value if isinstance(value, ModelArchitecture) else load_model(value) for value in kinds[1]]
     timer = engine_named(engine)
 

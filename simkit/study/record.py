@@ -5,7 +5,7 @@ Each name stands once, with what it means and how it follows from evaluated poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -72,6 +72,9 @@ _FIELDS: Final = (
           value_of=lambda at: at.step.workload.q_len),
     Field(name="engine", meaning="engine that gave the times", dimension=None,
           value_of=lambda at: at.points.engine.name),
+    Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
+                                  "by key with semicolons; ideal: their defaults", dimension=None,
+          value_of=lambda at: at.hardware.assumption),
     Field(name="fits", meaning="true when weights and cache fit on these chips",
           value_of=lambda at: at.fits),
     Field(name="step_time_s", meaning="time of one step; what a user waits for a token", dimension=SECONDS,
@@ -121,7 +124,26 @@ _FIELDS: Final = (
     Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
           value_of=lambda at: cost_usd_per_mtok(at.hardware.price, at.machine.chips, at.tokens_per_s)),
 )
-FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
+# Columns that follow from times, and so have a range where parameters of the chip are assumed.
+RANGED: Final = {
+    "step_time_s": None, "tokens_per_s": None, "tokens_per_s_per_user": None, "attention_time_s": None,
+    "speedup_vs_mha": "step_time_s", "attention_speedup_vs_mha": "attention_time_s", "energy_j_per_token": None,
+    "cost_usd_per_mtok": None}
+
+
+def _ends(field: Field) -> Iterator[Field]:
+    """The columns of the lower and the upper end of a column's range."""
+    ratio_of = RANGED[field.name]
+    for end, pick in (("low", np.fmin), ("high", np.fmax)):
+        def value_of(at: Any, pick: Any = pick) -> Any:
+            return at.bound_of(field.name, pick) if ratio_of is None else at.speedup_bound(ratio_of, pick)
+
+        yield Field(name=f"{field.name}_{end}", dimension=field.dimension, value_of=value_of, meaning=(
+            f"{end} end of {field.name} over the ranges of what is assumed; unknown where nothing is"))
+
+
+FIELDS: Final[Mapping[str, Field]] = MappingProxyType({
+    field.name: field for known in _FIELDS for field in (known, *(_ends(known) if known.name in RANGED else ()))})
 # Integers in JSON and CSV wherever the value is whole: counts and bytes, not measurements.
 WHOLE: Final = (
     "chips", "tp", "pp", "n_q_heads", "n_kv_heads", "head_dim", "batch", "kv_len", "q_len", "max_batch", "max_kv_len",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,7 +21,8 @@ from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
 from simkit.step.workload import DecodeWorkload
-from simkit.study.engines import DEFAULT, ENGINES, engine_named
+from simkit.study.engines import CLOSED_FORM, DEFAULT, ENGINES, engine_named
+from simkit.study.ranges import timed_corners
 from simkit.study.record import FIELDS, Field
 from simkit.timing.engine import Evaluate
 from simkit.timing.step_timing import StepTiming
@@ -34,6 +36,8 @@ MOST_HEAD_DIM: Final = 65_536
 _OWN_FIELDS: Final = (
     Field(name="head_dim", meaning="elements a head"),
     Field(name="time_s", meaning="time of the kernel, its launch included", dimension=SECONDS, heading="time"),
+    Field(name="time_s_low", meaning="low end of time_s over the ranges of what is assumed", dimension=SECONDS),
+    Field(name="time_s_high", meaning="high end of it", dimension=SECONDS),
     Field(name="achieved_bytes_per_s", meaning="cache bytes over time", dimension=BYTES_PER_S, heading="achieved"),
     Field(name="achieved_flop_per_s", meaning="matrix flops over time", dimension=FLOP_PER_S, heading="flops"),
 )
@@ -99,9 +103,20 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
 
     step, cache_bytes, placement, timing = timed(kv_heads)
     operator = step.attention_operators[0]
-    _, _, mha_placement, mha_timing = timed(np.full(kv_heads.shape, float(n_q_heads)))
+    mha_step, _, mha_placement, mha_timing = timed(np.full(kv_heads.shape, float(n_q_heads)))
     time_s = np.where(placement.fits, timing.attention_time_s, np.nan)
     mha_time_s = np.where(mha_placement.fits, mha_timing.attention_time_s, np.nan)
+
+    def ends() -> dict[str, Any]:
+        """The ranges of the times and of the speed-up over MHA."""
+        values = {"time_s": time_s, "attention_time_s": time_s, "speedup_vs_mha": mha_time_s / time_s}
+        if not hardware.has_range:
+            return {f"{name}_{end}": np.full(kv_heads.shape, np.nan) for name in values for end in ("low", "high")}
+        own, mha = (timed_corners(hardware, kv_heads.shape, partial(CLOSED_FORM.evaluate, *of), None, each=True)
+                    for of in ((step, placement), (mha_step, mha_placement)))
+        ratios = dict.fromkeys(values, own.attention_time_s) | {"speedup_vs_mha": mha.over(own).attention_time_s}
+        return {f"{name}_{end}": value * pick(pick.reduce(ratios[name]), 1.0) for name, value in values.items()
+                for end, pick in (("low", np.fmin), ("high", np.fmax))}
 
     def full(value: Any) -> Any:
         return np.full(kv_heads.shape, value, dtype=object if isinstance(value, str) else None)
@@ -118,7 +133,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
         "arithmetic_intensity": column(operator.matrix_flops / operator.kv_read_bytes),
         "achieved_bytes_per_s": operator.kv_read_bytes / time_s, "achieved_flop_per_s": operator.matrix_flops / time_s,
         "bound": np.where(np.isfinite(time_s), timing.attention_bound, ""),
-        "speedup_vs_mha": mha_time_s / time_s,
+        "speedup_vs_mha": mha_time_s / time_s, "assumed": full(hardware.assumption), **ends(),
     }
 
 

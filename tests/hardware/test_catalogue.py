@@ -13,6 +13,7 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import KIND, list_hardware, load_hardware
 from simkit.hardware.hierarchy import level_words
 from simkit.hardware.lint import lint
+from simkit.hardware.priors import assuming
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import CONFIDENCES
 from simkit.timing.collective_times import all_reduce_time_s
@@ -25,7 +26,8 @@ FIRST_TEN = {"a100-sxm-80gb", "h100-sxm", "b200-sxm", "l40s", "mi300x", "tpu-v5e
 
 @pytest.fixture(scope="module")
 def shipped() -> dict[str, HardwareProfile]:
-    return {profile.name: profile for profile in list_hardware()}
+    with assuming("ideal"):  # what the files state
+        return {profile.name: profile for profile in list_hardware()}
 
 
 WHOLE_CATALOGUE = FIRST_TEN | {
@@ -55,14 +57,14 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_shipped_profile_is_without_lint_errors_and_with_no_warning_but_the_known(name, shipped):
-    findings = lint(load_hardware(name), load_yaml(FILES[name]), tuple(shipped.values()))
+    findings = lint(load_hardware(name, assume="ideal"), load_yaml(FILES[name]), tuple(shipped.values()))
     assert [str(finding) for finding in findings
             if finding.severity == "error" or (name, str(finding.where.key)) not in UNUSUAL] == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_shipped_figure_names_its_source(name, shipped):
-    findings = lint(load_hardware(name), load_yaml(FILES[name]), tuple(shipped.values()))
+    findings = lint(load_hardware(name, assume="ideal"), load_yaml(FILES[name]), tuple(shipped.values()))
     assert [str(finding) for finding in findings if "source" in finding.message] == []
 
 

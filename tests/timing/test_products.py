@@ -1,4 +1,4 @@
-"""MeasuredTimes products inside a step: both engines time them with one function, and the evidence times a step's own."""
+"""Measured products inside a step: both engines time them with one function, and the evidence times a step's own."""
 
 from dataclasses import replace
 
@@ -127,7 +127,7 @@ def test_a_sibling_borrows_products_and_mixtures_and_keeps_its_own_memory():
         assert own.load_bytes_per_cycle_per_unit > lent.load_bytes_per_cycle_per_unit
 
 
-# MeasuredTimes mixtures.
+# Measured mixtures.
 HEADER = "system,dtype,tokens,hidden_size,expert_size,top_k,experts,moe_tp,moe_ep,distribution,latency_us\n"
 
 

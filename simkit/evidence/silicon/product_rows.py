@@ -1,4 +1,4 @@
-"""MeasuredTimes weight products and all-reduces as the engines' operators and collectives."""
+"""Measured weight products and all-reduces as the engines' operators and collectives."""
 
 from __future__ import annotations
 

@@ -25,11 +25,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One layout's parts, and the time that stands at the end of its bar."""
+    """One layout's parts, and the time that stands at the end of its bar.
+
+    ``range_shares``: where the bar may end by what is assumed, as shares of the panel's width.
+    """
 
     layout: str
     time_s: float
     parts: list[Part]
+    range_shares: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,9 @@ def stacked_bars(panels: list[Panel], *, xlabel: str, slivers_of: Literal["first
                 name_parts(axes, slivers, edge=-0.4, text_at=-0.62)
             if slivers_of == "last" and row == last:
                 name_parts(axes, slivers, edge=row + 0.4, text_at=row + 0.62)
+            if bar.range_shares is not None:
+                axes.plot(bar.range_shares, (row, row), "|-", color=INK, linewidth=0.7, markersize=4, clip_on=False)
+                end = max(end, bar.range_shares[1])
             axes.annotate(format_quantity(bar.time_s, SECONDS), (end, row), xytext=(3, 0), va="center",
                           textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
         axes.set_yticks(range(last + 1), [layout_name(bar.layout) for bar in panel.bars], fontsize=SMALL_POINTS)

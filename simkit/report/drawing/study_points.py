@@ -76,12 +76,18 @@ def require_some(found: Sequence[Any] | Mapping[str, Any], request: FigureReques
 
 def scalar(evaluated: Evaluated, field: str) -> float:
     """A column of a single point as a plain number."""
-    return float(np.ravel(evaluated.columns[field])[0])
+    return float(np.ravel(evaluated.select((field,))[field])[0])
+
+
+def range_of(evaluated: Evaluated, field: str) -> tuple[float, float] | None:
+    """The range of a column of a single point; None where nothing of its chip is assumed."""
+    low, high = (scalar(evaluated, f"{field}_{end}") for end in ("low", "high"))
+    return (low, high) if np.isfinite(low) and np.isfinite(high) else None
 
 
 def fits(evaluated: Evaluated) -> bool:
     """Whether a single point fits on its chips."""
-    return bool(np.ravel(evaluated.columns["fits"])[0])
+    return bool(np.ravel(evaluated.fits)[0])
 
 
 def cache_home(evaluated: Evaluated) -> str:
@@ -141,4 +147,14 @@ def inputs_text(request: FigureRequest, *, point: bool = True) -> str:
     else:
         machine = "the fewest chips on which every layout fits"
     return (f"{request.model.title}; {where}cache {request.kv_dtype}, weights {request.weight_dtype}; {machine}; "
-            f"engine: {request.engine}.")
+            f"engine: {request.engine}.{assumed_text(request.hardware)}")
+
+
+def assumed_text(chips: Sequence[HardwareProfile]) -> str:
+    """Which chips of a figure have parameters that are assumed, as a sentence; empty where none has."""
+    guessed = [chip for chip in chips if chip.assumed]
+    if not guessed:
+        return ""
+    stands = "ideal values" if guessed[0].ideal else "a range of their class"
+    return f" Assumed: {stands} for parameters that no source gives of {', '.join(chip.name for chip in guessed)}."
+

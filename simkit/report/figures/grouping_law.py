@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    range_of,
     scalar,
 )
 from simkit.report.drawing.style import (
@@ -44,9 +46,11 @@ from simkit.report.drawing.style import (
     times,
 )
 from simkit.step.build import build_step
+from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
-from simkit.study.engines import engine_named
+from simkit.study.engines import CLOSED_FORM, engine_named
+from simkit.study.ranges import timed_corners
 from simkit.study.study_file import FigureRequest
 
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
@@ -63,6 +67,8 @@ class _Point:
     attention_speedup: float
     beside_speedup: float | None
     step_speedup: float | None
+    attention_range: tuple[float, float] | None
+    step_range: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +104,10 @@ def draw(context: FigureContext) -> DrawnFigure:
              "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": request.engine,
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
              "law_speedup_vs_mha": float(law_speedup(p.ridge_flop_per_byte, p.group_size, _mha_intensity(request))),
-             "speedup_vs_mha": p.step_speedup, f"{request.beside}_kernel_speedup_vs_mha": p.beside_speedup}
+             "speedup_vs_mha": p.step_speedup,
+             **{f"{name}_{end}": None if ends is None else ends[at] for at, end in enumerate(("low", "high"))
+                for name, ends in (("kernel_speedup_vs_mha", p.attention_range), ("speedup_vs_mha", p.step_range))},
+             f"{request.beside}_kernel_speedup_vs_mha": p.beside_speedup}
             for p in points]
     rows = [{name: value for name, value in row.items() if not name.startswith("None_")} for row in rows]
     rows += [{"hardware": m.found.hardware, "level": "", "attention": m.layout,
@@ -111,7 +120,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, points, measured, layouts), rows=rows,
         finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
         how_to_read=f"Lines: the law S(g) ≤ R·b/2; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
-                    f"rings: {', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
+                    f"rings: {', '.join(layout_name(name) for name in layouts[1:])}. Hollow dots and upright lines: "
+                    "chips with assumed parameters, and the range of their speedup. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
                     "cache in the level named." + _words_for_marks(request, measured),
         inputs=inputs_text(request), omissions=omissions,
@@ -168,7 +178,9 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
                 ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
                 attention_speedup=mha_s / ours_s,
                 beside_speedup=_beside_speedup(request, chip, level.name, layout),
-                step_speedup=scalar(step, "speedup_vs_mha") if known else None))
+                step_speedup=scalar(step, "speedup_vs_mha") if known else None,
+                attention_range=_kernel_range(request, chip, level.name, layout, mha_s / ours_s),
+                step_range=range_of(step, "speedup_vs_mha") if known else None))
     return points
 
 
@@ -185,6 +197,22 @@ def _beside_speedup(request: FigureRequest, chip: HardwareProfile, level: str, l
 
 def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
     """The attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
+    alone, placement = _kernels(request, level, layout)
+    return float(np.ravel(engine_named(engine).evaluate(alone, placement, chip).attention_time_s)[0])
+
+
+def _kernel_range(request: FigureRequest, chip: HardwareProfile, level: str, layout: str,
+                  speedup: float) -> tuple[float, float] | None:
+    """The range of the kernels' speed-up by what is assumed of the chip."""
+    if not chip.has_range:
+        return None
+    mha, ours = (timed_corners(chip, (), partial(CLOSED_FORM.evaluate, *_kernels(request, level, name)), None,
+                               each=True) for name in ("mha", layout))
+    ratios = np.append(np.ravel(mha.over(ours).attention_time_s), 1.0)
+    return speedup * float(ratios.min()), speedup * float(ratios.max())
+
+
+def _kernels(request: FigureRequest, level: str, layout: str) -> tuple[DecodeStep, Placement]:
     chosen = parse_layout(layout, request.model)
     workload = DecodeWorkload(
         model=request.model, layout=chosen, n_kv_heads=chosen.n_kv_heads, batch=float(request.focus_batch),
@@ -192,8 +220,7 @@ def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, la
         weight_format=parse_format(request.weight_dtype))
     placement = Placement(weights={level: 1.0}, kv={level: 1.0}, fits=True, max_batch=1.0)
     whole = build_step(workload)
-    alone = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
-    return float(np.ravel(engine_named(engine).evaluate(alone, placement, chip).attention_time_s)[0])
+    return replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=()), placement
 
 
 def _figure(context: FigureContext, points: list[_Point], measured: list[_Measured], layouts: list[str]) -> Any:
@@ -214,7 +241,7 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     log_ticks(above, "y", ticks, [f"{value}×" for value in ticks])
     above.set_ylim(0.8, highest_above * 2.0)
     _mark_others(context, above, points, measured)
-    _scatter(context, above, [(p, p.attention_speedup) for p in points], layouts,
+    _scatter(context, above, [(p, p.attention_speedup, p.attention_range) for p in points], layouts,
              taken=[(m.ridge_flop_per_byte, m.found.measured_speedup) for m in measured])
     for layout in layouts:
         above.annotate(f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), xytext=(0, 1.5),
@@ -226,8 +253,8 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
-    steps = [(p, p.step_speedup) for p in points if p.step_speedup is not None]
-    highest = max((s for _, s in steps), default=2.0)
+    steps = [(p, p.step_speedup, p.step_range) for p in points if p.step_speedup is not None]
+    highest = max((max(s, (ends or (s, s))[1]) for _, s, ends in steps), default=2.0)
     low_ticks = [v for v in (1, 1.5, 2, 3, 4, 6, 8, 12, 16) if v <= highest * 1.3]
     log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
     below.set_ylim(0.9, highest * 1.35)
@@ -249,15 +276,19 @@ def _mark_others(context: FigureContext, axes: Axes, points: list[_Point], measu
                   color=context.styles[mark.found.hardware].colour, zorder=6)
 
 
-def _scatter(context: FigureContext, axes: Axes, values: list[tuple[_Point, float]], layouts: list[str], *,
-             taken: Sequence[tuple[float, float]] = ()) -> None:
-    for point, speedup in values:
+def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, float, tuple[float, float] | None]],
+             layouts: list[str], *, taken: Sequence[tuple[float, float]] = ()) -> None:
+    values = [(point, speedup) for point, speedup, _ in ranged]
+    for point, speedup, ends in ranged:
         style = context.styles[point.chip]
-        filled = point.layout == layouts[0]
+        is_first = point.layout == layouts[0]
+        filled = is_first and ends is None
         # A ring around a dot where the layouts agree.
-        axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if filled else 4,
-                  markersize=3.4 if filled else 5.2, markerfacecolor=style.colour if filled else PAPER,
+        axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if is_first else 4,
+                  markersize=3.4 if is_first else 5.2, markerfacecolor=style.colour if filled else PAPER,
                   markeredgewidth=0.0 if filled else 0.7)
+        if ends is not None:
+            axes.plot([point.ridge_flop_per_byte] * 2, ends, color=style.colour, linewidth=0.9, alpha=0.6, zorder=3)
     stems = [([p.ridge_flop_per_byte, q.ridge_flop_per_byte], [low, high], p.chip)
              for p, low in values for q, high in values
              if p.chip == q.chip and p.level == q.level and low < high and p.layout == layouts[0]]

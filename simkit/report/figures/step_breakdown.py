@@ -18,6 +18,7 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    range_of,
     require_some,
     scalar,
     split_time_s,
@@ -29,6 +30,7 @@ from simkit.report.drawing.style import cause_colour, chips_words, layout_name
 class _Bar:
     layout: str
     step_time_s: float
+    range_s: tuple[float, float] | None
     parts_s: dict[str, float]
     chips: float
     level: str
@@ -41,8 +43,9 @@ def draw(context: FigureContext) -> DrawnFigure:
 
     def bars(chip: HardwareProfile) -> list[_Bar]:
         points = [(layout, evaluate(request, chip, layout)) for layout in request.layouts]
-        return [_Bar(layout=layout, step_time_s=scalar(point, "step_time_s"), parts_s=split_time_s(point),
-                     chips=scalar(point, "chips"), level=cache_home(point)) for layout, point in points if fits(point)]
+        return [_Bar(layout=layout, step_time_s=scalar(point, "step_time_s"), range_s=range_of(point, "step_time_s"),
+                     parts_s=split_time_s(point), chips=scalar(point, "chips"), level=cache_home(point))
+                for layout, point in points if fits(point)]
 
     done, omissions = for_each_chip(shown, bars)
     for name, found in list(done.items()):
@@ -55,12 +58,14 @@ def draw(context: FigureContext) -> DrawnFigure:
     require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": bar.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": bar.chips, "level": bar.level, "step_time_s": bar.step_time_s,
+             **dict(zip(("step_time_s_low", "step_time_s_high"), bar.range_s or (None, None), strict=True)),
              **{f"{part}_time_s": bar.parts_s[part] for part in PARTS}}
             for name, found in done.items() for bar in found]
     return DrawnFigure(
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
-        how_to_read="Each panel is scaled to its longest step; the step's time stands at the end of its bar. Fixed "
+        how_to_read="Each panel is scaled to its longest step or the end of its range; the time stands at the "
+                    "end of its bar, and a line is the range of that time by what is assumed. Fixed "
                     "latency is kernel launches and set-up, fabric and layer latency, and waiting stages.",
         inputs=inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(
@@ -72,12 +77,14 @@ def draw(context: FigureContext) -> DrawnFigure:
 def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
     panels = []
     for name, found in done.items():
-        longest = max(bar.step_time_s for bar in found)
+        longest = max((bar.range_s or (0.0, bar.step_time_s))[1] for bar in found)
         panels.append(Panel(
             title=f"{context.label(name)}: {chips_words(found[0].chips)}, cache in {found[0].level}",
-            bars=[Bar(layout=bar.layout, time_s=bar.step_time_s, parts=[
-                Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
-                for part in PARTS]) for bar in found]))
+            bars=[Bar(
+                layout=bar.layout, time_s=bar.step_time_s,
+                parts=[Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
+                       for part in PARTS],
+                range_shares=bar.range_s and (bar.range_s[0] / longest, bar.range_s[1] / longest)) for bar in found]))
     return stacked_bars(panels, xlabel="share of the longest step of that chip", slivers_of="first")
 
 

@@ -1,0 +1,131 @@
+"""What stands for a parameter that no source gives: the range of machines of the same class, its middle as estimate.
+
+A field with a :class:`simkit.hardware.declaration.Prior` that a profile does not state takes the range of the
+profile's class in ``hardware_profiles/priors/priors.yaml`` (written by tools/derive_priors.py). Two things are left
+alone, for they would be charged twice: what the measured kernels of a profile's ``kernel`` section hold, and what was
+fitted together with a parameter that the profile states (``not_beside``; with ``default_beside`` the estimate stays at
+the default that the fit had, and the range holds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final
+
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.units import format_quantity
+from simkit.foundation.yaml_source import load_yaml
+from simkit.hardware.parameters import prior_fields, with_assumed
+from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
+
+ASSUMPTIONS: Final = ("priors", "ideal")
+# Measured decode kernels hold what these parameters stand for; their launches inside a step are the profile's.
+IN_KERNELS: Final = ("memory.", "compute.", "overheads.layer_latency")
+_ASSUMPTION: ContextVar[str] = ContextVar("simkit_assumption", default="priors")
+
+
+def _dram(chip: HardwareProfile) -> str:
+    memory = chip.main_memory
+    return memory.dram.type if memory.dram else ""
+
+
+def _in_sram(chip: HardwareProfile) -> bool:
+    return chip.main_memory.kind == "sram"
+
+
+# Order decides: the first rule that holds names the class.
+CLASSES: Final[tuple[tuple[str, str, Callable[[HardwareProfile], bool]], ...]] = (
+    ("cpu", "kind cpu", lambda chip: chip.kind == "cpu"),
+    ("gpu-hbm", "kind gpu, main memory HBM*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("HBM")),
+    ("gpu-gddr", "kind gpu, main memory GDDR*", lambda chip: chip.kind == "gpu" and _dram(chip).startswith("GDDR")),
+    ("gpu-unified", "kind gpu, any other main memory", lambda chip: chip.kind == "gpu"),
+    ("wafer", "main memory sram, layer-pipelined, 100 000 units or more",
+     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined" and chip.compute.units >= 100_000),
+    ("stream", "main memory sram, layer-pipelined",
+     lambda chip: _in_sram(chip) and chip.sharding == "layer-pipelined"),
+    ("sram-banked", "main memory sram", _in_sram),
+    ("noc-grid", "main memory GDDR*", lambda chip: _dram(chip).startswith("GDDR")),
+    ("asic-lpddr", "main memory LPDDR*", lambda chip: _dram(chip).startswith("LPDDR")),
+    ("dataflow-hbm", "512 units or more", lambda chip: chip.compute.units >= 512),
+    ("systolic-hbm", "every other machine", lambda _: True),
+)
+
+
+def class_of(chip: HardwareProfile) -> str:
+    """The class that a profile falls in, by what it states."""
+    return next(name for name, _, holds in CLASSES if holds(chip))
+
+
+@contextmanager
+def assuming(assumption: str) -> Iterator[None]:
+    """What profiles loaded inside this block assume: ``priors``, or ``ideal`` (fractions of 1, no launches).
+
+    Raises :class:`UserError` for another word.
+    """
+    token = _ASSUMPTION.set(_checked(assumption))
+    try:
+        yield
+    finally:
+        _ASSUMPTION.reset(token)
+
+
+def _checked(word: str) -> str:
+    if word not in ASSUMPTIONS:
+        raise UserError(f"assume '{word[:40]}': expected priors or ideal", hint=did_you_mean(word, ASSUMPTIONS))
+    return word
+
+
+def with_priors(profile: HardwareProfile, assume: str | None = None) -> HardwareProfile:
+    """The profile with the priors of its class for what it does not state, and ``assumed`` saying which.
+
+    ``assume``: ``priors``, ``ideal``: list them, but keep the defaults; None: as :func:`assuming` says.
+    """
+    assumption = _ASSUMPTION.get() if assume is None else _checked(assume)
+    assumed = tuple(_assumed(profile))
+    if not assumed or assumption == "ideal":
+        return replace(profile, assumed=assumed, ideal=assumption == "ideal")
+    values = {one.key: one.value for one in assumed if one.value is not None}
+    changed = with_assumed(profile, values)
+    return replace(changed, assumed=assumed, provenance={
+        **profile.provenance, **{one.key: one.provenance for one in assumed}})
+
+
+def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
+    main = f"memory.{profile.main_memory.name}."
+    kept = [key for key in profile.unstated if (key.startswith(main) or not key.startswith("memory."))
+            and not (profile.kernel_parameters is not None and key.startswith(IN_KERNELS))]
+    if not kept:
+        return
+    ranges = _ranges()[class_of(profile)]
+    unstated = {key.replace(main, "memory.main.") for key in profile.unstated}
+    fields = prior_fields(profile)
+    for key in kept:
+        prior, dimension, default, record = fields[key]
+        found = ranges.get(prior.key)
+        if found is None or found.get("not_beside", key) not in {key, *unstated}:
+            continue
+        scale = prior.scale(record)
+        low, central, high = (found[word] * scale for word in ("low", "central", "high"))
+        ends = " to ".join(format_quantity(end, dimension) for end in (low, high))
+        if low == high == default:
+            continue
+        machines = ", ".join(one["machine"] for one in found["measured"])
+        fitted = found.get("default_beside", key) not in {key, *unstated}
+        yield Assumed(
+            key=key, fast=high if prior.more_is_faster else low, slow=low if prior.more_is_faster else high,
+            central=central, value=default if fitted else central,
+            provenance=Provenance(confidence="assumed", note=f"range {ends}", source=(
+                f"prior of class {class_of(profile)}, {found['from']}: {' '.join(found['how'].split())}"
+                + (f"; {machines}" if machines else ""))))
+
+
+@cache
+def _ranges() -> dict[str, dict[str, Any]]:
+    """The ranges of each class by parameter."""
+    data = load_yaml(shipped_folder("hardware_profiles") / "priors" / "priors.yaml").data
+    return {name: one["parameters"] for name, one in data["classes"].items()}

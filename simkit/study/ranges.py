@@ -1,0 +1,91 @@
+r"""How far times and ratios may lie apart where parameters are assumed (:mod:`simkit.hardware.priors`).
+
+A slower value of any assumed parameter never shortens a step (of tile sizes: a multiple of another), so that the times
+with all of them at their fast and at their slow ends bound it. A ratio of two times has no such order: it is taken
+with each parameter at either end (and at the middle of its range) and the others at their estimates, and with all at
+the same end; its range is what these span.
+
+All corners are timed by the closed form, at once along a leading axis; an engine that takes longer scales them:
+
+.. math:: T_{low} = T \min_c \frac{T^{closed}_c}{T^{closed}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.hardware.parameters import with_assumed
+from simkit.hardware.profile import HardwareProfile
+from simkit.timing.step_timing import StepTiming
+
+MOST_AT_ONCE: Final = 16384  # points times corners: beyond that, arrays leave the nearer caches of a core
+MOST_REMEMBERED: Final = 256
+TIMES: Final = ("step_time_s", "attention_time_s")
+_AT_CORNERS: dict[Any, tuple[HardwareProfile, HardwareProfile]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Corners:
+    """Times over those of the estimate, a corner a row: the fast end of all parameters, the slow one, then others."""
+
+    step_time_s: Any
+    attention_time_s: Any
+
+    def over(self, other: Corners) -> Corners:
+        """The ratio of these times to others at the same corners."""
+        return Corners(self.step_time_s / other.step_time_s, self.attention_time_s / other.attention_time_s)
+
+
+def corners(hardware: HardwareProfile, *, each: bool) -> list[dict[str, float]]:
+    """Values by key: all assumed parameters fast, all slow; with ``each`` also one at a time."""
+    assumed = hardware.assumed
+    ends = [{one.key: one.fast for one in assumed}, {one.key: one.slow for one in assumed}]
+    if each and len(assumed) > 1:
+        ends += [{one.key: value} for one in assumed for value in (one.fast, one.slow)]
+    if each:
+        ends += [{one.key: one.central} for one in assumed if one.value is not None and one.value != one.central]
+    return ends
+
+
+def timed_corners(hardware: HardwareProfile, shape: tuple[int, ...], closed: Callable[[HardwareProfile], StepTiming],
+                  estimate: StepTiming | None, *, each: bool) -> Corners:
+    """Times at all corners.
+
+    Parameters
+    ----------
+    hardware: the chip with its assumed parameters.
+    shape: of the points.
+    closed: times the points by the closed form on a chip whose parameters may be arrays.
+    estimate: the closed form's own times, where they are known.
+    each: as of :func:`corners`.
+    """
+    estimate = closed(hardware) if estimate is None else estimate
+    count, rows = len(corners(hardware, each=each)), max(1, MOST_AT_ONCE // max(int(np.prod(shape)), 1))
+    found: dict[str, list[Any]] = {name: [] for name in TIMES}
+    for start in range(0, count, rows):
+        length = min(rows, count - start)
+        timing = closed(_at_corners(hardware, len(shape), start, length, each=each))
+        for name, parts in found.items():
+            ratio = getattr(timing, name) / getattr(estimate, name)
+            parts.append(np.broadcast_to(ratio, (length, *shape)))
+    return Corners(*(np.concatenate(parts) for parts in found.values()))
+
+
+def _at_corners(hardware: HardwareProfile, dimensions: int, start: int, length: int, *, each: bool) -> HardwareProfile:
+    """The chip at some of its corners, along an axis before those of the points; the same object for the same chip."""
+    key = id(hardware), dimensions, start, length, each
+    known = _AT_CORNERS.get(key)
+    if known is None:
+        if len(_AT_CORNERS) >= MOST_REMEMBERED:
+            _AT_CORNERS.clear()
+        own = {one.key: one.value for one in hardware.assumed}
+        chosen = corners(hardware, each=each)[start:start + length]
+        values = {name: np.array([corner.get(name, value) for corner in chosen], dtype=float)
+                  .reshape(-1, *(1,) * dimensions) for name, value in own.items()}
+        # The entry keeps the profile alive, and with it the number that names it.
+        known = _AT_CORNERS[key] = hardware, with_assumed(hardware, values)
+    return known[1]

@@ -1,0 +1,120 @@
+"""Ranges of times and ratios where parameters are assumed: bounds, monotonicity, and a brute force over the corners."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import simkit
+from simkit.hardware.catalog import load_hardware
+from simkit.hardware.parameters import with_assumed
+from simkit.study import ranges
+from simkit.study.record import FIELDS, RANGED
+
+CHIPS = ("gaudi3", "tpu-v6e", "groq-lpu", "dmatrix-corsair", "sambanova-sn40l", "cerebras-wse3", "apple-m2-ultra")
+MODEL = "llama-3-8b"
+GRID = {"attention": "gqa-8", "batch": [[1], [16], [64]], "kv_len": [256, 4096, 32768], "chips": "fit"}
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_range_holds_its_estimate(chip):
+    found = simkit.decode_step(chip, MODEL, **GRID)
+    assert found["fits"].any()
+    for name in RANGED:
+        known = np.isfinite(found[name])
+        low, value, high = (found[name + end][known] for end in ("_low", "", "_high"))
+        assert (low <= value).all()
+        assert (value <= high).all()
+    assert (found["step_time_s_high"] > found["step_time_s_low"]).any()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_corner_of_the_ranges_lies_between_the_bounds_of_the_time(chip):
+    """Brute force: each assumed parameter at either end, in all combinations."""
+    hardware = load_hardware(chip)
+    found = simkit.decode_step(hardware, MODEL, **GRID)
+    for ends in itertools.product(*((one.fast, one.slow) for one in hardware.assumed)):
+        corner = with_assumed(hardware, dict(zip((one.key for one in hardware.assumed), ends, strict=True)))
+        times = simkit.decode_step(corner, MODEL, **GRID, fields=["step_time_s", "attention_time_s"])
+        for name, time_s in times.items():
+            assert not (found[f"{name}_low"] > time_s * (1 + 1e-12)).any()
+            assert not (time_s > found[f"{name}_high"] * (1 + 1e-12)).any()
+
+
+def steps(tile):
+    """Tile sizes of which each is a multiple of the one before: of others (63 rows against 64) no order holds."""
+    assert tile.central % tile.fast == tile.slow % tile.central == 0
+    return tile.fast, tile.central, tile.slow
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_slower_value_of_an_assumed_parameter_never_shortens_a_step(chip):
+    hardware = load_hardware(chip)
+    for one in hardware.assumed:
+        times = [simkit.decode_step(with_assumed(hardware, {one.key: value}), MODEL, **GRID,
+                                    fields=["step_time_s"])["step_time_s"]
+                 for value in (steps(one) if one.key.endswith("tile_rows") else np.linspace(one.fast, one.slow, 7))]
+        assert not any((later < earlier * (1 - 1e-12)).any() for earlier, later in itertools.pairwise(times))
+
+
+def test_a_ratio_s_range_holds_each_parameter_alone_at_either_end():
+    hardware = load_hardware("groq-lpu")
+    found = simkit.decode_step(hardware, MODEL, attention=["mha", "gqa-4"], batch=64, kv_len=32768)
+    for one in hardware.assumed:
+        for value in (one.fast, one.slow, one.central):
+            corner = with_assumed(hardware, {one.key: value})
+            gain = simkit.decode_step(corner, MODEL, attention=["mha", "gqa-4"], batch=64,
+                                      kv_len=32768)["attention_speedup_vs_mha"][1]
+            assert found["attention_speedup_vs_mha_low"][1] <= gain * (1 + 1e-12)
+            assert gain <= found["attention_speedup_vs_mha_high"][1] * (1 + 1e-12)
+    # Tiles of one row, of twenty and of 320 disagree by far, and the record says so.
+    assert found["attention_speedup_vs_mha_high"][1] > 3 * found["attention_speedup_vs_mha_low"][1]
+
+
+@pytest.mark.parametrize("chip", ["h100-sxm", "mi300x", "gaudi3"])
+def test_what_nothing_is_assumed_for_has_no_range(chip):
+    found = simkit.decode_step(chip, MODEL, **GRID, assume="ideal" if chip == "gaudi3" else None)
+    for name in RANGED:
+        assert np.isnan(found[f"{name}_low"]).all()
+        assert np.isnan(found[f"{name}_high"]).all()
+    assert set(found["assumed"].flat) == {"ideal" if chip == "gaudi3" else ""}
+
+
+@pytest.mark.parametrize("layout", ["mha", "gqa-8"])
+def test_no_guess_beats_a_measured_sibling_by_more_than_its_range(layout):
+    """A Gaudi 3 with free launches at its full bandwidth beat an MI300X as measured; its sheet does not know that."""
+    where = {"model": "llama-2-70b", "attention": layout, "batch": 8, "kv_len": 4096, "chips": 8}
+    ideal = simkit.decode_step("gaudi3", **where, assume="ideal")["step_time_s"]
+    guess, measured = (simkit.decode_step(chip, **where) for chip in ("gaudi3", "mi300x"))
+    assert guess["assumed"] != ""
+    assert guess["step_time_s"] > 1.2 * ideal
+    assert guess["step_time_s_high"] > 1.5 * guess["step_time_s_low"]
+    assert guess["step_time_s_high"] > measured["step_time_s"]
+
+
+def test_many_points_have_the_ranges_of_single_ones(monkeypatch):
+    names = [f"{name}_{end}" for name in RANGED for end in ("low", "high")]
+    monkeypatch.setattr(ranges, "MOST_AT_ONCE", 40)  # corners in parts
+    many = simkit.decode_step("gaudi3", MODEL, **GRID, fields=names)
+    monkeypatch.undo()
+    for at in np.ndindex(3, 3):
+        one = simkit.decode_step("gaudi3", MODEL, attention="gqa-8", batch=GRID["batch"][at[0]][0],
+                                 kv_len=GRID["kv_len"][at[1]], chips=int(simkit.decode_step(
+                                     "gaudi3", MODEL, **GRID, fields=["chips"])["chips"][at]), fields=names)
+        for name in names:
+            np.testing.assert_allclose(many[name][at], one[name], rtol=1e-12)
+
+
+def test_a_replayed_time_takes_the_closed_form_s_range():
+    where = {"model": MODEL, "attention": "gqa-8", "batch": 4, "kv_len": 4096, "chips": 1}
+    replayed, closed = (simkit.decode_step("gaudi3", engine=engine, **where) for engine in ("replay", "roofline"))
+    for end in ("low", "high"):
+        assert replayed[f"step_time_s_{end}"] / replayed["step_time_s"] == pytest.approx(
+            closed[f"step_time_s_{end}"] / closed["step_time_s"])
+
+
+def test_columns_without_ranges_cost_no_corner(monkeypatch):
+    monkeypatch.setattr(ranges, "_at_corners", None)  # would raise when called
+    plain = [name for name in FIELDS if not name.endswith(("_low", "_high"))]
+    simkit.decode_step("gaudi3", MODEL, **GRID, fields=plain)
+    simkit.decode_step("h100-sxm", MODEL, **GRID)
