@@ -11,12 +11,11 @@ from simkit.claims.verdict import Axis, Claim, Finding, Names, Point, listed, ve
 from simkit.foundation.units import BYTES, COUNT, format_quantity
 from simkit.foundation.validation import Number, Quantity, Text
 from simkit.hardware.catalog import Chips
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kinds.catalogue import AS_TRAINED
 from simkit.model.kv_cache import FORMATS
-from simkit.model.parameters import count_parameters
 from simkit.model.uptraining import uptraining_cost
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity

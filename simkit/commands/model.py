@@ -56,9 +56,9 @@ def list_command(*, models: str | None, form: str | None, output: str | None, fo
 
 
 def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
+    from simkit.model.architecture import count_parameters
     from simkit.model.attention import parse_layout
     from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
 
     layout = parse_layout(AS_TRAINED, architecture)
@@ -101,9 +101,9 @@ def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
     from simkit.commands.console import cell
     from simkit.commands.emit import unit_of
     from simkit.foundation.units import BYTES, COUNT
+    from simkit.model.architecture import count_parameters
     from simkit.model.attention import parse_layout
     from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.model.parameters import count_parameters
     from simkit.study.cache_size import kv_bytes_per_token
 
     trained = parse_layout(AS_TRAINED, architecture)
@@ -212,7 +212,7 @@ def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fra
     from simkit.foundation.units import COUNT, USD
     from simkit.model.catalog import load_model
     from simkit.model.uptraining import uptraining_cost
-    from simkit.study.energy_cost import SECONDS_PER_HOUR
+    from simkit.study.record import SECONDS_PER_HOUR
 
     (chip,) = load_profiles((hardware,), settings, profiles)
     cost = uptraining_cost(

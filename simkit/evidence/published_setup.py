@@ -26,8 +26,7 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import ElementFormat
 from simkit.roofline import engine as roofline
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, step_totals
 from simkit.step.operators import DecodeStep, Operator
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity

@@ -26,9 +26,9 @@ from simkit.foundation.csv_rows import table_rows
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.input_file import read_text
 from simkit.hardware.catalog import Chips, load_hardware
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.model.parameters import count_parameters
 from simkit.serving.replica import build_replicas, paged
 from simkit.serving.requests import CHUNK_REQUESTS, Requests, Stream
 from simkit.serving.runtime import Runtime, load_runtime

@@ -262,7 +262,7 @@ class Link:
 class Overheads:
     """Times that no roof explains.
 
-    ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.timing.layer_latency.layers_wait_s`.
+    ``layer_latency_s`` is a dense layer's; what other layers take: :func:`simkit.timing.exchanges.layers_wait_s`.
     """
 
     kernel_launch_s: Annotated[Latency, Key(prior=Prior(key="overheads.kernel_launch", more_is_faster=False))] = 0.0

@@ -23,20 +23,16 @@ def parse_layout_name(text: str) -> str:
     raise _unknown_layout(text)
 
 
+@lru_cache(maxsize=1024)
 def parse_layout(text: str, model: ModelArchitecture) -> AttentionLayout:
     """The layout that ``text`` names on this model.
 
     Accepts ``as-trained`` and the names of every kind: ``mha``, ``gqa-K`` with K dividing the query heads, ``mqa``,
     ``mla`` and ``mla-expanded`` (un-absorbed) of a model trained with it, and so on. On an MLA model the head layouts
     replace the latent by ordinary heads of the same width.
-    Raises :class:`UserError` naming what would do.
+    Raises :class:`UserError` naming what would do. Programs ask for the same few in a loop: each is made once.
     """
-    return _layout(text.strip().lower(), text, model)
-
-
-@lru_cache(maxsize=1024)
-def _layout(name: str, text: str, model: ModelArchitecture) -> AttentionLayout:
-    """Programs ask for the same few layouts in a loop: each is made and checked once."""
+    name = text.strip().lower()
     found = next((layout for kind in KINDS if (layout := _asked(kind, name, model)) is not None), None)
     if found is None:
         _check_composed(text)

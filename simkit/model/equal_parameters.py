@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simkit.foundation.errors import UserError
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, attention_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.parameters import attention_parameters
 
 
 def with_parameters_of_mha(model: ModelArchitecture, layout: AttentionLayout) -> ModelArchitecture:

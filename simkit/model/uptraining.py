@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from simkit.foundation.errors import UserError
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, count_parameters, encoder_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.catalogue import AS_TRAINED
-from simkit.model.parameters import count_parameters, encoder_parameters
 
 # Ainslie et al. 2023, section 3.2: gains beyond 5 % of pre-training diminish.
 UPTRAINING_FRACTION: Final = 0.05

@@ -25,7 +25,7 @@ from simkit.replay.kernel_plan import TILE_TOKENS
 from simkit.replay.single_points import at_point
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
-from simkit.timing.assembly import TimedOperator
+from simkit.timing.step_timing import TimedOperator
 
 READ_STREAMS: Final = 64  # tiles that are read in turn beside the writes, as of a chip full of work items
 DRAWS: Final = 8  # of the places that are written: one alone moves their cost by up to 20 %

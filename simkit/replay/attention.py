@@ -18,11 +18,9 @@ from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
 from simkit.replay.target import Machine, Server, machine_of
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.looped_caches import cyclic_hit_share
-from simkit.timing.memory_roofs import memory_times
+from simkit.timing.kernel_cost import ChipKernel
+from simkit.timing.roofs import compute_time_s, cyclic_hit_share, memory_times, special_function_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
-from simkit.timing.unit_costs import ChipKernel
 
 Start = Literal["cold", "warm"]
 IMBALANCE: Final = "imbalance"

@@ -20,24 +20,22 @@ from simkit.replay.target import Machine
 from simkit.step.operators import AttentionTask, Operator
 from simkit.timing.attention_kernel import piece_counts
 from simkit.timing.kernel_cost import (
-    MappedKernel,
-    busiest_unit_s,
-    combine_s,
-    exposed_memory_s,
-    mapped_kernel,
-    memory_times,
-    piece_s,
-    waves,
-)
-from simkit.timing.unit_costs import (
     ChipKernel,
     KernelWork,
+    MappedKernel,
     UnitKernel,
+    busiest_unit_s,
     chip_kernel,
+    combine_s,
+    exposed_memory_s,
     kernel_work,
     kernels_of_library,
+    mapped_kernel,
     matrix_kernel,
+    memory_times,
+    piece_s,
     vector_kernel,
+    waves,
 )
 
 # Assumed: libraries that measure their kernels settle what their cost model leaves this close.

@@ -17,7 +17,7 @@ from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernels
 from simkit.replay.target import Machine
 from simkit.step.operators import AttentionTask, Operator
-from simkit.timing.unit_costs import ChipKernel, UnitKernel
+from simkit.timing.kernel_cost import ChipKernel, UnitKernel
 
 TILE_TOKENS: Final = 64  # tokens of one tile of K or V in FlashDecoding-like kernels; an item reads whole tiles
 MOST_SPLITS: Final = 128

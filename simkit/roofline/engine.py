@@ -5,7 +5,7 @@ r"""The closed-form engine: a hierarchical roofline per operator, summed along t
 Williams, Waterman, Patterson 2009 ("Roofline"), applied to each operator and memory level; operators do not overlap
 each other. :math:`\pi` and :math:`\beta_l` are achievable rates (peak times the profile's achievable fraction).
 Where a chip's kernels were measured, attention also pays for its work items
-(:mod:`simkit.timing.attention_kernel`) and a matrix product for its tiles (:mod:`simkit.timing.streamed`); neither is
+(:mod:`simkit.timing.attention_kernel`) and a matrix product for its tiles (:mod:`simkit.timing.products`); neither is
 ever faster than its roofs. Everything broadcasts: workload axes and
 hardware parameters may be arrays.
 """
@@ -20,16 +20,19 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
-from simkit.timing.assembly import assemble
 from simkit.timing.attention_kernel import kernel_time
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
 from simkit.timing.cpu_cores import unhidden_s
-from simkit.timing.looped_caches import cyclic_hit_share, last_shared_cache, looped_placement
-from simkit.timing.memory_roofs import memory_times
-from simkit.timing.product_kernel import moved_bytes
-from simkit.timing.roofs import OperatorTime
-from simkit.timing.step_timing import StepTiming
-from simkit.timing.streamed import streamed_times
+from simkit.timing.products import moved_bytes, streamed_times
+from simkit.timing.roofs import (
+    OperatorTime,
+    compute_time_s,
+    cyclic_hit_share,
+    last_shared_cache,
+    looped_placement,
+    memory_times,
+    special_function_time_s,
+)
+from simkit.timing.step_timing import StepTiming, assemble
 
 Start = Literal["cold", "warm"]
 MOST_REMEMBERED: Final = 8192  # operators, of about 2 kB each
@@ -37,7 +40,7 @@ _TIMED: dict[Any, tuple[HardwareProfile, OperatorTime]] = {}
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
-    """Time one decode step; see :func:`simkit.timing.assembly.assemble` for what joins the operators.
+    """Time one decode step; see :func:`simkit.timing.step_timing.assemble` for what joins the operators.
 
     Raises :class:`UserError` when a level that the step reads has no bandwidth parameter.
     """

@@ -23,16 +23,15 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.kv_policy import KvPolicy, Paging
+from simkit.model.kv_cache import KvPolicy, Paging
 from simkit.roofline.engine import operator_times
-from simkit.step.build import build_step
+from simkit.step.build import build_step, step_totals
 from simkit.step.machine import Machine
-from simkit.step.machine_totals import step_totals
 from simkit.step.placement import Placement, place
 from simkit.step.prefill import CACHE_ONLY, SAMPLED_ONLY, prefill_attention
-from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
+from simkit.study.record import energy_j_per_token
 from simkit.study.scenario import Scenario
 
 # What --chips fit must hold: the batch and context of the default studies.

@@ -26,7 +26,7 @@ from simkit.serving.step_grid import (
     build_tables,
     measure_error,
 )
-from simkit.study.energy_cost import cost_usd_per_mtok
+from simkit.study.record import cost_usd_per_mtok
 
 # vLLM keeps 1 % of its blocks free at admission, so that running sequences do not evict what was just let in
 # (vllm/core/block_manager.py, watermark = 0.01).

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile, MemoryLevel, Tensor
-from simkit.model.parameters import encoder_parameters, mlp_parameters
-from simkit.step.projections import chip_elements
+from simkit.model.architecture import encoder_parameters, mlp_parameters
+from simkit.step.build import chip_elements
 from simkit.step.workload import DecodeWorkload
 
 ROUNDING: Final = 1e-12  # bytes are sums of float64: what fits exactly must not fail by its last digit

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.model.architecture import LayerGroup
-from simkit.step.attention_operators import EXPAND_LATENT
+from simkit.step.build import EXPAND_LATENT
 from simkit.step.operators import SOFTMAX_FLOPS, Operator
 from simkit.step.workload import DecodeWorkload
 

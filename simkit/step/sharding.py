@@ -8,7 +8,7 @@ r"""How attention and experts are cut over the ``p`` chips that share a layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Final, Literal
@@ -38,11 +38,11 @@ class ShardedHeads:
     copies: Any
     batch_ways: Any = 1.0
     context_ways: Any = 1.0
+    group_size: Any = field(init=False)
 
-    @property
-    def group_size(self) -> Any:
+    def __post_init__(self) -> None:
         """Query heads of this chip that share one of its KV heads."""
-        return self.q_per_chip / self.kv_per_chip
+        object.__setattr__(self, "group_size", self.q_per_chip / self.kv_per_chip)
 
 
 def parse_attention_sharding(text: str) -> AttentionSharding:
@@ -74,9 +74,11 @@ def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
     """
     if not isinstance(sharding, str):
         return _sharded_each(n_q_heads, n_kv_heads, ways, static, sharding)
-    if isinstance(ways, int | float) and isinstance(n_kv_heads, int | float):
-        return _sharded_once(n_q_heads, n_kv_heads, ways, static, sharding)
     return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
+
+
+shard_numbers = lru_cache(maxsize=4096)(shard_heads)
+"""The same for plain numbers, which programs ask for in loops."""
 
 
 def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapping: Any) -> ShardedHeads:  # noqa: FBT001
@@ -88,12 +90,6 @@ def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapp
 
     return ShardedHeads(ways=ways, q_per_chip=chosen("q_per_chip"), kv_per_chip=chosen("kv_per_chip"),
                         copies=chosen("copies"), batch_ways=chosen("batch_ways"), context_ways=chosen("context_ways"))
-
-
-@lru_cache(maxsize=4096)
-def _sharded_once(n_q_heads: int, n_kv_heads: float, ways: float, static: bool,  # noqa: FBT001 - of a cache's key
-                  sharding: str) -> ShardedHeads:
-    return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
 
 
 def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: str) -> ShardedHeads:

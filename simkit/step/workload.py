@@ -12,9 +12,8 @@ import numpy as np
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
-from simkit.model.kv_cache import FORMATS, ElementFormat
-from simkit.model.kv_policy import SCORE_BYTES, KvPolicy
-from simkit.step.sharding import Mapping, ShardedHeads, is_cut_by, shard_heads
+from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
+from simkit.step.sharding import Mapping, ShardedHeads, is_cut_by, shard_heads, shard_numbers
 
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
@@ -102,7 +101,12 @@ class DecodeWorkload:
     @cached_property
     def heads(self) -> ShardedHeads:
         """Heads per chip under this sharding."""
-        return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static, sharding=self.sharding)
+        try:
+            return shard_numbers(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static,
+                                 sharding=self.sharding)
+        except TypeError:  # arrays have no hash
+            return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static,
+                               sharding=self.sharding)
 
     @property
     def computed_kv_heads(self) -> Any:

@@ -22,7 +22,7 @@ from simkit.step.placement import place, usable_levels
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
-from simkit.study.mapping import name_of
+from simkit.study.machine_search import name_of
 from simkit.study.scenario import Scenario, parse_scenario
 
 LONGEST_CONTEXT: Final = 2**40

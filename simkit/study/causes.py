@@ -18,7 +18,7 @@ import numpy as np
 
 from simkit.foundation.units import SECONDS
 from simkit.model.attention import parse_layout
-from simkit.step.attention_operators import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
+from simkit.step.build import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
 from simkit.study.record import FIELDS, Field
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from simkit.timing.engine import Engine
 from simkit.timing.step_timing import StepTiming
 
 
+@cache
 def engine_named(name: str) -> Engine:
     """The engine of that name. Raises :class:`UserError` with the nearest one."""
     if name not in ENGINES:

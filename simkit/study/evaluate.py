@@ -12,23 +12,30 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import TENSORS, HardwareProfile
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.parameters import count_parameters
-from simkit.step.build import build_step
+from simkit.step.build import StepTotals, build_step, step_totals
 from simkit.step.machine import Machine
-from simkit.step.machine_totals import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.causes import ASKED_FOR
-from simkit.study.energy_cost import energy_j_per_token
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
-from simkit.study.fit import EVERY_POINT, Need, candidates, fit_chips, split_chips, tensor_widths
-from simkit.study.mapping import Option, TimeOn, fastest, options
+from simkit.study.machine_search import (
+    EVERY_POINT,
+    Need,
+    Option,
+    TimeOn,
+    candidates,
+    fastest,
+    fit_chips,
+    options,
+    split_chips,
+    tensor_widths,
+)
 from simkit.study.ranges import TIMES, Corners, timed_corners
-from simkit.study.record import FIELDS
+from simkit.study.record import FIELDS, energy_j_per_token
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine

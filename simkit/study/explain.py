@@ -22,8 +22,7 @@ from simkit.step.operators import DecodeStep
 from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.grid import Grid
 from simkit.study.scenario import parse_scenario
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.memory_roofs import memory_times
+from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
 MOST_EXPLAINED: Final = 12

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +14,11 @@ from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
-from simkit.study.constant_runs import group_columns
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, FIT_EACH, Points
+from simkit.study.point import CHUNK_POINTS, checked_numbers, group_columns
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
-
-# Points a chunk: the arrays of one operator stay in the nearer caches of a core; both half and double are slower.
-CHUNK_POINTS: Final = 16384
-MOST_BATCH, MOST_TOKENS = 1e9, 1e10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +110,6 @@ class Grid:
             scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine))
         return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips, tp=self.tp,
                              pp=self.pp, baseline=self.baseline, names=self.fields)
-
-
-def checked_numbers(name: str, values: Any) -> Any:
-    """Whole or fractional numbers of at least 1 and of this world's size."""
-    try:
-        numbers = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: expected numbers of at least 1") from None
-    most = MOST_BATCH if name == "batch" else MOST_TOKENS
-    least, largest = (numbers.min(), numbers.max()) if numbers.size else (1.0, 1.0)
-    if not (least >= 1 and largest < np.inf):
-        raise UserError(f"{name}: expected numbers of at least 1")
-    if largest > most:
-        raise UserError(f"{name}: {largest:g} is beyond {most:g}")
-    return numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.study.digests import REPLAY_SOURCES, digest, source_digest
-from simkit.timing.assembly import TimedOperator
-from simkit.timing.step_timing import StepTiming
+from simkit.timing.step_timing import StepTiming, TimedOperator
 
 VARIABLE: Final = "SIMKIT_CACHE"
 MOST_BYTES: Final = 512 * 2**20

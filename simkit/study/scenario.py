@@ -13,8 +13,16 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.equal_parameters import with_parameters_of_mha
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats, parse_format
-from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.model.kv_cache import (
+    FORMATS,
+    ElementFormat,
+    KvPolicy,
+    parse_cache_formats,
+    parse_eviction,
+    parse_format,
+    parse_lengths,
+    parse_paging,
+)
 from simkit.step.machine import Machine
 from simkit.step.sharding import AttentionSharding, parse_attention_sharding
 from simkit.step.workload import (

@@ -19,7 +19,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.study.engines import DEFAULT
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.roofs import compute_time_s, special_function_time_s
 
 DEFAULT_STACK: Final = ("mha", "gqa-8", "kv=fp8", "kv=int4", "evict=streaming:4+4092")
 _WORDS: Final = {"kv": "kv_dtype", "weights": "weight_dtype", "evict": "eviction", "speculate": "speculation",

@@ -66,7 +66,7 @@ def faster_memory(profile: HardwareProfile, factors: Any) -> HardwareProfile:
     """The chip with every level's bandwidth multiplied, by a number or an array of them, and all else as it is.
 
     The load paths of measured kernels are written for the memory and grow with it
-    (:func:`simkit.timing.unit_costs.chip_kernel`).
+    (:func:`simkit.timing.kernel_cost.chip_kernel`).
     """
     levels = tuple(level if level.bandwidth_bytes_per_s is None else
                    replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factors)

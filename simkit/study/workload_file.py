@@ -32,8 +32,7 @@ from simkit.foundation.validation import Name, StrictRecord, Text, WholeNumber, 
 from simkit.foundation.yaml_source import load_yaml
 from simkit.model.attention import parse_layout_name
 from simkit.model.catalog import load_model
-from simkit.model.kv_cache import parse_cache_formats, parse_format
-from simkit.model.kv_policy import parse_eviction, parse_lengths
+from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_format, parse_lengths
 from simkit.step.sharding import parse_attention_sharding
 from simkit.step.workload import parse_kernel
 from simkit.study.speculation import parse_speculation

@@ -18,27 +18,25 @@ from simkit.hardware.kernel_shape import SPLITS, UNSPLIT_ITEMS
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import AttentionTask
 from simkit.timing.kernel_cost import (
-    MappedKernel,
-    MemoryTimes,
-    combine_s,
-    exposed_memory_s,
-    mapped_kernel,
-    memory_times,
-    tokens_of_piece_s,
-    waves,
-)
-from simkit.timing.looped_caches import last_shared_cache
-from simkit.timing.step_timing import COMPUTE, LOAD_PATH
-from simkit.timing.unit_costs import (
     ChipKernel,
     KernelWork,
+    MappedKernel,
+    MemoryTimes,
     UnitKernel,
     chip_kernel,
+    combine_s,
+    exposed_memory_s,
     kernel_work,
     kernels_of_library,
+    mapped_kernel,
     matrix_kernel,
+    memory_times,
+    tokens_of_piece_s,
     vector_kernel,
+    waves,
 )
+from simkit.timing.roofs import last_shared_cache
+from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 
 # Problems up to which all mappings at once, on more axes, take less time than a search that leaves most of them out.
 FEW_PROBLEMS: Final = 500

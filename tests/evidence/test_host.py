@@ -38,7 +38,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import lint
 from simkit.timing.cpu_cores import unhidden_s
-from simkit.timing.looped_caches import looped_placement
+from simkit.timing.roofs import looped_placement
 
 
 @pytest.fixture(scope="module")

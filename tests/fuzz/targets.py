@@ -31,8 +31,7 @@ from simkit.model.attention import parse_layout_name
 from simkit.model.checkpoint import open_checkpoint
 from simkit.model.import_config import import_config
 from simkit.model.json_source import parse_json
-from simkit.model.kv_cache import parse_cache_formats, parse_format
-from simkit.model.kv_policy import parse_eviction, parse_lengths
+from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_format, parse_lengths
 from simkit.model.schema import model_from_yaml
 from simkit.model.tensor_files import read_entries
 from simkit.report.build import _read_manifest as read_report_manifest

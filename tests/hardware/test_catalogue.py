@@ -16,7 +16,7 @@ from simkit.hardware.lint import lint
 from simkit.hardware.priors import assuming
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import CONFIDENCES
-from simkit.timing.collective_times import all_reduce_time_s
+from simkit.timing.exchanges import all_reduce_time_s
 from tests.reference_data import reference_path
 
 FILES = catalogue_files(KIND)

@@ -13,8 +13,15 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.architecture import LayerGroup
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.model.kv_cache import FORMATS, parse_cache_formats, parse_format
-from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.model.kv_cache import (
+    FORMATS,
+    KvPolicy,
+    parse_cache_formats,
+    parse_eviction,
+    parse_format,
+    parse_lengths,
+    parse_paging,
+)
 from simkit.step.build import build_step
 from simkit.step.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence
 from simkit.step.workload import DecodeWorkload

@@ -14,7 +14,7 @@ import pytest
 
 from simkit.evidence.silicon.product_rows import weights_in_main_memory
 from simkit.hardware.profile import HardwareProfile
-from simkit.model import kv_policy
+from simkit.model import kv_cache
 from simkit.model.catalog import load_model
 from simkit.replay import engine as replay
 from simkit.replay.dram.simulate import DramConfig, replay_requests
@@ -26,18 +26,17 @@ from simkit.serving.runtime import load_runtime
 from simkit.serving.serve import Policy, build_server, serve
 from simkit.step import build as step_module
 from simkit.step import workload as workload_module
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, step_totals
 from simkit.step.operators import Collective, DecodeStep, Operator, ProductTask
 from simkit.step.placement import Placement, demand, place
 from simkit.study.capacity import capacity
-from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
 from simkit.study.engines import in_main_memory
 from simkit.study.evaluate import evaluate_group
+from simkit.study.record import cost_usd_per_mtok, energy_j_per_token
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.timing import kernel_cost, product_kernel
-from simkit.timing.collective_times import collective_time_s
-from simkit.timing.streamed import streamed_times
+from simkit.timing import kernel_cost, products
+from simkit.timing.exchanges import collective_time_s
+from simkit.timing.products import streamed_times
 from tests.laws.dimensions import assert_same, dimension_of, scale_constants, scaled
 from tests.laws.strategies import PROFILES, SIMULATED
 
@@ -49,8 +48,8 @@ WORDS = ({}, {"page": 16, "lengths": "lognormal:0.5"}, {"eviction": "h2o:512+512
          {"kv_dtype": "int4", "weight_dtype": "fp8"})
 # Widths of elements that stand in the code: the only figures with a unit that no record holds.
 WIDTHS = ((workload_module, "ACTIVATION_BYTES"), (workload_module, "SCORE_BYTES"), (step_module, "LOGIT_BYTES"),
-          (step_module, "PARTIAL_BYTES"), (kv_policy, "BLOCK_TABLE_ENTRY_BYTES"), (kernel_cost, "PARTIAL_BYTES"),
-          (product_kernel, "PARTIAL_BYTES"), (product_kernel, "OUTPUT_BYTES"))
+          (step_module, "PARTIAL_BYTES"), (kv_cache, "BLOCK_TABLE_ENTRY_BYTES"), (kernel_cost, "PARTIAL_BYTES"),
+          (products, "PARTIAL_BYTES"), (products, "OUTPUT_BYTES"))
 
 
 # All base units change at once, by powers so far apart that no product of a few of them gives another by chance.
@@ -163,7 +162,7 @@ def test_energy_and_cost_of_a_token_say_the_same_in_other_units(chip, factors, m
     joules = energy_j_per_token(step, placement, hardware, time_s, 8.0, tokens_per_s)
     dollars = cost_usd_per_mtok(hardware.price, 8.0, tokens_per_s)
     assert np.all(joules > 0) or hardware.power.energy_j_per_flop is None or hardware.power.idle_w is None
-    monkeypatch.setattr("simkit.study.energy_cost.step_totals",
+    monkeypatch.setattr("simkit.study.record.step_totals",
                         lambda one: scaled(step_totals(one), factors))  # flops follow from counts
     other_s, other_rate = scaled(time_s, factors, "time_s"), scaled(tokens_per_s, factors, "tokens_per_s")
     other = scaled(hardware, factors)

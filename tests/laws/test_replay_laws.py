@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
-from simkit.timing.memory_roofs import memory_times
+from simkit.timing.roofs import memory_times
 from tests.conftest import RUN_TIMEOUT_S
 from tests.laws import strategies as draw
 from tests.replay.cases import attention_operator, in_home, replay, roof_s, with_bytes_in_flight, with_level

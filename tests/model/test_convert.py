@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.convert import convert_checkpoint
 from simkit.model.convert_check import attention
 from simkit.model.import_config import import_config
-from simkit.model.parameters import count_parameters
 from simkit.model.tensor_files import NewTensor, decode, encode, read_entries, write_tensors
 from tests.model.checkpoints import HEAD_DIM, HIDDEN, LAYERS, Tensors, config, weights
 

@@ -6,12 +6,12 @@ import pytest
 from docs.import_graph import internal_imports
 
 from simkit.foundation.errors import UserError
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray, every_token
 from simkit.model.kinds.catalogue import KINDS
 from simkit.model.kinds.heads import Heads
-from simkit.model.parameters import count_parameters
 from simkit.study.point import decode_step
 
 MODELS = [model for model in list_models() if model.head_dim % 2 == 0]

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, ParameterCount, count_parameters, encoder_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
-from simkit.model.parameters import ParameterCount, count_parameters, encoder_parameters
 
 MODELS = {model.name: model for model in list_models()}
 

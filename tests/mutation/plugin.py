@@ -2,7 +2,7 @@
 
 ::
 
-    pytest -p tests.mutation.plugin --mutate simkit/timing/memory_roofs.py --mutate simkit/roofline TESTS
+    pytest -p tests.mutation.plugin --mutate simkit/timing/roofs.py --mutate simkit/roofline TESTS
 
 A first pass runs all collected tests under coverage.py: which of them reach which line, and how long each takes. Then every
 mutant's compiled functions take the place of the living ones in a fork, and the tests that reach its line run, those first

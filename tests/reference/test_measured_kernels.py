@@ -12,10 +12,9 @@ from simkit.hardware.catalog import list_hardware
 from simkit.step.operators import AttentionTask, Operator, ProductTask
 from simkit.timing import attention_kernel
 from simkit.timing.attention_kernel import kernel_time
-from simkit.timing.product_kernel import launch_floor_s, moved_bytes
-from simkit.timing.product_kernel import product_s as kernel_s
+from simkit.timing.products import launch_floor_s, moved_bytes, streamed_times
+from simkit.timing.products import product_s as kernel_s
 from simkit.timing.step_timing import COMPUTE, LOAD_PATH
-from simkit.timing.streamed import streamed_times
 from tests.reference.measured_kernels import Problem, grouped_product_s, product_s, ways
 
 CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]

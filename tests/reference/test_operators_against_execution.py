@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.widths import Mla
-from simkit.model.kv_cache import FORMATS, ElementFormat, parse_cache_formats
-from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.model.kv_cache import (
+    FORMATS,
+    ElementFormat,
+    KvPolicy,
+    parse_cache_formats,
+    parse_eviction,
+    parse_lengths,
+    parse_paging,
+)
 from simkit.step.build import build_step
 from simkit.step.placement import demand
 from simkit.step.workload import ATTENTION_KERNELS, DecodeWorkload

@@ -23,9 +23,8 @@ from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.memory_roofs import memory_times
-from simkit.timing.unit_costs import UnitKernel
+from simkit.timing.kernel_cost import UnitKernel
+from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 
 MODEL = "llama-2-70b"
 

@@ -22,7 +22,7 @@ from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
-from simkit.timing.assembly import TimedOperator
+from simkit.timing.step_timing import TimedOperator
 from tests.replay.cases import attention_operator, in_home
 
 CHIPS = ("h100-sxm", "l40s", "sambanova-sn40l", "epyc-9654-2s", "tpu-v5e", "groq-lpu")

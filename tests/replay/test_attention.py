@@ -14,7 +14,7 @@ from simkit.replay.kernel_plan import plan_kernels
 from simkit.replay.steady_state import KernelLoop, Run
 from simkit.replay.target import machine_of
 from simkit.step.placement import Placement
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
+from simkit.timing.roofs import compute_time_s, special_function_time_s
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
 
 

@@ -12,8 +12,7 @@ from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import choose_kernels, combining_s, parameters_of, unit_kernels, work_of
 from simkit.replay.target import machine_of
 from simkit.timing.attention_kernel import piece_counts
-from simkit.timing.kernel_cost import MappedKernel, mapped_kernel, memory_times
-from simkit.timing.unit_costs import UnitKernel
+from simkit.timing.kernel_cost import MappedKernel, UnitKernel, mapped_kernel, memory_times
 from tests.replay.cases import attention_operator
 
 UNIT = UnitKernel(matrix=True, readers=1, setup_s=1e-6, token_s=1e-9, load_bytes_per_s=1e15, tile_tokens=64, floor_s=0.0,

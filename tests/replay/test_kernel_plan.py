@@ -11,7 +11,7 @@ from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import KernelChoice, parameters_of
 from simkit.replay.kernel_plan import plan_kernels, sequence_tokens, split_count
 from simkit.replay.target import machine_of
-from simkit.timing.unit_costs import UnitKernel
+from simkit.timing.kernel_cost import UnitKernel
 from tests.replay.cases import attention_operator
 
 UNMEASURED = "mi300x"  # 304 units of two slots, no kernel parameters; FlashAttention's heuristic cuts

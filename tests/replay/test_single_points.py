@@ -15,7 +15,7 @@ from simkit.step.machine import Machine
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
-from simkit.timing.assembly import TimedOperator
+from simkit.timing.step_timing import TimedOperator
 from tests.replay.cases import attention_operator, in_home, with_level
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from simkit.replay import steady_state, timeline
 from simkit.replay.steady_state import KernelLoop
-from simkit.timing.unit_costs import UnitKernel
+from simkit.timing.kernel_cost import UnitKernel
 from tests.replay.cases import kernel_loop
 
 UNIT = UnitKernel(matrix=True, readers=1, setup_s=3e-6, token_s=2e-9, load_bytes_per_s=1e15, tile_tokens=64, floor_s=0.0,

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from simkit.hardware.catalog import load_hardware
-from simkit.model.kv_cache import FORMATS
-from simkit.model.kv_policy import parse_eviction, parse_paging
+from simkit.model.kv_cache import FORMATS, parse_eviction, parse_paging
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload
 from simkit.study.point import decode_step
-from simkit.timing.compute_roofs import compute_time_s
+from simkit.timing.roofs import compute_time_s
 from tests.step.test_operators import attention_of, workload_of
 
 GROUPED = workload_of("llama-2-70b", "gqa-8", batch=4.0)

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from simkit.foundation.errors import UserError
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, step_totals
 from simkit.step.placement import cached_bytes_per_sequence, demand
 from simkit.study.point import decode_step
 from tests.reference.dense_attention import Case, execute

@@ -9,8 +9,7 @@ import pytest
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, step_totals
 from simkit.step.mixture import distinct_experts
 from simkit.step.placement import demand
 from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share

@@ -3,17 +3,14 @@
 import numpy as np
 import pytest
 
-from simkit.model.architecture import LayerGroup, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture, attention_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kinds.widths import Mla
 from simkit.model.kv_cache import FORMATS
-from simkit.model.parameters import attention_parameters
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, chip_elements, products, step_totals
 from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.prefill import prefill_attention
-from simkit.step.projections import chip_elements, products
 from simkit.step.workload import DecodeWorkload
 from tests.reference.dense_attention import execute
 from tests.reference.test_operators_against_execution import LATENT, layers_of

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from simkit.hardware.catalog import load_hardware
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
-from simkit.model.parameters import count_parameters
 from simkit.step.build import build_step
 from simkit.step.mixture import distinct_experts
 from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
-from simkit.timing.compute_roofs import compute_time_s
+from simkit.timing.roofs import compute_time_s
 
 
 def workload_of(model_name: str, layout: str = "as-trained", batch: float = 1.0, kv_len: float = 4096.0,

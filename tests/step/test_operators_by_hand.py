@@ -11,8 +11,7 @@ import pytest
 
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.model.kv_cache import FORMATS
-from simkit.model.kv_policy import KvPolicy, parse_eviction
+from simkit.model.kv_cache import FORMATS, KvPolicy, parse_eviction
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
 from simkit.model.kv_cache import FORMATS
-from simkit.model.parameters import count_parameters
-from simkit.step.build import build_step
-from simkit.step.machine_totals import step_totals
+from simkit.step.build import build_step, step_totals
 from simkit.step.placement import cached_bytes_per_sequence, demand
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload

@@ -3,8 +3,14 @@
 import pytest
 
 from simkit.foundation.errors import UserError
-from simkit.model.kv_cache import FORMATS, parse_cache_formats
-from simkit.model.kv_policy import KvPolicy, parse_eviction, parse_lengths, parse_paging
+from simkit.model.kv_cache import (
+    FORMATS,
+    KvPolicy,
+    parse_cache_formats,
+    parse_eviction,
+    parse_lengths,
+    parse_paging,
+)
 from simkit.step.placement import allocated_bytes_per_sequence, cached_bytes_per_sequence, demand
 from simkit.step.sharding import shard_heads
 from tests.step.test_operators import attention_of, workload_of

@@ -8,11 +8,10 @@ import pytest
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.model.architecture import Mlp
+from simkit.model.architecture import Mlp, count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.equal_parameters import with_parameters_of_mha
-from simkit.model.parameters import count_parameters
 from simkit.study.causes import CAUSE_FIELDS, GAINS, attention_shares_s, gains_s, step_shares_s
 from simkit.study.crossover import crossover
 from simkit.study.evaluate import evaluate_group

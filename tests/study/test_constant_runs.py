@@ -7,12 +7,11 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.machine import Machine
-from simkit.step.placement import place
 from simkit.step.sharding import MANY_POINTS, shard_heads
-from simkit.study import constant_runs, fit
+from simkit.study import machine_search, point
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import Points, evaluate_group
-from simkit.study.fit import EVERY_POINT, candidates
+from simkit.study.machine_search import EVERY_POINT, candidates
 from simkit.study.scenario import parse_scenario
 
 BATCH = np.repeat([1.0, 7.0, 64.0], 4096)
@@ -34,7 +33,7 @@ def test_numbers_in_place_of_equal_arrays_give_the_same_bits(chip, model, chips)
     for layout in ("mha", "mqa"):
         whole = evaluate_group(points.hardware, points.model, layout, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN,
                                **options).columns
-        pieces = constant_runs.group_columns(points, layout, **options)
+        pieces = point.group_columns(points, layout, **options)
         assert list(whole) == list(pieces)
         for name, column in whole.items():
             np.testing.assert_array_equal(pieces[name], column, err_msg=name)
@@ -46,10 +45,10 @@ def test_a_single_point_is_the_point_of_many(chip, chips) -> None:
     options = {"rivals": ["mha", "gqa-8", "mqa"], "chips": chips, "tp": None, "pp": None, "baseline": True}
     batch, kv_len, q_len = np.array([1.0, 32.0, 500.0]), np.array([100.0, 4096.0, 131072.0]), np.array([1.0, 4.0, 1.0])
     for layout in ("mha", "gqa-8", "mqa"):
-        many = constant_runs.group_columns(points_of(chip, "llama-2-70b", batch, kv_len, q_len), layout, **options)
+        many = point.group_columns(points_of(chip, "llama-2-70b", batch, kv_len, q_len), layout, **options)
         for index in range(3):
             at = slice(index, index + 1)
-            one = constant_runs.group_columns(points_of(chip, "llama-2-70b", batch[at], kv_len[at], q_len[at]), layout,
+            one = point.group_columns(points_of(chip, "llama-2-70b", batch[at], kv_len[at], q_len[at]), layout,
                                               **options)
             for name, column in one.items():
                 if column.dtype.kind in "Ob":
@@ -60,10 +59,10 @@ def test_a_single_point_is_the_point_of_many(chip, chips) -> None:
 
 def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:
     seen = []
-    on_machine = constant_runs.on_machine
-    monkeypatch.setattr(constant_runs, "on_machine", lambda points, *rest, **options: (
+    on_machine = point.on_machine
+    monkeypatch.setattr(point, "on_machine", lambda points, *rest, **options: (
         seen.append((np.ndim(points.batch), points.shape[0])), on_machine(points, *rest, **options))[1])
-    constant_runs.group_columns(points_of("h100-sxm", "llama-2-70b", q_len=np.ones(len(KV_LEN))), "gqa-8",
+    point.group_columns(points_of("h100-sxm", "llama-2-70b", q_len=np.ones(len(KV_LEN))), "gqa-8",
                                 rivals=["gqa-8"], chips=8, tp=None, pp=None, baseline=True)
     assert seen == [(0, 4096)] * 3
 
@@ -85,11 +84,11 @@ def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, fe
                                   overflow=overflow).fits, 60)[point] for need in needs)), None)
 
     # A few points try all machines at once, many are parted by the middle one.
-    monkeypatch.setattr(fit, "FEW", few)
-    found = fit.fit_chips(hardware, needs, (60,), model.n_q_heads, model.n_layers)
-    for point in range(60):
-        expected = first(point, overflow=False) or first(point, overflow=True) or options[-1][0]
-        assert found.chips[point] == expected
+    monkeypatch.setattr(machine_search, "FEW", few)
+    found = machine_search.fit_chips(hardware, needs, (60,), model.n_q_heads, model.n_layers)
+    for place in range(60):
+        expected = first(place, overflow=False) or first(place, overflow=True) or options[-1][0]
+        assert found.chips[place] == expected
 
 
 def test_a_look_up_of_widths_gives_what_each_width_gives() -> None:

@@ -7,7 +7,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import Price
 from simkit.step.build import build_step
 from simkit.step.placement import Placement
-from simkit.study.energy_cost import cost_usd_per_mtok, energy_j_per_token
+from simkit.study.record import cost_usd_per_mtok, energy_j_per_token
 from tests.step.test_operators import workload_of
 
 LIT = {"power.idle": "100 W", "power.flop_energy": "0.5 pJ/FLOP", "memory.hbm.energy": "40 pJ/B", "memory.l2.energy": "10 pJ/B"}

@@ -8,7 +8,7 @@ import pytest
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.step.placement import Demand
-from simkit.study.fit import candidates, fit_chips, split_chips, tensor_widths
+from simkit.study.machine_search import candidates, fit_chips, split_chips, tensor_widths
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))
 

@@ -10,7 +10,7 @@ from simkit.model.attention import parse_layout
 from simkit.step.sharding import ATTENTION_SHARDINGS
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import Points
-from simkit.study.mapping import name_of, options
+from simkit.study.machine_search import name_of, options
 from simkit.study.scenario import parse_scenario
 
 LLAMA = simkit.load_model("llama-2-70b")
@@ -87,7 +87,7 @@ def test_many_points_take_the_mappings_of_each_alone(chip, monkeypatch):
         layout = parse_layout(name, LLAMA)
         base = some.chips_for([layout], "fewest", None, None)
         at_once = some.mapped(layout, base, None, None)
-        monkeypatch.setattr("simkit.study.mapping.AT_ONCE", 0)
+        monkeypatch.setattr("simkit.study.machine_search.AT_ONCE", 0)
         one_by_one = some.mapped(layout, base, None, None)
         monkeypatch.undo()
         for field in ("tp", "pp", "chips"):

@@ -17,7 +17,7 @@ from simkit.step.placement import Placement
 from simkit.study import replay_cache
 from simkit.study.digests import digest, source_digest
 from simkit.study.replay_cache import BLOCK_BYTES, ResultCache, cache_folder, shared_cache, without_cache
-from simkit.timing.assembly import TimedOperator
+from simkit.timing.step_timing import TimedOperator
 from tests.conftest import RUN_TIMEOUT_S
 
 AT_HOME = Placement(weights={"hbm": 1.0}, kv={"hbm": 1.0}, fits=True, max_batch=0)

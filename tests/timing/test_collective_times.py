@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simkit.hardware.catalog import load_hardware
 from simkit.step.build import build_step
 from simkit.step.operators import Collective
-from simkit.timing.collective_times import (
+from simkit.timing.exchanges import (
     all_gather_time_s,
     all_reduce_time_s,
     all_to_all_time_s,

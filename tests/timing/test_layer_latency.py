@@ -21,7 +21,7 @@ def test_a_mixture_s_layer_waits_for_its_router_as_for_one_more_exchange():
 def test_a_wider_layer_on_a_wafer_takes_as_much_longer_as_was_measured():
     # WaferLLM (arXiv 2502.04563v2) on a WSE-2: 2700 tokens/s over 32 layers and 840 over 80, a layer 1.286 times as long.
     overheads = load_hardware("cerebras-wse2").overheads
-    from simkit.timing.layer_latency import distance_growth
+    from simkit.timing.exchanges import distance_growth
     assert distance_growth(2 * (8192 * (2 * 8192 + 2 * 1024) + 3 * 8192 * 29568), overheads) == pytest.approx(1.286, rel=0.01)
     # Four times the weights, twice the side, twice the distance.
     assert distance_growth(4 * 436e6, overheads) - 1 == pytest.approx(overheads.layer_latency_distance_fraction, rel=1e-6)

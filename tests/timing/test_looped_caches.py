@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simkit.hardware.catalog import load_hardware
-from simkit.timing.looped_caches import TRANSITION_RATIO, cyclic_hit_share, last_shared_cache
+from simkit.timing.roofs import TRANSITION_RATIO, cyclic_hit_share, last_shared_cache
 
 CHIP = load_hardware("h100-sxm")
 CACHE = CHIP.level("l2")

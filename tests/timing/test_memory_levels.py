@@ -15,9 +15,8 @@ from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.study.scenario import parse_scenario
-from simkit.timing.collective_times import collective_time_s
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.memory_roofs import memory_times
+from simkit.timing.exchanges import collective_time_s
+from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 from simkit.timing.step_timing import LATENCY, LOAD_PATH, Account, StepTiming
 from tests.step.test_operators import workload_of
 

@@ -19,8 +19,7 @@ from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
-from simkit.timing.product_kernel import moved_bytes
-from simkit.timing.streamed import streamed_times
+from simkit.timing.products import moved_bytes, streamed_times
 
 CHIPS = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "h200-sxm", "mi300x", "groq-lpu")
 MEASURED = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s")

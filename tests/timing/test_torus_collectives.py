@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
 from simkit.timing.chip_slices import ChipSlice, slice_of
-from simkit.timing.collective_times import (
+from simkit.timing.exchanges import (
     all_gather_time_s,
     all_reduce_time_s,
     all_to_all_time_s,

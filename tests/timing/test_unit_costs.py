@@ -8,7 +8,7 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.step.operators import AttentionTask
-from simkit.timing.unit_costs import (
+from simkit.timing.kernel_cost import (
     chip_kernel,
     kernel_work,
     kernels_of_library,

@@ -27,7 +27,7 @@ from simkit.model.kv_cache import parse_format
 from simkit.step.mixture import Routing, experts
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload
-from simkit.timing.streamed import streamed_times
+from simkit.timing.products import streamed_times
 
 BALANCED: Final = "balanced"
 POWER_LAW: Final = "power_law_"

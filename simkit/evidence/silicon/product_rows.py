@@ -15,9 +15,8 @@ from simkit.model.kv_cache import parse_format
 from simkit.step.operators import gemm
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
-from simkit.timing.collective_times import all_reduce_time_s
-from simkit.timing.product_kernel import moved_bytes
-from simkit.timing.streamed import streamed_times
+from simkit.timing.exchanges import all_reduce_time_s
+from simkit.timing.products import moved_bytes, streamed_times
 
 # The benchmark of products goes round about six sets of buffers: with fewer or more the times of products near the
 # cache's size make no sense (scan of 1, 3, 4, 5, 6, 7, 8, 12 over the measured rows: least error at 6).

@@ -26,8 +26,7 @@ from simkit.report.drawing.style import (
     tokens,
 )
 from simkit.study.evaluate import Evaluated
-from simkit.timing.compute_roofs import compute_time_s, special_function_time_s
-from simkit.timing.memory_roofs import memory_times
+from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
 _HOME: Final = "home"

@@ -1,11 +1,11 @@
-r"""Closed-form time of a product of a few rows on a chip whose products were measured.
+r"""Operators outside attention over the cache: the kernel of a measured product, and the time of any of them.
 
 .. math:: T = \min_{w, s} \Big[ \max\big( \max(b \lceil n/w \rceil \lceil m/128 \rceil s / U, 1)
           (t_{tile} + \tfrac{k}{s} c),\; T_{DRAM} \big) + t_{combine}(s) \Big]
 
 for ``b`` products ``y[m, n] = x[m, k] w[k, n]`` in output tiles of up to 128 rows and ``w`` columns, ``k`` cut into
 ``s`` pieces, on ``U`` units: ``c`` cycles a step of ``k`` are the larger of the unit's load path and its matrix work on
-rows padded to 16. Launch and the first loads' latency come on top (:mod:`simkit.timing.streamed`). Parameters:
+rows padded to 16. Launch and the first loads' latency come on top. Parameters:
 :class:`simkit.hardware.kernel.GemmKernel`.
 
 The experts of a mixture are one grouped product of ``b`` experts with ``m`` rows each in the mean. Its tiles have ``r``
@@ -16,10 +16,17 @@ empty at the end of each), ``k`` is not cut, and ``p`` copies of every choice's 
           (t_{tile} + k c),\; T_{DRAM} \big) + p\, bytes_{routed} / \beta
 
 Parameters: :class:`simkit.hardware.kernel.MoeKernel`.
+
+
+In a step weights are cold and the launch is the profile's. Roofs of any operator and the kernel of a product that was
+measured make its time, in both engines:
+
+.. math:: T = t_{launch} + \max(T_{compute},\; T_{exp},\; \max_l\, bytes_l / \beta_l,\; T_{kernel})
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +35,17 @@ import numpy as np
 from simkit.hardware.kernel import GemmKernel, MoeKernel
 from simkit.hardware.kernel_shape import COMBINE_UNIT_BYTES, MATRIX_ROWS, PARTIAL_BYTES
 from simkit.hardware.profile import HardwareProfile
-from simkit.step.operators import ProductTask
+from simkit.step.operators import Operator, ProductTask
+from simkit.step.placement import Placement
+from simkit.timing.roofs import (
+    OperatorTime,
+    compute_time_s,
+    cyclic_hit_share,
+    last_shared_cache,
+    memory_times,
+    special_function_time_s,
+)
+from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 
 TILE_COLUMNS: Final = (64.0, 128.0, 256.0)  # CUTLASS's library has 128 x 64, 128 x 128 and 128 x 256 tiles, 64 deep
 TILE_ROWS: Final = 128.0  # likewise
@@ -175,3 +192,51 @@ def copies_s(task: ProductTask, hardware: HardwareProfile, kernel: MoeKernel) ->
     """Seconds in which the main memory passes the copies of every choice's hidden state."""
     bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
     return kernel.routing_passes * task.routed_bytes / bandwidth
+
+
+def streamed_times(operator: Operator, placement: Placement, hardware: HardwareProfile, *, alone: bool = False,
+                   scanned_bytes: Any = None) -> OperatorTime:
+    """All roofs of one operator that is not attention over the cache, and what a measured product adds to them.
+
+    Parameters
+    ----------
+    operator, placement, hardware: what, where its tensors live, on which chip.
+    alone: timed by itself: its kernel's whole floor instead of a launch inside a step, and its inputs and outputs in
+        main memory instead of where the operator before left them.
+    scanned_bytes: what a loop reads before it comes back to the same operands of a product, which the chip's cache may
+        still hold then; None: they are cold.
+    """
+    task, kernel = operator.product, product_kernel_of(operator, hardware)
+    hits: Any = 0.0
+    if scanned_bytes is not None and kernel is not None and hardware.kernel is not None:
+        hits = cyclic_hit_share(scanned_bytes, last_shared_cache(hardware), hardware.kernel)
+    level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
+    found = OperatorTime(
+        compute_s=compute_time_s(operator, hardware, placement), special_s=special_function_time_s(operator, hardware),
+        level_s=level_s, level_bytes=level_bytes, launch_s=operator.launches * hardware.overheads.kernel_launch_s,
+        unit_s={})
+    if task is None or kernel is None:
+        return found
+    home = hardware.main_memory
+    # In a step, inputs and outputs are where the roofs have them: in the cache between two operators.
+    read = (moved_bytes(task) if alone and not task.grouped else
+            operator.weight_bytes * placement.weights.get(home.name, 0.0))
+    peak: Any = home.chip_bandwidth_bytes_per_s
+    memory_s = read * (1.0 - hits) / (kernel.dram_achieved_fraction * peak)
+    if isinstance(kernel, MoeKernel):
+        body_s, load_s, arithmetic_s = grouped_s(task, operator.dtype, hardware, kernel, memory_s)
+        memory_s = memory_s + copies_s(task, hardware, kernel)
+    else:
+        body_s, load_s, arithmetic_s = product_s(task, operator.dtype, hardware, kernel, memory_s)
+        if home.latency_s is not None:
+            body_s = body_s + kernel.dram_ramp_ratio * home.latency_s * (1.0 - hits)
+    launch_s = operator.launches * launch_floor_s(task, hardware, kernel) if alone else found.launch_s
+    return replace(found, launch_s=launch_s, body_s=body_s,
+                   unit_s={home.name: memory_s, LOAD_PATH: load_s, COMPUTE: arithmetic_s})
+
+
+def product_kernel_of(operator: Operator, hardware: HardwareProfile) -> GemmKernel | MoeKernel | None:
+    """The parameters of this operator's kernel; None for what is no product and for chips that have none."""
+    if operator.product is None or hardware.kernel is None:
+        return None
+    return hardware.kernel.moe if operator.product.grouped else hardware.kernel.gemm
