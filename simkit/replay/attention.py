@@ -15,7 +15,7 @@ from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
 from simkit.replay.sram_banks import bank_fraction
 from simkit.replay.steady_state import MOST_EVENTS, KernelLoop
-from simkit.replay.target import Machine, Server, machine_of
+from simkit.replay.target import ReplayTarget, Server, target_of
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.timing.kernel_cost import ChipKernel
@@ -83,7 +83,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     bins: parts of the replayed time in which bytes are counted, for a timeline.
 
     A cache that straddles levels does so by layers: the operator is replayed in each home and the mean over the layers
-    returned. Raises :class:`UserError` as :func:`simkit.replay.target.machine_of` does.
+    returned. Raises :class:`UserError` as :func:`simkit.replay.target.target_of` does.
     """
     shares = {name: float(share) for name, share in placement.kv.items()}
     shares = {name: share for name, share in shares.items() if share > 0} or {next(iter(shares)): 1.0}
@@ -91,7 +91,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
         "alone": alone, "exact": exact, "most_events": most_events, "most_recorded_items": most_recorded_items,
         "bins": bins}
     replays = [
-        (share, _best_of(machine_of(hardware, name), operator, task, replace(placement, kv={name: 1.0}), start,
+        (share, _best_of(target_of(hardware, name), operator, task, replace(placement, kv={name: 1.0}), start,
                          options))
         for name, share in shares.items()]
     if len(replays) == 1:
@@ -99,7 +99,7 @@ def replay_attention(operator: Operator, task: AttentionTask, placement: Placeme
     return _layer_mean(replays)
 
 
-def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placement: Placement, start: Start,
+def _best_of(target: ReplayTarget, operator: Operator, task: AttentionTask, placement: Placement, start: Start,
              options: dict[str, Any]) -> AttentionReplay:
     """The fastest of what a kernel may do with what it has: leave buffers idle, or not count on the cache.
 
@@ -111,7 +111,7 @@ def _best_of(machine: Machine, operator: Operator, task: AttentionTask, placemen
     token_bytes = float(task.bytes_per_token_head)
     replays: list[AttentionReplay] = []
     tried: set[Any] = set()
-    buffered = machine
+    buffered = target
     while True:
         before = len(replays)
         for one in starts:
@@ -132,58 +132,58 @@ def _fastest(replays: list[AttentionReplay]) -> AttentionReplay:
     return replace(fastest, extrapolation_bound_s=max(fastest.extrapolation_bound_s, fastest.total_s - least_s))
 
 
-def _in_flight_bytes(machine: Machine, task: AttentionTask) -> float:
+def _in_flight_bytes(target: ReplayTarget, task: AttentionTask) -> float:
     """What one slot's loads may fill: what the profile says, and the load path of measured kernels."""
-    parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
+    parameters = parameters_of(task, target.hardware, target.home) if target.schedule == "dispatched" else None
     if parameters is None:
-        return machine.outstanding_bytes_per_slot
-    in_flight = float(parameters.load_bytes_per_s * parameters.dram_latency_s * machine.load_fraction)
-    return min(machine.outstanding_bytes_per_slot, in_flight)
+        return target.outstanding_bytes_per_slot
+    in_flight = float(parameters.load_bytes_per_s * parameters.dram_latency_s * target.load_fraction)
+    return min(target.outstanding_bytes_per_slot, in_flight)
 
 
-def _replays_in(machine: Machine, operator: Operator, task: AttentionTask, placement: Placement, *, start: Start,
+def _replays_in(target: ReplayTarget, operator: Operator, task: AttentionTask, placement: Placement, *, start: Start,
                 replays: list[AttentionReplay], tried: set[Any], alone: bool, exact: bool, most_events: int,
                 most_recorded_items: int, bins: int) -> list[AttentionReplay]:
     """The ways to run the kernel on these buffers.
 
     Left out is what was tried before, or whose least possible time is clearly above that of the best one so far.
     """
-    parameters = parameters_of(task, machine.hardware, machine.home) if machine.schedule == "dispatched" else None
+    parameters = parameters_of(task, target.hardware, target.home) if target.schedule == "dispatched" else None
     hit_share = 0.0
     if start == "warm":
-        hit_share = float(cyclic_hit_share(operator.kv_read_bytes, machine.cache,
+        hit_share = float(cyclic_hit_share(operator.kv_read_bytes, target.cache,
                                            None if parameters is None else parameters.kernel))
-    machine = _as_measured(_with_page_table(machine, task, parameters), parameters)
+    target = _as_measured(_with_page_table(target, task, parameters), parameters)
     found: list[AttentionReplay] = []
-    plans = plan_kernels(operator, task, machine, parameters=parameters, hit_share=hit_share, alone=alone)
+    plans = plan_kernels(operator, task, target, parameters=parameters, hit_share=hit_share, alone=alone)
     for rank, plan in enumerate(plans):
         if (start, plan.name) in tried:
             continue
         tried.add((start, plan.name))
         best_s = min((one.total_s for one in (*replays, *found)), default=float("inf"))
         replayed = _replay_plan(
-            machine, plan, operator, task, placement, parameters=parameters, hit_share=hit_share,
+            target, plan, operator, task, placement, parameters=parameters, hit_share=hit_share,
             could_win_s=best_s * (CLEARLY if rank == 0 else 1.0 / WORTH), alone=alone, exact=exact,
             most_events=most_events, most_recorded_items=most_recorded_items, bins=bins)
         found += [] if replayed is None else [replayed]
     return found
 
 
-def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: AttentionTask, placement: Placement, *,
-                 parameters: ChipKernel | None, hit_share: float, could_win_s: float, alone: bool, exact: bool,
+def _replay_plan(target: ReplayTarget, plan: KernelPlan, operator: Operator, task: AttentionTask,
+                 placement: Placement, *, parameters: ChipKernel | None, hit_share: float, could_win_s: float, alone: bool, exact: bool,
                  most_events: int, most_recorded_items: int, bins: int) -> AttentionReplay | None:
     """One plan run; None when its least possible time is above ``could_win_s``."""
-    hardware, kv_bytes = machine.hardware, float(operator.kv_read_bytes)
-    rate = _dram_rate(machine, plan, operator, task)
+    hardware, kv_bytes = target.hardware, float(operator.kv_read_bytes)
+    rate = _dram_rate(target, plan, operator, task)
     arithmetic = {COMPUTE: float(compute_time_s(operator, hardware, placement)),
                   SPECIAL_FUNCTION: float(special_function_time_s(operator, hardware))}
     busiest = max(arithmetic, key=lambda name: arithmetic[name])
     once = _level_bytes(replace(operator, kv_reread_bytes=task.shared_reread_bytes), placement, hardware)
     loop = KernelLoop(
-        machine=machine, plan=plan, home_rate_fraction=rate.fraction, compute_s=arithmetic[busiest],
+        target=target, plan=plan, home_rate_fraction=rate.fraction, compute_s=arithmetic[busiest],
         hit_share=hit_share,
         exposed_setup_share=0.0 if parameters is None else parameters.kernel.exposed_setup_fraction,
-        extra_bytes=np.array([once[server.name] - kv_bytes for server in machine.path]))
+        extra_bytes=np.array([once[server.name] - kv_bytes for server in target.path]))
     if loop.least_s > could_win_s:
         return None
     events = np.zeros((most_recorded_items, timeline.EVENT_COLUMNS))
@@ -197,27 +197,27 @@ def _replay_plan(machine: Machine, plan: KernelPlan, operator: Operator, task: A
         busiest: float(run.stalls[timeline.COMPUTE] + run.stalls[timeline.CONTENTION]),
         LOAD_PATH: float(run.stalls[timeline.WAIT_IN_FLIGHT] + run.stalls[steady_state.LOAD_PATH]),
         IMBALANCE: float(run.stalls[timeline.IMBALANCE]),
-        **{server.name: float(run.stalls[steady_state.FIRST_LEVEL + i]) for i, server in enumerate(machine.path)},
+        **{server.name: float(run.stalls[steady_state.FIRST_LEVEL + i]) for i, server in enumerate(target.path)},
     }
     if parameters is None or plan.unit is None:
-        through, combine_s = _combine(plan, machine)
+        through, combine_s = _combine(plan, target)
         stalls[through.name] += combine_s
     else:
         row_elements = float(task.sequences) * float(task.kv_heads) * float(task.query_rows) * task.value_dim
         stalls[LATENCY] += (combining_s(row_elements, plan.cut, parameters) + plan.unit.rows_s
                             + _ramp_s(parameters) * (1.0 - hit_share))
     total = sum(stalls.values())
-    level_bytes = _moved(once, machine, loop, run.home_share, kv_bytes)
+    level_bytes = _moved(once, target, loop, run.home_share, kv_bytes)
     clock, ended = hardware.compute.clock_hz, int(np.count_nonzero(events[:, 3]))
     return AttentionReplay(
-        total_s=total, stall_s=stalls, level_bytes=level_bytes, items=plan.items, units=machine.units,
+        total_s=total, stall_s=stalls, level_bytes=level_bytes, items=plan.items, units=target.units,
         splits=plan.splits,
-        utilisation={server.name: level_bytes[server.name] / (total * server.bytes_per_s) for server in machine.path}
+        utilisation={server.name: level_bytes[server.name] / (total * server.bytes_per_s) for server in target.path}
         | {busiest: arithmetic[busiest] / total},
-        row_hit_fraction=None if machine.home.kind != "dram" else rate.row_hit_fraction,
+        row_hit_fraction=None if target.home.kind != "dram" else rate.row_hit_fraction,
         home_rate_fraction=rate.fraction, cycles=None if clock is None else total * clock,
         replayed_fraction=run.replayed_fraction, extrapolation_bound_s=run.bound_s,
-        path=tuple(server.name for server in machine.path), replayed_s=run.replayed_s, binned_bytes=run.binned_bytes,
+        path=tuple(server.name for server in target.path), replayed_s=run.replayed_s, binned_bytes=run.binned_bytes,
         events=events[:ended], event_tokens=plan.item_tokens[events[:ended, 1].astype(np.int64)])
 
 
@@ -231,14 +231,14 @@ def _level_bytes(operator: Operator, placement: Placement, hardware: HardwarePro
     return {name: float(amount) for name, amount in moved.items()}
 
 
-def _moved(once: dict[str, float], machine: Machine, loop: KernelLoop, home_share: float,
+def _moved(once: dict[str, float], target: ReplayTarget, loop: KernelLoop, home_share: float,
            kv_bytes: float) -> dict[str, float]:
     """Bytes at each level: every read at levels up to the shared cache, what that did not serve beyond it."""
-    names = [server.name for server in machine.path]
+    names = [server.name for server in target.path]
     repeats = loop.tokens / loop.plan.distinct_tokens - 1.0
     found = dict(once)
     for place, name in enumerate(names):
-        if place <= machine.cache_server:
+        if place <= target.cache_server:
             found[name] += repeats * kv_bytes
         else:
             # Every byte once in a cold cache: this is the operators' count to the last bit.
@@ -246,54 +246,54 @@ def _moved(once: dict[str, float], machine: Machine, loop: KernelLoop, home_shar
     return found
 
 
-def _with_page_table(machine: Machine, task: AttentionTask, parameters: ChipKernel | None) -> Machine:
+def _with_page_table(target: ReplayTarget, task: AttentionTask, parameters: ChipKernel | None) -> ReplayTarget:
     """A paged cache's first load waits for its page number; later ones are read ahead.
 
     Measured kernels were paged: their set-up holds that wait.
     """
-    if task.page <= 1 or machine.schedule == "static" or parameters is not None:
-        return machine
-    return replace(machine, item_setup_s=machine.item_setup_s + machine.path[-1].latency_s)
+    if task.page <= 1 or target.schedule == "static" or parameters is not None:
+        return target
+    return replace(target, item_setup_s=target.item_setup_s + target.path[-1].latency_s)
 
 
-def _as_measured(machine: Machine, parameters: ChipKernel | None) -> Machine:
+def _as_measured(target: ReplayTarget, parameters: ChipKernel | None) -> ReplayTarget:
     """The path at the rates that measured kernels reach: of the home's peak, and out of the shared cache."""
     if parameters is None:
-        return machine
-    path = [*machine.path]
-    if machine.home is machine.hardware.main_memory:
+        return target
+    path = [*target.path]
+    if target.home is target.hardware.main_memory:
         path[-1] = replace(path[-1], bytes_per_s=min(path[-1].bytes_per_s, float(parameters.dram_bytes_per_s)))
-    if machine.cache is not None:
-        cache = path[machine.cache_server]
+    if target.cache is not None:
+        cache = path[target.cache_server]
         measured = float(parameters.cache_bytes_per_s)
-        path[machine.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, measured))
-    return replace(machine, path=tuple(path))
+        path[target.cache_server] = replace(cache, bytes_per_s=min(cache.bytes_per_s, measured))
+    return replace(target, path=tuple(path))
 
 
-def _dram_rate(machine: Machine, plan: KernelPlan, operator: Operator, task: AttentionTask) -> PatternRate:
+def _dram_rate(target: ReplayTarget, plan: KernelPlan, operator: Operator, task: AttentionTask) -> PatternRate:
     """Efficiency of DRAM channels, or of SRAM banks, on the reads of all running items."""
-    if machine.home.kind != "dram":
-        return PatternRate(fraction=_bank_fraction(machine, plan, task), row_hit_fraction=1.0)
-    return pattern_rate(machine.home, tile_pattern(
-        streams=min(plan.items, machine.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
+    if target.home.kind != "dram":
+        return PatternRate(fraction=_bank_fraction(target, plan, task), row_hit_fraction=1.0)
+    return pattern_rate(target.home, tile_pattern(
+        streams=min(plan.items, target.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
         parts=task.arrays, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
         neighbours=round(float(task.interleaved_heads)), stride_tokens=float(task.stride_tokens),
         footprint_bytes=float(operator.kv_read_bytes)))
 
 
-def _bank_fraction(machine: Machine, plan: KernelPlan, task: AttentionTask) -> float:
+def _bank_fraction(target: ReplayTarget, plan: KernelPlan, task: AttentionTask) -> float:
     """What reads of the layout's addresses reach of a banked SRAM; one compiled program meets no bank twice."""
-    if machine.schedule == "static":
+    if target.schedule == "static":
         return 1.0
     token_bytes = plan.bytes_per_token / task.arrays
-    return bank_fraction(machine.home, token_bytes=token_bytes, stride_tokens=float(task.stride_tokens),
+    return bank_fraction(target.home, token_bytes=token_bytes, stride_tokens=float(task.stride_tokens),
                          row_bytes=token_bytes * max(1.0, float(task.interleaved_heads)))
 
 
-def _combine(plan: KernelPlan, machine: Machine) -> tuple[Server, float]:
+def _combine(plan: KernelPlan, target: ReplayTarget) -> tuple[Server, float]:
     """Split items write partial results in fp32 and a second pass reads them, through the nearest shared level."""
-    shared = [server for server in machine.path if not server.per_unit and np.isfinite(server.bytes_per_s)]
-    level = (shared or machine.path)[0]
+    shared = [server for server in target.path if not server.per_unit and np.isfinite(server.bytes_per_s)]
+    level = (shared or target.path)[0]
     if plan.combine_bytes == 0.0:
         return level, 0.0
     return level, plan.combine_bytes / level.bytes_per_s + 2 * level.latency_s

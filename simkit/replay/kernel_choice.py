@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from simkit.hardware.kernel_shape import UNSPLIT_ITEMS
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
-from simkit.replay.target import Machine
+from simkit.replay.target import ReplayTarget
 from simkit.step.operators import AttentionTask, Operator
 from simkit.timing.attention_kernel import piece_counts
 from simkit.timing.kernel_cost import (
@@ -60,18 +60,18 @@ def parameters_of(task: AttentionTask, hardware: HardwareProfile, home: MemoryLe
     return chip_kernel(hardware, hardware.kernel, home, float(bandwidth), latent=task.latent)
 
 
-def choose_kernels(operator: Operator, task: AttentionTask, machine: Machine, parameters: ChipKernel,
+def choose_kernels(operator: Operator, task: AttentionTask, target: ReplayTarget, parameters: ChipKernel,
                    lengths: NDArray[np.int64], *, hit_share: float, alone: bool) -> list[KernelChoice]:
     """The kernel of least estimated time, then others whose best cut comes within ``CLOSE`` of it.
 
     Parameters
     ----------
-    operator, task, machine, parameters: what is read, on which chip.
+    operator, task, target, parameters: what is read, on which chip.
     lengths: tokens of each sequence.
     hit_share: share of the reads that a warm cache serves.
     alone: the kernel is timed by itself, so that its own launch floor counts.
     """
-    work, chip = work_of(operator, task, lengths, hit_share), _on_machine(parameters, machine)
+    work, chip = work_of(operator, task, lengths, hit_share), _on_target(parameters, target)
     memory, pieces = memory_times(work, chip), piece_counts(task.kernel, chip.kernel)
     choices: list[KernelChoice] = []
     for unit in unit_kernels(work, chip):
@@ -119,15 +119,15 @@ def combining_s(row_elements: float, cut: NDArray[np.int64], chip: ChipKernel) -
     return float(combine_s(row_elements / len(cut) * pieces, chip)) if pieces else 0.0
 
 
-def _on_machine(parameters: ChipKernel, machine: Machine) -> ChipKernel:
+def _on_target(parameters: ChipKernel, target: ReplayTarget) -> ChipKernel:
     """The chip's parameters at the rates of the machine's path, its load buffers used as far as the machine says."""
     cache_bytes_per_s = None
-    if machine.cache is not None:
+    if target.cache is not None:
         # Every reader's bytes pass the shared cache here; what measured kernels take of it is more on some chips, where
         # units keep what neighbours read. Data paths that grow with the memory end at what the cache delivers, too.
-        cache_bytes_per_s = min(parameters.cache_bytes_per_s, machine.path[machine.cache_server].bytes_per_s)
-    return replace(parameters, dram_bytes_per_s=float(machine.path[-1].bytes_per_s),
-                   cache_bytes_per_s=cache_bytes_per_s, load_fraction=machine.load_fraction)
+        cache_bytes_per_s = min(parameters.cache_bytes_per_s, target.path[target.cache_server].bytes_per_s)
+    return replace(parameters, dram_bytes_per_s=float(target.path[-1].bytes_per_s),
+                   cache_bytes_per_s=cache_bytes_per_s, load_fraction=target.load_fraction)
 
 
 def _cuts(lengths: NDArray[np.int64], kernel: MappedKernel, pieces: Sequence[int]) -> list[NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.replay.kernel_choice import KernelChoice, choose_kernels
-from simkit.replay.target import Machine
+from simkit.replay.target import ReplayTarget
 from simkit.step.operators import AttentionTask, Operator
 from simkit.timing.kernel_cost import ChipKernel, UnitKernel
 
@@ -98,13 +98,13 @@ def sequence_tokens(task: AttentionTask, sequences: int) -> NDArray[np.int64]:
     return np.asarray(lengths, dtype=np.int64)
 
 
-def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, parameters: ChipKernel | None = None,
+def plan_kernels(operator: Operator, task: AttentionTask, target: ReplayTarget, *, parameters: ChipKernel | None = None,
                  hit_share: float, alone: bool) -> list[KernelPlan]:
     """Work items of one attention operator on one chip, in each way that is worth a replay.
 
     Parameters
     ----------
-    operator, task, machine: what is read, on which chip. A statically scheduled machine has one item: the whole cache
+    operator, task, target: what is read, on which chip. A statically scheduled machine has one item: the whole cache
         as one stream.
     parameters: of the chip's measured kernels; the plans are then what a library would choose between.
     hit_share, alone: as :func:`simkit.replay.kernel_choice.choose_kernels` takes them.
@@ -112,12 +112,12 @@ def plan_kernels(operator: Operator, task: AttentionTask, machine: Machine, *, p
     sequences, kv_heads = max(1, round(float(task.sequences))), max(1, round(float(task.kv_heads)))
     lengths = sequence_tokens(task, sequences)
     if parameters is None:
-        return [_plan(operator, task, machine, lengths, kv_heads)]
-    choices = choose_kernels(operator, task, machine, parameters, lengths, hit_share=hit_share, alone=alone)
-    return [_chosen_plan(choice, operator, machine, parameters, lengths, kv_heads) for choice in choices]
+        return [_plan(operator, task, target, lengths, kv_heads)]
+    choices = choose_kernels(operator, task, target, parameters, lengths, hit_share=hit_share, alone=alone)
+    return [_chosen_plan(choice, operator, target, parameters, lengths, kv_heads) for choice in choices]
 
 
-def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: NDArray[np.int64],
+def _plan(operator: Operator, task: AttentionTask, target: ReplayTarget, lengths: NDArray[np.int64],
           kv_heads: int) -> KernelPlan:
     """The items of a kernel that nobody measured, cut by FlashAttention's heuristic or as the machine is scheduled."""
     readers, rows = 1, float(task.query_rows)
@@ -127,19 +127,19 @@ def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: ND
     bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
     partial_bytes = 2 * rows * (task.value_dim + 2) * PARTIAL_BYTES
     cut = np.ones(len(lengths), dtype=np.int64)
-    if machine.schedule == "static":
+    if target.schedule == "static":
         whole = np.array([lengths.sum() * kv_heads * readers])
-        granule, in_flight = _granule(bytes_per_token, machine, int(whole[0]))
+        granule, in_flight = _granule(bytes_per_token, target, int(whole[0]))
         return KernelPlan(
             item_tokens=whole, item_stream=np.zeros(1, dtype=np.int64), streams=1, granule_tokens=granule,
             distinct_tokens=int(lengths.sum()) * kv_heads, granules_in_flight=in_flight, splits=1.0, cut=cut,
             bytes_per_token=bytes_per_token, combine_bytes=0.0)
-    if machine.schedule == "banked":
-        cut = _bank_cuts(lengths, kv_heads * readers, machine.units, bytes_per_token, partial_bytes)
+    if target.schedule == "banked":
+        cut = _bank_cuts(lengths, kv_heads * readers, target.units, bytes_per_token, partial_bytes)
     elif task.kernel in ("grouped", "per-query-head"):
-        cut = _cuts(lengths, kv_heads * readers, machine.slots)
+        cut = _cuts(lengths, kv_heads * readers, target.slots)
     tokens, stream = _items(lengths, cut, kv_heads, readers)
-    granule, in_flight = _granule(bytes_per_token, machine, int(tokens.max()))
+    granule, in_flight = _granule(bytes_per_token, target, int(tokens.max()))
     cut_items = float((cut[cut > 1]).sum() * kv_heads * readers)
     return KernelPlan(
         item_tokens=tokens, item_stream=stream, streams=int(stream.max()) + 1, granule_tokens=granule,
@@ -147,17 +147,17 @@ def _plan(operator: Operator, task: AttentionTask, machine: Machine, lengths: ND
         splits=float(cut.mean()), combine_bytes=cut_items * partial_bytes, cut=cut)
 
 
-def _chosen_plan(choice: KernelChoice, operator: Operator, machine: Machine, parameters: ChipKernel,
+def _chosen_plan(choice: KernelChoice, operator: Operator, target: ReplayTarget, parameters: ChipKernel,
                  lengths: NDArray[np.int64], kv_heads: int) -> KernelPlan:
     """The items of a library's choice, with buffers that hold what their unit loads in one latency of the home."""
     unit = choice.unit
     bytes_per_token = float(operator.kv_read_bytes) / float(lengths.sum() * kv_heads)
     tokens, stream = _items(lengths, choice.cut, kv_heads, round(unit.readers))
     rate = min(unit.load_bytes_per_s, bytes_per_token / unit.token_s)
-    in_flight_bytes = min(rate * parameters.dram_latency_s, machine.outstanding_bytes_per_slot)
+    in_flight_bytes = min(rate * parameters.dram_latency_s, target.outstanding_bytes_per_slot)
     granule = _granule_tokens(in_flight_bytes / bytes_per_token, int(tokens.max()))
     in_flight = in_flight_bytes / (granule * bytes_per_token)
-    if in_flight_bytes < machine.outstanding_bytes_per_slot:
+    if in_flight_bytes < target.outstanding_bytes_per_slot:
         # One more passes the load path; and what is computed leaves room for the next load.
         in_flight = max(np.ceil(in_flight) + 1, GRANULES_IN_FLIGHT)
     return KernelPlan(
@@ -217,18 +217,18 @@ def _items(lengths: NDArray[np.int64], cut: NDArray[np.int64], kv_heads: int,
     return np.concatenate(tokens).astype(np.int64), np.concatenate(stream).astype(np.int64)
 
 
-def _granule(bytes_per_token: float, machine: Machine, longest_item: int) -> tuple[int, int]:
+def _granule(bytes_per_token: float, target: ReplayTarget, longest_item: int) -> tuple[int, int]:
     """Tokens that one load brings, and how many such loads a slot keeps in flight.
 
     Without a bound on the bytes in flight, as many as hide the path's latency at its rate. A sixteenth of the longest
     item at most, so that filling the pipeline with the first load stays a detail.
     """
-    if np.isfinite(machine.outstanding_bytes_per_slot):
-        granule = _granule_tokens(machine.outstanding_bytes_per_slot / bytes_per_token, longest_item)
-        return granule, max(1, int(machine.outstanding_bytes_per_slot / (granule * bytes_per_token)))
+    if np.isfinite(target.outstanding_bytes_per_slot):
+        granule = _granule_tokens(target.outstanding_bytes_per_slot / bytes_per_token, longest_item)
+        return granule, max(1, int(target.outstanding_bytes_per_slot / (granule * bytes_per_token)))
     granule = min(_most_granule_tokens(longest_item), longest_item)
-    rate = min(server.bytes_per_s for server in machine.path) / machine.slots
-    hidden = max(server.latency_s for server in machine.path) * rate / (granule * bytes_per_token)
+    rate = min(server.bytes_per_s for server in target.path) / target.slots
+    hidden = max(server.latency_s for server in target.path) * rate / (granule * bytes_per_token)
     return granule, GRANULES_IN_FLIGHT + int(np.ceil(hidden))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from simkit.replay import timeline
 from simkit.replay.kernel_plan import KernelPlan
-from simkit.replay.target import Machine
+from simkit.replay.target import ReplayTarget
 
 MOST_EVENTS: Final = 100_000  # replayed before a kernel's steady state is extrapolated
 # Where items differ, short runs may end with other items than the whole one; where they share reads, the cache holds
@@ -64,7 +64,7 @@ class KernelLoop:
     The unit's load path is a server of its own before those of the machine's path.
     """
 
-    machine: Machine
+    target: ReplayTarget
     plan: KernelPlan
     home_rate_fraction: float
     hit_share: float
@@ -80,20 +80,20 @@ class KernelLoop:
     @property
     def least_s(self) -> float:
         """What no order of events beats: the units' even share of the work, the longest item, the home's bytes."""
-        plan, machine = self.plan, self.machine
+        plan, target = self.plan, self.target
         token_s = self._compute_s_per_token
         if plan.unit is not None:
             token_s = max(token_s, plan.bytes_per_token / plan.unit.load_bytes_per_s)
-        work_s = float(self._setup_s.sum()) / machine.slots + self.tokens * token_s / machine.units
+        work_s = float(self._setup_s.sum()) / target.slots + self.tokens * token_s / target.units
         missed = plan.distinct_tokens * plan.bytes_per_token * (1.0 - self.hit_share)
-        servers = machine.units if machine.path[-1].per_unit else 1
+        servers = target.units if target.path[-1].per_unit else 1
         longest_s = float((self._setup_s + plan.item_tokens * token_s).max())
         return max(work_s, longest_s, missed * float(self._s_per_byte()[-1]) / servers)
 
     @property
     def _shared(self) -> bool:
         """Whether several items read one range, and the cache may serve all but the first."""
-        return self.plan.items > self.plan.streams and self.machine.cache is not None
+        return self.plan.items > self.plan.streams and self.target.cache is not None
 
     def run(self, *, exact: bool, most_events: int, events: NDArray[np.float64], bins: int) -> Run:
         """Replay all of it, or three lengths and the line through the longer two."""
@@ -140,7 +140,7 @@ class KernelLoop:
 
     def _traffic(self, length: int, whole: int, seconds: float, bins: int) -> NDArray[np.float64]:
         """Bytes that each server moved in each of ``bins`` parts of a run that takes ``seconds``."""
-        moved = np.zeros((len(self.machine.path), bins))
+        moved = np.zeros((len(self.target.path), bins))
         if bins:
             self._once(length, whole, np.zeros((0, timeline.EVENT_COLUMNS)), moved, seconds / bins)
         return moved
@@ -148,12 +148,12 @@ class KernelLoop:
     def _once(self, length: int, whole: int, events: NDArray[np.float64],
               binned_bytes: NDArray[np.float64] | None = None, bin_s: float = 1.0) -> _Once:
         """Run with the longest item cut to ``length`` of ``whole`` granules, and the others in proportion."""
-        machine, plan = self.machine, self.plan
+        target, plan = self.target, self.plan
         tokens = plan.item_tokens
         if length < whole:
             granules = np.maximum(np.round(plan.granules * (length / whole)), 1).astype(np.int64)
             tokens = np.minimum(granules * plan.granule_tokens, tokens)
-        window = 0.0 if machine.cache is None else float(machine.cache.usable_bytes)
+        window = 0.0 if target.cache is None else float(target.cache.usable_bytes)
         items = timeline.Items(
             tokens=tokens, stream=plan.item_stream, granule_tokens=plan.granule_tokens,
             granules_per_stream=int(-(-int(tokens.max()) // plan.granule_tokens)), in_flight=plan.granules_in_flight,
@@ -161,35 +161,35 @@ class KernelLoop:
             shared=self._shared,
             compute_s_per_token=self._compute_s_per_token)
         path = timeline.Path(
-            units=machine.units, slots_per_unit=machine.slots_per_unit, s_per_byte=self._s_per_byte(),
-            per_unit=np.array([1, *(int(server.per_unit) for server in machine.path)], dtype=np.int64),
-            latency_s=np.array([0.0, *(server.latency_s for server in machine.path)]),
-            cache_server=-1 if machine.cache is None else machine.cache_server + 1,
+            units=target.units, slots_per_unit=target.slots_per_unit, s_per_byte=self._s_per_byte(),
+            per_unit=np.array([1, *(int(server.per_unit) for server in target.path)], dtype=np.int64),
+            latency_s=np.array([0.0, *(server.latency_s for server in target.path)]),
+            cache_server=-1 if target.cache is None else target.cache_server + 1,
             extra_share=np.concatenate(([0.0], self.extra_bytes / (self.tokens * plan.bytes_per_token))),
             hit_share=self.hit_share, reread_window_bytes=window * length / whole)
         bins = 0 if binned_bytes is None else binned_bytes.shape[1]
         record = timeline.Record(
-            stalls=np.zeros(timeline.FIRST_SERVER + 1 + len(machine.path)), home_tokens=np.zeros(1, dtype=np.int64),
-            events=events, bin_s=bin_s, binned_bytes=np.zeros((1 + len(machine.path), bins)))
+            stalls=np.zeros(timeline.FIRST_SERVER + 1 + len(target.path)), home_tokens=np.zeros(1, dtype=np.int64),
+            events=events, bin_s=bin_s, binned_bytes=np.zeros((1 + len(target.path), bins)))
         seconds = timeline.run_items(items, path, record)
         distinct = plan.distinct_tokens * (float(tokens.sum()) / self.tokens)
         if binned_bytes is not None:
             binned_bytes += record.binned_bytes[1:]
-        return float(seconds), record.stalls / machine.slots, float(record.home_tokens[0]) / distinct
+        return float(seconds), record.stalls / target.slots, float(record.home_tokens[0]) / distinct
 
     def _s_per_byte(self) -> NDArray[np.float64]:
         """Of one server of each kind; the home's with the losses of the access pattern."""
-        machine = self.machine
+        target = self.target
         load = 0.0 if self.plan.unit is None else 1.0 / self.plan.unit.load_bytes_per_s
         times = np.array([load, *(
-            (machine.units if server.per_unit else 1) / server.bytes_per_s for server in machine.path)])
+            (target.units if server.per_unit else 1) / server.bytes_per_s for server in target.path)])
         times[-1] /= self.home_rate_fraction
         return times
 
     @cached_property
     def _compute_s_per_token(self) -> float:
         """Of one item on its unit: at least its even part of the chip's arithmetic."""
-        even = self.compute_s * self.machine.units / self.tokens
+        even = self.compute_s * self.target.units / self.tokens
         return even if self.plan.unit is None else max(even, self.plan.unit.token_s)
 
     @cached_property
@@ -197,11 +197,11 @@ class KernelLoop:
         """Of each item; what is left of its last tile is loaded and computed without use."""
         plan, unit = self.plan, self.plan.unit
         if unit is None:
-            return np.full(plan.items, self.machine.item_setup_s)
+            return np.full(plan.items, self.target.item_setup_s)
         # Timed kernels waited for their first loads inside their set-up; here these are waited for when they are made.
-        waited = self.machine.path[-1].latency_s
+        waited = self.target.path[-1].latency_s
         if self.hit_share == 1.0:
-            waited = self.machine.path[self.machine.cache_server].latency_s
+            waited = self.target.path[self.target.cache_server].latency_s
         rest = -plan.item_tokens % unit.tile_tokens
         token_s = max(self._compute_s_per_token, plan.bytes_per_token / unit.load_bytes_per_s)
-        return np.asarray(self.machine.item_setup_s + max(unit.setup_s - waited, 0.0) + rest * token_s)
+        return np.asarray(self.target.item_setup_s + max(unit.setup_s - waited, 0.0) + rest * token_s)

@@ -32,7 +32,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class ReplayTarget:
     """What one chip is to a kernel. ``path`` runs from the unit to the home of the cache, the home last.
 
     ``schedule``: ``dispatched`` units take work items as they become free and keep bounded bytes in flight;
@@ -63,7 +63,7 @@ class Machine:
         return -1 if self.cache is None else [server.name for server in self.path].index(self.cache.name)
 
 
-def machine_of(hardware: HardwareProfile, home_name: str) -> Machine:
+def target_of(hardware: HardwareProfile, home_name: str) -> ReplayTarget:
     """Read a profile for a kernel whose KV cache lives in one level.
 
     Raises :class:`UserError` when that level has no bandwidth parameter.
@@ -78,7 +78,7 @@ def machine_of(hardware: HardwareProfile, home_name: str) -> Machine:
     compute = hardware.compute
     resident = RESIDENT_ITEMS if schedule == "dispatched" and hardware.kernel is None else 1
     in_flight: Any = compute.outstanding_bytes_per_unit if schedule == "dispatched" else None
-    return Machine(
+    return ReplayTarget(
         hardware=hardware, units=1 if schedule == "static" else compute.units, slots_per_unit=resident,
         schedule=schedule, home=home, item_setup_s=0.0, cache=caches[-1] if caches else None,
         path=tuple(_server(level, schedule) for level in (*before, home)

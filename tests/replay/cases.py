@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from simkit.step.target import ReplayTarget
 
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -17,9 +18,8 @@ from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import KernelPlan
 from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
-from simkit.replay.target import Server, machine_of
+from simkit.replay.target import Server, target_of
 from simkit.step.build import build_step
-from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
@@ -42,7 +42,7 @@ def attention_operator(layout: str, batch: float, kv_len: float, *, model: str |
     scenario_of = parse_scenario(**scenario)
     workload = scenario_of.workload(
         chip, shape, parse_layout(layout, shape), batch=np.array([float(batch)]), kv_len=np.array([float(kv_len)]),
-        q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0, mapping=scenario_of.sharding or "heads"))
+        q_len=np.array([1.0]), target=ReplayTarget(chips=1.0, tp=1.0, pp=1.0, mapping=scenario_of.sharding or "heads"))
     return scalar_operator(build_step(workload).attention_operators[0], 0, (1,))
 
 
@@ -93,14 +93,14 @@ def kernel_loop(items: Any = (1000,), *, stream: Any = None, granule_tokens: int
                 fraction: float = 1.0, extra: float = 0.0, exposed: float = 0.0) -> KernelLoop:
     """Items on a machine of one memory, with a shared cache before it where ``cache`` is its rate."""
     chip = load_hardware("h100-sxm")
-    base = machine_of(chip, "hbm")
+    base = target_of(chip, "hbm")
     path = [Server(name="hbm", bytes_per_s=home, latency_s=latency_s, per_unit=per_unit)]
     if cache is not None:
         path.insert(0, Server(name="l2", bytes_per_s=cache, latency_s=cache_latency_s, per_unit=False))
     level = None
     if cache is not None and base.cache is not None:
         level = replace(base.cache, capacity_bytes=cache_bytes / (1 - base.cache.reserve_fraction))
-    machine = replace(base, units=units, slots_per_unit=slots, path=tuple(path), item_setup_s=setup_s, cache=level)
+    target = replace(base, units=units, slots_per_unit=slots, path=tuple(path), item_setup_s=setup_s, cache=level)
     tokens = np.array(items, dtype=np.int64)
     stream = np.arange(len(tokens)) if stream is None else np.array(stream)
     first = np.unique(stream, return_index=True)[1]
@@ -108,5 +108,5 @@ def kernel_loop(items: Any = (1000,), *, stream: Any = None, granule_tokens: int
         item_tokens=tokens, item_stream=stream, streams=len(first), distinct_tokens=int(tokens[first].sum()),
         granule_tokens=granule_tokens, granules_in_flight=in_flight, bytes_per_token=bytes_per_token, splits=1.0,
         combine_bytes=0.0, cut=np.ones(1, dtype=np.int64), unit=unit)
-    return KernelLoop(machine=machine, plan=plan, home_rate_fraction=fraction, hit_share=hit_share, compute_s=compute_s,
+    return KernelLoop(target=target, plan=plan, home_rate_fraction=fraction, hit_share=hit_share, compute_s=compute_s,
                       extra_bytes=np.full(len(path), extra), exposed_setup_share=exposed)

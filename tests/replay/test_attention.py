@@ -12,7 +12,7 @@ from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import plan_kernels
 from simkit.replay.steady_state import KernelLoop, Run
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from simkit.step.placement import Placement
 from simkit.timing.roofs import compute_time_s, special_function_time_s
 from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
@@ -20,7 +20,7 @@ from tests.replay.cases import attention_operator, in_home, kernel_loop, replay
 
 def moved(loop, home_share=1.0):
     """1000 distinct bytes of the cache and 7 of activations at each level."""
-    return attention._moved({"l2": 1007.0, "hbm": 1007.0}, loop.machine, loop, home_share, 1000.0)
+    return attention._moved({"l2": 1007.0, "hbm": 1007.0}, loop.target, loop, home_share, 1000.0)
 
 
 def test_a_cold_cache_moves_every_byte_once_beside_the_activations():
@@ -40,7 +40,7 @@ def test_repeated_reads_pass_the_cache_and_reach_the_home_as_often_as_it_forgot(
 
 
 def combined(loop, partial_bytes):
-    server, seconds = attention._combine(replace(loop.plan, combine_bytes=partial_bytes), loop.machine)
+    server, seconds = attention._combine(replace(loop.plan, combine_bytes=partial_bytes), loop.target)
     return server.name, seconds
 
 
@@ -55,7 +55,7 @@ def test_partial_results_pass_no_level_of_a_single_unit_and_none_whose_rate_is_u
     assert combined(loop, 2000.0) == ("hbm", pytest.approx(2e-6 + 2e-6))
     own = kernel_loop(per_unit=True)
     assert combined(own, 2000.0)[0] == "hbm"  # there is no other
-    both = replace(kernel_loop(cache=1e9).machine)
+    both = replace(kernel_loop(cache=1e9).target)
     path = (replace(both.path[0], per_unit=True), both.path[1])
     assert attention._combine(replace(loop.plan, combine_bytes=2000.0), replace(both, path=path))[0].name == "hbm"
 
@@ -65,38 +65,38 @@ def put_together(monkeypatch, chip="h100-sxm", layout="gqa-8", batch=4, kv_len=2
     """One plan with a run of known stalls: (replay, plan, parameters, operator, task, machine, the loop it was given)."""
     hardware = load_hardware(chip)
     home = hardware.main_memory.name
-    machine = machine_of(hardware, home)
+    target = target_of(hardware, home)
     operator = attention_operator(layout, batch, kv_len, **scenario)
     task = task_of(operator)
-    parameters = parameters_of(task, hardware, machine.home) if machine.schedule == "dispatched" else None
+    parameters = parameters_of(task, hardware, target.home) if target.schedule == "dispatched" else None
     hit_share = 0.0 if start == "cold" else 0.75
-    machine = attention._as_measured(machine, parameters)
-    plan = plan_kernels(operator, task, machine, parameters=parameters, hit_share=hit_share, alone=alone)[0]
+    target = attention._as_measured(target, parameters)
+    plan = plan_kernels(operator, task, target, parameters=parameters, hit_share=hit_share, alone=alone)[0]
     loops = []
 
     def known(loop, **_):
         loops.append(loop)
         return run or Run(
-            kernel_s=1.0, stalls=np.array([1.0, 2.0, 4.0, 8.0, 16.0, 3.0, 5.0, *(32.0 * (i + 1) for i in range(len(machine.path)))]),
+            kernel_s=1.0, stalls=np.array([1.0, 2.0, 4.0, 8.0, 16.0, 3.0, 5.0, *(32.0 * (i + 1) for i in range(len(target.path)))]),
             home_share=1.0, replayed_fraction=0.5, bound_s=0.25, replayed_s=0.5, binned_bytes=np.zeros((0, 0)))
 
     monkeypatch.setattr(KernelLoop, "run", known)
     found = attention._replay_plan(
-        machine, plan, operator, task, in_home(home), parameters=parameters, hit_share=hit_share, could_win_s=could_win_s,
+        target, plan, operator, task, in_home(home), parameters=parameters, hit_share=hit_share, could_win_s=could_win_s,
         alone=alone, exact=False, most_events=1, most_recorded_items=recorded, bins=0)
-    return found, plan, parameters, operator, task, machine, (loops or [None])[0]
+    return found, plan, parameters, operator, task, target, (loops or [None])[0]
 
 
 def test_the_account_adds_launch_latency_arithmetic_imbalance_and_each_level(monkeypatch):
-    found, plan, parameters, _, task, machine, _ = put_together(monkeypatch)
-    chip = machine.hardware
+    found, plan, parameters, _, task, target, _ = put_together(monkeypatch)
+    chip = target.hardware
     stalls = dict(found.stall_s)
     assert stalls.pop("launch") == chip.overheads.kernel_launch_s
     row_elements = task.sequences * task.kv_heads * task.query_rows * task.value_dim
     beside = combining_s(row_elements, plan.cut, parameters) + plan.unit.rows_s + attention._ramp_s(parameters)
     assert stalls.pop("latency") == pytest.approx(1 + 2 + beside, rel=1e-12)
     assert stalls.pop("imbalance") == 16.0
-    levels = {server.name: 32.0 * (i + 1) for i, server in enumerate(machine.path)}
+    levels = {server.name: 32.0 * (i + 1) for i, server in enumerate(target.path)}
     assert {name: stalls.pop(name) for name in levels} == levels
     assert stalls.pop("load_path") == 3.0 + 5.0
     ((busiest, seconds),) = stalls.items()
@@ -119,16 +119,16 @@ def test_a_warm_cache_saves_the_ramp_of_what_it_serves(monkeypatch):
 def test_a_kernel_timed_alone_pays_its_own_floor_for_every_launch(monkeypatch):
     found, plan, *_ = put_together(monkeypatch, alone=True)
     assert found.stall_s["launch"] == plan.unit.floor_s
-    found, _, _, operator, _, machine, _ = put_together(monkeypatch, alone=True, chip="mi300x", attention_kernel="unfused")
+    found, _, _, operator, _, target, _ = put_together(monkeypatch, alone=True, chip="mi300x", attention_kernel="unfused")
     assert operator.launches == 3
-    assert found.stall_s["launch"] == 3 * machine.hardware.overheads.kernel_launch_s  # no floor was measured
+    assert found.stall_s["launch"] == 3 * target.hardware.overheads.kernel_launch_s  # no floor was measured
 
 
 def test_the_busiest_arithmetic_is_named_and_given_to_the_loop(monkeypatch):
     for chip, dtype in (("h100-sxm", "bf16"), ("mi300x", "bf16"), ("l40s", "fp8")):
-        found, _, _, operator, _, machine, loop = put_together(monkeypatch, chip=chip, kv_dtype=dtype)
-        times = {"compute": float(compute_time_s(operator, machine.hardware)),
-                 "special_function": float(special_function_time_s(operator, machine.hardware))}
+        found, _, _, operator, _, target, loop = put_together(monkeypatch, chip=chip, kv_dtype=dtype)
+        times = {"compute": float(compute_time_s(operator, target.hardware)),
+                 "special_function": float(special_function_time_s(operator, target.hardware))}
         busiest = max(times, key=times.get)
         assert found.stall_s[busiest] == 12.0
         assert loop.compute_s == times[busiest]
@@ -136,22 +136,22 @@ def test_the_busiest_arithmetic_is_named_and_given_to_the_loop(monkeypatch):
 
 
 def test_levels_are_busy_for_their_bytes_at_their_rate(monkeypatch):
-    found, _, parameters, operator, _, machine, loop = put_together(monkeypatch)
-    for server in machine.path:
+    found, _, parameters, operator, _, target, loop = put_together(monkeypatch)
+    for server in target.path:
         assert found.utilisation[server.name] == pytest.approx(
             found.level_bytes[server.name] / server.bytes_per_s / found.total_s, rel=1e-12)
     assert found.level_bytes["hbm"] == pytest.approx(float(operator.kv_read_bytes), rel=1e-12)
     # What is not the cache's own passes its level beside it: queries and outputs, which the shared cache holds.
-    assert loop.extra_bytes[machine.cache_server] == float(operator.activation_bytes)
+    assert loop.extra_bytes[target.cache_server] == float(operator.activation_bytes)
     assert loop.exposed_setup_share == parameters.kernel.exposed_setup_fraction
-    assert found.path == tuple(server.name for server in machine.path)
+    assert found.path == tuple(server.name for server in target.path)
 
 
 def test_an_unmeasured_kernel_s_combine_pass_is_its_level_s_time(monkeypatch):
-    found, plan, _, _, _, machine, loop = put_together(monkeypatch, chip="mi300x", layout="mqa")
+    found, plan, _, _, _, target, loop = put_together(monkeypatch, chip="mi300x", layout="mqa")
     assert plan.combine_bytes > 0
-    through, seconds = attention._combine(plan, machine)
-    place = [server.name for server in machine.path].index(through.name)
+    through, seconds = attention._combine(plan, target)
+    place = [server.name for server in target.path].index(through.name)
     assert found.stall_s[through.name] == pytest.approx(32.0 * (place + 1) + seconds, rel=1e-15)
     assert found.stall_s["latency"] == 1.0 + 2.0
     assert loop.exposed_setup_share == 0.0

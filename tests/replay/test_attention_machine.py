@@ -10,59 +10,59 @@ from simkit.replay import attention
 from simkit.replay.dram_pattern import PatternRate
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import parameters_of
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from tests.replay.cases import attention_operator, replay
 
 
 def test_a_page_number_is_waited_for_once_an_item_unless_kernels_were_timed_with_it():
     task = task_of(attention_operator("gqa-8", 1, 64, page=16))
     gpu, chip = load_hardware("mi300x"), load_hardware("h100-sxm")
-    machine = replace(machine_of(gpu, "hbm"), item_setup_s=1e-6)
-    paged = attention._with_page_table(machine, task, None)
-    assert paged.item_setup_s == pytest.approx(1e-6 + machine.path[-1].latency_s, rel=1e-12)
-    assert attention._with_page_table(machine, replace(task, page=2), None) != machine
-    assert attention._with_page_table(machine, replace(task, page=1), None) == machine
-    timed = machine_of(chip, "hbm")
+    target = replace(target_of(gpu, "hbm"), item_setup_s=1e-6)
+    paged = attention._with_page_table(target, task, None)
+    assert paged.item_setup_s == pytest.approx(1e-6 + target.path[-1].latency_s, rel=1e-12)
+    assert attention._with_page_table(target, replace(task, page=2), None) != target
+    assert attention._with_page_table(target, replace(task, page=1), None) == target
+    timed = target_of(chip, "hbm")
     assert attention._with_page_table(timed, task, parameters_of(task, chip, timed.home)) == timed
-    static = machine_of(load_hardware("sambanova-sn40l"), "hbm")
+    static = target_of(load_hardware("sambanova-sn40l"), "hbm")
     assert attention._with_page_table(static, task, None) == static
 
 
 def test_measured_kernels_reach_their_share_of_the_peak_and_of_the_cache():
     chip = load_hardware("h100-sxm")
-    machine, task = machine_of(chip, "hbm"), task_of(attention_operator("gqa-8", 1, 64))
-    parameters = parameters_of(task, chip, machine.home)
-    assert attention._as_measured(machine, None) is machine
-    assert attention._as_measured(machine, parameters) != machine
+    target, task = target_of(chip, "hbm"), task_of(attention_operator("gqa-8", 1, 64))
+    parameters = parameters_of(task, chip, target.home)
+    assert attention._as_measured(target, None) is target
+    assert attention._as_measured(target, parameters) != target
 
     def as_measured(**kernel):
-        return attention._as_measured(machine, parameters_of(task, replace(chip, kernel=replace(chip.kernel, **kernel)),
-                                                             machine.home))
+        return attention._as_measured(target, parameters_of(task, replace(chip, kernel=replace(chip.kernel, **kernel)),
+                                                             target.home))
 
     found = as_measured(dram_achieved_fraction=0.5, cache_bytes_per_cycle_per_unit=1.0)
     assert found.path[-1].bytes_per_s == 0.5 * chip.level("hbm").bandwidth_bytes_per_s
-    assert found.path[machine.cache_server].bytes_per_s == pytest.approx(132 * chip.compute.clock_hz, rel=1e-12)
-    assert [server.name for server in found.path] == [server.name for server in machine.path]
+    assert found.path[target.cache_server].bytes_per_s == pytest.approx(132 * chip.compute.clock_hz, rel=1e-12)
+    assert [server.name for server in found.path] == [server.name for server in target.path]
     # Neither is raised above what the level itself reaches.
-    assert as_measured(dram_achieved_fraction=2.0, cache_bytes_per_cycle_per_unit=1e9) == machine
+    assert as_measured(dram_achieved_fraction=2.0, cache_bytes_per_cycle_per_unit=1e9) == target
     # Another level than the main memory was not measured; a machine without a cache has none to measure.
-    elsewhere = replace(machine, home=replace(machine.home))
-    assert attention._as_measured(elsewhere, parameters).path[-1] == machine.path[-1]
-    bare = replace(machine, cache=None, path=machine.path[-1:])
+    elsewhere = replace(target, home=replace(target.home))
+    assert attention._as_measured(elsewhere, parameters).path[-1] == target.path[-1]
+    bare = replace(target, cache=None, path=target.path[-1:])
     assert len(attention._as_measured(bare, parameters).path) == 1
 
 
 def test_a_slot_s_buffers_are_the_profile_s_or_what_a_measured_unit_loads_in_a_latency():
     task = task_of(attention_operator("gqa-8", 1, 64))
-    gpu = machine_of(load_hardware("mi300x"), "hbm")
+    gpu = target_of(load_hardware("mi300x"), "hbm")
     assert attention._in_flight_bytes(gpu, task) == gpu.outstanding_bytes_per_slot
-    measured = machine_of(load_hardware("h100-sxm"), "hbm")
+    measured = target_of(load_hardware("h100-sxm"), "hbm")
     parameters = parameters_of(task, measured.hardware, measured.home)
     own = parameters.load_bytes_per_s * parameters.dram_latency_s
     assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=1e12), task) == own
     assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=1e12, load_fraction=0.25), task) == own / 4
     assert attention._in_flight_bytes(replace(measured, outstanding_bytes_per_slot=10.0), task) == 10.0
-    static = machine_of(load_hardware("groq-lpu"), "sram")
+    static = target_of(load_hardware("groq-lpu"), "sram")
     assert attention._in_flight_bytes(static, task) == np.inf
 
 

@@ -10,7 +10,7 @@ from simkit.replay import attention, timeline
 from simkit.replay.attention import AttentionReplay
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import plan_kernels
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from tests.replay.cases import attention_operator, in_home
 
 
@@ -27,7 +27,7 @@ def result(total_s=1.0, bound_s=0.0, **fields):
 def searched(monkeypatch, times, *, chip="mi300x", start="cold", outstanding=32768.0):
     """The search with runs that take ``times(start, fraction of the buffers)``; None is nothing new. And what was asked."""
     hardware = load_hardware(chip)
-    machine = replace(machine_of(hardware, hardware.main_memory.name), outstanding_bytes_per_slot=outstanding)
+    target = replace(target_of(hardware, hardware.main_memory.name), outstanding_bytes_per_slot=outstanding)
     operator = attention_operator("gqa-8", 2, 1024)
     asked_for = []
 
@@ -37,7 +37,7 @@ def searched(monkeypatch, times, *, chip="mi300x", start="cold", outstanding=327
         return [] if seconds is None else [result(seconds)]
 
     monkeypatch.setattr(attention, "_replays_in", runs)
-    found = attention._best_of(machine, operator, task_of(operator), in_home("hbm"), start, {})
+    found = attention._best_of(target, operator, task_of(operator), in_home("hbm"), start, {})
     return found, asked_for
 
 
@@ -73,9 +73,9 @@ def test_the_bound_of_the_fastest_covers_what_another_may_truly_take():
 def ways(monkeypatch, *, tried=None, replays=(), start="cold", chip="h100-sxm", plans=2, took=(1.0, 1.0), **scenario):
     """Ways to run a kernel with plans of given times: (found, limits that each was given, what plans were asked with)."""
     hardware = load_hardware(chip)
-    machine = machine_of(hardware, hardware.main_memory.name)
+    target = target_of(hardware, hardware.main_memory.name)
     operator = attention_operator("gqa-8", 2, 1024, **scenario)
-    some = plan_kernels(operator, task_of(operator), machine, parameters=None, hit_share=0.0, alone=False)[0]
+    some = plan_kernels(operator, task_of(operator), target, parameters=None, hit_share=0.0, alone=False)[0]
     several = [replace(some, granules_in_flight=count + 1) for count in range(plans)]
     limits, how = [], []
 
@@ -91,7 +91,7 @@ def ways(monkeypatch, *, tried=None, replays=(), start="cold", chip="h100-sxm", 
     monkeypatch.setattr(attention, "plan_kernels", planned)
     monkeypatch.setattr(attention, "_replay_plan", run)
     found = attention._replays_in(
-        machine, operator, task_of(operator), in_home(machine.home.name), start=start, replays=list(replays),
+        target, operator, task_of(operator), in_home(target.home.name), start=start, replays=list(replays),
         tried=set() if tried is None else tried, alone=False, exact=False, most_events=1, most_recorded_items=0, bins=0)
     return [one.total_s for one in found], limits, how[0]
 

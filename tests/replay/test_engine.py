@@ -9,7 +9,7 @@ import pytest
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.replay.kernel_plan import split_count
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from simkit.replay.timeline import Items, Path, Record, run_items
 from simkit.step.placement import Placement
 from simkit.study.point import decode_step
@@ -165,12 +165,12 @@ def test_a_cache_that_spills_over_three_tiers_moves_each_tier_s_share_through_al
                                   "generic-sram-asic", "graphcore-mk2"])
 def test_compiled_machines_stay_near_their_roof_and_have_no_dispatch(name):
     chip = load_hardware(name)
-    machine = machine_of(chip, chip.main_memory.name)
-    assert machine.schedule in ("static", "banked")
+    target = target_of(chip, chip.main_memory.name)
+    assert target.schedule in ("static", "banked")
     for layout in ("mha", "mqa"):
         found = replay(chip, layout, 32, 8192)
         assert 1.0 - 1e-9 <= found.total_s / roof_s(chip, layout, 32, 8192) <= 1.6
-        if machine.home.kind == "sram":
+        if target.home.kind == "sram":
             assert found.row_hit_fraction is None
 
 

@@ -10,7 +10,7 @@ from simkit.hardware.kernel_shape import SPLITS
 from simkit.replay import kernel_choice
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import choose_kernels, combining_s, parameters_of, unit_kernels, work_of
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from simkit.timing.attention_kernel import piece_counts
 from simkit.timing.kernel_cost import MappedKernel, UnitKernel, mapped_kernel, memory_times
 from tests.replay.cases import attention_operator
@@ -21,9 +21,9 @@ UNIT = UnitKernel(matrix=True, readers=1, setup_s=1e-6, token_s=1e-9, load_bytes
 
 def problem(layout="mqa", batch=8, kv_len=2048, **scenario):
     chip = load_hardware("h100-sxm")
-    machine = machine_of(chip, "hbm")
+    target = target_of(chip, "hbm")
     operator = attention_operator(layout, batch, kv_len, **scenario)
-    return operator, task_of(operator), machine, parameters_of(task_of(operator), chip, machine.home)
+    return operator, task_of(operator), target, parameters_of(task_of(operator), chip, target.home)
 
 
 def parameters(units=4, **kernel):
@@ -142,14 +142,14 @@ def test_partial_results_are_those_of_the_sequences_that_were_cut():
     assert combining_s(row_elements, np.array([1, 1, 1]), known) == 0
 
 
-def best_by_hand(operator, task, machine, known, lengths, *, hit_share, alone):
+def best_by_hand(operator, task, target, known, lengths, *, hit_share, alone):
     """The least time of each kernel over all cuts of equal sequences, from the equations in the model's docstring."""
     kv_bytes, items = float(operator.kv_read_bytes), len(lengths) * round(float(task.kv_heads))
     kernel, hz, units = known.kernel, known.clock_hz, known.units
     rows = items * float(task.query_rows) * task.value_dim
-    cache = min(known.cache_bytes_per_s, machine.hardware.level("l2").achievable_bytes_per_s)
+    cache = min(known.cache_bytes_per_s, target.hardware.level("l2").achievable_bytes_per_s)
     run = kernel.page_tokens * float(task.bytes_per_token_head) / 2
-    dram_s = kv_bytes * (1 - hit_share) / machine.path[-1].bytes_per_s * (1 + kernel.dram_run_overhead_bytes / run)
+    dram_s = kv_bytes * (1 - hit_share) / target.path[-1].bytes_per_s * (1 + kernel.dram_run_overhead_bytes / run)
     found = []
     for unit in unit_kernels(work_of(operator, task, lengths, hit_share), known):
         times = []
@@ -165,7 +165,7 @@ def best_by_hand(operator, task, machine, known, lengths, *, hit_share, alone):
             if pieces > 1:
                 lines = rows * pieces * 4 / 64 / units
                 time += (kernel.split_combine_cycles + kernel.combine_cycles_per_64_bytes * lines) / hz
-            time += kernel.dram_ramp_ratio * machine.home.latency_s * (1 - hit_share) + unit.rows_s
+            time += kernel.dram_ramp_ratio * target.home.latency_s * (1 - hit_share) + unit.rows_s
             times.append((time + (unit.floor_s if alone else 0.0), [pieces] * len(lengths)))
         found.append((min(times)[0], unit.readers, min(times)[1]))
     return sorted(found)
@@ -176,19 +176,19 @@ def best_by_hand(operator, task, machine, known, lengths, *, hit_share, alone):
 @pytest.mark.parametrize("kernel", ["grouped", "per-query-head"])
 @pytest.mark.parametrize(("hit_share", "alone"), [(0.0, False), (1.0, True), (0.4, True)])
 def test_the_kernel_of_least_estimated_time_comes_first_and_near_ones_after(layout, batch, kv_len, kernel, hit_share, alone):
-    operator, task, machine, known = problem(layout, batch, kv_len, attention_kernel=kernel)
+    operator, task, target, known = problem(layout, batch, kv_len, attention_kernel=kernel)
     lengths = np.full(batch, kv_len)
-    found = choose_kernels(operator, task, machine, known, lengths, hit_share=hit_share, alone=alone)
-    expected = best_by_hand(operator, task, machine, known, lengths, hit_share=hit_share, alone=alone)
+    found = choose_kernels(operator, task, target, known, lengths, hit_share=hit_share, alone=alone)
+    expected = best_by_hand(operator, task, target, known, lengths, hit_share=hit_share, alone=alone)
     near = [one for one in expected if one[0] <= 1.15 * expected[0][0]]
     assert [(one.estimate_s, one.unit.readers, one.cut.tolist()) for one in found] == [
         (pytest.approx(time, rel=1e-12), readers, cut) for time, readers, cut in near]
 
 
 def test_a_fraction_of_a_head_is_one_item():
-    operator, task, machine, known = problem("mqa", 1, 4096)
+    operator, task, target, known = problem("mqa", 1, 4096)
     part = replace(task, kv_heads=0.25)
-    (whole, *_), (found, *_) = (choose_kernels(operator, one, machine, known, np.array([4096]), hit_share=0.0, alone=False)
+    (whole, *_), (found, *_) = (choose_kernels(operator, one, target, known, np.array([4096]), hit_share=0.0, alone=False)
                                 for one in (task, part))
     assert found.cut.tolist() == whole.cut.tolist()
 
@@ -198,8 +198,8 @@ def test_a_second_kernel_is_kept_only_when_it_is_close():
     counts = set()
     for layout in ("mqa", "gqa-2", "gqa-8"):
         for batch, kv_len in ((1, 512), (8, 2048), (64, 1024)):
-            operator, task, machine, known = problem(layout, batch, kv_len)
-            found = choose_kernels(operator, task, machine, known, np.full(batch, kv_len), hit_share=0.0, alone=False)
+            operator, task, target, known = problem(layout, batch, kv_len)
+            found = choose_kernels(operator, task, target, known, np.full(batch, kv_len), hit_share=0.0, alone=False)
             counts.add(len(found))
             assert all(one.estimate_s <= 1.15 * found[0].estimate_s for one in found)
     assert len(counts) > 1
@@ -207,11 +207,11 @@ def test_a_second_kernel_is_kept_only_when_it_is_close():
 
 def test_without_a_cache_no_kernel_that_reads_a_range_twice_is_chosen():
     """Each reader would take it from memory again; one head an item by order is taken at its word."""
-    operator, task, machine, known = problem("mqa", 8, 16384)
-    bare = replace(machine, cache=None, path=machine.path[-1:])
+    operator, task, target, known = problem("mqa", 8, 16384)
+    bare = replace(target, cache=None, path=target.path[-1:])
     found = choose_kernels(operator, task, bare, known, np.full(8, 16384), hit_share=0.0, alone=False)
     assert {one.unit.readers for one in found} == {1}
-    operator, task, machine, known = problem("mqa", 8, 2048, attention_kernel="per-query-head")
+    operator, task, target, known = problem("mqa", 8, 2048, attention_kernel="per-query-head")
     found = choose_kernels(operator, task, bare, known, np.full(8, 2048), hit_share=0.0, alone=False)
     assert {one.unit.readers for one in found} == {64}
     work = work_of(operator, task, np.full(8, 2048), 0.0)
@@ -222,7 +222,7 @@ def test_without_a_cache_no_kernel_that_reads_a_range_twice_is_chosen():
 
 
 def test_a_library_without_a_kernel_for_a_group_runs_one_query_head_an_item():
-    operator, task, machine, known = problem("mqa", 8, 2048)
+    operator, task, target, known = problem("mqa", 8, 2048)
     vector_only = replace(known, kernel=replace(known.kernel, matrix_most_group=0.0, vector_most_group=0.0))
-    found = choose_kernels(operator, task, machine, vector_only, np.full(8, 2048), hit_share=0.0, alone=False)
+    found = choose_kernels(operator, task, target, vector_only, np.full(8, 2048), hit_share=0.0, alone=False)
     assert [(one.unit.matrix, one.unit.readers) for one in found] == [(False, 64)]

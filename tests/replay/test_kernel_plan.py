@@ -10,21 +10,21 @@ from simkit.replay import kernel_plan
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_choice import KernelChoice, parameters_of
 from simkit.replay.kernel_plan import plan_kernels, sequence_tokens, split_count
-from simkit.replay.target import machine_of
+from simkit.replay.target import target_of
 from simkit.timing.kernel_cost import UnitKernel
 from tests.replay.cases import attention_operator
 
 UNMEASURED = "mi300x"  # 304 units of two slots, no kernel parameters; FlashAttention's heuristic cuts
 
 
-def machine(name=UNMEASURED, **parameters):
+def target(name=UNMEASURED, **parameters):
     chip = load_hardware(name)
-    return replace(machine_of(chip, chip.main_memory.name), **parameters)
+    return replace(target_of(chip, chip.main_memory.name), **parameters)
 
 
 def plan(layout="mqa", batch=8, kv_len=2048, *, on=None, **scenario):
     operator = attention_operator(layout, batch, kv_len, **scenario)
-    (found,) = plan_kernels(operator, task_of(operator), on or machine(), hit_share=0.0, alone=False)
+    (found,) = plan_kernels(operator, task_of(operator), on or target(), hit_share=0.0, alone=False)
     return operator, found
 
 
@@ -144,12 +144,12 @@ def test_a_cut_of_banks_is_the_best_of_all_piece_lengths():
     (10**6, 512, 32, 122), (10**6, 511, 16, 244),  # a sixteenth of 512 are 32
 ])
 def test_loads_are_a_quarter_of_what_a_slot_keeps_in_flight(outstanding, longest, granule, in_flight):
-    assert kernel_plan._granule(256.0, machine(outstanding_bytes_per_slot=float(outstanding)), longest) == (granule, in_flight)
+    assert kernel_plan._granule(256.0, target(outstanding_bytes_per_slot=float(outstanding)), longest) == (granule, in_flight)
 
 
 def test_without_a_bound_a_slot_keeps_as_many_loads_in_flight_as_hide_the_longest_latency():
     """The slowest server gives 4 slots 1e12 bytes/s; 1 us of it is 250 000 bytes of a slot: 16 loads of 64 tokens, and 4."""
-    base = machine("groq-lpu")
+    base = target("groq-lpu")
     path = tuple(replace(base.path[0], name=str(i), bytes_per_s=rate, latency_s=latency)
                  for i, (rate, latency) in enumerate([(4e12, 1e-6), (1e12, 1e-7)]))
     found = kernel_plan._granule(256.0, replace(base, path=path, units=2, slots_per_unit=2), 10**6)
@@ -175,15 +175,15 @@ def test_two_pieces_are_combined_and_the_longest_item_says_how_large_a_load_is()
     assert found.combine_bytes == 16 * 2 * 64 * 130 * 4
     _, ragged = plan("mha", kv_len=300, attention_kernel="grouped-unsplit", lengths="8,1,1,1")
     assert (ragged.item_tokens.max(), ragged.item_tokens.min()) == (873, 109)
-    assert ragged.granule_tokens == kernel_plan._granule(ragged.bytes_per_token, machine(), 873)[0]
-    assert ragged.granule_tokens > kernel_plan._granule(ragged.bytes_per_token, machine(), 109)[0]
+    assert ragged.granule_tokens == kernel_plan._granule(ragged.bytes_per_token, target(), 873)[0]
+    assert ragged.granule_tokens > kernel_plan._granule(ragged.bytes_per_token, target(), 109)[0]
 
 
 def test_several_query_tokens_share_a_head_s_item():
     """Four query tokens of one head an item: eight readers of a KV head still, partial results of four rows."""
     operator = attention_operator("gqa-8", 2, 2048, attention_kernel="per-query-head")
     task = replace(task_of(operator), query_rows=32.0)
-    (found,) = plan_kernels(replace(operator, query_rows=4.0), task, machine(), hit_share=0.0, alone=False)
+    (found,) = plan_kernels(replace(operator, query_rows=4.0), task, target(), hit_share=0.0, alone=False)
     assert found.item_tokens.sum() == 8 * found.distinct_tokens
     assert found.combine_bytes == found.items * 2 * 4 * 130 * 4
 
@@ -191,7 +191,7 @@ def test_several_query_tokens_share_a_head_s_item():
 def test_a_fraction_of_a_head_or_sequence_is_one_item_of_its_bytes():
     operator = attention_operator("mqa", 1, 64, attention_kernel="grouped-unsplit")
     task = replace(task_of(operator), kv_heads=0.25, sequences=0.25)
-    (found,) = plan_kernels(operator, task, machine(), hit_share=0.0, alone=False)
+    (found,) = plan_kernels(operator, task, target(), hit_share=0.0, alone=False)
     assert (found.items, found.bytes_per_token * 64) == (1, operator.kv_read_bytes)
 
 
@@ -216,7 +216,7 @@ def test_one_head_an_item_reads_a_kv_head_s_tokens_once_for_each_query_head():
 
 
 def test_a_compiled_machine_streams_the_whole_cache_as_one_item():
-    operator, found = plan("gqa-8", batch=3, on=machine("groq-lpu"), static=True)
+    operator, found = plan("gqa-8", batch=3, on=target("groq-lpu"), static=True)
     assert found.items == found.streams == len(found.item_stream) == 1
     assert found.item_tokens.tolist() == [3 * 8 * 2048]
     assert found.distinct_tokens == 3 * 8 * 2048
@@ -225,12 +225,12 @@ def test_a_compiled_machine_streams_the_whole_cache_as_one_item():
 
 
 def test_a_compiled_program_of_one_head_a_time_streams_every_read():
-    _, found = plan("gqa-8", batch=3, on=machine("groq-lpu"), static=True, attention_kernel="per-query-head")
+    _, found = plan("gqa-8", batch=3, on=target("groq-lpu"), static=True, attention_kernel="per-query-head")
     assert found.item_tokens.tolist() == [8 * found.distinct_tokens]
 
 
 def test_banks_hold_pieces_of_sequences():
-    chip = machine("generic-sram-asic")
+    chip = target("generic-sram-asic")
     operator, found = plan("mqa", batch=1, kv_len=8192, on=chip)
     partial = 2 * 64 * 130 * 4
     assert found.cut.tolist() == kernel_plan._bank_cuts(
@@ -251,7 +251,7 @@ def test_granules_are_counted_up_and_name_what_runs_alike():
 def chosen(*, load, token_s, kv_len=65536, readers=1, cut=1, outstanding=np.inf, kv_heads=1, latency_s=1e-6,
            lengths=None):
     """One sequence of so many KV heads on H100 as a library runs it: 512 bytes a token and head."""
-    on = replace(machine("h100-sxm"), outstanding_bytes_per_slot=float(outstanding))
+    on = replace(target("h100-sxm"), outstanding_bytes_per_slot=float(outstanding))
     operator = attention_operator(f"gqa-{kv_heads}", 1, kv_len)
     parameters = replace(parameters_of(task_of(operator), on.hardware, on.home), dram_latency_s=latency_s)
     unit = UnitKernel(matrix=True, readers=readers, setup_s=0.0, token_s=token_s, load_bytes_per_s=load, tile_tokens=64,
