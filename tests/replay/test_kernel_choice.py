@@ -216,7 +216,7 @@ def test_without_a_cache_no_kernel_that_reads_a_range_twice_is_chosen():
     assert {one.unit.readers for one in found} == {64}
     work = work_of(operator, task, np.full(8, 2048), 0.0)
     vector = unit_kernels(work, known)[-1]
-    chip = kernel_choice._on_machine(known, bare)
+    chip = kernel_choice._on_target(known, bare)
     read_s = mapped_kernel(vector, work, chip, memory_times(work, chip)).memory_s
     assert read_s == pytest.approx(64 * memory_times(work, chip).dram_s, rel=1e-12)
 
