@@ -128,6 +128,8 @@ def scenario_options(function: Decorated) -> Decorated:
     for option in (
         click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
                      callback=_from_workload, help="A workload file whose words stand where these options are silent."),
+        click.option("--owned", default="years=4,utilisation=0.6,power=0.1", metavar="TEXT", show_default=True,
+                     help="For costs of bought chips: years, the part in which they serve, dollars a kWh."),
         click.option("--baseline", "comparison", default="mha", metavar="NAME", show_default=True,
                      help="mha, or mha-equal-parameters: layouts with fewer K and V weights get a wider MLP."),
         click.option("--layer-budgets", default="1", metavar="LIST", callback=_budgets, show_default=True,

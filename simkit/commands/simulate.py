@@ -39,6 +39,12 @@ _CAUSES_TABLE: Final = {
     "speedup_vs_mha": 0, "gain_cache_s": 0, "gain_load_path_s": 0, "gain_kv_weights_s": 0, "gain_arithmetic_s": 0,
     "gain_launches_s": 0, "gain_links_s": 1, "gain_latency_s": 2, "gain_other_s": 4, "cache_speedup_vs_mha": 0,
 }
+_OWN_BATCH_TABLE: Final = {
+    "hardware": 0, "model": 0, "chips": 0, "kv_dtype": 3, "attention": 0, "batch": 0, "kv_len": 0, "step_time_s": 0,
+    "tokens_per_s": 2, "speedup_vs_mha": 0, "own_batch": 0, "own_batch_step_time_s": 3, "own_batch_tokens_per_s": 0,
+    "own_batch_tokens_per_s_vs_mha": 0, "own_batch_tokens_per_j_vs_mha": 1, "cost_usd_per_mtok": 4,
+    "own_batch_cost_usd_per_mtok": 2, "own_batch_owned_usd_per_mtok": 3, "unknown_costs": 6,
+}
 _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len")
 
 
@@ -56,11 +62,12 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @engine_option
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
 @click.option("--causes", is_flag=True, help="Also say what of MHA's time each layout saves, and by which cause.")
+@click.option("--own-batch", is_flag=True, help="Also each layout at the largest batch that it holds on these chips.")
 @profile_options
 @format_options
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
              q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str, tp: int | None, pp: int | None,
-             engine: str, explain: bool, causes: bool, settings: tuple[str, ...], profiles: str | None,
+             engine: str, explain: bool, causes: bool, own_batch: bool, settings: tuple[str, ...], profiles: str | None,
              form: str | None, output: str | None, force: bool, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
@@ -70,14 +77,17 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     \b
     simkit simulate -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --batch 1,32 --kv-len 4k,32k --chips 8 --tp 8
     simkit simulate -H h100-sxm,cerebras-wse3 -A mha,gqa-8 --batch 32 --causes
+    simkit simulate -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8 --kv-len 4k --own-batch
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
     """
     to = destination(form, output, force=force)
     from simkit.commands.emit import emit, from_fields
     from simkit.model.catalog import load_model
-    from simkit.study.causes import ASKED_FOR, CAUSE_FIELDS
+    from simkit.study.causes import CAUSE_FIELDS
+    from simkit.study.columns import ASKED_FOR
     from simkit.study.engines import ENGINES, engine_named
     from simkit.study.grid import Grid, misfits
+    from simkit.study.own_batch import OWN_BATCH_FIELDS
     from simkit.study.record import FIELDS, to_records
 
     if explain and not engine_named(engine).explains:
@@ -88,13 +98,15 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
                 kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
                 chips=parse_chips(chips), tp=tp, pp=pp, engine=engine,
                 scenario={"weight_dtype": weight_dtype, **scenario},
-                fields=[*FIELDS, *(CAUSE_FIELDS if causes else ())])
+                fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
+                        *(OWN_BATCH_FIELDS if own_batch else ())])
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
     columns = grid.columns()
     if not columns["fits"].all():
         _tell_misfits(misfits(grid, columns), nothing_fits=not columns["fits"].any())
     records = to_records(columns)
-    shown = from_fields(_CAUSES_TABLE if causes else _TABLE, _LIFTABLE, records, ASKED_FOR)
+    table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {})} or _TABLE
+    shown = from_fields(table, _LIFTABLE, records, ASKED_FOR)
     if "attention_time_s" in shown:  # beside the layout, which is called attention too
         shown["attention_time_s"] = replace(shown["attention_time_s"], heading="attention time")
     emit(records, to, shown, footer=_what_binds(records))

@@ -170,9 +170,9 @@ def _replays_in(target: ReplayTarget, operator: Operator, task: AttentionTask, p
 
 
 def _replay_plan(target: ReplayTarget, plan: KernelPlan, operator: Operator, task: AttentionTask,
-                 placement: Placement, *, parameters: ChipKernel | None, hit_share: float, could_win_s: float, alone: bool,
-                 exact: bool,
-                 most_events: int, most_recorded_items: int, bins: int) -> AttentionReplay | None:
+                 placement: Placement, *, parameters: ChipKernel | None, hit_share: float, could_win_s: float,
+                 alone: bool, exact: bool, most_events: int, most_recorded_items: int,
+                 bins: int) -> AttentionReplay | None:
     """One plan run; None when its least possible time is above ``could_win_s``."""
     hardware, kv_bytes = target.hardware, float(operator.kv_read_bytes)
     rate = _dram_rate(target, plan, operator, task)

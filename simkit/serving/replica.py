@@ -225,8 +225,8 @@ def build_replicas(hardware: HardwareProfile, model: ModelArchitecture, layouts:
     engine_named(engine)
     parsed = [parse_layout(name, model) for name in layouts]
     points = Points(hardware=hardware, model=model, scenario=scenario, batch=FIT_BATCH, kv_len=FIT_KV_LEN, q_len=1.0,
-                    engine=engine_named(DEFAULT))
-    machine = points.chips_for(parsed, chips, tp, pp)
+                    engine=engine_named(DEFAULT), tp=tp, pp=pp)
+    machine = points.chips_for(parsed, chips)
     return [Replica(hardware=hardware, model=model, attention=name, scenario=scenario, engine=engine,
-                    machine=points.mapped(layout, machine, tp, pp))
+                    machine=points.mapped(layout, machine))
             for name, layout in zip(layouts, parsed, strict=True)]

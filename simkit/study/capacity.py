@@ -47,9 +47,9 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     batch, kv_len = (array.ravel() for array in both)
     parsed = [parse_layout(name, model) for name in layouts]
     points = Points(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len,
-                    q_len=np.ones_like(batch), engine=engine_named(DEFAULT))
-    machine = points.chips_for(parsed, chips, tp, pp)
-    rows = [_layout_columns(points, layout, name, points.mapped(layout, machine, tp, pp))
+                    q_len=np.ones_like(batch), engine=engine_named(DEFAULT), tp=tp, pp=pp)
+    machine = points.chips_for(parsed, chips)
+    rows = [_layout_columns(points, layout, name, points.mapped(layout, machine))
             for layout, name in zip(parsed, layouts, strict=True)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -19,7 +19,7 @@ import numpy as np
 from simkit.foundation.units import SECONDS
 from simkit.model.attention import parse_layout
 from simkit.step.build import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
-from simkit.study.record import FIELDS, Field
+from simkit.study.record import Field
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
 
 _ROUNDING: Final = 1e-12  # of a step
@@ -123,5 +123,3 @@ CAUSE_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field f
     Field(name="cache_speedup_vs_mha", heading="by cache alone", value_of=_cache_speedup,
           meaning="step time of MHA over the same with only its reading of the cache as short as this layout's"),
 )})
-ASKED_FOR: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **CAUSE_FIELDS})
-"""Every column there is: those of all records, and those that a caller names."""

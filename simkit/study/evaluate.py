@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from simkit.step.machine import Machine
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import DecodeWorkload
-from simkit.study.causes import ASKED_FOR
+from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
 from simkit.study.machine_search import (
     EVERY_POINT,
@@ -34,8 +34,13 @@ from simkit.study.machine_search import (
     split_chips,
     tensor_widths,
 )
-from simkit.study.ranges import TIMES, Corners, timed_corners
-from simkit.study.record import FIELDS, energy_j_per_token
+from simkit.study.record import (
+    FIELDS,
+    SECONDS_PER_HOUR,
+    TOKENS_PER_MTOK,
+    cost_usd_per_mtok,
+    energy_j_per_token,
+)
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
@@ -64,7 +69,10 @@ class PlacedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape."""
+    """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape.
+
+    ``tp``, ``pp``: chips that share a layer and stages where the user named them.
+    """
 
     hardware: HardwareProfile
     model: ModelArchitecture
@@ -73,6 +81,8 @@ class Points:
     kv_len: Any
     q_len: Any
     engine: Engine
+    tp: int | None = None
+    pp: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -128,7 +138,7 @@ class Points:
 
         return Need(demand=of, n_kv_heads=layout.n_kv_heads)
 
-    def chips_for(self, layouts: Sequence[AttentionLayout], chips: Any, tp: int | None, pp: int | None) -> Machine:
+    def chips_for(self, layouts: Sequence[AttentionLayout], chips: Any) -> Machine:
         """The chips of every point on which each of ``layouts`` fits.
 
         ``chips``: a number; ``fit`` (or ``fit-each``): those of the least cost of a token; ``fewest``; ``up-to-N``:
@@ -139,7 +149,7 @@ class Points:
             budget = _BUDGET.fullmatch(chips)
             if chips not in (FIT, FIT_EACH, FEWEST) and budget is None:
                 raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT} or {FIT_EACH}")
-            if tp is None and pp is None:
+            if self.tp is None and self.pp is None:
                 if budget is not None:
                     hardware = replace(hardware, max_chips=min(int(budget[1]), hardware.max_chips))
                 largest_first = sorted(layouts, key=lambda layout: -layout.elements_per_token)
@@ -148,8 +158,8 @@ class Points:
                 return fewest if chips == FEWEST else self._worth_more(
                     fewest, largest_first[0], candidates(hardware, model.n_q_heads, model.n_layers),
                     fastest_wins=budget is not None)
-            chips = (tp or 1) * (pp or 1)
-        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), tp, pp)
+            chips = (self.tp or 1) * (self.pp or 1)
+        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), self.tp, self.pp)
         # Whoever names the machine has chosen its memory tiers too, the last resort included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
 
@@ -170,7 +180,7 @@ class Points:
             index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), len(table) - 1)
             chips, tp, pp = np.moveaxis(table[index], -1, 0)
             tried = replace(fewest, chips=chips, tp=tp, pp=pp)
-            cost = time_on(self.mapped(layout, tried, None, None), None) * np.where(by_time, 1.0, chips)
+            cost = time_on(self.mapped(layout, tried), None) * np.where(by_time, 1.0, chips)
             better = cost < least
             least = np.where(better, cost, least)
             best = replace(best, chips=np.where(better, chips, best.chips), tp=np.where(better, tp, best.tp),
@@ -178,8 +188,30 @@ class Points:
             factor *= 2.0
         return best
 
-    def mapped(self, layout: AttentionLayout, machine: Machine, tp: int | None, pp: int | None) -> Machine:
+    def mapped(self, layout: AttentionLayout, machine: Machine) -> Machine:
         """The machine with the fastest mapping of a layout; what the user or the profile names stays."""
+        rates = [rate for level in self.hardware.homes("weights") if (rate := level.achievable_bytes_per_s) is not None]
+        # Of a mixture's weights a step reads what its rows choose.
+        weights = 0.0 if self.model.moe else (count_parameters(self.model, layout).active_without_embedding
+                                              * self.scenario.weight_format.bytes_per_element)
+
+        def least_s(tp: float) -> float:
+            """The weights of every layer pass once, at the rate of the fastest memory that may hold them."""
+            return float(weights / tp / np.max(rates)) if rates else 0.0
+
+        return self._searched(layout, machine, self._closed_form_s(layout), least_s)
+
+    def roomiest(self, layout: AttentionLayout, machine: Machine) -> Machine:
+        """The machine with the mapping that holds the most sequences."""
+        def inverse_batch(tried: Machine, where: Any) -> Any:
+            points = self if where is None else self.take(where)
+            held = place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).max_batch
+            return 1.0 / np.maximum(held, 0.5)
+
+        return self._searched(layout, machine, inverse_batch, lambda _: 0.0)
+
+    def _searched(self, layout: AttentionLayout, machine: Machine, least_of: TimeOn,
+                  bound: Callable[[float], float]) -> Machine:
         hardware, model = self.hardware, self.model
         if hardware.sharding == "layer-pipelined":
             return machine
@@ -189,18 +221,10 @@ class Points:
 
         def ways(chips: float) -> tuple[Option, ...]:
             widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
-            return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, tp, pp, pinned)
+            return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp,
+                           pinned)
 
-        rates = [rate for level in hardware.homes("weights") if (rate := level.achievable_bytes_per_s) is not None]
-        # Of a mixture's weights a step reads what its rows choose.
-        weights = 0.0 if model.moe else (
-            count_parameters(model, layout).active_without_embedding * self.scenario.weight_format.bytes_per_element)
-
-        def least_s(tp: float) -> float:
-            """The weights of every layer pass once, at the rate of the fastest memory that may hold them."""
-            return float(weights / tp / np.max(rates)) if rates else 0.0
-
-        return fastest(machine, self.shape, ways, self._closed_form_s(layout), least_s)
+        return fastest(machine, self.shape, ways, least_of, bound)
 
     def _closed_form_s(self, layout: AttentionLayout) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""
@@ -229,7 +253,7 @@ class Points:
         return PlacedStep(step=step, placement=placement, draft=draft, draft_steps=draft_steps)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluated:
     """Timed points, and the objects that their columns follow from. ``mha``: MHA on the same machine, where asked for.
 
@@ -314,43 +338,16 @@ class Evaluated:
             totals=self.totals, draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
-    @cached_property
-    def ends(self) -> tuple[Evaluated, Evaluated]:
-        """The same points with all assumed parameters at their fast ends, and at their slow ones."""
-        found = self.corners(each=False)
+    @property
+    def cost_usd_per_mtok(self) -> Any:
+        """Rent of a million tokens; NaN without a price."""
+        return cost_usd_per_mtok(self.hardware.price, self.machine.chips, self.tokens_per_s)
 
-        def at(end: int) -> Evaluated:
-            times = {name: getattr(self.timing, name) * getattr(found, name)[end] for name in TIMES}
-            return replace(self, timing=replace(self.timing, **times))
-
-        return at(0), at(1)
-
-    def corners(self, *, each: bool) -> Corners:
-        """Times over the estimate's at the ends of what is assumed; each: one parameter at a time too."""
-        placed = self.points.placed(self.layout, self.machine)
-        return timed_corners(self.hardware, self.points.shape, partial(placed.timed, CLOSED_FORM),
-                             self.timing if self.points.engine.closed_form else None, each=each)
-
-    def bound_of(self, name: str, pick: Any) -> Any:
-        """``pick`` (np.fmin, np.fmax) of a column that follows from times, over the estimate and both ends."""
-        if not self.hardware.has_range:
-            return np.nan
-        fast, slow = (FIELDS[name].value_of(end) for end in self.ends)
-        return pick(pick(fast, slow), FIELDS[name].value_of(self))
-
-    @cached_property
-    def _against_mha(self) -> Corners:
-        """MHA's time over this one's at every corner, over that of the estimates."""
-        assert self.mha is not None  # noqa: S101 - asked for where it was timed
-        return self.mha.corners(each=True).over(self.corners(each=True))
-
-    def speedup_bound(self, time_of: str, pick: Any) -> Any:
-        """``pick`` of :meth:`speedup_vs_mha` over the estimate and all corners."""
-        if not self.hardware.has_range or self.mha is None:
-            return np.nan
-        if self.mha.timing is self.timing:
-            return self.speedup_vs_mha(time_of)
-        return self.speedup_vs_mha(time_of) * pick(pick.reduce(getattr(self._against_mha, time_of)), 1.0)
+    @property
+    def owned_usd_per_mtok(self) -> Any:
+        """A million tokens of chips that were bought; NaN without a price or a power limit."""
+        per_hour = self.points.scenario.ownership.usd_per_hour(self.hardware, self.machine.chips)
+        return per_hour / SECONDS_PER_HOUR / self.tokens_per_s * TOKENS_PER_MTOK
 
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""
@@ -370,12 +367,12 @@ def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attentio
     ``scenario`` wins over ``kv_dtype`` and ``weight_dtype``. Raises :class:`UserError`.
     """
     batch, kv_len, q_len = (np.asarray(value, dtype=float) for value in (batch, kv_len, q_len))
-    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len,
+    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, pp=pp,
                     scenario=scenario or parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype),
                     engine=engine_named(engine))
     layout = parse_layout(attention, model)
-    machine = points.chips_for(compared(layout, rivals, model, chips), chips, tp, pp)
-    return on_machine(points, layout, machine, tp=tp, pp=pp, baseline=baseline)
+    machine = points.chips_for(compared(layout, rivals, model, chips), chips)
+    return on_machine(points, layout, machine, baseline=baseline)
 
 
 def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchitecture,
@@ -384,11 +381,11 @@ def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchite
     return [layout] if chips == FIT_EACH else [parse_layout(rival, model) for rival in rivals]
 
 
-def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, tp: int | None = None,
-               pp: int | None = None, baseline: bool, shape: tuple[int, ...] | None = None) -> Evaluated:
+def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, baseline: bool,
+               shape: tuple[int, ...] | None = None) -> Evaluated:
     """Points timed under a layout on the chips of a machine, in its fastest mapping, and MHA in its own beside it."""
     def timed(one: AttentionLayout) -> Evaluated:
-        mapped = points.mapped(one, machine, tp, pp)
+        mapped = points.mapped(one, machine)
         step, placement, timing = points.timed(one, mapped)
         return Evaluated(points=points, layout=one, machine=mapped, step=step, placement=placement, timing=timing,
                          mha=None, shape=points.shape if shape is None else shape)

@@ -107,9 +107,10 @@ class Grid:
         batch, kv_len, q_len = (axis[index] for axis, index in zip(self._axes, where, strict=True))
         points = Points(
             hardware=self.hardware[chip], model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
-            scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine))
-        return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips, tp=self.tp,
-                             pp=self.pp, baseline=self.baseline, names=self.fields)
+            scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine),
+            tp=self.tp, pp=self.pp)
+        return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips,
+                             baseline=self.baseline, names=self.fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +178,8 @@ def misfits(grid: Grid, columns: Mapping[str, Any]) -> list[Misfit]:
             hardware=hardware, model=grid.model[model], engine=engine_named(DEFAULT), batch=picked["batch"],
             scenario=parse_scenario(kv_dtype=grid.kv_dtype[dtype], **grid.scenario), kv_len=picked["kv_len"],
             q_len=picked["q_len"])
-        fitted = group_columns(points, grid.attention[layout], rivals=[], chips=FIT_EACH, tp=None, pp=None,
-                               baseline=False, names=("fits", "chips"))
+        fitted = group_columns(points, grid.attention[layout], rivals=[], chips=FIT_EACH, baseline=False,
+                               names=("fits", "chips"))
         smallest = int(np.argmin(picked["batch"] * picked["kv_len"]))
         holds = np.asarray(fitted["fits"], dtype=bool)
         found.append(Misfit(

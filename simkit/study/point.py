@@ -20,7 +20,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.machine import Machine
-from simkit.study.causes import ASKED_FOR
+from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points, compared, on_machine
 from simkit.study.record import FIELDS
@@ -33,20 +33,20 @@ LONG_RUN: Final = 4096
 """Points from which a run is worth calls of its own: by calls of 1300 points a sweep took twice the time."""
 
 
-def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chips: Any, tp: int | None, pp: int | None,
-                  baseline: bool, names: Sequence[str] = tuple(FIELDS)) -> dict[str, Any]:
+def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chips: Any, baseline: bool,
+                  names: Sequence[str] = tuple(FIELDS)) -> dict[str, Any]:
     """Columns of one layout over one-dimensional arrays of points.
 
-    Parameters: points, attention, rivals, chips, tp, pp, baseline: as of
+    Parameters: points, attention, rivals, chips, baseline: as of
     :func:`simkit.study.evaluate.evaluate_group`; names: the columns that are wanted.
     """
     layout = parse_layout(attention, points.model)
     count = points.shape[0]
     if count == 1:
         points = replace(points, batch=points.batch.item(), kv_len=points.kv_len.item(), q_len=points.q_len.item())
-    machine = points.chips_for(compared(layout, rivals, points.model, chips), chips, tp, pp)
+    machine = points.chips_for(compared(layout, rivals, points.model, chips), chips)
     runs = [(points, machine, 1)] if count == 1 else _runs(points, machine)
-    parts = [on_machine(piece, layout, shared, tp=tp, pp=pp, baseline=baseline, shape=(length,)).select(names)
+    parts = [on_machine(piece, layout, shared, baseline=baseline, shape=(length,)).select(names)
              for piece, shared, length in runs]
     return parts[0] if len(parts) == 1 else {name: _joined([part[name] for part in parts]) for name in names}
 
@@ -116,10 +116,11 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     assume: what stands for parameters that a profile does not state: ``priors`` of its class, or ``ideal``.
     baseline: also time MHA on the same chips, for the ``speedup_vs_mha`` columns.
     fields: the columns that are wanted; None: all of :data:`simkit.study.record.FIELDS`. Those of
-        :data:`simkit.study.causes.CAUSE_FIELDS` are given when they are named. Many points take less time and memory
+        :data:`simkit.study.causes.CAUSE_FIELDS` and :data:`simkit.study.own_batch.OWN_BATCH_FIELDS` are given when
+        they are named. Many points take less time and memory
         with few columns.
     scenario: one value each of ``eviction, layer_budgets, page, reserve, lengths, attention_kernel,
-        cache_order, attention_sharding, ep, speculation, encoder_len, comparison``, in the words of
+        cache_order, attention_sharding, ep, speculation, encoder_len, comparison, owned``, in the words of
         :func:`simkit.study.scenario.parse_scenario`.
 
     Returns a dict of arrays of the broadcast shape, keyed by the names in :data:`simkit.study.record.FIELDS`; those
@@ -146,8 +147,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
         # Chunks bound the memory of a sweep and keep the arrays of one operator in cache.
         for part in _chunks(where):
             points = Points(hardware=chip_of[key[0]], model=model_of[key[1]], scenario=chosen, engine=timer,
-                            batch=flat[0][part], kv_len=flat[1][part], q_len=flat[2][part])
-            found = group_columns(points, str(kinds[2][key[2]]), rivals=rivals, chips=chips, tp=tp, pp=pp,
+                            batch=flat[0][part], kv_len=flat[1][part], q_len=flat[2][part], tp=tp, pp=pp)
+            found = group_columns(points, str(kinds[2][key[2]]), rivals=rivals, chips=chips,
                                   baseline=baseline, names=wanted)
             if len(points.batch) == count:
                 return {name: column.reshape(shape) for name, column in found.items()}

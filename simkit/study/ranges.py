@@ -13,13 +13,15 @@ All corners are timed by the closed form, at once along a leading axis; an engin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
+from simkit.study.engines import CLOSED_FORM
 from simkit.timing.step_timing import StepTiming
 
 MOST_AT_ONCE: Final = 16384  # points times corners: beyond that, arrays leave the nearer caches of a core
@@ -73,6 +75,43 @@ def timed_corners(hardware: HardwareProfile, shape: tuple[int, ...], closed: Cal
             ratio = getattr(timing, name) / getattr(estimate, name)
             parts.append(np.broadcast_to(ratio, (length, *shape)))
     return Corners(*(np.concatenate(parts) for parts in found.values()))
+
+
+def time_bound(at: Any, value_of: Callable[[Any], Any], pick: Any) -> Any:
+    """``pick`` (np.fmin, np.fmax) of a column that follows from times, over the estimate and both ends.
+
+    ``at``: points as :class:`simkit.study.evaluate.Evaluated`.
+    """
+    fast, slow = (value_of(end) for end in _ends(at))
+    return pick(pick(fast, slow), value_of(at))
+
+
+def speedup_bound(at: Any, time_of: str, pick: Any) -> Any:
+    """``pick`` of MHA's time over these points', over the estimate and all corners."""
+    ratio = at.speedup_vs_mha(time_of)
+    if at.mha is None or at.mha.timing is at.timing:
+        return ratio
+    against = _corners_of(at.mha, each=True).over(_corners_of(at, each=True))
+    return ratio * pick(pick.reduce(getattr(against, time_of)), 1.0)
+
+
+@lru_cache(maxsize=2)  # several columns of the same points
+def _ends(at: Any) -> tuple[Any, Any]:
+    """The same points with all assumed parameters at their fast ends, and at their slow ones."""
+    found = _corners_of(at, each=False)
+
+    def end(number: int) -> Any:
+        times = {name: getattr(at.timing, name) * getattr(found, name)[number] for name in TIMES}
+        return replace(at, timing=replace(at.timing, **times))
+
+    return end(0), end(1)
+
+
+@lru_cache(maxsize=4)
+def _corners_of(at: Any, *, each: bool) -> Corners:
+    placed = at.points.placed(at.layout, at.machine)
+    return timed_corners(at.hardware, at.points.shape, partial(placed.timed, CLOSED_FORM),
+                         at.timing if at.points.engine.closed_form else None, each=each)
 
 
 def _at_corners(hardware: HardwareProfile, dimensions: int, start: int, length: int, *, each: bool) -> HardwareProfile:

@@ -24,6 +24,7 @@ from simkit.step.build import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement, allocated_bytes_per_sequence, cached_bytes_per_sequence
 from simkit.study.machine_search import name_of
+from simkit.study.ranges import speedup_bound, time_bound
 
 SECONDS_PER_HOUR = 3600.0
 TOKENS_PER_MTOK = 1e6
@@ -66,6 +67,14 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
     if price.usd_per_hour is None:
         return np.full(np.shape(tokens_per_s), np.nan)
     return chips * price.usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MTOK
+
+
+def _unknown_costs(hardware: HardwareProfile) -> str:
+    """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
+    known = {"price.per_hour": hardware.price.usd_per_hour, "price.purchase": hardware.price.purchase_usd,
+             "power.tdp": hardware.power.tdp_w, "power.idle": hardware.power.idle_w,
+             "power.flop_energy": hardware.power.energy_j_per_flop}
+    return "; ".join(key for key, value in known.items() if value is None)
 
 
 Columns = Mapping[str, Any]
@@ -173,13 +182,17 @@ _FIELDS: Final = (
     Field(name="energy_j_per_token", meaning="joules a token", heading="J/token",
           value_of=lambda at: at.energy_j_per_token),
     Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
-          value_of=lambda at: cost_usd_per_mtok(at.hardware.price, at.machine.chips, at.tokens_per_s)),
+          value_of=lambda at: at.cost_usd_per_mtok),
+    Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=lambda at: at.owned_usd_per_mtok,
+          meaning="US dollars a million tokens of chips that were bought: price over hours of service, and power"),
+    Field(name="unknown_costs", meaning="keys of the profile without which a cost or an energy stays unknown",
+          dimension=None, value_of=lambda at: _unknown_costs(at.hardware)),
 )
 # Columns that follow from times, and so have a range where parameters of the chip are assumed.
 RANGED: Final = {
     "step_time_s": None, "tokens_per_s": None, "tokens_per_s_per_user": None, "attention_time_s": None,
     "speedup_vs_mha": "step_time_s", "attention_speedup_vs_mha": "attention_time_s", "energy_j_per_token": None,
-    "cost_usd_per_mtok": None}
+    "cost_usd_per_mtok": None, "owned_usd_per_mtok": None}
 
 
 def _ends(field: Field) -> Iterator[Field]:
@@ -187,7 +200,9 @@ def _ends(field: Field) -> Iterator[Field]:
     ratio_of = RANGED[field.name]
     for end, pick in (("low", np.fmin), ("high", np.fmax)):
         def value_of(at: Any, pick: Any = pick) -> Any:
-            return at.bound_of(field.name, pick) if ratio_of is None else at.speedup_bound(ratio_of, pick)
+            if not at.hardware.has_range:
+                return np.nan
+            return time_bound(at, field.value_of, pick) if ratio_of is None else speedup_bound(at, ratio_of, pick)
 
         yield Field(name=f"{field.name}_{end}", dimension=field.dimension, value_of=value_of, meaning=(
             f"{end} end of {field.name} over the ranges of what is assumed; unknown where nothing is"))

@@ -38,6 +38,55 @@ from simkit.study.speculation import Speculation, parse_speculation
 COMPARISONS: Final = ("mha", "mha-equal-parameters")
 
 
+HOURS_PER_YEAR: Final = 8766.0
+DEFAULT_OWNERSHIP: Final = "years=4,utilisation=0.6,power=0.1"
+_LIMITS: Final = {"years": (0.1, 30.0), "utilisation": (0.01, 1.0), "power": (0.0, 10.0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    r"""What a chip costs who buys it: its price over the hours in which it serves, and its power.
+
+    .. math:: \frac{\$}{h} = \text{chips} \Big( \frac{P}{8766\, \text{years} \cdot u} + W\, c_{kWh} \Big)
+
+    ``P`` is the price of a chip, ``u`` the part of its years in which it serves, ``W`` its power limit in kW and ``c``
+    the dollars of a kWh. Hosts, networks, cooling and staff are not in it. The defaults are examples, for users to set.
+    """
+
+    years: float = 4.0
+    utilisation: float = 0.6
+    power: float = 0.1
+
+    def usd_per_hour(self, hardware: HardwareProfile, chips: Any) -> Any:
+        """Dollars an hour in which they serve; NaN without a price or a power limit.
+
+        >>> from simkit.hardware.catalog import load_hardware
+        >>> round(Ownership(years=4, utilisation=0.5, power=0.1).usd_per_hour(load_hardware("h100-sxm"), 8), 2)
+        14.56
+        """
+        price, tdp_w = hardware.price.purchase_usd, hardware.power.tdp_w
+        if price is None or tdp_w is None:
+            return np.nan
+        return chips * (price / (HOURS_PER_YEAR * self.years * self.utilisation) + tdp_w / 1e3 * self.power)
+
+
+def parse_ownership(text: str) -> Ownership:
+    """Read ``years=4,utilisation=0.6,power=0.1``; what is left out keeps its default. Raises :class:`UserError`."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in _LIMITS or not equals or key in found:
+            raise UserError(f"owned '{text[:60]}': expected {DEFAULT_OWNERSHIP}", hint=did_you_mean(key, _LIMITS))
+        least, most = _LIMITS[key]
+        try:
+            found[key] = float(value)
+        except ValueError:
+            raise UserError(f"owned: {key} {value[:20]}: expected a number from {least:g} to {most:g}") from None
+        if not least <= found[key] <= most:
+            raise UserError(f"owned: {key} {value[:20]}: expected a number from {least:g} to {most:g}")
+    return Ownership(**found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One way of serving a model; ``kv_dtype`` and ``weight_dtype`` are the names as given, for records.
@@ -59,6 +108,7 @@ class Scenario:
     speculation: Speculation | None = None
     encoder_len: int = 0
     comparison: str = "mha"
+    ownership: Ownership = field(default_factory=Ownership)
 
     def workload(self, hardware: HardwareProfile, model: ModelArchitecture, layout: AttentionLayout, *, batch: Any,
                  kv_len: Any, q_len: Any, machine: Machine) -> DecodeWorkload:
@@ -107,7 +157,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
                    layer_budgets: tuple[float, ...] = (1.0,), page: int | None = None, reserve: int | None = None,
                    lengths: str = "equal", attention_kernel: str = "grouped", cache_order: str = "head-major",
                    attention_sharding: str = "auto", ep: int = 1, speculation: str = "none",
-                   encoder_len: int | None = None, comparison: str = "mha") -> Scenario:
+                   encoder_len: int | None = None, comparison: str = "mha", owned: str = DEFAULT_OWNERSHIP) -> Scenario:
     """Read a scenario from words, as on the command line. Raises :class:`UserError` naming the word that is wrong.
 
     Parameters
@@ -126,9 +176,10 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
     comparison: ``mha``, or ``mha-equal-parameters``: layouts with fewer K and V weights have a wider MLP instead.
+    owned: years of use, the part of them in which chips serve, dollars a kWh: ``years=4,utilisation=0.6,power=0.1``.
     """
     words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
-             attention_sharding, ep, speculation, encoder_len, comparison)
+             attention_sharding, ep, speculation, encoder_len, comparison, owned)
     try:
         # A draft model is a file that may change.
         return _scenario(*words) if speculation == "none" else _scenario.__wrapped__(*words)
@@ -140,7 +191,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
 def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tuple[float, ...], page: int | None,
               reserve: int | None, lengths: str, attention_kernel: str, cache_order: str,
               attention_sharding: str, ep: int, speculation: str, encoder_len: int | None,
-              comparison: str) -> Scenario:
+              comparison: str, owned: str) -> Scenario:
     """Programs ask in the same words in a loop: they are read once."""
     for name, value, most in (("page", page, 1e6), ("reserve", reserve, 1e9), ("ep", ep, 1e5),
                               ("encoder_len", encoder_len, 1e9)):
@@ -158,4 +209,4 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
         kernel=parse_kernel(attention_kernel), cache_order=parse_cache_order(cache_order),
         sharding=None if attention_sharding == "auto" else parse_attention_sharding(attention_sharding),
         ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0),
-        comparison=comparison)
+        comparison=comparison, ownership=parse_ownership(owned))

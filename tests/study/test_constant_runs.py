@@ -7,7 +7,8 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.machine import Machine
-from simkit.step.sharding import MANY_POINTS, shard_heads
+from simkit.step.placement import place
+from simkit.step.sharding import ATTENTION_SHARDINGS, MANY_POINTS, shard_heads
 from simkit.study import machine_search, point
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import Points, evaluate_group
@@ -28,7 +29,7 @@ def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN):
 @pytest.mark.parametrize(("chip", "model"), [("h100-sxm", "llama-2-70b"), ("sambanova-sn40l", "gemma-2-9b"),
                                              ("groq-lpu", "deepseek-v2-lite"), ("dmatrix-corsair", "llama-2-70b")])
 def test_numbers_in_place_of_equal_arrays_give_the_same_bits(chip, model, chips) -> None:
-    options = {"rivals": ["mha", "gqa-2", "mqa"], "chips": chips, "tp": None, "pp": None, "baseline": True}
+    options = {"rivals": ["mha", "gqa-2", "mqa"], "chips": chips, "baseline": True}
     points = points_of(chip, model)
     for layout in ("mha", "mqa"):
         whole = evaluate_group(points.hardware, points.model, layout, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN,
@@ -42,7 +43,7 @@ def test_numbers_in_place_of_equal_arrays_give_the_same_bits(chip, model, chips)
 @pytest.mark.parametrize("chips", ["fit", "fit-each", 8])
 @pytest.mark.parametrize("chip", ["h100-sxm", "sambanova-sn40l", "groq-lpu", "tpu-v5e"])
 def test_a_single_point_is_the_point_of_many(chip, chips) -> None:
-    options = {"rivals": ["mha", "gqa-8", "mqa"], "chips": chips, "tp": None, "pp": None, "baseline": True}
+    options = {"rivals": ["mha", "gqa-8", "mqa"], "chips": chips, "baseline": True}
     batch, kv_len, q_len = np.array([1.0, 32.0, 500.0]), np.array([100.0, 4096.0, 131072.0]), np.array([1.0, 4.0, 1.0])
     for layout in ("mha", "gqa-8", "mqa"):
         many = point.group_columns(points_of(chip, "llama-2-70b", batch, kv_len, q_len), layout, **options)
@@ -63,7 +64,7 @@ def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:
     monkeypatch.setattr(point, "on_machine", lambda points, *rest, **options: (
         seen.append((np.ndim(points.batch), points.shape[0])), on_machine(points, *rest, **options))[1])
     point.group_columns(points_of("h100-sxm", "llama-2-70b", q_len=np.ones(len(KV_LEN))), "gqa-8",
-                                rivals=["gqa-8"], chips=8, tp=None, pp=None, baseline=True)
+                                rivals=["gqa-8"], chips=8, baseline=True)
     assert seen == [(0, 4096)] * 3
 
 
@@ -79,16 +80,19 @@ def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, fe
     options = candidates(hardware, model.n_q_heads, model.n_layers)
 
     def first(point: int, *, overflow: bool) -> int | None:
-        return next((chips for chips, tp, pp in options if all(
-            np.broadcast_to(place(need(Machine(chips=chips, tp=tp, pp=pp), EVERY_POINT), hardware,
-                                  overflow=overflow).fits, 60)[point] for need in needs)), None)
+        def holds(need, **machine) -> bool:
+            return any(np.broadcast_to(place(need.demand(Machine(**machine, mapping=mapping), EVERY_POINT), hardware,
+                                             overflow=overflow).fits, 60)[point] for mapping in ATTENTION_SHARDINGS)
+
+        return next((chips for chips, tp, pp in options
+                     if all(holds(need, chips=chips, tp=tp, pp=pp) for need in needs)), None)
 
     # A few points try all machines at once, many are parted by the middle one.
     monkeypatch.setattr(machine_search, "FEW", few)
     found = machine_search.fit_chips(hardware, needs, (60,), model.n_q_heads, model.n_layers)
-    for place in range(60):
-        expected = first(place, overflow=False) or first(place, overflow=True) or options[-1][0]
-        assert found.chips[place] == expected
+    for number in range(60):
+        expected = first(number, overflow=False) or first(number, overflow=True) or options[-1][0]
+        assert found.chips[number] == expected
 
 
 def test_a_look_up_of_widths_gives_what_each_width_gives() -> None:

@@ -67,7 +67,7 @@ def test_grouping_pays_where_copies_of_heads_hid_it(chip, least):
 def test_points_of_every_mapping_side_by_side_are_those_of_each():
     some = points("tpu-v4", [1.0, 8.0, 32.0, 100.0, 100.0, 7.0], [512.0, 4096.0, 16384.0, 1000.0, 60000.0, 30000.0])
     layout = parse_layout("gqa-4", LLAMA)
-    base = some.chips_for([layout], 32, None, None)
+    base = some.chips_for([layout], 32)
     codes = np.array([0, 1, 2, 0, 1, 2])
 
 
@@ -85,10 +85,10 @@ def test_many_points_take_the_mappings_of_each_alone(chip, monkeypatch):
     some = points(chip, 2.0 ** random.integers(0, 8, 40), np.floor(2.0 ** random.uniform(5, 15, 40)))
     for name in ("mqa", "gqa-8"):
         layout = parse_layout(name, LLAMA)
-        base = some.chips_for([layout], "fewest", None, None)
-        at_once = some.mapped(layout, base, None, None)
+        base = some.chips_for([layout], "fewest")
+        at_once = some.mapped(layout, base)
         monkeypatch.setattr("simkit.study.machine_search.AT_ONCE", 0)
-        one_by_one = some.mapped(layout, base, None, None)
+        one_by_one = some.mapped(layout, base)
         monkeypatch.undo()
         for field in ("tp", "pp", "chips"):
             np.testing.assert_array_equal(*(np.broadcast_to(getattr(machine, field), 40) for machine in (
