@@ -10,7 +10,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.replay.kernel_plan import split_count
 from simkit.replay.target import target_of
-from simkit.replay.timeline import Items, Path, Record, run_items
+from simkit.replay.timeline import FIRST_SERVER, Items, Path, Record, run_items
 from simkit.step.placement import Placement
 from simkit.study.point import decode_step
 from tests.laws.strategies import SIMULATED
@@ -22,7 +22,7 @@ def loop(*, tokens, servers=(1e-9,), latency_s=0.0, in_flight=4, units=1, slots_
     """One run of the event loop; a token is a byte, so that times are bytes x seconds a byte."""
     tokens = np.asarray(tokens, dtype=np.int64)
     stream = np.arange(len(tokens)) if stream is None else np.asarray(stream)
-    stalls, home = np.zeros(5 + len(servers)), np.zeros(1, dtype=np.int64)
+    stalls, home = np.zeros(FIRST_SERVER + len(servers)), np.zeros(1, dtype=np.int64)
     seconds = run_items(
         Items(tokens=tokens, stream=stream, granules_per_stream=int(-(-tokens.max() // granule_tokens)),
               granule_tokens=granule_tokens, in_flight=in_flight, bytes_per_token=1.0, compute_s_per_token=compute_s,
