@@ -252,8 +252,9 @@ class RidgeThreshold(Claim, test="ridge_threshold"):
         factor = self.n_q_heads / self.n_kv_heads
 
         def at_ridge(ridge: float) -> float:
-            rate = chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype("bf16")] / ridge
-            levels = tuple(replace(level, bandwidth_bytes_per_s=rate) if level.name == self.level else level
+            rate = chip.compute.matrix_achievable_flop_per_s("bf16") / ridge
+            levels = tuple(replace(level, bandwidth_bytes_per_s=rate / level.achievable_fraction)
+                           if level.name == self.level else level
                            for level in chip.memory)
             columns = attention_kernel(replace(chip, memory=levels), n_q_heads=self.n_q_heads,
                                        n_kv_heads=self.n_kv_heads, batch=self.batch, kv_len=self.kv_len, engine=engine)

@@ -130,7 +130,7 @@ def _ends(field: Field) -> Iterator[Field]:
             return at.bound_of(field.name, pick) if ratio_of is None else at.speedup_bound(ratio_of, pick)
 
         yield Field(name=f"{field.name}_{end}", dimension=field.dimension, value_of=value_of, meaning=(
-            f"{end} end of {field.name} over the ranges of what is assumed; unknown where nothing is"))
+            f"{end} end of its range by what is assumed; unknown where nothing is"))
 
 
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType({
