@@ -36,7 +36,6 @@ from simkit.hardware.schema import (
     ProfileSchema,
 )
 
-
 SET: Final = Provenance(source="set on the command line")
 
 
