@@ -68,7 +68,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
 
     chips = tuple(load_profiles(hardware, settings, profiles))
     tokens, sequences = one_value(kv_len, "--kv-len"), one_value(batch, "--batch")
-    rows = []
+    rows, assumed = [], {chip.name: chip.assumption or None for chip in chips}
     for name in model:
         drawn = _draw(FigureRequest(
             kind="roofline", name="roofline", title=None, note=None, hardware=chips, model=load_model(name),
@@ -76,7 +76,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
             kv_dtype=kv_dtype, weight_dtype="bf16", chips="fit", engine=DEFAULT), drawn_to, force=force)
         for omission in drawn.omissions:
             warn(f"{omission.chip} is left out: {omission.reason}")
-        rows += [{"model": load_model(name).name, **row} for row in drawn.rows]
+        rows += [{"model": load_model(name).name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
     if drawn_to is not None:
         click.echo(str(drawn_to))
         return

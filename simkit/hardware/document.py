@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, replace
-from typing import Any
+from typing import Any, Final
 
 from simkit.foundation.errors import (
     MAX_SHOWN_ERRORS,
@@ -36,6 +36,8 @@ from simkit.hardware.schema import (
     ProfileSchema,
 )
 
+SET: Final = Provenance(source="set on the command line")
+
 
 def profile_from_yaml(source: YamlSource, overrides: Mapping[str, str] | None = None) -> HardwareProfile:
     """Check a document and turn it into a profile; ``overrides`` are ``--set`` values by dotted key.
@@ -55,7 +57,7 @@ def profile_from_yaml(source: YamlSource, overrides: Mapping[str, str] | None = 
     places: dict[str, Location] = {}
     for key, text in (overrides or {}).items():
         _override(data, key, text, places)
-        provenance[key] = Provenance(source="set on the command line")
+        provenance[key] = SET
     return _to_profile(check(ProfileSchema, data, source, places), provenance, source.file)
 
 

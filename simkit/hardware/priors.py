@@ -20,6 +20,7 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.resources import shipped_folder
 from simkit.foundation.units import format_quantity
 from simkit.foundation.yaml_source import load_yaml
+from simkit.hardware.document import SET
 from simkit.hardware.parameters import prior_fields, with_assumed
 from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
 
@@ -102,12 +103,14 @@ def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
     if not kept:
         return
     ranges = _ranges()[class_of(profile)]
-    unstated = {key.replace(main, "memory.main.") for key in profile.unstated}
+    # A what-if changes what it names: only what the file itself states stands against another prior.
+    silent = {*profile.unstated, *(key for key, known in profile.provenance.items() if known is SET)}
+    silent = {key.replace(main, "memory.main.") for key in silent}
     fields = prior_fields(profile)
     for key in kept:
         prior, dimension, default, record = fields[key]
         found = ranges.get(prior.key)
-        if found is None or found.get("not_beside", key) not in {key, *unstated}:
+        if found is None or found.get("not_beside", key) not in {key, *silent}:
             continue
         scale = prior.scale(record)
         low, central, high = (found[word] * scale for word in ("low", "central", "high"))
@@ -115,7 +118,7 @@ def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
         if low == high == default:
             continue
         machines = ", ".join(one["machine"] for one in found["measured"])
-        fitted = found.get("default_beside", key) not in {key, *unstated}
+        fitted = found.get("default_beside", key) not in {key, *silent}
         yield Assumed(
             key=key, fast=high if prior.more_is_faster else low, slow=low if prior.more_is_faster else high,
             central=central, value=default if fitted else central,

@@ -61,7 +61,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
                _field("compute.unit_name", ask, default="unit", sourced=False),
                _field("compute.clock", ask, default="")]
     peaks = _peaks(ask, say)
-    tile = _field("compute.matrix.tile_rows", ask, default="1")
+    tile = _field("compute.matrix.tile_rows", ask, default="")
     vector = _field("compute.vector_peak", ask, default="")
     levels = _levels(ask, say)
     say("Other chips")
@@ -133,7 +133,7 @@ def _levels(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, list[_Line]
             key="bandwidth", answer="null", meaning=bandwidth.meaning, sourced=False))
         entries.append(_field("memory.NAME.latency", ask, default=""))
         if kind.answer == "dram":
-            entries.append(_field("memory.NAME.achievable_fraction", ask, default="1.0"))
+            entries.append(_field("memory.NAME.achievable_fraction", ask, default=""))
         entries.append(_field("memory.NAME.energy", ask, default=""))
         dram = [_field("memory.NAME.dram.type", ask, default="")] if kind.answer == "dram" else []
         levels.append((key, entries, [line for line in dram if line.answer]))

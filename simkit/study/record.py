@@ -205,7 +205,7 @@ def _ends(field: Field) -> Iterator[Field]:
             return time_bound(at, field.value_of, pick) if ratio_of is None else speedup_bound(at, ratio_of, pick)
 
         yield Field(name=f"{field.name}_{end}", dimension=field.dimension, value_of=value_of, meaning=(
-            f"{end} end of {field.name} over the ranges of what is assumed; unknown where nothing is"))
+            f"{end} end of its range by what is assumed; unknown where nothing is"))
 
 
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType({

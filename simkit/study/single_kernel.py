@@ -36,7 +36,7 @@ MOST_HEAD_DIM: Final = 65_536
 _OWN_FIELDS: Final = (
     Field(name="head_dim", meaning="elements a head"),
     Field(name="time_s", meaning="time of the kernel, its launch included", dimension=SECONDS, heading="time"),
-    Field(name="time_s_low", meaning="low end of time_s over the ranges of what is assumed", dimension=SECONDS),
+    Field(name="time_s_low", meaning="low end of its range by what is assumed", dimension=SECONDS),
     Field(name="time_s_high", meaning="high end of it", dimension=SECONDS),
     Field(name="achieved_bytes_per_s", meaning="cache bytes over time", dimension=BYTES_PER_S, heading="achieved"),
     Field(name="achieved_flop_per_s", meaning="matrix flops over time", dimension=FLOP_PER_S, heading="flops"),

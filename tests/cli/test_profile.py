@@ -176,3 +176,15 @@ def test_a_new_profile_keeps_comments_and_passes_the_check(cli, tmp_path):
 def test_every_profile_can_be_the_start_of_a_new_one(cli, path):
     assert cli("profile", "new", "my-chip", "--like", path.stem).exit_code == 0
     assert cli("profile", "show", "my-chip.yaml").exit_code == 0
+
+
+def test_show_marks_what_is_assumed_with_its_range_and_source(cli):
+    found = {record["key"]: record for record in records_of(cli("profile", "show", "gaudi3", "--format", "json"))}
+    bandwidth = found["memory.hbm.achievable_fraction"]
+    assert bandwidth["confidence"] == "assumed"
+    assert bandwidth["note"] == "range 0.445 to 0.965"
+    assert "systolic-hbm" in bandwidth["source"]
+    assert "tpu" in bandwidth["source"]  # a machine of its class
+    assert found["compute.matrix.achievable_fraction"]["confidence"] == "paper-measured"
+    ideal = records_of(cli("profile", "show", "gaudi3", "--assume", "ideal", "--format", "json"))
+    assert not any(record["confidence"] == "assumed" for record in ideal)

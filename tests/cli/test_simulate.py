@@ -176,3 +176,32 @@ def test_a_profile_and_a_model_may_be_paths_and_a_folder_may_come_first(cli, tmp
     shipped = records_of(cli("simulate", "-H", "h100-sxm", "-A", "mha", "--format", "json"))
     assert by_path == by_folder
     assert by_path[0]["step_time_s"] == shipped[0]["step_time_s"]
+
+
+POINT = ("-M", "llama-2-70b", "-A", "gqa-8", "--batch", "8", "--kv-len", "4k", "--chips", "8")
+
+
+def test_a_table_prints_a_range_where_it_matters_and_says_how_much_is_assumed(cli):
+    told = cli("simulate", "-H", "gaudi3,mi300x", *POINT).stdout
+    guess, measured = table_rows(told.rpartition("what binds")[0])
+    assert re.fullmatch(r"[\d.]+ ms \([\d.]+ to [\d.]+ ms\)", guess["step"])
+    assert "(" not in measured["step"]
+    assert "parameters assumed by class: 4 of gaudi3 (simkit profile show lists them)" in told
+
+
+def test_a_range_below_a_tenth_is_in_the_record_and_not_in_the_table(cli):
+    """SN40L's launches and matrix rate move its step by 2 %."""
+    told = cli("simulate", "-H", "sambanova-sn40l", *POINT[:-2], "--batch", "32").stdout
+    record, = records_of(cli("simulate", "-H", "sambanova-sn40l", *POINT[:-2], "--batch", "32", "--format", "json"))
+    assert 1 < record["step_time_s_high"] / record["step_time_s_low"] < 1.1
+    assert " to " not in table_rows(told.rpartition("what binds")[0])[0]["step"]
+
+
+def test_assume_ideal_is_named_and_has_no_range(cli):
+    record, = records_of(cli("simulate", "-H", "gaudi3", *POINT, "--assume", "ideal", "--format", "json"))
+    assert record["assumed"] == "ideal"
+    assert record["step_time_s_low"] is record["step_time_s_high"] is None
+    told = cli("simulate", "-H", "gaudi3", *POINT, "--assume", "ideal").stdout
+    assert "ideal values stand where these profiles are silent (--assume): gaudi3" in told
+    after, = records_of(cli("simulate", "-H", "gaudi3", *POINT, "--format", "json"))  # the word ends with its command
+    assert after["assumed"] != "ideal"

@@ -75,7 +75,8 @@ def _field_table(fields: Mapping[str, Field]) -> str:
 def _unit(field: Field) -> str:
     if field.dimension is None:
         return "text"
-    return _COMPOUND_UNITS.get(field.name, "-") if field.dimension == COUNT else field.dimension
+    name = field.name.removesuffix("_low").removesuffix("_high")
+    return _COMPOUND_UNITS.get(name, "-") if field.dimension == COUNT else field.dimension
 
 
 def profile_keys() -> str:
