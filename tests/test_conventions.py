@@ -41,6 +41,11 @@ COUNTS = frozenset({
 # Public floats without a unit whose names need no such ending, each with what it is.
 DIMENSIONLESS = {
     "acceptance": "the probability that a drafted token is accepted",
+    "n_kv_heads": "a count; the head layouts of an axis may make an array of it",
+    "point_cost": "time of a point, in points of the closed form",
+    "pp": "a count of stages, which may be an array",
+    "routing_passes": "how often a mixture's rows pass the memory to be dealt out",
+    "tp": "a count of chips, fractional on statically scheduled machines",
     "axis": "knots of a table that is read between them, in any unit",
     "below": "the ratio that an advantage is compared with",
     "bits": "the width of a number format is its name",

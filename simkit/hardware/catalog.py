@@ -40,7 +40,8 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
     path = find_file(str(name_or_path), kind=KIND, what="hardware profile", folders=folders,
                      aliases=lambda: aliases_of(folders))
     source = load_profile_source(path, folders)
-    profile = with_priors(profile_from_yaml(source.whole, overrides), assume)
+    as_stated = profile_from_yaml(source.whole) if overrides else None
+    profile = with_priors(profile_from_yaml(source.whole, overrides), assume, as_stated)
     if profile.kernel_parameters is None:
         return profile
     # Kernels are tuned for the memory that the chip has, not for the one that a what-if gives it.

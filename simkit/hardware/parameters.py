@@ -7,8 +7,10 @@ What ``profile show`` prints, ``profile diff`` compares and a what-if varies. Ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from simkit.foundation.units import COUNT
 from simkit.hardware.declaration import Prior, StatedField, stated_fields
@@ -40,9 +42,15 @@ def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
     """
     return [ProfileParameter(key=key, value=value, dimension=field.dimension, whole=field.whole,
                              provenance=profile.provenance.get(key, _UNSTATED),
-                             broadcasts=field.broadcasts and value is not None)
+                             broadcasts=field.broadcasts and value is not None and not _others_follow(profile, key))
             for key, value, field in _walk(type(profile), profile, "", profile.missing)
             if "." in key and (value is not None or key in profile.missing)]
+
+
+def _others_follow(profile: HardwareProfile, key: str) -> bool:
+    """Whether a borrowed kernel or a class prior is scaled by this parameter when a profile is read."""
+    return key.startswith("compute.matrix.peak.") and bool(
+        profile.kernel_like or "compute.vector_peak" in profile.unstated)
 
 
 def _walk(kind: type, record: Any, above: str, missing: tuple[str, ...]) -> Iterator[tuple[str, Value, StatedField]]:
@@ -71,7 +79,22 @@ def _plain(value: Any) -> Value:
 def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
     """The profile with a number, or an array of numbers, at a key that ``broadcasts``. Raises ValueError at others."""
     changed: HardwareProfile = _replaced(profile, key, value)
-    return replace(changed, assumed=tuple(one for one in changed.assumed if one.key != key))
+    return replace(changed, assumed=tuple(one for one in changed.assumed if one.key != key),
+                   unstated=tuple(one for one in changed.unstated if one != key), varied=np.ndim(value) > 0)
+
+
+def at_points(record: Any, where: Any) -> Any:
+    """A profile whose parameters are arrays over points, at those that an index picks."""
+    if isinstance(record, np.ndarray):
+        return record[where] if record.ndim else record
+    if isinstance(record, tuple):
+        return tuple(at_points(one, where) for one in record)
+    if isinstance(record, Mapping):
+        return {name: at_points(one, where) for name, one in record.items()}
+    if is_dataclass(record) and not isinstance(record, type):
+        return replace(record, **{field.name: at_points(getattr(record, field.name), where)
+                                  for field in fields(record) if field.init})
+    return record
 
 
 def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> HardwareProfile:

@@ -9,7 +9,7 @@ the default that the fit had, and the range holds).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -20,7 +20,6 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.resources import shipped_folder
 from simkit.foundation.units import format_quantity
 from simkit.foundation.yaml_source import load_yaml
-from simkit.hardware.document import SET
 from simkit.hardware.parameters import prior_fields, with_assumed
 from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
 
@@ -81,13 +80,15 @@ def _checked(word: str) -> str:
     return word
 
 
-def with_priors(profile: HardwareProfile, assume: str | None = None) -> HardwareProfile:
+def with_priors(profile: HardwareProfile, assume: str | None = None,
+                as_built: HardwareProfile | None = None) -> HardwareProfile:
     """The profile with the priors of its class for what it does not state, and ``assumed`` saying which.
 
-    ``assume``: ``priors``, ``ideal``: list them, but keep the defaults; None: as :func:`assuming` says.
+    ``assume``: ``priors``, ``ideal``: list them, but keep the defaults; None: as :func:`assuming` says. ``as_built``:
+    the profile without what-ifs; None: there are none.
     """
     assumption = _ASSUMPTION.get() if assume is None else _checked(assume)
-    assumed = tuple(_assumed(profile))
+    assumed = tuple(_assumed(profile, (as_built or profile).unstated))
     if not assumed or assumption == "ideal":
         return replace(profile, assumed=assumed, ideal=assumption == "ideal")
     values = {one.key: one.value for one in assumed if one.value is not None}
@@ -96,7 +97,7 @@ def with_priors(profile: HardwareProfile, assume: str | None = None) -> Hardware
         **profile.provenance, **{one.key: one.provenance for one in assumed}})
 
 
-def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
+def _assumed(profile: HardwareProfile, unstated: Sequence[str]) -> Iterator[Assumed]:
     main = f"memory.{profile.main_memory.name}."
     kept = [key for key in profile.unstated if (key.startswith(main) or not key.startswith("memory."))
             and not (profile.kernel_parameters is not None and key.startswith(IN_KERNELS))]
@@ -104,8 +105,7 @@ def _assumed(profile: HardwareProfile) -> Iterator[Assumed]:
         return
     ranges = _ranges()[class_of(profile)]
     # A what-if changes what it names: only what the file itself states stands against another prior.
-    silent = {*profile.unstated, *(key for key, known in profile.provenance.items() if known is SET)}
-    silent = {key.replace(main, "memory.main.") for key in silent}
+    silent = {key.replace(main, "memory.main.") for key in unstated}
     fields = prior_fields(profile)
     for key in kept:
         prior, dimension, default, record = fields[key]

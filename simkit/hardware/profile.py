@@ -313,7 +313,7 @@ class HardwareProfile:
     ``kernel`` holds the calibrated parameters of its attention kernels, complete; ``kernel_parameters`` are those
     that the profile itself states and ``kernel_like`` the chip that it takes others from. ``unstated`` are the keys
     with a class prior that no source gives, ``assumed`` what stands for them (:mod:`simkit.hardware.priors`); where
-    ``ideal``, they have their defaults all the same.
+    ``ideal``, they have their defaults all the same. ``varied``: some parameter is an array over points.
     """
 
     name: Name
@@ -352,6 +352,7 @@ class HardwareProfile:
     unstated: Annotated[tuple[str, ...], NO_KEY] = ()
     assumed: Annotated[tuple[Assumed, ...], NO_KEY] = ()
     ideal: Annotated[bool, NO_KEY] = False
+    varied: Annotated[bool, NO_KEY] = False
     provenance: Annotated[Mapping[str, Provenance], NO_KEY] = field(default_factory=dict, repr=False)
     file: Annotated[str | None, NO_KEY] = field(default=None, compare=False)
 

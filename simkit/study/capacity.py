@@ -38,7 +38,7 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     hardware, model, layouts: one chip, one model, the layouts to compare.
     scenario: formats, eviction, paging and sharding.
     batch, kv_len: arrays that broadcast.
-    chips: a number, or ``fit``: the fewest on which every layout holds ``batch`` x ``kv_len``.
+    chips: a number, or ``fit``: those of the least cost of a token that hold ``batch`` x ``kv_len`` of every layout.
     tp, pp: as in ``decode_step``.
 
     Returns columns of shape [layouts, points]. Raises :class:`UserError` when the weights alone do not fit.
@@ -49,7 +49,7 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     points = Points(hardware=hardware, model=model, scenario=scenario, batch=batch, kv_len=kv_len,
                     q_len=np.ones_like(batch), engine=engine_named(DEFAULT), tp=tp, pp=pp)
     machine = points.chips_for(parsed, chips)
-    rows = [_layout_columns(points, layout, name, points.mapped(layout, machine))
+    rows = [_layout_columns(points, layout, name, points.roomiest(layout, machine))
             for layout, name in zip(parsed, layouts, strict=True)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -87,8 +87,9 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
 def _longest_context(points: Points, layout: AttentionLayout, machine: Machine) -> Any:
     """Bisection over whole tokens; infinite where the cache stops growing (eviction, windows) and still fits."""
     def fits(kv_len: Any) -> Any:
-        need = replace(points, kv_len=kv_len).demand(layout, machine)
-        return place(need, points.hardware, overflow=machine.overflow).fits
+        tried = replace(points, kv_len=kv_len)
+        return place(tried.demand(layout, tried.roomiest(layout, machine)), points.hardware,
+                     overflow=machine.overflow).fits
 
     low = np.zeros(points.batch.shape)
     high = np.full(points.batch.shape, float(LONGEST_CONTEXT))

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.errors import UserError
+from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import TENSORS, HardwareProfile
 from simkit.model.architecture import ModelArchitecture, count_parameters
 from simkit.model.attention import parse_layout
@@ -36,7 +37,6 @@ from simkit.study.machine_search import (
 )
 from simkit.study.record import (
     FIELDS,
-    SECONDS_PER_HOUR,
     TOKENS_PER_MTOK,
     cost_usd_per_mtok,
     energy_j_per_token,
@@ -94,7 +94,9 @@ class Points:
         def picked(values: Any) -> Any:
             return values[where] if np.ndim(values) else values
 
-        return replace(self, batch=picked(self.batch), kv_len=picked(self.kv_len), q_len=picked(self.q_len))
+        hardware = at_points(self.hardware, where) if self.hardware.varied else self.hardware
+        return replace(self, hardware=hardware, batch=picked(self.batch), kv_len=picked(self.kv_len),
+                       q_len=picked(self.q_len))
 
     def workload(self, layout: AttentionLayout, machine: Machine) -> DecodeWorkload:
         """The step under a layout on a machine."""
@@ -197,7 +199,7 @@ class Points:
 
         def least_s(tp: float) -> float:
             """The weights of every layer pass once, at the rate of the fastest memory that may hold them."""
-            return float(weights / tp / np.max(rates)) if rates else 0.0
+            return float(weights / tp / max(np.max(rate) for rate in rates)) if rates else 0.0
 
         return self._searched(layout, machine, self._closed_form_s(layout), least_s)
 
@@ -346,8 +348,8 @@ class Evaluated:
     @property
     def owned_usd_per_mtok(self) -> Any:
         """A million tokens of chips that were bought; NaN without a price or a power limit."""
-        per_hour = self.points.scenario.ownership.usd_per_hour(self.hardware, self.machine.chips)
-        return per_hour / SECONDS_PER_HOUR / self.tokens_per_s * TOKENS_PER_MTOK
+        usd_per_s = self.points.scenario.ownership.usd_per_s(self.hardware, self.machine.chips)
+        return usd_per_s / self.tokens_per_s * TOKENS_PER_MTOK
 
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""

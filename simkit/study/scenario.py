@@ -38,7 +38,8 @@ from simkit.study.speculation import Speculation, parse_speculation
 COMPARISONS: Final = ("mha", "mha-equal-parameters")
 
 
-HOURS_PER_YEAR: Final = 8766.0
+SECONDS_PER_YEAR: Final = 31_557_600.0
+JOULES_PER_KWH: Final = 3.6e6
 DEFAULT_OWNERSHIP: Final = "years=4,utilisation=0.6,power=0.1"
 _LIMITS: Final = {"years": (0.1, 30.0), "utilisation": (0.01, 1.0), "power": (0.0, 10.0)}
 
@@ -47,27 +48,28 @@ _LIMITS: Final = {"years": (0.1, 30.0), "utilisation": (0.01, 1.0), "power": (0.
 class Ownership:
     r"""What a chip costs who buys it: its price over the hours in which it serves, and its power.
 
-    .. math:: \frac{\$}{h} = \text{chips} \Big( \frac{P}{8766\, \text{years} \cdot u} + W\, c_{kWh} \Big)
+    .. math:: \frac{\$}{s} = \text{chips} \Big( \frac{P}{T u} + W c \Big)
 
-    ``P`` is the price of a chip, ``u`` the part of its years in which it serves, ``W`` its power limit in kW and ``c``
-    the dollars of a kWh. Hosts, networks, cooling and staff are not in it. The defaults are examples, for users to set.
+    ``P`` is the price of a chip, ``T`` its life (``life_s``), ``u`` the part of it in which it serves, ``W`` its power
+    limit and ``c`` the dollars of a joule. Hosts, networks, cooling and staff are not in it. The defaults are examples,
+    for users to set.
     """
 
-    years: float = 4.0
-    utilisation: float = 0.6
-    power: float = 0.1
+    life_s: float = 4.0 * SECONDS_PER_YEAR
+    serving_fraction: float = 0.6
+    power_usd_per_j: float = 0.1 / JOULES_PER_KWH
 
-    def usd_per_hour(self, hardware: HardwareProfile, chips: Any) -> Any:
-        """Dollars an hour in which they serve; NaN without a price or a power limit.
+    def usd_per_s(self, hardware: HardwareProfile, chips: Any) -> Any:
+        """Dollars a second in which they serve; NaN without a price or a power limit.
 
         >>> from simkit.hardware.catalog import load_hardware
-        >>> round(Ownership(years=4, utilisation=0.5, power=0.1).usd_per_hour(load_hardware("h100-sxm"), 8), 2)
+        >>> round(3600 * Ownership(serving_fraction=0.5).usd_per_s(load_hardware("h100-sxm"), 8), 2)
         14.56
         """
         price, tdp_w = hardware.price.purchase_usd, hardware.power.tdp_w
         if price is None or tdp_w is None:
             return np.nan
-        return chips * (price / (HOURS_PER_YEAR * self.years * self.utilisation) + tdp_w / 1e3 * self.power)
+        return chips * (price / (self.life_s * self.serving_fraction) + tdp_w * self.power_usd_per_j)
 
 
 def parse_ownership(text: str) -> Ownership:
@@ -84,7 +86,9 @@ def parse_ownership(text: str) -> Ownership:
             raise UserError(f"owned: {key} {value[:20]}: expected a number from {least:g} to {most:g}") from None
         if not least <= found[key] <= most:
             raise UserError(f"owned: {key} {value[:20]}: expected a number from {least:g} to {most:g}")
-    return Ownership(**found)
+    given = {**{key: float(value) for key, value in (one.split("=") for one in DEFAULT_OWNERSHIP.split(","))}, **found}
+    return Ownership(life_s=given["years"] * SECONDS_PER_YEAR, serving_fraction=given["utilisation"],
+                     power_usd_per_j=given["power"] / JOULES_PER_KWH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

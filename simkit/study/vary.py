@@ -71,7 +71,7 @@ def faster_memory(profile: HardwareProfile, factors: Any) -> HardwareProfile:
     levels = tuple(level if level.bandwidth_bytes_per_s is None else
                    replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factors)
                    for level in profile.memory)
-    return replace(profile, memory=levels)
+    return replace(profile, memory=levels, varied=np.ndim(factors) > 0)
 
 
 def variable(key: str, profile: HardwareProfile, workload: Mapping[str, float], *, start: str | float | None = None,

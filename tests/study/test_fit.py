@@ -8,7 +8,7 @@ import pytest
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.step.placement import Demand
-from simkit.study.machine_search import candidates, fit_chips, split_chips, tensor_widths
+from simkit.study.machine_search import Need, candidates, fit_chips, split_chips, tensor_widths
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))
 
@@ -47,7 +47,7 @@ def shared(weights, cache):
         chips = np.asarray(machine.tp) * machine.pp
         held = (cache[where] if np.ndim(cache) else cache) / chips
         return Demand(weight_bytes=weights / chips, kv_bytes_per_sequence=held, kv_bytes=held)
-    return need
+    return Need(demand=need, n_kv_heads=64)
 
 
 @pytest.mark.parametrize(("total", "chips"), [(60e9, 1), (64e9, 1), (65e9, 2), (200e9, 4), (500e9, 8), (512e9, 8), (513e9, 16)])

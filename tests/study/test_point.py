@@ -70,7 +70,7 @@ def test_max_batch_fits_and_one_more_does_not():
         result = simkit.decode_step("h100-sxm", "llama-2-70b", attention=attention, batch=1, kv_len=4096, chips=8)
         most = float(result["max_batch"])
         both = simkit.decode_step("h100-sxm", "llama-2-70b", attention=attention, batch=[most, most + 1], kv_len=4096,
-                                  chips=8)
+                                  chips=8, tp=int(result["tp"]), attention_sharding=str(result["mapping"]))
         assert both["fits"].tolist() == [True, False]
 
 

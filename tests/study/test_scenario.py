@@ -18,7 +18,7 @@ MIXTRAL = load_model("mixtral-8x7b")
 
 def workload_of(scenario: Scenario, model=MIXTRAL, chip: str = "h100-sxm", tp: float = 8.0):
     hardware = load_hardware(chip)
-    machine = Machine(chips=tp, tp=tp, pp=1.0, mapping=scenario.mapping(hardware))
+    machine = Machine(chips=tp, tp=tp, pp=1.0, mapping=scenario.mapping(hardware) or "heads")
     return scenario.workload(hardware, model, parse_layout("as-trained", model), batch=np.array([4.0]),
                              kv_len=np.array([100.0]), q_len=np.array([2.0]), machine=machine)
 
