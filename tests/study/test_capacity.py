@@ -124,14 +124,15 @@ def test_eviction_and_windows_let_a_context_grow_without_end():
 
 
 def test_grouping_multiplies_the_batch_and_replication_takes_it_back():
-    found = capacity(room_of(), LLAMA, ["mha", "gqa-8", "mqa"], scenario=parse_scenario(), kv_len=4096, chips=8, tp=8)
+    found = capacity(room_of(), LLAMA, ["mha", "gqa-8", "mqa"], scenario=parse_scenario(attention_sharding="heads"), kv_len=4096,
+                     chips=8, tp=8)
     mha, gqa, mqa = found["max_batch"][:, 0]
     assert gqa / mha > 8  # 8 times smaller caches, and smaller projections
     assert mqa == pytest.approx(gqa, rel=0.02)  # 8 copies of one head take the room of 8 heads
     assert found["kv_copies"][:, 0].tolist() == [1, 1, 8]
-    dealt = capacity(room_of(), LLAMA, ["mqa"], scenario=parse_scenario(attention_sharding="batch"), kv_len=4096, chips=8, tp=8)
+    # Of all ways to share attention a layout takes the roomiest.
+    dealt = capacity(room_of(), LLAMA, ["mqa"], scenario=parse_scenario(), kv_len=4096, chips=8, tp=8)
     assert dealt["max_batch"][0, 0] == pytest.approx(8 * mqa, rel=0.01)
-    assert dealt["max_batch"][0, 0] % 8 == 0
 
 
 def test_batch_of_64_runs_out_of_an_80_gb_a100_with_a_full_cache_and_fits_with_h2o():
@@ -155,10 +156,11 @@ def test_llama_7b_reaches_a_million_tokens_on_one_a100_at_2_bits():
     assert longest("bf16", "int4") < 2**18
 
 
-def test_capacity_is_the_simulated_step_s_max_batch():
-    step = decode_step("h100-sxm", "llama-2-70b", attention=["mha", "gqa-8", "mqa"], batch=1, kv_len=4096, chips=8)
+def test_capacity_is_the_simulated_step_s_own_batch():
+    step = decode_step("h100-sxm", "llama-2-70b", attention=["mha", "gqa-8", "mqa"], batch=1, kv_len=4096, chips=8,
+                       fields=["own_batch"])
     found = capacity(H100, LLAMA, ["mha", "gqa-8", "mqa"], scenario=parse_scenario(), batch=1, kv_len=4096, chips=8)
-    assert found["max_batch"][:, 0].tolist() == step["max_batch"].tolist()
+    assert found["max_batch"][:, 0].tolist() == step["own_batch"].tolist()
 
 
 @pytest.mark.parametrize("name", CHIPS)
