@@ -44,30 +44,15 @@ from simkit.study.record import (
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
-from simkit.timing.step_timing import StepTiming
+from simkit.timing.step_timing import PlacedStep, StepTiming
 
+# Operators, placement and time by machine.
+Known = dict[Machine, tuple[DecodeStep, Placement, StepTiming]]
 FIT, FIT_EACH, FEWEST = "fit", "fit-each", "fewest"
 _BUDGET: Final = re.compile(r"up-to-(\d{1,9})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedStep:
-    """A step with the homes of its tensors; ``draft_steps`` of a draft model's step go with it."""
-
-    step: DecodeStep
-    placement: Placement
-    draft: DecodeStep | None
-    draft_steps: int
-
-    def timed(self, engine: Engine, hardware: HardwareProfile) -> StepTiming:
-        """Its time on a chip."""
-        timing = engine.evaluate(self.step, self.placement, hardware)
-        if self.draft is None:
-            return timing
-        return timing.plus("draft", engine.evaluate(self.draft, self.placement, hardware), self.draft_steps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Points:
     """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape.
 
@@ -190,18 +175,25 @@ class Points:
             factor *= 2.0
         return best
 
-    def mapped(self, layout: AttentionLayout, machine: Machine) -> Machine:
-        """The machine with the fastest mapping of a layout; what the user or the profile names stays."""
-        rates = [rate for level in self.hardware.homes("weights") if (rate := level.achievable_bytes_per_s) is not None]
+    def mapped(self, layout: AttentionLayout, machine: Machine, known: Known | None = None) -> Machine:
+        """The machine with the fastest mapping of a layout; what the user or the profile names stays.
+
+        ``known`` takes what the search timed of all points.
+        """
         # Of a mixture's weights a step reads what its rows choose.
         weights = 0.0 if self.model.moe else (count_parameters(self.model, layout).active_without_embedding
                                               * self.scenario.weight_format.bytes_per_element)
+        alone = self.workload(layout, Machine(chips=1.0, tp=1.0, pp=1.0))
+        cache = self.batch * sum(group.count * alone.layer_read_bytes(group) for group in alone.layer_groups)
+        rates = [max((np.max(level.chip_bandwidth_bytes_per_s) for level in self.hardware.homes(tensor)
+                      if level.chip_bandwidth_bytes_per_s is not None), default=np.inf) for tensor in ("weights", "kv")]
 
-        def least_s(tp: float) -> float:
-            """The weights of every layer pass once, at the rate of the fastest memory that may hold them."""
-            return float(weights / tp / max(np.max(rate) for rate in rates)) if rates else 0.0
+        def least_s(chips: float, tp: float, where: Any) -> Any:
+            """Weights of every layer and one copy of the cache pass once, at the rates of the fastest memories."""
+            read = cache if where is None or not np.ndim(cache) else cache[where]
+            return weights / tp / rates[0] + read / chips / rates[1]
 
-        return self._searched(layout, machine, self._closed_form_s(layout), least_s)
+        return self._searched(layout, machine, self._closed_form_s(layout, known), least_s)
 
     def roomiest(self, layout: AttentionLayout, machine: Machine) -> Machine:
         """The machine with the mapping that holds the most sequences."""
@@ -210,10 +202,10 @@ class Points:
             held = place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).max_batch
             return 1.0 / np.maximum(held, 0.5)
 
-        return self._searched(layout, machine, inverse_batch, lambda _: 0.0)
+        return self._searched(layout, machine, inverse_batch, lambda *_: 0.0)
 
     def _searched(self, layout: AttentionLayout, machine: Machine, least_of: TimeOn,
-                  bound: Callable[[float], float]) -> Machine:
+                  bound: Callable[[float, float, Any], Any]) -> Machine:
         hardware, model = self.hardware, self.model
         if hardware.sharding == "layer-pipelined":
             return machine
@@ -228,20 +220,22 @@ class Points:
 
         return fastest(machine, self.shape, ways, least_of, bound)
 
-    def _closed_form_s(self, layout: AttentionLayout) -> TimeOn:
+    def _closed_form_s(self, layout: AttentionLayout, known: Known | None = None) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""
-        closed = replace(self, engine=CLOSED_FORM)
+        closed = self if self.engine is CLOSED_FORM else replace(self, engine=CLOSED_FORM)
 
         def time_on(machine: Machine, where: Any) -> Any:
-            _, placement, timing = (closed if where is None else closed.take(where)).timed(layout, machine)
-            return np.where(placement.fits, timing.step_time_s, np.inf)
+            found = (closed if where is None else closed.take(where)).timed(layout, machine)
+            if known is not None and where is None and np.ndim(machine.tp) == np.ndim(machine.overflow) == 0:
+                known[machine] = found
+            return np.where(found[1].fits, found[2].step_time_s, np.inf)
 
         return time_on
 
     def timed(self, layout: AttentionLayout, machine: Machine) -> tuple[DecodeStep, Placement, StepTiming]:
         """Operators, placement and time under a layout on a machine."""
         placed = self.placed(layout, machine)
-        return placed.step, placed.placement, placed.timed(self.engine, self.hardware)
+        return placed.step, placed.placement, placed.timed(self.engine.evaluate, self.hardware)
 
     def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
         """Operators and placement under a layout on a machine, to be timed."""
@@ -387,8 +381,10 @@ def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, bas
                shape: tuple[int, ...] | None = None) -> Evaluated:
     """Points timed under a layout on the chips of a machine, in its fastest mapping, and MHA in its own beside it."""
     def timed(one: AttentionLayout) -> Evaluated:
-        mapped = points.mapped(one, machine)
-        step, placement, timing = points.timed(one, mapped)
+        known: Known = {}  # what the search has timed is not timed again
+        mapped = points.mapped(one, machine, known)
+        here = points.engine.closed_form and np.ndim(mapped.tp) == np.ndim(mapped.overflow) == 0 and mapped in known
+        step, placement, timing = known[mapped] if here else points.timed(one, mapped)
         return Evaluated(points=points, layout=one, machine=mapped, step=step, placement=placement, timing=timing,
                          mha=None, shape=points.shape if shape is None else shape)
 

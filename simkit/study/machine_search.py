@@ -197,7 +197,7 @@ def options(chips: float, n_kv_heads: float, widths: Sequence[int], n_layers: in
 
 
 def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tuple[Option, ...]],
-            time_on: TimeOn, least_s: Callable[[float], float]) -> Machine:
+            time_on: TimeOn, least_s: Callable[[float, float, Any], Any]) -> Machine:
     """The machine with the mapping of least time, point by point; the first of ``ways`` where several are alike.
 
     Parameters
@@ -206,7 +206,7 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
     shape: of the points.
     ways: options for a number of chips, the widest first; empty where only the machine as it is will do.
     time_on: the engine.
-    least_s: what no step takes less of when so many chips share a layer.
+    least_s: what no step takes less of on so many chips when so many share a layer, at the points of an index.
     """
     counts = np.unique(machine.chips)
     tried = {float(chips): ways(float(chips)) for chips in counts}
@@ -218,22 +218,34 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
     best = np.zeros((3, points))
     for chips, found in tried.items():
         where = None if len(counts) == 1 else np.flatnonzero(np.broadcast_to(machine.chips, shape) == chips)
-        here = _taken(machine, where, chips)
         count = points if where is None else len(where)
         least, chosen = np.full(count, np.inf), np.zeros(count, dtype=int)
         for first, group in _of_one_width(found):
-            # Narrower layers stream more weights from each chip: they are tried while that leaves them a chance.
-            if first and least_s(group[0][0]) >= least.max():
+            # Narrower layers stream more weights from each chip: they are tried where that leaves them a chance.
+            hopeful = np.broadcast_to(least_s(chips, group[0][0], where), count) < least if first else np.ones(1, bool)
+            if not hopeful.any():
                 break
-            seconds = np.broadcast_to(_seconds(here, group, count, time_on, where), (len(group), count))
+            some = None if hopeful.all() else np.flatnonzero(hopeful)
+            tried_at, of = _among(where, some), count if some is None else len(some)
+            seconds = np.broadcast_to(
+                _seconds(_taken(machine, tried_at, chips), group, of, time_on, tried_at), (len(group), of))
+            at = slice(None) if some is None else some
             for row in range(len(group)):
-                better = seconds[row] < least * (1.0 - EVEN)
-                least, chosen = np.where(better, seconds[row], least), np.where(better, first + row, chosen)
+                better = seconds[row] < least[at] * (1.0 - EVEN)
+                least[at] = np.where(better, seconds[row], least[at])
+                chosen[at] = np.where(better, first + row, chosen[at])
         best[:, slice(None) if where is None else where] = np.array(found).T[:, chosen]
     if np.all(best == best[:, :1]):
         return _with(machine, (float(best[0, 0]), float(best[1, 0]), int(best[2, 0])))
     tp, pp, mapping = best.reshape(3, *shape)
     return replace(machine, tp=tp, pp=pp, mapping=mapping.astype(np.int64))
+
+
+def _among(where: Any, some: Any) -> Any:
+    """The index of some points of those that an index picks."""
+    if where is None or some is None:
+        return some if where is None else where
+    return where[some]
 
 
 def _of_one_width(found: Sequence[Option]) -> list[tuple[int, list[Option]]]:

@@ -110,7 +110,7 @@ def _ends(at: Any) -> tuple[Any, Any]:
 @lru_cache(maxsize=4)
 def _corners_of(at: Any, *, each: bool) -> Corners:
     placed = at.points.placed(at.layout, at.machine)
-    return timed_corners(at.hardware, at.points.shape, partial(placed.timed, CLOSED_FORM),
+    return timed_corners(at.hardware, at.points.shape, partial(placed.timed, CLOSED_FORM.evaluate),
                          at.timing if at.points.engine.closed_form else None, each=each)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Collective, DecodeStep, Operator
+from simkit.step.placement import Placement
 from simkit.timing.exchanges import collective_time_s, layers_wait_s
 
 # Causes that are not a memory level; memory levels go by their own names.
@@ -210,3 +211,21 @@ def _link_time(collective: Collective, hardware: HardwareProfile, *, static: boo
     if collective.kind == "send":
         return collective_time_s(collective, hardware.scale_out or hardware.scale_up)
     return collective_time_s(collective, hardware.scale_up)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedStep:
+    """A step with the homes of its tensors; ``draft_steps`` of a draft model's step go with it."""
+
+    step: DecodeStep
+    placement: Placement
+    draft: DecodeStep | None
+    draft_steps: int
+
+    def timed(self, evaluate: Callable[[DecodeStep, Placement, HardwareProfile], StepTiming],
+              hardware: HardwareProfile) -> StepTiming:
+        """Its time on a chip by an engine's ``evaluate``."""
+        timing = evaluate(self.step, self.placement, hardware)
+        if self.draft is None:
+            return timing
+        return timing.plus("draft", evaluate(self.draft, self.placement, hardware), self.draft_steps)

@@ -44,7 +44,8 @@ def test_where_the_step_hardly_shortens_the_sequences_still_multiply():
              for chip in ("h100-sxm", "groq-lpu")}
     same, own = ({chip: float(found[name][1]) for chip, found in gains.items()}
                  for name in ("speedup_vs_mha", "own_batch_tokens_per_s_vs_mha"))
-    assert same["h100-sxm"] > 2 > 1.01 > same["groq-lpu"]
+    assert same["h100-sxm"] > 2
+    assert same["groq-lpu"] < 1.01
     assert own["groq-lpu"] > own["h100-sxm"] > 6
 
 
