@@ -1,4 +1,4 @@
-"""One point, points per second and memory: the roofline engine on one core, the search for machine and mapping, a sweep.
+"""One point, points per second and memory: the roofline engine on one core, searches, and a sweep of any length.
 
 Run: ``make bench`` or ``python benchmarks/bench_roofline.py [POINTS]``. One core: NumPy's own threads are not used by
 these operations. A search asks the closed form for every mapping of every layout: its rows stand beside those whose

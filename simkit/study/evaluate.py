@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -226,8 +227,9 @@ class Points:
 
         def time_on(machine: Machine, where: Any) -> Any:
             found = (closed if where is None else closed.take(where)).timed(layout, machine)
-            if known is not None and where is None and np.ndim(machine.tp) == np.ndim(machine.overflow) == 0:
-                known[machine] = found
+            if known is not None and where is None:
+                with suppress(TypeError):  # arrays have no hash
+                    known[machine] = found
             return np.where(found[1].fits, found[2].step_time_s, np.inf)
 
         return time_on
@@ -383,8 +385,10 @@ def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, bas
     def timed(one: AttentionLayout) -> Evaluated:
         known: Known = {}  # what the search has timed is not timed again
         mapped = points.mapped(one, machine, known)
-        here = points.engine.closed_form and np.ndim(mapped.tp) == np.ndim(mapped.overflow) == 0 and mapped in known
-        step, placement, timing = known[mapped] if here else points.timed(one, mapped)
+        found = None
+        with suppress(TypeError):  # arrays have no hash
+            found = known.get(mapped) if points.engine.closed_form else None
+        step, placement, timing = found or points.timed(one, mapped)
         return Evaluated(points=points, layout=one, machine=mapped, step=step, placement=placement, timing=timing,
                          mha=None, shape=points.shape if shape is None else shape)
 
