@@ -50,13 +50,13 @@ VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_STUDY: Final = "gqa_on_asics"
 MAX_GRID_POINTS: Final = 200_000
 FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown", "advantage_heatmap",
-                     "separate_causes", "bandwidth_scaling", "concurrent_users", "energy_cost", "tp_replication",
-                     "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
+                     "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
+                     "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
                      "serving_goodput", "predicted_against_measured", "error_by_regime",
                      "advantage_against_measured", "published_figures"]
 # Figures of a layout's advantage over MHA.
-_COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "bandwidth_scaling", "concurrent_users",
-                     "energy_cost", "tp_replication", "quality_speed")
+_COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
+                     "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
 
@@ -169,7 +169,7 @@ class StudySchema(StrictRecord):
     weight_dtype: Text = "bf16"
     """Format of the weights."""
     chips: Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each"] = "fit"
-    """A number; fit: the fewest on which every layout fits; fit-each: for each point alone."""
+    """A number; fit: those of least cost a token on which every layout fits; fit-each: for each layout alone."""
     engine: Text = "roofline"
     """roofline or replay."""
     focus: FocusSchema
