@@ -159,21 +159,32 @@ def chips_text(request: FigureRequest) -> str:
     return f"the fastest of at most {request.chips.removeprefix('up-to-')} chips on which every layout fits"
 
 
-def no_room(request: FigureRequest, layout: str, *, absent: str | None = None) -> str:
-    """Why ``absent`` (None: MHA at the focus batch) cannot stand beside a layout on the request's chips, in words."""
-    absent = absent or f"MHA at batch {request.focus_batch}"
-    if isinstance(request.chips, int):
-        return f"{absent} does not fit on {chips_words(request.chips)}"
+def same_chips_text(request: FigureRequest) -> str:
+    """Whether the layouts of a row share their chips, as a sentence."""
     if request.chips == FIT_EACH:
-        return f"{absent} does not fit on the chips that {layout_name(layout)} takes alone"
-    if request.chips in (FIT, FEWEST):
-        return f"{absent} fits on no number of chips that its system has"
-    return f"{absent} does not fit on {request.chips.removeprefix('up-to-')} chips or fewer"
+        return "Each layout of a row runs on chips of its own, whose numbers stand in the layouts' order."
+    return "All layouts of a row run on the same chips."
+
+
+def no_room(request: FigureRequest, layout: str, *, absent: str = "mha", point: bool = True) -> str:
+    """Why a layout (``absent``) cannot stand beside another on the request's chips, in words.
+
+    ``point``: at the focus point alone.
+    """
+    whose = layout_name(absent) + (f" at batch {request.focus_batch}" if point else "")
+    if isinstance(request.chips, int):
+        return f"{whose} does not fit on {chips_words(request.chips)}"
+    if request.chips == FIT_EACH and absent != layout:
+        return f"{whose} does not fit on the chips that {layout_name(layout)} takes alone"
+    if request.chips in (FIT, FIT_EACH, FEWEST):
+        return f"{whose} fits on no number of chips that its system has"
+    return f"{whose} does not fit on {request.chips.removeprefix('up-to-')} chips or fewer"
 
 
 def machines_text(points: Iterable[Evaluated]) -> str:
     """Chips and the cache's level of several layouts, each once where all share it: ``8 → 2 chips, hbm``."""
-    fitting = [point for point in points if fits(point)]
+    every = list(points)
+    fitting = [point for point in every if fits(point)] or every
     numbers = list(dict.fromkeys(scalar(point, "chips") for point in fitting))
     homes = list(dict.fromkeys(cache_home(point) for point in fitting))
     if len(numbers) > 1:  # in the layouts' order, so that each stands under its own mark

@@ -118,12 +118,9 @@ def _finding(context: FigureContext, found: list[Gains], layout: str) -> str:
     step, tokens = (sorted(found, key=lambda item, by=measure: item.of[by])  # type: ignore[misc]
                     for measure in (STEP, TOKENS_PER_S))
 
-    def span(order: list[Gains], measure: str) -> str:
-        ends = [f"{times(item.of[measure])} ({context.label(item.chip)})" for item in (order[0], order[-1])]
-        return " to ".join(ends if len(order) > 1 else ends[:1])
-
-    text = (f"At the same batch a step of {layout_name(layout)} is {span(step, STEP)} as fast as MHA's; with each "
-            f"layout at its own largest batch on the same chips it makes {span(tokens, TOKENS_PER_S)} MHA's tokens/s.")
+    spans = [context.span({item.chip: item.of[measure] for item in found}) for measure in (STEP, TOKENS_PER_S)]
+    text = (f"At the same batch a step of {layout_name(layout)} is {spans[0]} as fast as MHA's; with each "
+            f"layout at its own largest batch on the same chips it makes {spans[1]} MHA's tokens/s.")
     told, turned = _pairs(found)
     if not told:
         return text

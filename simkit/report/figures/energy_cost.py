@@ -13,48 +13,74 @@ from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
+    fits,
     for_each_chip,
     inputs_text,
+    machines_text,
+    no_room,
+    same_chips_text,
     scalar,
 )
-from simkit.report.drawing.style import chips_words, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import layout_name, log_ticks, new_figure
 from simkit.study.evaluate import Evaluated
 
-_PANELS: Final = (("cost_usd_per_mtok", "US dollars a million tokens", "price"),
-                  ("energy_j_per_token", "joules a token", "energy"))
+# Column, title of its panel, what it is called in words, and the keys of the profile that it follows from.
+_PANELS: Final = (
+    ("cost_usd_per_mtok", "US dollars a million tokens, rented", "rent", ("price.per_hour",)),
+    ("owned_usd_per_mtok", "US dollars a million tokens, bought", "cost of a bought chip",
+     ("price.purchase", "power.tdp")),
+    ("energy_j_per_token", "joules a token", "energy", ("power.idle", "power.flop_energy")))
 
 
 def draw(context: FigureContext) -> DrawnFigure:
-    """One panel for cost and one for energy, as far as the profiles know them."""
+    """A panel for rent, for bought chips and for energy, each as far as the profiles know it."""
     request = context.request
     layouts = list(request.layouts)
     done, omissions = for_each_chip(
         request.hardware, lambda chip: {layout: evaluate(request, chip, layout) for layout in layouts})
     known = {field: {name: found for name, found in done.items()
                      if any(math.isfinite(scalar(point, field)) for point in found.values())}
-             for field, _, _ in _PANELS}
-    for field, _, word in _PANELS:
-        unknown = [name for name in done if name not in known[field]]
-        omissions += [Omission(chip=name, reason=f"no {word}: no source gives its figures, or no layout fits")
-                      for name in unknown]
+             for field, *_ in _PANELS}
+    fitting = {name: [layout for layout, point in found.items() if fits(point)] for name, found in done.items()}
+    for name, found in done.items():
+        omissions += [Omission(chip=name, reason=no_room(request, layout, absent=layout))
+                      for layout in layouts if layout not in fitting[name]]
+        if fitting[name]:
+            keys = str(found[layouts[0]].select(("unknown_costs",))["unknown_costs"].item()).split("; ")
+            omissions += [Omission(chip=name, reason=_why_unknown(word, [key for key in needed if key in keys]))
+                          for field, _, word, needed in _PANELS if name not in known[field]]
     rows = [{"hardware": name, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": scalar(point, "chips"), "level": cache_home(point),
-             **{field: scalar(point, field) for field, _, _ in _PANELS}}
+             **{field: scalar(point, field) for field, *_ in _PANELS}}
             for name, found in done.items() for layout, point in found.items()]
     return DrawnFigure(
         title=request.title or "What a million tokens cost",
         figure=_figure(context, known, layouts), rows=rows, finding=_finding(context, known, layouts),
-        how_to_read="Rent of all chips for the time of the tokens, at the profile's price per hour (the lowest public "
-                    "one, see its source). All layouts of a row run on the same chips.",
+        how_to_read="Rented: all chips for the time of the tokens, at the profile's price per hour (the lowest public "
+                    f"one, see its source). {_words_of_bought(done)} {same_chips_text(request)}",
         inputs=inputs_text(request), omissions=omissions,
         alt="Dumbbell chart. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(layout)} {scalar(point, field):.3g}"
-                                                   for layout, point in found.items()) + f" {word}."
-            for field, word, _ in _PANELS for name, found in known[field].items()))
+                                                   for layout, point in found.items()
+                                                   if math.isfinite(scalar(point, field))) + f" {title}."
+            for field, title, *_ in _PANELS for name, found in known[field].items()))
+
+
+def _why_unknown(word: str, keys: list[str]) -> str:
+    """The missing keys of a profile; without any it is the energy of a byte of the memory that is read."""
+    return f"no {word}: no source gives {' and '.join(keys) or 'the energy of a byte of the memory that is read'}"
+
+
+def _words_of_bought(done: dict[str, dict[str, Evaluated]]) -> str:
+    point = next(iter(next(iter(done.values())).values()))
+    owned = point.points.scenario.ownership
+    return (f"Bought: the chips' price over {owned.years:g} years of which they serve {owned.utilisation:.0%}, and "
+            f"their power limit at {owned.power:g} dollars a kWh; no host, network, cooling or staff. These terms are "
+            "examples.")
 
 
 def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> Any:
-    shown = [(field, title) for field, title, _ in _PANELS if known[field]]
+    shown = [(field, title) for field, title, *_ in _PANELS if known[field]]
     height = sum(0.62 + 0.28 * len(known[field]) for field, _ in shown)
     figure = new_figure(max(height, 1.0))
     if not shown:
@@ -65,12 +91,15 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
     for axes, (field, title) in zip(panels, shown, strict=True):
         rows = []
         for name, found in known[field].items():
-            chips = scalar(next(iter(found.values())), "chips")
-            rows.append(Row(style=context.styles[name], under=chips_words(chips),
+            assumed = ", assumed" if next(iter(found.values())).hardware.assumed else ""
+            rows.append(Row(style=context.styles[name], under=machines_text(found.values()) + assumed,
                             values={layout: scalar(point, field) for layout, point in found.items()}))
         texts = {place: " → ".join(f"{row.values[layout]:.3g}" for layout in layouts
                                    if math.isfinite(row.values[layout])) for place, row in enumerate(rows)}
-        values = [value for row in rows for value in row.values.values() if math.isfinite(value)]
+        # Rent and bought chips stand on one scale, to be compared across panels.
+        values = [value for other, _ in shown if other.endswith("usd_per_mtok") == field.endswith("usd_per_mtok")
+                  for found in known[other].values() for point in found.values()
+                  if math.isfinite(value := scalar(point, other))]
         low, high = min(values), max(values)
         ticks = [factor * 10.0**power for power in range(-4, 7) for factor in (1, 2, 5)
                  if low * 0.7 <= factor * 10.0**power <= high * 1.3]
@@ -83,17 +112,19 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
 
 def _finding(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> str:
     sentences = []
-    for field, title, _ in _PANELS:
-        gains = {name: scalar(found[layouts[0]], field) / scalar(found[layouts[1]], field)
-                 for name, found in known[field].items()}
-        gains = {name: gain for name, gain in gains.items() if math.isfinite(gain)}
-        if not gains:
+    first, second = (layout_name(layout) for layout in layouts[:2])
+    for field, title, *_ in _PANELS:
+        # Above 1 the second layout is the cheaper.
+        ratios = {name: scalar(found[layouts[0]], field) / scalar(found[layouts[1]], field)
+                  for name, found in known[field].items()}
+        ratios = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
+        if not ratios:
             continue
-        least, best = (end((gain, name) for name, gain in gains.items())[1] for end in (min, max))
         lowest, cheapest = min((scalar(found[layouts[1]], field), name) for name, found in known[field].items()
-                               if name in gains)
+                               if name in ratios)
         sentences.append(
-            f"{layout_name(layouts[1])} divides {title} by {times(gains[least])} ({context.label(least)}) to "
-            f"{times(gains[best])} ({context.label(best)}); the least is {lowest:.3g} on "
+            f"In {title} {first} takes {context.span(ratios)} what {second} takes; {second}'s least is {lowest:.3g} on "
             f"{context.label(cheapest)}.")
-    return " ".join(sentences) or "0 of these chips have a price or an energy with a source."
+    if sentences:
+        return " ".join(sentences)
+    return f"0 of these chips hold both {first} and {second} and have a price or an energy with a source."
