@@ -10,11 +10,12 @@ from typing import Final
 from matplotlib.axes import Axes
 
 from simkit.foundation.errors import UserError
-from simkit.report.drawing.style import INK, PAPER, SMALL_POINTS, ChipStyle, layout_name
+from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, INK, PAPER, SMALL_POINTS, ChipStyle, layout_name
 
 # Marker, its size in points, and the letter that the key shows for it; a bar can be seen across a diamond.
 _MARKS: Final = (("o", 4.6, "○"), ("D", 3.8, "◆"), ("|", 9.0, "|"), ("^", 4.6, "▲"), ("s", 3.8, "■"), ("v", 4.6, "▼"))
 _KEY_LETTERS: Final = 42  # of a line of the key
+_LETTER_INCHES: Final = 0.045  # of a small text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,19 @@ def draw_rows(axes: Axes, rows: list[Row], columns: Sequence[str], texts: dict[i
     axes.tick_params(axis="y", length=0)
     axes.annotate("\n".join(key), (0.0, 1.0), xycoords="axes fraction", xytext=(2, -3),
                   textcoords="offset points", va="top", fontsize=SMALL_POINTS, color=INK)
+
+
+def axis_end(rows: Sequence[Row], texts: Mapping[int, str], low: float) -> float:
+    """The right end of an axis from ``low`` on which every row's text has room behind its last mark."""
+    names = max(len(line) for row in rows for line in (row.style.label, *row.under.split("\n")))
+    width_inches = max(COLUMN_WIDTH_INCHES - _LETTER_INCHES * names - 0.2, 1.0)
+    spans = [0.0]
+    for place, row in enumerate(rows):
+        known = [*row.values.values(), *(high for _, high in row.ranges.values())]
+        last = max((value for value in known if math.isfinite(value)), default=low)
+        text = min((_LETTER_INCHES * len(texts.get(place, "")) + 0.12) / width_inches, 0.85)
+        spans.append(math.log(last / low) / (1.0 - text))
+    return low * math.exp(max(*spans, 0.1))
 
 
 def _key(words: Sequence[str]) -> list[str]:

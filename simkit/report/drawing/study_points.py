@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.drawing.style import chips_words, count, layout_name
+from simkit.report.drawing.style import chips_words, count
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.record import to_records
 from simkit.study.study_file import FigureRequest, Study
@@ -143,7 +143,7 @@ def inputs_text(request: FigureRequest, *, point: bool = True) -> str:
     where = f"batch {request.focus_batch}, {request.focus_kv_len} cached tokens; " if point else ""
     machine = chips_text(request)
     return (f"{request.model.title}; {where}cache {request.kv_dtype}, weights {request.weight_dtype}; {machine}; "
-            f"engine: {request.engine}.{_beyond_context(request, point=point)}{assumed_text(request.hardware)}")
+            f"engine: {request.engine}.{beyond_context(request, point=point)}{assumed_text(request.hardware)}")
 
 
 def chips_text(request: FigureRequest) -> str:
@@ -156,7 +156,7 @@ def chips_text(request: FigureRequest) -> str:
         return "the fewest chips on which every layout fits"
     if request.chips == FIT:
         return "the chips of least cost a token on which every layout fits"
-    return f"the fastest of at most {request.chips.removeprefix('up-to-')} chips on which every layout fits"
+    return f"the fastest number of chips, at most {request.chips.removeprefix('up-to-')}, on which every layout fits"
 
 
 def same_chips_text(request: FigureRequest) -> str:
@@ -166,34 +166,34 @@ def same_chips_text(request: FigureRequest) -> str:
     return "All layouts of a row run on the same chips."
 
 
-def no_room(request: FigureRequest, layout: str, *, absent: str = "mha", point: bool = True) -> str:
-    """Why a layout (``absent``) cannot stand beside another on the request's chips, in words.
-
-    ``point``: at the focus point alone.
-    """
-    whose = layout_name(absent) + (f" at batch {request.focus_batch}" if point else "")
+def no_room(request: FigureRequest, whose: str = "MHA", *, point: bool = True) -> str:
+    """Why a layout cannot be shown on the request's chips, in words; ``point``: at the focus batch alone."""
+    whose += f" at batch {request.focus_batch}" if point else ""
     if isinstance(request.chips, int):
         return f"{whose} does not fit on {chips_words(request.chips)}"
-    if request.chips == FIT_EACH and absent != layout:
-        return f"{whose} does not fit on the chips that {layout_name(layout)} takes alone"
     if request.chips in (FIT, FIT_EACH, FEWEST):
         return f"{whose} fits on no number of chips that its system has"
     return f"{whose} does not fit on {request.chips.removeprefix('up-to-')} chips or fewer"
 
 
-def machines_text(points: Iterable[Evaluated]) -> str:
-    """Chips and the cache's level of several layouts, each once where all share it: ``8 → 2 chips, hbm``."""
+def machines_text(points: Iterable[Evaluated], *, between: str = ", ") -> str:
+    """Chips and the cache's level of several layouts, each once where all share it: ``8 → 2 chips, hbm``.
+
+    ``between``: what stands between several numbers of chips and the level.
+    """
     every = list(points)
     fitting = [point for point in every if fits(point)] or every
-    numbers = list(dict.fromkeys(scalar(point, "chips") for point in fitting))
+    numbers = list(dict.fromkeys(chips_words(scalar(point, "chips")) for point in fitting))
     homes = list(dict.fromkeys(cache_home(point) for point in fitting))
-    if len(numbers) > 1:  # in the layouts' order, so that each stands under its own mark
-        numbers = [scalar(point, "chips") for point in fitting]
-    return " → ".join([count(number) for number in numbers[:-1]] + [chips_words(numbers[-1])]) + ", " + (
-        " → ".join(homes))
+    if len(numbers) == 1:
+        return f"{numbers[0]}, {' → '.join(homes)}"
+    # In the layouts' order, so that each stands under its own mark.
+    chips = " → ".join(count(scalar(point, "chips")) if fits(point) else "–" for point in every)
+    return f"{chips} chips{between}{' → '.join(homes)}"
 
 
-def _beyond_context(request: FigureRequest, *, point: bool) -> str:
+def beyond_context(request: FigureRequest, *, point: bool) -> str:
+    """A sentence where the request goes beyond the contexts that its model takes; empty where it does not."""
     longest = request.focus_kv_len if point else max(request.kv_len)
     trained = request.model.max_context
     if trained is None or longest <= trained:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.study_points import (
     Omission,
     evaluate,
@@ -64,7 +64,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     found = [item for item in done.values() if math.isfinite(item.of[STEP]) and math.isfinite(item.of[TOKENS_PER_S])]
     found.sort(key=lambda item: item.of[STEP])
     shown = {item.chip for item in found}
-    omissions += [Omission(chip=name, reason=no_room(request, layout)) for name in done if name not in shown]
+    omissions += [Omission(chip=name, reason=no_room(request)) for name in done if name not in shown]
     require_some(found, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "assumed": item.assumed, STEP: item.of[STEP],
@@ -99,7 +99,7 @@ def _figure(context: FigureContext, found: list[Gains]) -> Any:
     log_ticks(axes, "x", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
     draw_rows(axes, rows, (STEP, TOKENS_PER_S, TOKENS_PER_J), texts,
               {STEP: "step, same batch", TOKENS_PER_S: "tokens/s (per $)", TOKENS_PER_J: "tokens/J at own batch"})
-    axes.set_xlim(low * 0.88, high * (high / low) ** 0.55 * 1.15)
+    axes.set_xlim(low * 0.88, axis_end(rows, texts, low * 0.88))
     axes.set_xlabel("gain over MHA, same chips [times]")
     return figure
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
@@ -22,7 +22,7 @@ from simkit.report.drawing.study_points import (
     scalar,
 )
 from simkit.report.drawing.style import layout_name, log_ticks, new_figure
-from simkit.study.evaluate import Evaluated
+from simkit.study.evaluate import FIT_EACH, Evaluated
 
 # Column, title of its panel, what it is called in words, and the keys of the profile that it follows from.
 _PANELS: Final = (
@@ -43,7 +43,7 @@ def draw(context: FigureContext) -> DrawnFigure:
              for field, *_ in _PANELS}
     fitting = {name: [layout for layout, point in found.items() if fits(point)] for name, found in done.items()}
     for name, found in done.items():
-        omissions += [Omission(chip=name, reason=no_room(request, layout, absent=layout))
+        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
                       for layout in layouts if layout not in fitting[name]]
         if fitting[name]:
             keys = str(found[layouts[0]].select(("unknown_costs",))["unknown_costs"].item()).split("; ")
@@ -81,33 +81,39 @@ def _words_of_bought(done: dict[str, dict[str, Evaluated]]) -> str:
 
 def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> Any:
     shown = [(field, title) for field, title, *_ in _PANELS if known[field]]
-    height = sum(0.62 + 0.28 * len(known[field]) for field, _ in shown)
+    row = 0.36 if context.request.chips == FIT_EACH else 0.28  # inches; a line more where the chips differ
+    height = sum(0.62 + row * len(known[field]) for field, _ in shown)
     figure = new_figure(max(height, 1.0))
     if not shown:
         figure.add_subplot().set_axis_off()
-        figure.axes[0].text(0.5, 0.5, "no source gives prices or energies of these chips", ha="center")
+        figure.axes[0].text(0.5, 0.5, "no price or energy of a chip that holds the model has a source", ha="center")
         return figure
+    rows = {field: [Row(style=context.styles[name], under=_machine(found),
+                        values={layout: scalar(point, field) for layout, point in found.items()})
+                    for name, found in known[field].items()] for field, _ in shown}
+    texts = {field: {place: " → ".join(f"{row.values[layout]:.3g}" if math.isfinite(row.values[layout]) else "–"
+                                       for layout in layouts) for place, row in enumerate(found)}
+             for field, found in rows.items()}
     panels = np.atleast_1d(figure.subplots(len(shown), 1, height_ratios=[len(known[field]) + 1 for field, _ in shown]))
     for axes, (field, title) in zip(panels, shown, strict=True):
-        rows = []
-        for name, found in known[field].items():
-            assumed = ", assumed" if next(iter(found.values())).hardware.assumed else ""
-            rows.append(Row(style=context.styles[name], under=machines_text(found.values()) + assumed,
-                            values={layout: scalar(point, field) for layout, point in found.items()}))
-        texts = {place: " → ".join(f"{row.values[layout]:.3g}" for layout in layouts
-                                   if math.isfinite(row.values[layout])) for place, row in enumerate(rows)}
-        # Rent and bought chips stand on one scale, to be compared across panels.
-        values = [value for other, _ in shown if other.endswith("usd_per_mtok") == field.endswith("usd_per_mtok")
-                  for found in known[other].values() for point in found.values()
-                  if math.isfinite(value := scalar(point, other))]
+        # Rented and bought chips stand on one scale, to be compared across panels.
+        alike = [other for other in rows if other.endswith("usd_per_mtok") == field.endswith("usd_per_mtok")]
+        values = [value for other in alike for row in rows[other] for value in row.values.values()
+                  if math.isfinite(value)]
         low, high = min(values), max(values)
-        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in (1, 2, 5)
+        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in ((1, 2, 5) if high < 30 * low else (1,))
                  if low * 0.7 <= factor * 10.0**power <= high * 1.3]
         log_ticks(axes, "x", ticks, [f"{tick:g}" for tick in ticks])
-        draw_rows(axes, rows, layouts, texts)
-        axes.set_xlim(low * 0.7, high * (high / low) ** 0.6 * 1.3)
+        draw_rows(axes, rows[field], layouts, texts[field])
+        axes.set_xlim(low * 0.7, max(axis_end(rows[other], texts[other], low * 0.7) for other in alike))
         axes.set_xlabel(title)
     return figure
+
+
+def _machine(found: dict[str, Evaluated]) -> str:
+    """What stands under a chip's name."""
+    words = machines_text(found.values(), between="\n")
+    return words + (", assumed" if next(iter(found.values())).hardware.assumed else "")
 
 
 def _finding(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> str:
