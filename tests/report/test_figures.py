@@ -10,6 +10,7 @@ from matplotlib.text import Text
 
 from simkit.foundation.errors import UserError
 from simkit.report.drawing.drawn_figure import FigureContext
+from simkit.report.drawing.export import figure_bytes
 from simkit.report.drawing.labels import spread
 from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, DARK, PAPER, chip_styles, house_style
 from simkit.report.figures.grouping_law import law_speedup
@@ -129,3 +130,14 @@ def test_dollars_in_a_name_are_no_formula(study) -> None:
         item = FIGURES["roofline"](FigureContext(request=study.figures[0], styles=styles))
         item.figure.draw_without_rendering()
     assert any("$x^ chip" in text.get_text() for text in item.figure.findobj(Text))
+
+
+def test_a_figure_drawn_again_and_again_has_the_same_svg(study) -> None:
+    # Three panels: the layout solver's last digits differ from run to run, and named the clip paths.
+    styles = chip_styles(study.hardware, study.labels)
+    request = next(request for request in study.figures if request.kind == "energy_cost")
+    with house_style():
+        found = {figure_bytes(FIGURES["energy_cost"](FigureContext(request=request, styles=styles)).figure, "svg")
+                 for _ in range(12)}
+    assert len(found) == 1
+    assert b"url(#p1)" in found.pop()

@@ -74,7 +74,8 @@ def _figure(context: FigureContext, done: dict[str, dict[str, Evaluated]], users
     decade_axis(axes, "x")
     rows = []
     for name, found in users.items():
-        rows.append(Row(style=context.styles[name], values=found, under=machines_text((at_own_batch(point) for point in done[name].values()), between="\n")))
+        under = machines_text((at_own_batch(point) for point in done[name].values()), between="\n")
+        rows.append(Row(style=context.styles[name], values=found, under=under))
     texts = {place: " → ".join(count(row.values[layout]) for layout in layouts) for place, row in enumerate(rows)}
     draw_rows(axes, rows, layouts, texts)
     highest = max(max(row.values.values()) for row in rows)
