@@ -85,8 +85,8 @@ def results_table(study: Study, records: Sequence[dict[str, Any]], model: str) -
     return Table(
         name=f"results-{model}",
         caption=f"{model}, batch {study.focus_batch}, {count(study.focus_kv_len)} cached tokens, cache "
-                f"{study.kv_dtype}, weights {study.weight_dtype}, engine {study.engine}. A dash: does not fit, or no "
-                "source gives what the figure needs.",
+                f"{study.kv_dtype}, weights {study.weight_dtype}, engine {study.engine}. A dash: it, or MHA that "
+                "it is set against, does not fit, or no source gives what is needed.",
         headings=tuple((_HEADINGS[name], FIELDS[name].meaning) for name in fields),
         rows=[[result_cell(name, row[name], study) for name in fields] for row in focus])
 

@@ -74,7 +74,7 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
           chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = DEFAULT) -> dict[str, Any]:
     """Columns with one row a rung: what each reducer saves in a token's bytes and time, and the headroom that is left.
 
-    All rungs run on the same chips: ``fit`` takes the most that any rung needs.
+    All rungs run on the same chips: a word such as ``fit`` takes the most that any rung asks for.
 
     Raises :class:`UserError` as ``decode_step`` does.
     """
@@ -86,8 +86,8 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
             kv_len=np.array([float(kv_len)]), q_len=np.ones(1), scenario=stage.scenario, chips=count,
             tp=tp, pp=pp, engine=engine, baseline=False)
 
-    if chips == FIT and tp is None and pp is None:
-        chips = int(max(float(run(stage, FIT).columns["chips"][0]) for stage in stages))
+    if isinstance(chips, str) and tp is None and pp is None:
+        chips = int(max(float(run(stage, chips).columns["chips"][0]) for stage in stages))
     rows = [{**_scalars(run(stage, chips)), "rung": stage.name} for stage in stages]
     first, columns = rows[0], {name: np.array([row[name] for row in rows]) for name in rows[0]}
     # A rung that verifies a draft makes more tokens in a step: what counts is a token's bytes and time.

@@ -50,13 +50,14 @@ VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_STUDY: Final = "gqa_on_asics"
 MAX_GRID_POINTS: Final = 200_000
 FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown", "advantage_heatmap",
-                     "separate_causes", "bandwidth_scaling", "concurrent_users", "energy_cost", "tp_replication",
-                     "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
-                     "serving_goodput", "predicted_against_measured", "error_by_regime",
-                     "advantage_against_measured", "published_figures"]
-# Figures of a layout's advantage over MHA.
-_COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "bandwidth_scaling", "concurrent_users",
-                     "energy_cost", "tp_replication", "quality_speed")
+                     "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
+                     "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
+                     "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
+                     "published_figures"]
+# Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
+_COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
+                     "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
+_ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
 
@@ -82,6 +83,8 @@ _AXIS_JSON: Final = {"oneOf": [{"type": "integer"}, {"type": "string"},
                                {"type": "array", "items": {"type": "integer"}}]}
 Axis = Annotated[tuple[int, ...], PlainValidator(_axis), WithJsonSchema(_AXIS_JSON)]
 Point = Annotated[int, PlainValidator(_point), WithJsonSchema(_AXIS_JSON)]
+Chips = (Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each", "fewest"]
+         | Annotated[str, Field(pattern=r"^up-to-[1-9][0-9]{0,5}$")])
 Names = Annotated[list[Text], Field(min_length=1, max_length=24)]
 
 
@@ -117,7 +120,7 @@ class FigureSchema(StrictRecord):
     """Format of the cache in place of the study's."""
     weight_dtype: Text | None = None
     """Format of the weights likewise."""
-    chips: Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each"] | None = None
+    chips: Chips | None = None
     """Chips in place of the study's."""
     engine: Text | None = None
     """Engine in place of the study's."""
@@ -168,8 +171,8 @@ class StudySchema(StrictRecord):
     """Format of the KV cache, as after --kv-dtype."""
     weight_dtype: Text = "bf16"
     """Format of the weights."""
-    chips: Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each"] = "fit"
-    """A number; fit: the fewest on which every layout fits; fit-each: for each point alone."""
+    chips: Chips = "fit"
+    """A number; fit: of least cost a token where every layout fits; fit-each: for each alone; fewest; up-to-N."""
     engine: Text = "roofline"
     """roofline or replay."""
     focus: FocusSchema
@@ -354,13 +357,15 @@ class _Loader:
         if figure.hardware:
             hardware = tuple(self.chip(name, *key, "hardware", i) for i, name in enumerate(figure.hardware))
         batch, kv_len = figure.batch or schema.batch, figure.kv_len or schema.kv_len
+        chips = figure.chips or schema.chips
         return FigureRequest(
             kind=figure.kind, name=figure.name or figure.kind, title=figure.title, note=figure.note,
             hardware=hardware, model=model, layouts=tuple(layouts), batch=batch, kv_len=kv_len,
             focus_batch=batch[0] if len(batch) == 1 else schema.focus.batch,
             focus_kv_len=kv_len[0] if len(kv_len) == 1 else schema.focus.kv_len,
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
-            chips=figure.chips or schema.chips, engine=figure.engine or schema.engine,
+            chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
+            engine=figure.engine or schema.engine,
             reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside)
 
 

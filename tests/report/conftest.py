@@ -34,6 +34,7 @@ figures:
   - {kind: kv_capacity, name: capacity, kv_len: "1k..256k*4"}
   - kind: bandwidth_scaling
   - kind: concurrent_users
+  - kind: both_metrics
   - kind: energy_cost
   - kind: tp_replication
   - {kind: quality_speed, hardware: [h100-sxm]}

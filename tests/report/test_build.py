@@ -182,4 +182,4 @@ def test_the_page_says_how_it_was_made_and_where_each_figure_of_a_profile_comes_
 def test_what_does_not_fit_is_said_in_words(report) -> None:
     # Eight L40S hold 384 GB: less than 138 GB of weights beside 32 MHA caches of 10.7 GB.
     page = (report / "index.html").read_text(encoding="utf-8")
-    assert re.search(r"Not drawn: l40s: MHA fits on no number of chips", page)
+    assert re.search(r"Left out: l40s: MHA at batch 32 fits on no number of chips", page)

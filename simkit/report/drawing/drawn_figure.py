@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from simkit.report.drawing.study_points import Omission
-from simkit.report.drawing.style import ChipStyle
+from simkit.report.drawing.style import ChipStyle, times
 from simkit.study.study_file import FigureRequest
 
 
@@ -22,6 +23,14 @@ class FigureContext:
     def label(self, chip: str) -> str:
         """The chip's short name."""
         return self.styles[chip].label
+
+    def span(self, ratios: Mapping[str, float]) -> str:
+        """The least and the largest of chips' ratios, with whose they are: ``0.94× (A) to 2.3× (B)``."""
+        least, most = (end(ratios, key=lambda chip: ratios[chip]) for end in (min, max))
+        if times(ratios[least]) == times(ratios[most]):
+            return times(ratios[least]) + (f" ({self.label(least)})" if len(ratios) == 1 else
+                                           f" (all {len(ratios)} chips)")
+        return " to ".join(f"{times(ratios[chip])} ({self.label(chip)})" for chip in (least, most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,13 +24,23 @@ _METADATA: Final[dict[str, dict[str, str | None]]] = {
     "png": {"Software": None},
 }
 FORMATS: Final = tuple(_METADATA)
+_CLIP: Final = re.compile(rb'<clipPath id="(p[0-9a-f]+)"')
+_CLIP_USE: Final = re.compile(rb'(clipPath id="|url\(#)(p[0-9a-f]+)\b')
 
 
 def figure_bytes(figure: Figure, form: str) -> bytes:
     """One figure as SVG, PDF or PNG. Call inside ``style.house_style()``."""
     stream = io.BytesIO()
     figure.savefig(stream, format=form, metadata=_METADATA[form], dpi=PNG_DOTS_PER_INCH)
-    return stream.getvalue()
+    return _with_stable_clips(stream.getvalue()) if form == "svg" else stream.getvalue()
+
+
+def _with_stable_clips(svg: bytes) -> bytes:
+    """Clip paths named by their order: Matplotlib hashes coordinates whose last digits its
+    layout solver does not repeat.
+    """
+    names = {name: b"p%d" % place for place, name in enumerate(_CLIP.findall(svg), start=1)}
+    return _CLIP_USE.sub(lambda found: found[1] + names.get(found[2], found[2]), svg)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:

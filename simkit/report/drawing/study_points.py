@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.study.evaluate import FIT_EACH, Evaluated, evaluate_group
+from simkit.report.drawing.style import chips_words, count
+from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.record import to_records
 from simkit.study.study_file import FigureRequest, Study
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION
@@ -138,16 +139,67 @@ def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
 
 
 def inputs_text(request: FigureRequest, *, point: bool = True) -> str:
-    """The line under a caption: model, point, formats, machine, engine."""
+    """The line under a caption: model, point, formats, machine, engine, and a context longer than the model's."""
     where = f"batch {request.focus_batch}, {request.focus_kv_len} cached tokens; " if point else ""
-    if isinstance(request.chips, int):
-        machine = f"{request.chips} chips"
-    elif request.chips == FIT_EACH:
-        machine = "each layout on the fewest chips on which it fits"
-    else:
-        machine = "the fewest chips on which every layout fits"
+    machine = chips_text(request)
     return (f"{request.model.title}; {where}cache {request.kv_dtype}, weights {request.weight_dtype}; {machine}; "
-            f"engine: {request.engine}.{assumed_text(request.hardware)}")
+            f"engine: {request.engine}.{beyond_context(request, point=point)}{assumed_text(request.hardware)}")
+
+
+def chips_text(request: FigureRequest) -> str:
+    """The chips that the request's points run on, in words."""
+    if isinstance(request.chips, int):
+        return chips_words(request.chips)
+    if request.chips == FIT_EACH:
+        return "each layout on the chips of least cost a token on which it alone fits"
+    if request.chips == FEWEST:
+        return "the fewest chips on which every layout fits"
+    if request.chips == FIT:
+        return "the chips of least cost a token on which every layout fits"
+    return f"the fastest number of chips, at most {request.chips.removeprefix('up-to-')}, on which every layout fits"
+
+
+def same_chips_text(request: FigureRequest) -> str:
+    """Whether the layouts of a row share their chips, as a sentence."""
+    if request.chips == FIT_EACH:
+        return "Each layout of a row runs on chips of its own, whose numbers stand in the layouts' order."
+    return "All layouts of a row run on the same chips."
+
+
+def no_room(request: FigureRequest, whose: str = "MHA", *, point: bool = True) -> str:
+    """Why a layout cannot be shown on the request's chips, in words; ``point``: at the focus batch alone."""
+    whose += f" at batch {request.focus_batch}" if point else ""
+    if isinstance(request.chips, int):
+        return f"{whose} does not fit on {chips_words(request.chips)}"
+    if request.chips in (FIT, FIT_EACH, FEWEST):
+        return f"{whose} fits on no number of chips that its system has"
+    return f"{whose} does not fit on {request.chips.removeprefix('up-to-')} chips or fewer"
+
+
+def machines_text(points: Iterable[Evaluated], *, between: str = ", ") -> str:
+    """Chips and the cache's level of several layouts, each once where all share it: ``8 → 2 chips, hbm``.
+
+    ``between``: what stands between several numbers of chips and the level.
+    """
+    every = list(points)
+    fitting = [point for point in every if fits(point)] or every
+    numbers = list(dict.fromkeys(chips_words(scalar(point, "chips")) for point in fitting))
+    homes = list(dict.fromkeys(cache_home(point) for point in fitting))
+    if len(numbers) == 1:
+        return f"{numbers[0]}, {' → '.join(homes)}"
+    # In the layouts' order, so that each stands under its own mark.
+    chips = " → ".join(count(scalar(point, "chips")) if fits(point) else "–" for point in every)
+    return f"{chips} chips{between}{' → '.join(homes)}"
+
+
+def beyond_context(request: FigureRequest, *, point: bool) -> str:
+    """A sentence where the request goes beyond the contexts that its model takes; empty where it does not."""
+    longest = request.focus_kv_len if point else max(request.kv_len)
+    trained = request.model.max_context
+    if trained is None or longest <= trained:
+        return ""
+    return (f" {request.model.title} takes contexts of up to {count(trained)} tokens: longer ones show what such a "
+            "cache would cost, not what the model can serve.")
 
 
 def assumed_text(chips: Sequence[HardwareProfile]) -> str:

@@ -138,9 +138,11 @@ def tokens(value: float) -> str:
 def times(value: float) -> str:
     """A ratio with its sign, to what can be read off: 7.96x is '8.0×', 36.7x is '37×'.
 
-    >>> times(7.96), times(36.7), times(1.004)
-    ('8.0×', '37×', '1.00×')
+    >>> times(7.96), times(36.7), times(1.004), times(0.0031)
+    ('8.0×', '37×', '1.00×', '0.0031×')
     """
+    if value < 0.1:
+        return f"{value:.2g}×"
     return f"{value:.0f}×" if value >= 9.95 else f"{value:.1f}×" if value >= 1.995 else f"{value:.2f}×"
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text
+from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text, no_room
 from simkit.report.drawing.style import FILL_INK, INK, SMALL_POINTS, layout_name, new_figure, times, tokens
 from simkit.study.evaluate import FIT_EACH, Evaluated
 from simkit.study.record import to_records
@@ -35,6 +35,11 @@ class Advantage:
     mha_fits: Any
     spilled: str | None
     records: list[dict[str, Any]]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether MHA fits beside the layout at any point."""
+        return bool(np.any(np.isfinite(self.speedup_factor)))
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -62,13 +67,12 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or f"{layout_name(layout)}'s step speedup over batch and context",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done, layout),
-        how_to_read="Lines join equal speedups. Striped: MHA needs more chips than "
-                    f"{layout_name(layout)} alone would, so the machine is MHA's. Crossed: MHA fits on no number of "
-                    "chips of that system.",
+        how_to_read="Lines join equal speedups. Striped: holding every layout takes more chips than "
+                    f"{layout_name(layout)} alone would. Crossed: {no_room(request, point=False)}.",
         inputs=inputs_text(request, point=False), omissions=omissions,
         alt=f"Heat maps of {layout_name(layout)}'s speedup over MHA, context along and batch up. " + " ".join(
             f"{context.label(n)}: from {times(float(np.nanmin(f.speedup_factor)))} to "
-            f"{times(float(np.nanmax(f.speedup_factor)))}." for n, f in done.items() if np.any(f.mha_fits)))
+            f"{times(float(np.nanmax(f.speedup_factor)))}." for n, f in done.items() if f.is_known))
 
 
 def _spilled(rival: Evaluated, speedup_factor: Any) -> str | None:
@@ -87,7 +91,7 @@ def _figure(context: FigureContext, done: dict[str, Advantage]) -> Figure:
     request = context.request
     figure = new_figure(2.35)
     panels = np.atleast_1d(figure.subplots(1, len(done), sharey=True))
-    highest = max(8.0, *(float(np.nanmax(f.speedup_factor)) for f in done.values() if np.any(f.mha_fits)))
+    highest = max(8.0, *(float(np.nanmax(f.speedup_factor)) for f in done.values() if f.is_known))
     norm = LogNorm(1.0, highest)
     step = 2 if len(done) < 3 else 3
     columns, rows = np.arange(len(request.kv_len)), np.arange(len(request.batch))
@@ -99,7 +103,7 @@ def _figure(context: FigureContext, done: dict[str, Advantage]) -> Figure:
         if not np.array_equal(more, found.mha_fits):  # stripes over the whole map would say nothing: the caption does
             _hatch(axes, more, "////")
         _hatch(axes, ~found.mha_fits, "xxxx")
-        if min(found.speedup_factor.shape) > 1 and np.any(found.mha_fits):
+        if min(found.speedup_factor.shape) > 1 and found.is_known:
             present = [v for v in _LEVELS if np.nanmin(found.speedup_factor) < v < np.nanmax(found.speedup_factor)]
             if present:
                 lines = axes.contour(columns, rows, found.speedup_factor, levels=present, colors=FILL_INK,
@@ -134,7 +138,7 @@ def _finding(context: FigureContext, done: dict[str, Advantage], layout: str) ->
     sentences = []
     for name, found in done.items():
         label = context.label(name)
-        if not np.any(found.mha_fits):
+        if not found.is_known:
             sentences.append(f"On {label} MHA fits nowhere in this range.")
             continue
         row, column = np.unravel_index(np.nanargmax(found.speedup_factor), found.speedup_factor.shape)
@@ -144,9 +148,10 @@ def _finding(context: FigureContext, done: dict[str, Advantage], layout: str) ->
         spill = f", where MHA's cache has spilled into {found.spilled}" if found.spilled else ""
         larger = np.mean(found.chips[found.mha_fits] > found.own_chips[found.mha_fits])
         sentences.append(
-            f"On {label} {layout_name(layout)} speeds the step by at most {times(most)} (batch "
-            f"{request.batch[row]}, {tokens(request.kv_len[column])} tokens{spill}), and by 10 % or more in "
+            f"On {label} a step of {layout_name(layout)} is at most {times(most)} as fast as MHA's (batch "
+            f"{request.batch[row]}, {tokens(request.kv_len[column])} tokens{spill}); it gains 10 % or more in "
             f"{paying:.0%} of the points where MHA fits"
-            + (f"; in {larger:.0%} of them MHA needs more chips than {layout_name(layout)} alone" if larger else "")
-            + (f"; in {nowhere:.0%} of the map it fits on no number of chips." if nowhere else "."))
+            + (f"; in {larger:.0%} of them holding every layout takes more chips than {layout_name(layout)} alone"
+               if larger else "")
+            + (f"; in {nowhere:.0%} of the map MHA does not fit." if nowhere else "."))
     return " ".join(sentences)

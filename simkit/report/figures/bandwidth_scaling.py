@@ -22,7 +22,9 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    no_room,
     require_some,
+    scalar,
 )
 from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 from simkit.study.causes import SHARES
@@ -46,14 +48,15 @@ class _Curve:
     ended_by: str | None
 
 
-def _where_it_stops(request: FigureRequest, chip: HardwareProfile, layout: str) -> tuple[float | None, str | None]:
+def _where_it_stops(request: FigureRequest, chip: HardwareProfile, layout: str,
+                    chips: int) -> tuple[float | None, str | None]:
     """The factor at which the step's advantage first falls below 1.10, as ``simkit crossover --vary memory`` solves for
     it, and the part of the step that takes it; None when it never does.
     """
     workload = {"batch": float(request.focus_batch), "kv_len": float(request.focus_kv_len), "q_len": 1.0}
     comparison = Comparison(
         load=lambda _: chip, profile=chip, model=request.model, attention=layout, against="mha", of="step",
-        workload=workload, chips=request.chips, tp=None, pp=None, engine=engine_named(request.engine),
+        workload=workload, chips=chips, tp=None, pp=None, engine=engine_named(request.engine),
         scenario=parse_scenario(kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype),
         varied=variable(MEMORY, chip, workload, start=float(_FACTORS[0]), stop=float(_FACTORS[-1])))
     falls = [record for record in solve(comparison, _PAYS) if record["value"] is not None
@@ -71,16 +74,18 @@ def draw(context: FigureContext) -> DrawnFigure:
         if not fits(now):
             return None
         many = np.full(_FACTORS.shape, float(request.focus_batch))
-        found = evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many)
+        # Today's machine: which chips cost least may change with the factor, and only the memory is to.
+        chips = int(scalar(now, "chips"))
+        found = evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many, chips=chips)
         step = found.columns["speedup_vs_mha"]
-        stops = (1.0, None) if step[0] < _PAYS else _where_it_stops(request, chip, layout)
+        stops = (1.0, None) if step[0] < _PAYS else _where_it_stops(request, chip, layout, chips)
         return _Curve(chip=chip.name, level=cache_home(now), step_speedup=step, stops_at_factor=stops[0],
                       attention_speedup=found.columns["attention_speedup_vs_mha"], ended_by=stops[1])
 
     done, omissions = for_each_chip(request.hardware, curve)
     curves = [item for item in done.values() if item is not None]
     require_some(curves, request, "MHA fits on none of its hardware")
-    omissions += [Omission(chip=name, reason="MHA fits on no number of chips that its system has")
+    omissions += [Omission(chip=name, reason=no_room(request))
                   for name, item in done.items() if item is None]
     rows = [{"hardware": item.chip, "attention": layout, "level": item.level, "batch": request.focus_batch,
              "kv_len": request.focus_kv_len, "bandwidth_factor": float(factor),
@@ -90,8 +95,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or f"Where {layout_name(layout)} stops paying: faster memory at fixed flops",
         figure=_figure(context, curves, layout), rows=rows, finding=_finding(context, curves, layout),
-        how_to_read="All memory levels of a chip made faster together; flops, launches, latencies and links as they "
-                    "are. Below the dotted line the layout buys less than 10 %. What stays above 1× is work of "
+        how_to_read="All memory levels of a chip made faster together; chips, flops, launches, latencies and links as "
+                    "they are. Below the dotted line the layout buys less than 10 %. What stays above 1× is work of "
                     "the kernel that grouping also saves, such as tile padding.",
         inputs=inputs_text(request), omissions=omissions,
         alt="Lines of speedup over MHA against a bandwidth factor from 1 to 100. " + " ".join(

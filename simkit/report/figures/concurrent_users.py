@@ -1,4 +1,4 @@
-"""How many sequences fit: each layout on the same machine, the smallest that holds the study's batch of the largest."""
+"""How many sequences fit: the largest batch of each layout on the chips that the study gives it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.study_points import (
     Omission,
-    cache_home,
+    chips_text,
     evaluate,
     fits,
     for_each_chip,
     inputs_text,
+    machines_text,
+    no_room,
     require_some,
+    same_chips_text,
     scalar,
 )
-from simkit.report.drawing.style import chips_words, count, decade_axis, layout_name, new_figure, times
-from simkit.study.evaluate import Evaluated
+from simkit.report.drawing.style import chips_words, count, decade_axis, layout_name, new_figure
+from simkit.study.evaluate import FIT_EACH, Evaluated
+from simkit.study.own_batch import at_own_batch
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -28,58 +32,56 @@ def draw(context: FigureContext) -> DrawnFigure:
     layouts = list(request.layouts)
     done, omissions = for_each_chip(
         request.hardware, lambda chip: {layout: evaluate(request, chip, layout) for layout in layouts})
-    omissions += [Omission(chip=name, reason="the study's batch of its largest layout fits on no number of its chips")
-                  for name, found in done.items() if not all(fits(point) for point in found.values())]
-    users = {name: {layout: scalar(point, "max_batch") for layout, point in found.items()}
-             for name, found in done.items() if all(fits(point) for point in found.values())}
-    require_some(users, request, "its largest layout fits on none of its hardware")
+    omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
+                  for name, found in done.items() for layout, point in found.items() if not fits(point)]
+    done = {name: found for name, found in done.items() if all(fits(point) for point in found.values())}
+    require_some(done, request, "its largest layout fits on none of its hardware")
+    users = {name: {layout: scalar(point, "own_batch") for layout, point in found.items()}
+             for name, found in done.items()}
     rows = [{"hardware": name, "attention": layout, "kv_len": request.focus_kv_len,
-             "chips": scalar(done[name][layout], "chips"), "max_batch": int(most),
+             "chips": scalar(done[name][layout], "chips"), "own_batch": int(most),
+             "max_batch": int(scalar(done[name][layout], "max_batch")),
              "kv_copies": scalar(done[name][layout], "kv_copies")}
             for name, found in users.items() for layout, most in found.items()]
-    first, others = layouts[0], layouts[1:]
-    gains = {layout: {name: found[layout] / found[first] for name, found in users.items()} for layout in others}
-    spread = "; ".join(f"{layout_name(layout)} between {_end(context, min(_pairs(gain)))} and "
-                       f"{_end(context, max(_pairs(gain)))}" for layout, gain in gains.items())
     return DrawnFigure(
         title=request.title or f"Sequences of {count(request.focus_kv_len)} tokens that fit",
-        figure=_figure(context, done, users, layouts), rows=rows,
-        finding=f"On the smallest machine that holds {request.focus_batch} {layout_name(first)} sequences, the other "
-                f"layouts hold more at once: {spread}. Gains fall short of the cache's reduction where chips outnumber "
-                "KV heads and copy them; they pass it a little because K and V projections shrink as well.",
-        how_to_read="Largest batch after weights and the runtime's reserve, whole sequences, on the same chips for all "
-                    "layouts of a row.",
+        figure=_figure(context, done, users, layouts), rows=rows, finding=_finding(context, users, layouts),
+        how_to_read="Largest batch after weights and the runtime's reserve, whole sequences, each layout in the "
+                    f"mapping onto the chips that holds the most. {same_chips_text(request)}",
         inputs=inputs_text(request), omissions=omissions,
         alt="Dumbbell chart of sequences that fit. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(n)} {count(v)}" for n, v in found.items()) + "."
             for name, found in users.items()))
 
 
-def _pairs(gain: dict[str, float]) -> list[tuple[float, str]]:
-    return [(value, name) for name, value in gain.items()]
-
-
-def _end(context: FigureContext, pair: tuple[float, str]) -> str:
-    return f"{times(pair[0])} ({context.label(pair[1])})"
+def _finding(context: FigureContext, users: dict[str, dict[str, float]], layouts: list[str]) -> str:
+    request, first = context.request, layouts[0]
+    if request.chips == FIT_EACH:
+        where = f"with each layout on chips of its own that hold at least {request.focus_batch} of its sequences"
+    elif isinstance(request.chips, int):
+        where = f"on {chips_words(request.chips)}"
+    else:
+        where = f"on {chips_text(request)} at batch {request.focus_batch}"
+    ratios = "; ".join(f"{layout_name(layout)} " + context.span({
+        name: found[layout] / found[first] for name, found in users.items()}) for layout in layouts[1:])
+    return f"Sequences that fit {where}, over {layout_name(first)}'s: {ratios}."
 
 
 def _figure(context: FigureContext, done: dict[str, dict[str, Evaluated]], users: dict[str, dict[str, float]],
             layouts: list[str]) -> Any:
-    figure = new_figure(0.6 + 0.28 * max(len(users), 2))
+    figure = new_figure(0.6 + (0.36 if context.request.chips == FIT_EACH else 0.28) * max(len(users), 2))
     axes = figure.add_subplot()
     decade_axis(axes, "x")
     rows = []
     for name, found in users.items():
-        point = done[name][layouts[-1]]
-        chips = scalar(point, "chips")
-        rows.append(Row(style=context.styles[name], values=found,
-                        under=f"{chips_words(chips)}, {cache_home(point)}"))
+        under = machines_text((at_own_batch(point) for point in done[name].values()), between="\n")
+        rows.append(Row(style=context.styles[name], values=found, under=under))
     texts = {place: " → ".join(count(row.values[layout]) for layout in layouts) for place, row in enumerate(rows)}
     draw_rows(axes, rows, layouts, texts)
     highest = max(max(row.values.values()) for row in rows)
     least = min(min(row.values.values()) for row in rows)
     low = int(np.floor(np.log10(max(least, 1.0))))
-    axes.set_xlim(10.0**low * 0.8, highest * (highest / 10.0**low) ** 0.5)
+    axes.set_xlim(10.0**low * 0.8, axis_end(rows, texts, 10.0**low * 0.8))
     decades = [10.0**power for power in range(low, int(np.log10(highest)) + 1)]
     axes.set_xticks(decades, [count(value) for value in decades])
     axes.set_xlabel("sequences that fit at once")

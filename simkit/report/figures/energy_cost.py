@@ -8,92 +8,129 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.dumbbell import Row, draw_rows
+from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
     evaluate,
+    fits,
     for_each_chip,
     inputs_text,
+    machines_text,
+    no_room,
+    same_chips_text,
     scalar,
 )
-from simkit.report.drawing.style import chips_words, layout_name, log_ticks, new_figure, times
-from simkit.study.evaluate import Evaluated
+from simkit.report.drawing.style import layout_name, log_ticks, new_figure
+from simkit.study.evaluate import FIT_EACH, Evaluated
 
-_PANELS: Final = (("cost_usd_per_mtok", "US dollars a million tokens", "price"),
-                  ("energy_j_per_token", "joules a token", "energy"))
+# Column, title of its panel, what it is called in words, and the keys of the profile that it follows from.
+_PANELS: Final = (
+    ("cost_usd_per_mtok", "US dollars a million tokens, rented", "rent", ("price.per_hour",)),
+    ("owned_usd_per_mtok", "US dollars a million tokens, bought", "cost of a bought chip",
+     ("price.purchase", "power.tdp")),
+    ("energy_j_per_token", "joules a token", "energy", ("power.idle", "power.flop_energy")))
 
 
 def draw(context: FigureContext) -> DrawnFigure:
-    """One panel for cost and one for energy, as far as the profiles know them."""
+    """A panel for rent, for bought chips and for energy, each as far as the profiles know it."""
     request = context.request
     layouts = list(request.layouts)
     done, omissions = for_each_chip(
         request.hardware, lambda chip: {layout: evaluate(request, chip, layout) for layout in layouts})
     known = {field: {name: found for name, found in done.items()
                      if any(math.isfinite(scalar(point, field)) for point in found.values())}
-             for field, _, _ in _PANELS}
-    for field, _, word in _PANELS:
-        unknown = [name for name in done if name not in known[field]]
-        omissions += [Omission(chip=name, reason=f"no {word}: no source gives its figures, or no layout fits")
-                      for name in unknown]
+             for field, *_ in _PANELS}
+    fitting = {name: [layout for layout, point in found.items() if fits(point)] for name, found in done.items()}
+    for name, found in done.items():
+        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
+                      for layout in layouts if layout not in fitting[name]]
+        if fitting[name]:
+            keys = str(found[layouts[0]].select(("unknown_costs",))["unknown_costs"].item()).split("; ")
+            omissions += [Omission(chip=name, reason=_why_unknown(word, [key for key in needed if key in keys]))
+                          for field, _, word, needed in _PANELS if name not in known[field]]
     rows = [{"hardware": name, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": scalar(point, "chips"), "level": cache_home(point),
-             **{field: scalar(point, field) for field, _, _ in _PANELS}}
+             **{field: scalar(point, field) for field, *_ in _PANELS}}
             for name, found in done.items() for layout, point in found.items()]
     return DrawnFigure(
         title=request.title or "What a million tokens cost",
         figure=_figure(context, known, layouts), rows=rows, finding=_finding(context, known, layouts),
-        how_to_read="Rent of all chips for the time of the tokens, at the profile's price per hour (the lowest public "
-                    "one, see its source). All layouts of a row run on the same chips.",
+        how_to_read="Rented: all chips for the time of the tokens, at the profile's price per hour (the lowest public "
+                    f"one, see its source). {_words_of_bought(done)} {same_chips_text(request)}",
         inputs=inputs_text(request), omissions=omissions,
         alt="Dumbbell chart. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(layout)} {scalar(point, field):.3g}"
-                                                   for layout, point in found.items()) + f" {word}."
-            for field, word, _ in _PANELS for name, found in known[field].items()))
+                                                   for layout, point in found.items()
+                                                   if math.isfinite(scalar(point, field))) + f" {title}."
+            for field, title, *_ in _PANELS for name, found in known[field].items()))
+
+
+def _why_unknown(word: str, keys: list[str]) -> str:
+    """The missing keys of a profile; without any it is the energy of a byte of the memory that is read."""
+    return f"no {word}: no source gives {' and '.join(keys) or 'the energy of a byte of the memory that is read'}"
+
+
+def _words_of_bought(done: dict[str, dict[str, Evaluated]]) -> str:
+    point = next(iter(next(iter(done.values())).values()))
+    owned = point.points.scenario.ownership
+    return (f"Bought: the chips' price over {owned.years:g} years of which they serve {owned.utilisation:.0%}, and "
+            f"their power limit at {owned.power:g} dollars a kWh; no host, network, cooling or staff. These terms are "
+            "examples.")
 
 
 def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> Any:
-    shown = [(field, title) for field, title, _ in _PANELS if known[field]]
-    height = sum(0.62 + 0.28 * len(known[field]) for field, _ in shown)
+    shown = [(field, title) for field, title, *_ in _PANELS if known[field]]
+    row = 0.36 if context.request.chips == FIT_EACH else 0.28  # inches; a line more where the chips differ
+    height = sum(0.62 + row * len(known[field]) for field, _ in shown)
     figure = new_figure(max(height, 1.0))
     if not shown:
         figure.add_subplot().set_axis_off()
-        figure.axes[0].text(0.5, 0.5, "no source gives prices or energies of these chips", ha="center")
+        figure.axes[0].text(0.5, 0.5, "no price or energy of a chip that holds the model has a source", ha="center")
         return figure
+    rows = {field: [Row(style=context.styles[name], under=_machine(found),
+                        values={layout: scalar(point, field) for layout, point in found.items()})
+                    for name, found in known[field].items()] for field, _ in shown}
+    texts = {field: {place: " → ".join(f"{row.values[layout]:.3g}" if math.isfinite(row.values[layout]) else "–"
+                                       for layout in layouts) for place, row in enumerate(found)}
+             for field, found in rows.items()}
     panels = np.atleast_1d(figure.subplots(len(shown), 1, height_ratios=[len(known[field]) + 1 for field, _ in shown]))
     for axes, (field, title) in zip(panels, shown, strict=True):
-        rows = []
-        for name, found in known[field].items():
-            chips = scalar(next(iter(found.values())), "chips")
-            rows.append(Row(style=context.styles[name], under=chips_words(chips),
-                            values={layout: scalar(point, field) for layout, point in found.items()}))
-        texts = {place: " → ".join(f"{row.values[layout]:.3g}" for layout in layouts
-                                   if math.isfinite(row.values[layout])) for place, row in enumerate(rows)}
-        values = [value for row in rows for value in row.values.values() if math.isfinite(value)]
+        # Rented and bought chips stand on one scale, to be compared across panels.
+        alike = [other for other in rows if other.endswith("usd_per_mtok") == field.endswith("usd_per_mtok")]
+        values = [value for other in alike for row in rows[other] for value in row.values.values()
+                  if math.isfinite(value)]
         low, high = min(values), max(values)
-        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in (1, 2, 5)
+        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in ((1, 2, 5) if high < 30 * low else (1,))
                  if low * 0.7 <= factor * 10.0**power <= high * 1.3]
         log_ticks(axes, "x", ticks, [f"{tick:g}" for tick in ticks])
-        draw_rows(axes, rows, layouts, texts)
-        axes.set_xlim(low * 0.7, high * (high / low) ** 0.6 * 1.3)
+        draw_rows(axes, rows[field], layouts, texts[field])
+        axes.set_xlim(low * 0.7, max(axis_end(rows[other], texts[other], low * 0.7) for other in alike))
         axes.set_xlabel(title)
     return figure
 
 
+def _machine(found: dict[str, Evaluated]) -> str:
+    """What stands under a chip's name."""
+    words = machines_text(found.values(), between="\n")
+    return words + (", assumed" if next(iter(found.values())).hardware.assumed else "")
+
+
 def _finding(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> str:
     sentences = []
-    for field, title, _ in _PANELS:
-        gains = {name: scalar(found[layouts[0]], field) / scalar(found[layouts[1]], field)
-                 for name, found in known[field].items()}
-        gains = {name: gain for name, gain in gains.items() if math.isfinite(gain)}
-        if not gains:
+    first, second = (layout_name(layout) for layout in layouts[:2])
+    for field, title, *_ in _PANELS:
+        # Above 1 the second layout is the cheaper.
+        ratios = {name: scalar(found[layouts[0]], field) / scalar(found[layouts[1]], field)
+                  for name, found in known[field].items()}
+        ratios = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
+        if not ratios:
             continue
-        least, best = (end((gain, name) for name, gain in gains.items())[1] for end in (min, max))
         lowest, cheapest = min((scalar(found[layouts[1]], field), name) for name, found in known[field].items()
-                               if name in gains)
+                               if name in ratios)
         sentences.append(
-            f"{layout_name(layouts[1])} divides {title} by {times(gains[least])} ({context.label(least)}) to "
-            f"{times(gains[best])} ({context.label(best)}); the least is {lowest:.3g} on "
+            f"In {title} {first} takes {context.span(ratios)} what {second} takes; {second}'s least is {lowest:.3g} on "
             f"{context.label(cheapest)}.")
-    return " ".join(sentences) or "0 of these chips have a price or an energy with a source."
+    if sentences:
+        return " ".join(sentences)
+    return f"0 of these chips hold both {first} and {second} and have a price or an energy with a source."

@@ -32,6 +32,7 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    no_room,
     range_of,
     scalar,
 )
@@ -98,8 +99,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     points = [point for found in done.values() for point in found]
     measured = _measured(request, layouts)
     stepped = {point.chip for point in points if point.step_speedup is not None}
-    omissions += [Omission(chip=chip, reason="not in the lower panel: MHA does not fit on the chips that its system "
-                           "has, or that the study gives it") for chip in done if chip not in stepped]
+    omissions += [Omission(chip=chip, reason="not in the lower panel: " + no_room(request))
+                  for chip in done if chip not in stepped]
     rows = [{"hardware": p.chip, "level": p.level, "attention": p.layout, "group_size": p.group_size,
              "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": request.engine,
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
@@ -120,7 +121,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, points, measured, layouts), rows=rows,
         finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
         how_to_read=f"Lines: the law S(g) ≤ R·b/2; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
-                    f"rings: {', '.join(layout_name(name) for name in layouts[1:])}. Hollow dots and upright lines: "
+                    f"rings{', from small to large' if len(layouts) > 2 else ''}: "
+                    f"{', '.join(layout_name(name) for name in layouts[1:])}. Hollow dots and upright lines: "
                     "chips with assumed parameters, and the range of their speedup. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
                     "cache in the level named." + _words_for_marks(request, measured),
@@ -247,7 +249,8 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
         above.annotate(f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), xytext=(0, 1.5),
                        textcoords="offset points", fontsize=SMALL_POINTS, color=SOFT_INK, va="bottom")
         above.plot([0.25, groups[layout] * first], [groups[layout]] * 2, color=SOFT_INK, linewidth=0.4, linestyle=":")
-    key = [f"● {layout_name(layouts[0])}", *(f"○ {layout_name(name)}" for name in layouts[1:2]),
+    rings = " < ".join(layout_name(name) for name in layouts[1:])
+    key = [f"● {layout_name(layouts[0])}", *([f"○ {rings}"] if rings else []),
            *(["▬ measured"] if measured else []),
            *([f"× {context.request.beside}"] if context.request.beside else [])]
     above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
@@ -285,7 +288,7 @@ def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, floa
         filled = is_first and ends is None
         # A ring around a dot where the layouts agree.
         axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if is_first else 4,
-                  markersize=3.4 if is_first else 5.2, markerfacecolor=style.colour if filled else PAPER,
+                  markersize=3.4 + 1.8 * layouts.index(point.layout), markerfacecolor=style.colour if filled else PAPER,
                   markeredgewidth=0.0 if filled else 0.7)
         if ends is not None:
             axes.plot([point.ridge_flop_per_byte] * 2, ends, color=style.colour, linewidth=0.9, alpha=0.6, zorder=3)
@@ -308,19 +311,23 @@ def _finding_of_measured(context: FigureContext, measured: list[_Measured], layo
     shown = [m for m in measured if m.layout == layouts[0]]
     if not shown:
         return ""
-    return (f" Measured kernels gain {layout_name(layouts[0])}'s " + ", ".join(
+    return (f" Measured kernels of {layout_name(layouts[0])} gain " + ", ".join(
         f"{times(m.found.measured_speedup)} on {context.label(m.found.hardware)} (predicted at that size: "
         f"{times(m.found.predicted_speedup)})" for m in shown) + ".")
 
 
 def _finding(context: FigureContext, points: list[_Point], layouts: list[str]) -> str:
     ours = [p for p in points if p.layout == layouts[0]]
-    full = [p for p in ours if p.attention_speedup >= 0.8 * p.group_size]
+    # Of places by falling ridge, those before the first that keeps less.
+    ours.sort(key=lambda p: -p.ridge_flop_per_byte)
+    kept = [p.attention_speedup >= 0.8 * p.group_size for p in ours]
+    full = ours[:kept.index(False) if False in kept else None]
     short = sorted((p for p in ours if p.attention_speedup < 0.5 * p.group_size), key=lambda p: p.attention_speedup)
     name, group = layout_name(layouts[0]), ours[0].group_size
-    text = (f"Attention alone keeps at least 80 % of {name}'s {group:g}× wherever the cache's memory has a ridge of "
-            f"{min((p.ridge_flop_per_byte for p in full), default=float('nan')):,.0f} flop/byte or more "
-            f"({len(full)} of {len(ours)} places).")
+    text = f"Attention alone keeps at least 80 % of {name}'s {group:g}× in {sum(kept)} of {len(ours)} places"
+    if full:
+        text += f", and in all with a ridge of {full[-1].ridge_flop_per_byte:,.0f} flop/byte or more"
+    text += "."
     if short:
         text += " It keeps less than half on " + ", ".join(
             f"{context.label(p.chip)} in {p.level} (ridge {p.ridge_flop_per_byte:.2g}: {times(p.attention_speedup)})"

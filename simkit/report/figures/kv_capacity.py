@@ -10,7 +10,7 @@ from simkit.foundation.units import BYTES, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
-from simkit.report.drawing.study_points import evaluate
+from simkit.report.drawing.study_points import beyond_context, evaluate
 from simkit.report.drawing.style import (
     INK,
     PAPER,
@@ -45,7 +45,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Level lines: memory for weights and cache, of one chip (solid) and of the largest system of it "
                     "(dotted, with its number of chips). Tiers of last resort are not counted. Weights have to fit "
                     "as well.",
-        inputs=f"{request.model.title}; one sequence; cache {request.kv_dtype}.",
+        inputs=f"{request.model.title}; one sequence; cache {request.kv_dtype}.{beyond_context(request, point=False)}",
         alt="Log-log plot of cache bytes against context. At "
             f"{tokens(kv_len[-1])} tokens: " + ", ".join(
                 f"{layout_name(n)} {format_quantity(float(s[-1]), BYTES)}" for n, s in caches.items()) + ".")

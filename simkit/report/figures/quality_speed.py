@@ -13,7 +13,15 @@ import numpy as np
 from simkit.claims.published_quality import Published, published_points
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.study_points import evaluate, fits, for_each_chip, inputs_text, scalar
+from simkit.report.drawing.study_points import (
+    Omission,
+    evaluate,
+    fits,
+    for_each_chip,
+    inputs_text,
+    no_room,
+    scalar,
+)
 from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 
 _MARKERS: Final = ("o", "s", "^", "D")
@@ -38,13 +46,16 @@ def draw(context: FigureContext) -> DrawnFigure:
     gqa = next(p for p in points if p.variant.startswith("GQA"))
     mqa = next(p for p in points if p.comparison == gqa.comparison and p.variant.startswith("MQA"))
     ours = ", ".join(f"{layout_name(layout)} {times(value)}" for layout, value in predicted.items())
+    if not predicted:
+        omissions.append(Omission(chip=chip, reason=no_room(request)))
     return DrawnFigure(
         title=request.title or "Quality beside speed, as published",
         figure=_figure(context, points, predicted, chip), rows=rows,
         finding=f"In the GQA paper {gqa.variant} keeps {100 + gqa.score_change_percent:.1f} % of MHA's score at "
                 f"{times(gqa.speedup)} its speed, {mqa.variant} {100 + mqa.score_change_percent:.1f} % at "
-                f"{times(mqa.speedup)}. For {request.model.title} on {context.label(chip)} the engine predicts {ours}: "
-                "what grouping buys depends on the machine and the point, what it costs on the training.",
+                f"{times(mqa.speedup)}."
+                + (f" For {request.model.title} on {context.label(chip)} the engine predicts {ours}: what grouping "
+                   "buys depends on the machine and the point, what it costs on the training." if predicted else ""),
         how_to_read="Marks: " + "; ".join(
             f"{_MARKERS_WORDS[i]} {p.what} ({p.source})" for i, p in enumerate(_firsts(points)))
         + ". Ticks at the bottom: this study's predicted speedups, which have no quality.",

@@ -15,7 +15,14 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text
+from simkit.report.drawing.study_points import (
+    Omission,
+    evaluate,
+    for_each_chip,
+    inputs_text,
+    no_room,
+    require_some,
+)
 from simkit.report.drawing.style import (
     INK,
     PAPER,
@@ -65,13 +72,18 @@ def draw(context: FigureContext) -> DrawnFigure:
             evaluate(request, chip, layout, kv_len=np.array(request.kv_len, dtype=float)), layout, request.kv_len)]
 
     done, omissions = for_each_chip(request.hardware, stacks)
+    omissions += [Omission(chip=name, reason=no_room(request, f"{layout_name(layout)} of {lengths} tokens"))
+                  for name, found in done.items() for layout in layouts
+                  if (lengths := _too_long(found, layout, request.kv_len))]
+    done = {name: found for name, found in done.items() if found}
+    require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": stack.layout, "batch": request.focus_batch, "kv_len": stack.kv_len,
              "level": stack.level, "roof_s": stack.roof_s, "replay_s": stack.replay_s,
              **{f"{part}_s": stack.parts_s.get(part, 0.0) for part in _PARTS}}
             for name, found in done.items() for stack in found]
     return DrawnFigure(
         title=request.title or "Replay beside roofline: where they differ, and why",
-        figure=_figure(context, done, layouts), rows=rows, finding=_finding(context, done, layouts),
+        figure=_figure(context, done, layouts), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention on one chip: replayed time over the highest roof (the line at 1), split by "
                     "what the kernel's slots wait for. Cut stacks carry their height.",
         inputs=inputs_text(request, point=False).replace(f"engine: {request.engine}", "engine: replay")
@@ -79,6 +91,12 @@ def draw(context: FigureContext) -> DrawnFigure:
         alt="Stacked bars over context. " + " ".join(
             f"{context.label(name)} {layout_name(stack.layout)} at {tokens(stack.kv_len)}: {stack.ratio:.2f} times."
             for name, found in done.items() for stack in found))
+
+
+def _too_long(found: list[_Stack], layout: str, kv_lens: tuple[int, ...]) -> str:
+    """The contexts of a layout that do not fit, in words."""
+    fitting = {stack.kv_len for stack in found if stack.layout == layout}
+    return ", ".join(tokens(kv_len) for kv_len in kv_lens if kv_len not in fitting)
 
 
 def _stacks(point: Evaluated, layout: str, kv_lens: tuple[int, ...]) -> list[_Stack]:
@@ -92,6 +110,8 @@ def _stacks(point: Evaluated, layout: str, kv_lens: tuple[int, ...]) -> list[_St
         roof = np.maximum(roof, time)
     found = []
     for index, kv_len in enumerate(kv_lens):
+        if not np.broadcast_to(point.fits, shape).flat[index]:
+            continue
         one = replay_point(operator, point.placement, hardware, index, shape)
         shares = {name: float(np.broadcast_to(share, shape).flat[index]) for name, share in point.placement.kv.items()}
         home = max(shares, key=lambda name, shares=shares: shares[name])  # type: ignore[misc]
@@ -143,11 +163,11 @@ def _bar(axes: Any, place: int, stack: _Stack) -> None:
                       textcoords="offset points", ha="center", va="top", fontsize=SMALL_POINTS, color=INK, zorder=5)
 
 
-def _finding(context: FigureContext, done: dict[str, list[_Stack]], layouts: list[str]) -> str:
+def _finding(context: FigureContext, done: dict[str, list[_Stack]]) -> str:
     sentences = []
     for name, found in done.items():
         worst = max(found, key=lambda stack: stack.ratio)
-        long = [stack for stack in found if stack.layout == layouts[0]][-1]
+        long = max((stack for stack in found if stack.layout == found[0].layout), key=lambda stack: stack.kv_len)
         if worst.ratio < _AT_ITS_ROOF:
             sentences.append(f"On {context.label(name)} attention stays within {worst.ratio - 1:.1%} of its roof.")
             continue

@@ -118,8 +118,9 @@ def _finding(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[
     names = {value: layout_name(name) for name, value in intensities.items()}
     above = [context.label(n) for n, r in roofs.items() if r.ridge_flop_per_byte >= most]
     below = [(context.label(n), r) for n, r in roofs.items() if r.ridge_flop_per_byte < most]
-    text = (f"On {len(above)} of {len(roofs)} chips even {names[most]} ({most:g} flop/byte) stays left of the knee: "
-            f"attention is bound by the memory that holds the cache, and fewer KV heads pay in full. ")
+    text = f"On {len(above)} of {len(roofs)} chips even {names[most]} ({most:g} flop/byte) stays left of the knee"
+    text += (": attention is bound by the memory that holds the cache, and fewer KV heads pay in full. " if above
+             else ". ")
     if below:
         text += "The knee comes before it on " + ", ".join(
             f"{label} ({r.ridge_flop_per_byte:.2g} flop/byte, cache in {r.home})" for label, r in below) + "."

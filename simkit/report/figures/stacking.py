@@ -15,7 +15,7 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import spread
-from simkit.report.drawing.study_points import Omission, for_each_chip, inputs_text, require_some
+from simkit.report.drawing.study_points import Omission, for_each_chip, inputs_text, no_room, require_some
 from simkit.report.drawing.style import SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 from simkit.study.stacking import stack
 
@@ -41,7 +41,7 @@ def draw(context: FigureContext) -> DrawnFigure:
 
     done, omissions = for_each_chip(request.hardware, ladder)
     for name in [name for name, found in done.items() if not np.all(found.columns["fits"])]:
-        omissions.append(Omission(chip=name, reason="the first rung fits on no number of its chips"))
+        omissions.append(Omission(chip=name, reason=no_room(request, "a rung")))
         del done[name]
     require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "rung": rung, "attention": str(found.columns["attention"][place]),
@@ -55,8 +55,9 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "Do the reductions multiply? Stacking what shrinks the cache",
         figure=_figure(context, done, rungs), rows=rows, finding=_finding(context, done, rungs),
         how_to_read="Cumulative factors of a token over the first rung, all rungs on the same chips. Dotted: bytes of "
-                    "cache read; dashed: attention's speed; bold: the whole step's. Below 1×: de-quantising is vector "
-                    "work, and takes longer than the bytes that it saves.",
+                    "cache read; dashed: attention's speed; bold: the whole step's." + (
+            " Below 1×: de-quantising is vector work, and takes longer than the bytes that it saves."
+            if any(np.min(found.columns[field]) < 1 for found in done.values() for field, _, _ in _SERIES) else ""),
         inputs=inputs_text(request), omissions=omissions,
         alt="Lines over rungs " + ", ".join(map(_rung, rungs)) + ". " + " ".join(
             f"{context.label(name)} ends at " + ", ".join(

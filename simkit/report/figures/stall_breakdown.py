@@ -22,10 +22,14 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    machines_text,
+    no_room,
     require_some,
+    same_chips_text,
     scalar,
 )
-from simkit.report.drawing.style import cause_colour, chips_words, layout_name
+from simkit.report.drawing.style import cause_colour, layout_name
+from simkit.study.evaluate import Evaluated
 
 # A stall by the replay's name, as the figure calls it, with its fill.
 _STALLS: Final = {
@@ -39,7 +43,7 @@ class _Kernel:
     layout: str
     time_s: float
     stalls_s: dict[str, float]
-    chips: int
+    point: Evaluated
     home: str
 
 
@@ -57,18 +61,18 @@ def draw(context: FigureContext) -> DrawnFigure:
             # Layers are alike as far as they keep the same tokens; the first kind stands for the model.
             replay = replay_point(point.step.attention_operators[0], point.placement, chip, 0, shape)
             found.append(_Kernel(layout=layout, time_s=replay.total_s, stalls_s=dict(replay.stall_s),
-                                 chips=int(scalar(point, "chips")), home=cache_home(point)))
+                                 point=point, home=cache_home(point)))
         return found
 
     done, omissions = for_each_chip(request.hardware, kernels)
     for name in [name for name, found in done.items() if len(found) < len(request.layouts)]:
-        missing = [layout_name(x) for x in request.layouts if x not in {kernel.layout for kernel in done[name]}]
-        omissions.append(Omission(chip=name, reason=f"no number of its chips holds the cache of {', '.join(missing)}"))
+        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
+                      for layout in request.layouts if layout not in {kernel.layout for kernel in done[name]}]
         if not done[name]:
             del done[name]
     require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": kernel.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
-             "chips": kernel.chips, "level": kernel.home, "kernel_time_s": kernel.time_s,
+             "chips": int(scalar(kernel.point, "chips")), "level": kernel.home, "kernel_time_s": kernel.time_s,
              **{f"{stall}_s": value for stall, value in kernel.stalls_s.items()}}
             for name, found in done.items() for kernel in found]
     return DrawnFigure(
@@ -76,7 +80,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention kernel on one chip, cold caches; bars are shares of the kernel's own time, "
                     "which stands beside them. Load path: a unit keeps too few bytes in flight for the latency "
-                    "of its loads; idle tail: units that are done.",
+                    "of its loads; idle tail: units that are done. "
+                    f"{same_chips_text(request)}",
         inputs=inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
         alt="Stacked bars of shares. " + " ".join(
             f"{context.label(name)} {layout_name(k.layout)}: {format_quantity(k.time_s, SECONDS)}, "
@@ -89,7 +94,7 @@ def _name(stall: str) -> str:
 
 
 def _figure(context: FigureContext, done: dict[str, list[_Kernel]]) -> Any:
-    panels = [Panel(title=f"{context.label(name)}: one of {chips_words(found[0].chips)}, cache in {found[0].home}",
+    panels = [Panel(title=f"{context.label(name)}: one of {machines_text(kernel.point for kernel in found)}",
                     bars=[Bar(layout=kernel.layout, time_s=kernel.time_s, parts=_parts(kernel)) for kernel in found])
               for name, found in done.items()]
     return stacked_bars(panels, xlabel="share of the kernel's time", slivers_of="last")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
@@ -18,12 +18,20 @@ from simkit.report.drawing.study_points import (
     fits,
     for_each_chip,
     inputs_text,
+    machines_text,
+    no_room,
     range_of,
     require_some,
+    same_chips_text,
     scalar,
     split_time_s,
 )
-from simkit.report.drawing.style import cause_colour, chips_words, layout_name
+from simkit.report.drawing.style import cause_colour, layout_name
+from simkit.study.evaluate import Evaluated
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION
+
+_HOLDS_UP: Final = {COMPUTE: "arithmetic", LATENCY: "fixed latency", LINK: "links", LOAD_PATH: "the load path",
+                    SPECIAL_FUNCTION: "exponentials"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,7 @@ class _Bar:
     step_time_s: float
     range_s: tuple[float, float] | None
     parts_s: dict[str, float]
+    point: Evaluated
     chips: float
     level: str
 
@@ -44,15 +53,13 @@ def draw(context: FigureContext) -> DrawnFigure:
     def bars(chip: HardwareProfile) -> list[_Bar]:
         points = [(layout, evaluate(request, chip, layout)) for layout in request.layouts]
         return [_Bar(layout=layout, step_time_s=scalar(point, "step_time_s"), range_s=range_of(point, "step_time_s"),
-                     parts_s=split_time_s(point), chips=scalar(point, "chips"), level=cache_home(point))
+                     parts_s=split_time_s(point), point=point, chips=scalar(point, "chips"), level=cache_home(point))
                 for layout, point in points if fits(point)]
 
     done, omissions = for_each_chip(shown, bars)
     for name, found in list(done.items()):
-        absent = [layout_name(x) for x in request.layouts if x not in {bar.layout for bar in found}]
-        if absent:
-            reason = f"no number of its chips holds the cache of {', '.join(absent)}"
-            omissions.append(Omission(chip=name, reason=reason))
+        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
+                      for layout in request.layouts if layout not in {bar.layout for bar in found}]
         if not found:
             del done[name]
     require_some(done, request, "it fits on none of its hardware")
@@ -66,7 +73,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="Each panel is scaled to its longest step or the end of its range; the time stands at the "
                     "end of its bar, and a line is the range of that time by what is assumed. Fixed "
-                    "latency is kernel launches and set-up, fabric and layer latency, and waiting stages.",
+                    "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
+                    f"{same_chips_text(request)}",
         inputs=inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(
             f"{context.label(name)} {layout_name(bar.layout)}: {format_quantity(bar.step_time_s, SECONDS)}, of which "
@@ -79,7 +87,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
     for name, found in done.items():
         longest = max((bar.range_s or (0.0, bar.step_time_s))[1] for bar in found)
         panels.append(Panel(
-            title=f"{context.label(name)}: {chips_words(found[0].chips)}, cache in {found[0].level}",
+            title=f"{context.label(name)}: {machines_text(bar.point for bar in found)}",
             bars=[Bar(
                 layout=bar.layout, time_s=bar.step_time_s,
                 parts=[Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
@@ -91,12 +99,18 @@ def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
 def _finding(context: FigureContext, done: dict[str, list[_Bar]]) -> str:
     sentences = []
     for name, found in done.items():
-        first, last = found[0], found[-1]
+        last = found[-1]
         largest = max(PARTS, key=lambda part, bar=last: bar.parts_s[part])  # type: ignore[misc]
+        shares = " and ".join(_attention(bar) for bar in (found[:1] if len(found) == 1 else (found[0], last)))
         sentences.append(
-            f"On {context.label(name)} the cache takes {first.parts_s['cache'] / first.step_time_s:.1%} of "
-            f"{layout_name(first.layout)}'s {format_quantity(first.step_time_s, SECONDS)} and "
-            f"{last.parts_s['cache'] / last.step_time_s:.1%} of {layout_name(last.layout)}'s "
-            f"{format_quantity(last.step_time_s, SECONDS)}, where {PART_NAMES[largest]} "
+            f"On {context.label(name)} attention takes {shares}, where {PART_NAMES[largest]} "
             f"{'take' if largest in ('weights', 'links') else 'takes'} {last.parts_s[largest] / last.step_time_s:.0%}.")
     return " ".join(sentences)
+
+
+def _attention(bar: _Bar) -> str:
+    """The share of attention in a step, and what holds it up where that is not the memory of the cache."""
+    bound = str(bar.point.select(("attention_bound",))["attention_bound"].item())
+    held = "" if bound in bar.point.placement.kv else f" (held up by {_HOLDS_UP.get(bound, bound)})"
+    return (f"{scalar(bar.point, 'attention_time_s') / bar.step_time_s:.1%} of {layout_name(bar.layout)}'s "
+            f"{format_quantity(bar.step_time_s, SECONDS)}{held}")

@@ -38,13 +38,15 @@ def draw(context: FigureContext) -> DrawnFigure:
     eight = ways.index(8) if 8 in ways else len(ways) - 1
     layouts = [name for name in request.layouts if name != "mha"]
     gains = ", ".join(f"{layout_name(name)} {times(shares['mha'][eight] / shares[name][eight])}" for name in layouts)
-    copies = "; ".join(f"{layout_name(name)} is stored {float(shards[name][-1].copies):g} times" for name in layouts)
+    copies = "; ".join(f"{layout_name(name)} is stored {'once' if copies == 1.0 else f'{copies:g} times'}"
+                       for name in layouts for copies in [float(shards[name][-1].copies)])
+    alike = len({float(share[-1]) for share in shares.values()}) == 1
     return DrawnFigure(
         title=request.title or "Tensor parallelism replicates the heads that grouping removed",
         figure=_figure(ways, shares, kv_heads, heads), rows=rows,
         finding=f"On {ways[eight]} chips a layer, the cache that a chip reads shrinks against MHA by: {gains}. On "
-                f"{ways[-1]} chips {copies}, and no layout reads less than another.",
-        how_to_read="Lines end falling where chips outnumber KV heads and copy them. Thin: the same cache split "
+                f"{ways[-1]} chips {copies}{', and no layout reads less than another' if alike else ''}.",
+        how_to_read="Lines stop falling where chips outnumber KV heads and copy them. Thin: the same cache split "
                     "without copies, by sequences or by tokens.",
         inputs=f"{request.model.title}, {heads} query heads; heads split over chips; no engine: exact shares.",
         alt="Log-log plot of the share of MHA's cache that one chip reads against chips, a line a layout. "
