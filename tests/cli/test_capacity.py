@@ -27,7 +27,8 @@ def test_the_longest_context_fits_and_one_token_more_does_not(cli):
 
 def test_mqa_holds_no_more_than_gqa_8_on_eight_chips(cli):
     """Past one chip a KV head the head is replicated (model.md section 2): eight copies of MQA's one head."""
-    gqa, mqa = records_of(cli("capacity", "-A", "gqa-8,mqa", "--chips", "8", "--tp", "8", "--format", "json"))
+    gqa, mqa = records_of(cli("capacity", "-A", "gqa-8,mqa", "--chips", "8", "--tp", "8", "--attention-sharding", "heads",
+                              "--format", "json"))
     assert mqa["kv_copies"] == 8
     assert mqa["max_batch"] == pytest.approx(gqa["max_batch"], abs=1)
 

@@ -29,7 +29,7 @@ def says(cell: str, *fractions: float, half_a_digit: float = HALF_A_DIGIT) -> bo
 
 
 def test_attention_on_the_chips_that_were_fitted():
-    found = {(one["system"], one["regime"]): one for one in compare.compare(reference_path("decode_attention.csv.gz"))}
+    found = {(one["system"], one["regime"]): one for one in compare(reference_path("decode_attention.csv.gz"))}
     table = rows("Attention kernels on four chips")
     assert [row[0] for row in table] == list(CHIPS)
     for chip, serving, _, beyond, _, whole, _, advantage, naive in table:
@@ -54,7 +54,7 @@ def test_a_chip_left_out():
 
 def test_other_kernels():
     for (name, *cells, _), table in zip(rows("Other kernels and whole models"), ("decode_mla", "decode_gemm", "decode_moe", "allreduce"), strict=True):
-        found = {one["system"]: one for one in compare.compare(reference_path(f"{table}.csv.gz")) if one["regime"] == "all"}
+        found = {one["system"]: one for one in compare(reference_path(f"{table}.csv.gz")) if one["regime"] == "all"}
         for chip, cell in zip(CHIPS.values(), cells, strict=True):
             assert says(cell, found[chip]["median_ape"]), (name, chip)
 

@@ -18,17 +18,18 @@ def measured():
 
 def test_dense_models_on_h100_and_b200_are_within_15_percent_at_the_median(measured):
     """AIConfigurator's rows of Llama-3.1-70B and Qwen3-32B (issue 8, tolerance of part 4): TPOT, a group at a time."""
-    groups = {}
+    groups, every = {}, []
     for row in measured[::4]:
-        tpot_s, _ = predict(row, load_runtime(row.framework))
-        groups.setdefault((row.system, row.model, row.framework, row.precision), []).append(abs(tpot_s / row.tpot_s - 1))
+        error = abs(predict(row, load_runtime(row.framework))[0] / row.tpot_s - 1)
+        groups.setdefault((row.system, row.model, row.framework, row.precision), []).append(error)
+        every.append(error)
     assert len(groups) >= 7
     medians = {group: sorted(errors)[len(errors) // 2] for group, errors in groups.items()}
     # Since products have their measured rates B200's 8-bit steps come out up to a fifth too slow, H100's do not: that
     # chip's launch inside a step is a figure from the press (docs/evidence.md).
     for group, median in medians.items():
         assert median <= (0.20 if group[0].startswith("b200") and group[3] == "fp8" else 0.15), group
-    assert sorted(medians.values())[len(medians) // 2] <= 0.08
+    assert sorted(every)[len(every) // 2] <= 0.08
 
 
 def test_splits_that_no_constant_was_fitted_to_are_within_15_percent_at_the_median(measured):
