@@ -59,6 +59,16 @@ class Ownership:
     serving_fraction: float = 0.6
     power_usd_per_j: float = 0.1 / JOULES_PER_KWH
 
+    @property
+    def terms(self) -> str:
+        """The assumptions in words.
+
+        >>> Ownership().terms
+        '4 years of which they serve 60%, power at 0.1 dollars a kWh'
+        """
+        return (f"{self.life_s / SECONDS_PER_YEAR:g} years of which they serve {self.serving_fraction:.0%}, power at "
+                f"{self.power_usd_per_j * JOULES_PER_KWH:g} dollars a kWh")
+
     def usd_per_s(self, hardware: HardwareProfile, chips: Any) -> Any:
         """Dollars a second in which they serve; NaN without a price or a power limit.
 

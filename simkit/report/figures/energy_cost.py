@@ -73,10 +73,8 @@ def _why_unknown(word: str, keys: list[str]) -> str:
 
 def _words_of_bought(done: dict[str, dict[str, Evaluated]]) -> str:
     point = next(iter(next(iter(done.values())).values()))
-    owned = point.points.scenario.ownership
-    return (f"Bought: the chips' price over {owned.years:g} years of which they serve {owned.utilisation:.0%}, and "
-            f"their power limit at {owned.power:g} dollars a kWh; no host, network, cooling or staff. These terms are "
-            "examples.")
+    return (f"Bought: the chips' price and their power limit over {point.points.scenario.ownership.terms}; no host, "
+            "network, cooling or staff. These terms are examples.")
 
 
 def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> Any:
