@@ -43,6 +43,8 @@ DIMENSIONLESS = {
     "acceptance": "the probability that a drafted token is accepted",
     "n_kv_heads": "a count; the head layouts of an axis may make an array of it",
     "point_cost": "time of a point, in points of the closed form",
+    "mha_own_batch": "a count of sequences",
+    "own_batch": "a count of sequences",
     "pp": "a count of stages, which may be an array",
     "routing_passes": "how often a mixture's rows pass the memory to be dealt out",
     "tp": "a count of chips, fractional on statically scheduled machines",

@@ -6,7 +6,6 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Annotated, Any
 
 import pytest
-from docs.reference_tables import profile_keys
 
 from simkit.foundation.errors import UserError
 from simkit.foundation.units import FLOP_PER_S, WATTS, units_of
@@ -19,6 +18,7 @@ from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.hardware.profile import FLAT_SECTIONS, Compute, HardwareProfile, Latency, Link, MemoryLevel
 from simkit.hardware.schema import ProfileHead, ProfileSchema, section_schema
 from simkit.study.vary import variable
+from tools.docs.reference_tables import profile_keys
 
 TEXTS = {"kind": "dram", "topology": "ring", "type": "HBM3"}
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from docs.import_graph import internal_imports
 
 from simkit.foundation.errors import UserError
 from simkit.model.architecture import count_parameters
@@ -13,6 +12,7 @@ from simkit.model.kinds.base import AttentionLayout, Read, StoredArray, every_to
 from simkit.model.kinds.catalogue import KINDS
 from simkit.model.kinds.heads import Heads
 from simkit.study.point import decode_step
+from tools.docs.import_graph import internal_imports
 
 MODELS = [model for model in list_models() if model.head_dim % 2 == 0]
 ANSWERS = sorted(AttentionLayout.__abstractmethods__)

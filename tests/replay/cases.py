@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from simkit.step.target import ReplayTarget
 
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -20,6 +19,7 @@ from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
 from simkit.replay.target import Server, target_of
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
@@ -42,7 +42,7 @@ def attention_operator(layout: str, batch: float, kv_len: float, *, model: str |
     scenario_of = parse_scenario(**scenario)
     workload = scenario_of.workload(
         chip, shape, parse_layout(layout, shape), batch=np.array([float(batch)]), kv_len=np.array([float(kv_len)]),
-        q_len=np.array([1.0]), target=ReplayTarget(chips=1.0, tp=1.0, pp=1.0, mapping=scenario_of.sharding or "heads"))
+        q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0, mapping=scenario_of.sharding or "heads"))
     return scalar_operator(build_step(workload).attention_operators[0], 0, (1,))
 
 
@@ -64,14 +64,15 @@ def roof_s(hardware: HardwareProfile, layout: str, batch: float, kv_len: float, 
            **workload: Any) -> float:
     """Launch plus the highest of the roofs that the operator's flops, exponentials and bytes stand under."""
     operator = attention_operator(layout, batch, kv_len, **workload)
-    level_s, _ = memory_times(operator, in_home(home or hardware.main_memory.name), hardware)
-    roofs = [compute_time_s(operator, hardware), special_function_time_s(operator, hardware), *level_s.values()]
+    where = in_home(home or hardware.main_memory.name)
+    level_s, _ = memory_times(operator, where, hardware)
+    roofs = [compute_time_s(operator, hardware, where), special_function_time_s(operator, hardware), *level_s.values()]
     return operator.launches * hardware.overheads.kernel_launch_s + float(max(np.max(roof) for roof in roofs))
 
 
 def with_level(hardware: HardwareProfile, name: str, **parameters: Any) -> HardwareProfile:
     """A profile with other parameters for one memory level."""
-    return replace(hardware, memory=tuple(
+    return replace(hardware, varied=any(np.ndim(value) for value in parameters.values()), memory=tuple(
         replace(level, **parameters) if level.name == name else level for level in hardware.memory))
 
 

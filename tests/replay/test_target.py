@@ -60,7 +60,7 @@ def test_a_level_without_a_rate_is_passed_over_unless_it_is_a_cache_that_all_sha
     target = target_of(load_hardware("epyc-9654-2s"), "ddr")
     assert path(target) == [("l3", np.inf, 0, False), ("ddr", 921.6e9 * 0.86, 0, False)]
     assert target.cache is target.hardware.level("l3")
-    assert path(target_of(load_hardware("inferentia2"), "hbm")) == [("hbm", 820e9, 0, False)]
+    assert path(target_of(load_hardware("inferentia2", assume="ideal"), "hbm")) == [("hbm", 820e9, 0, False)]
 
 
 def test_the_last_cache_before_the_home_is_the_one_that_serves():
