@@ -194,7 +194,11 @@ class Points:
             read = cache if where is None or not np.ndim(cache) else cache[where]
             return weights / tp / rates[0] + read / chips / rates[1]
 
-        return self._searched(layout, machine, self._closed_form_s(layout, known), least_s)
+        def holds(tried: Machine, where: Any) -> Any:
+            points = self if where is None else self.take(where)
+            return place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).fits
+
+        return self._searched(layout, machine, self._closed_form_s(layout, known), least_s, holds)
 
     def roomiest(self, layout: AttentionLayout, machine: Machine) -> Machine:
         """The machine with the mapping that holds the most sequences."""
@@ -203,10 +207,10 @@ class Points:
             held = place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).max_batch
             return 1.0 / np.maximum(held, 0.5)
 
-        return self._searched(layout, machine, inverse_batch, lambda *_: 0.0)
+        return self._searched(layout, machine, inverse_batch, lambda *_: 0.0, lambda *_: True)
 
     def _searched(self, layout: AttentionLayout, machine: Machine, least_of: TimeOn,
-                  bound: Callable[[float, float, Any], Any]) -> Machine:
+                  bound: Callable[[float, float, Any], Any], holds: Callable[[Machine, Any], Any]) -> Machine:
         hardware, model = self.hardware, self.model
         if hardware.sharding == "layer-pipelined":
             return machine
@@ -219,7 +223,7 @@ class Points:
             return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp,
                            pinned)
 
-        return fastest(machine, self.shape, ways, least_of, bound)
+        return fastest(machine, self.shape, ways, least_of, bound, holds)
 
     def _closed_form_s(self, layout: AttentionLayout, known: Known | None = None) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""

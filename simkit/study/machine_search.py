@@ -197,7 +197,8 @@ def options(chips: float, n_kv_heads: float, widths: Sequence[int], n_layers: in
 
 
 def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tuple[Option, ...]],
-            time_on: TimeOn, least_s: Callable[[float, float, Any], Any]) -> Machine:
+            time_on: TimeOn, least_s: Callable[[float, float, Any], Any],
+            holds: Callable[[Machine, Any], Any]) -> Machine:
     """The machine with the mapping of least time, point by point; the first of ``ways`` where several are alike.
 
     Parameters
@@ -207,6 +208,7 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
     ways: options for a number of chips, the widest first; empty where only the machine as it is will do.
     time_on: the engine.
     least_s: what no step takes less of on so many chips when so many share a layer, at the points of an index.
+    holds: whether a machine holds the points of an index; asked where no option so far did, which is cheaper than time.
     """
     counts = np.unique(machine.chips)
     tried = {float(chips): ways(float(chips)) for chips in counts}
@@ -225,6 +227,12 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
             hopeful = np.broadcast_to(least_s(chips, group[0][0], where), count) < least if first else np.ones(1, bool)
             if not hopeful.any():
                 break
+            if first and np.isinf(least).any():
+                here = _taken(machine, where, chips)
+                room = [np.broadcast_to(holds(_with(here, option), where), count) for option in group]
+                hopeful = hopeful & (np.isfinite(least) | np.any(room, axis=0))
+                if not hopeful.any():
+                    continue
             some = None if hopeful.all() else np.flatnonzero(hopeful)
             tried_at, of = _among(where, some), count if some is None else len(some)
             seconds = np.broadcast_to(
