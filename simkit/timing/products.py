@@ -92,8 +92,7 @@ def product_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     memory_s: seconds in which the main memory gives what the product reads.
     """
     compute = hardware.compute
-    bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
-    tuned = hardware.kernel.tuned_for_bytes_per_s if hardware.kernel is not None else bandwidth
+    bandwidth, tuned = _bandwidths(hardware)
     sizes = task.n, task.k, task.batches, memory_s, bandwidth, compute.units, compute.known_clock_hz
     peak = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)]
     rest = (task.weight_bytes, task.input_bytes, tuned, peak, kernel)
@@ -106,6 +105,12 @@ def product_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
         return ProductTimes(*_least_s(task.m, *sizes, *rest))
     up_to = 1 << (int(highest) - 1).bit_length()
     return ProductTimes(*_by_rows(up_to, *(float(size) for size in sizes), *rest)[:, index])
+
+
+def _bandwidths(hardware: HardwareProfile) -> tuple[Any, Any]:
+    """The main memory's, in bytes/s, and the one for which the chip's kernels were tuned."""
+    bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
+    return bandwidth, bandwidth if hardware.kernel is None else hardware.kernel.tuned_for_bytes_per_s
 
 
 @lru_cache(maxsize=512)
@@ -164,8 +169,7 @@ def grouped_s(task: ProductTask, dtype: str, hardware: HardwareProfile, kernel: 
     """
     compute = hardware.compute
     hz, units = compute.known_clock_hz, compute.units
-    bandwidth: Any = hardware.main_memory.chip_bandwidth_bytes_per_s
-    tuned = hardware.kernel.tuned_for_bytes_per_s if hardware.kernel is not None else bandwidth
+    bandwidth, tuned = _bandwidths(hardware)
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned, 1.0)
     rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / units / hz * kernel.matrix_efficiency
     depth = np.ceil(task.k / TILE_DEPTH) * TILE_DEPTH

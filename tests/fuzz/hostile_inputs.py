@@ -8,13 +8,8 @@ import json
 import re
 from typing import Any
 
-from tests.fuzz.targets import (
-    CONFIGS,
-    REPOSITORY,
-    SWEEP_MANIFEST,
-    safetensors_of,
-    tiny_checkpoint,
-)
+from tests.fuzz.first_inputs import CONFIGS, REPOSITORY, safetensors_of, tiny_checkpoint
+from tests.fuzz.targets import SWEEP_MANIFEST
 
 Inputs = dict[str, bytes]
 

@@ -47,6 +47,21 @@ from simkit.study.study_file import study_from_yaml
 from simkit.study.workload_file import load_workload
 from simkit.sweep import sweep_run
 from simkit.sweep.part_plan import changes
+from tests.fuzz.first_inputs import (
+    CONFIGS,
+    LISTS,
+    PARTS,
+    PHRASES,
+    QUANTITIES,
+    SETTINGS,
+    dram_seeds,
+    files,
+    heads,
+    listed,
+    prefixed,
+    tensor_seeds,
+    tiny_checkpoint,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTS.parent
@@ -272,142 +287,43 @@ def _cache_entry(data: bytes, folder: Path) -> None:
         assert all(value >= 0 for table in (known.cause_s, known.level_bytes) for value in table.values())
 
 
-# --- seeds --------------------------------------------------------------------------------------------------------
-
-def _files(*patterns: str, most_bytes: int = 6000) -> Callable[[], Iterable[bytes]]:
-    def seeds() -> Iterable[bytes]:
-        for pattern in patterns:
-            for path in sorted(REPOSITORY.glob(pattern)):
-                if path.stat().st_size <= most_bytes:
-                    yield path.read_bytes()
-    return seeds
-
-
-def _heads(pattern: str, lines: int = 8) -> Callable[[], Iterable[bytes]]:
-    """The first lines of tables: a whole one would only slow the mutations down."""
-    def seeds() -> Iterable[bytes]:
-        for path in sorted(REPOSITORY.glob(pattern)):
-            text = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-            for start in range(1, min(len(text), 60), lines):
-                yield "\n".join([text[0], *text[start:start + lines]]).encode() + b"\n"
-    return seeds
-
-
-def _dram_seeds() -> Iterable[bytes]:
-    """One run that is short enough to be replayed, and some of the reference's."""
-    head = ",".join(dram.REQUIRED_COLUMNS)
-    yield f"{head}\nramulator2,HBM3_6400,chunk_aligned,256,0.9,64,bg128,rowhit,ab,32,1,,1\n".encode()
-    yield from _heads("simkit/evidence/data/dram_reference.csv", 4)()
-
-
-def _listed(*texts: str | bytes) -> Callable[[], Iterable[bytes]]:
-    return lambda: [text if isinstance(text, bytes) else text.encode() for text in texts]
-
-
-def _prefixed(texts: Iterable[str], prefixes: int) -> Callable[[], Iterable[bytes]]:
-    return lambda: [bytes([index]) + text.encode() for text in texts for index in range(prefixes)]
-
-
-def safetensors_of(header: dict[str, Any], data: bytes) -> bytes:
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def _tensor_seeds() -> Iterable[bytes]:
-    yield safetensors_of({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}, bytes(16))
-    yield safetensors_of({"__metadata__": {"format": "pt"}, "a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]},
-                           "b": {"dtype": "I64", "shape": [], "data_offsets": [8, 16]}}, bytes(16))
-    yield safetensors_of({"a": {"dtype": "F16", "shape": [0, 3], "data_offsets": [0, 0]}}, b"")
-
-
-def tiny_checkpoint(*, sharded: bool) -> bytes:
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "num_hidden_layers": 1, "rms_norm_eps": 1e-5}
-    header: dict[str, Any] = {}
-    at = 0
-    for part, rows, columns in (("q_proj", 8, 8), ("k_proj", 4, 8), ("v_proj", 4, 8), ("o_proj", 8, 8)):
-        size = rows * columns * 2
-        header[f"model.layers.0.self_attn.{part}.weight"] = {
-            "dtype": "BF16", "shape": [rows, columns], "data_offsets": [at, at + size]}
-        at += size
-    index = json.dumps({"weight_map": dict.fromkeys(header, "model.safetensors")}) if sharded else ""
-    return b"\n---\n".join((json.dumps(config).encode(), index.encode(), safetensors_of(header, bytes(at))))
-
-
-CONFIGS = (
-    {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
-     "num_attention_heads": 32, "num_key_value_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000,
-     "max_position_embeddings": 4096, "tie_word_embeddings": False, "rms_norm_eps": 1e-5, "hidden_act": "silu"},
-    {"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-     "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 32000, "num_local_experts": 8,
-     "num_experts_per_tok": 2, "sliding_window": None},
-    {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": {
-        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
-        "sliding_window": 1024, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-        "vocab_size": 262208}},
-    {"model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
-     "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 1,
-     "n_routed_experts": 256, "num_experts_per_tok": 8, "kv_lora_rank": 512, "q_lora_rank": 1536,
-     "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128, "first_k_dense_replace": 3,
-     "vocab_size": 129280, "moe_layer_freq": 1},
-    {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24,
-     "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32,
-     "num_experts_per_tok": 4, "sliding_window": 128, "vocab_size": 201088,
-     "layer_types": ["sliding_attention", "full_attention"] * 12},
-    {"model_type": "falcon", "hidden_size": 8192, "num_attention_heads": 128, "num_hidden_layers": 60,
-     "num_kv_heads": 8, "vocab_size": 65024, "new_decoder_architecture": True, "bias": False, "alibi": False},
-)
-_QUANTITIES = ("3.35 TB/s", "50 MiB", "80 GB", "1.98 GHz", "989.4 TFLOP/s", "4.2 Top/s", "350 ns", "4.2 \u00b5s", "700 W",
-               "30 pJ/bit", "0.5 pJ/FLOP", "30000 USD", "2.5 USD/h", "132", "1e308 TB/s", "-1 B", ".5e-3s", "1 Tb/s")
-_LISTS = ("1,8,32", "1k..128k*2", "0..10+1", "1,4..64*2", "1..3+0.5", "-5..5+1", "1M", "0..0.3+0.1", "9..1*2", "1..1e9+1")
-_PHRASES = ("streaming:4+1020", "h2o:512+512", "snapkv:1024+256", "lognormal:0.8", "uniform:0.5", "8,1,1,1", "equal",
-            "draft=llama-2-7b,gamma=4,acceptance=0.8", "medusa=4,acceptance=0.6", "gqa-8", "as-trained", "mla", "bf16",
-            "int4-g64", "k=int8,v=fp8", "int2-g32", "grouped-unsplit", "per-query-head", "context", "mha,gqa-8,kv=fp8",
-            "1.5,1,0.5", "none")
-_SETTINGS = ("memory.hbm.bandwidth=8TB/s", "compute.units=100", "memory.hbm.holds=[weights, kv]", "links.scale_up.bandwidth=1 TB/s",
-             "price.per_hour=2 USD/h\nsystem.max_chips=64", "kernel.launch_cycles=5", "memory.hbm.dram.stacks=6",
-             "power.idle=70 W", "extends=h100-sxm", "notes=[a, b]", "memory.l2={}", "a.b.c.d=1")
-_PARTS = ("hbm", "memory", "bandwidth", "compute", "matrix", "peak", "kernel", "links", "value", "source", "confidence",
-          "TB/s", "GiB", "null", "true", "schema_version: 1", "name", "extends", "1e308", ".nan", "- ", ": ", "{", "[", '"\\x1b"',
-          "!!python/object", "&a", "*a", "\\u202e", "---", "|", ">", "? ")
-
 TARGETS = {target.name: target for target in (
-    Target(name="units", read=_units, seeds=_prefixed(_QUANTITIES, len(dimensions())), longest=72),
-    Target(name="axis", read=_axis, seeds=_prefixed(_LISTS, 6), longest=96),
-    Target(name="words", read=_mini, seeds=_prefixed(_PHRASES, len(_WORDS)), longest=128, words=_PHRASES),
-    Target(name="csv_cells", read=_csv_cells, seeds=_listed("=1+1", "@sum", "-1", "\t=x", "a\r\nb", '"', "h100", "\uff1d1"),
+    Target(name="units", read=_units, seeds=prefixed(QUANTITIES, len(dimensions())), longest=72),
+    Target(name="axis", read=_axis, seeds=prefixed(LISTS, 6), longest=96),
+    Target(name="words", read=_mini, seeds=prefixed(PHRASES, len(_WORDS)), longest=128, words=PHRASES),
+    Target(name="csv_cells", read=_csv_cells, seeds=listed("=1+1", "@sum", "-1", "\t=x", "a\r\nb", '"', "h100", "\uff1d1"),
            longest=64),
-    Target(name="settings", read=_settings, seeds=_listed(*_SETTINGS), longest=200, words=_PARTS),
-    Target(name="yaml", read=_yaml, seeds=_files("tests/bad_profiles/yaml_*.yaml", "workloads/*.yaml", most_bytes=800),
-           longest=1024, words=_PARTS),
-    Target(name="profile", read=_profile, seeds=_files("tests/bad_profiles/*.yaml", "hardware_profiles/*.yaml", most_bytes=4000),
-           words=_PARTS),
-    Target(name="model", read=_model, seeds=_files("tests/bad_models/*.yaml", "workloads/models/*.yaml", most_bytes=1000),
-           longest=1500, words=_PARTS),
-    Target(name="study", read=_study, seeds=_files("workloads/studies/*.yaml", most_bytes=3500), words=_PARTS),
-    Target(name="claims", read=_claims, seeds=_files("workloads/studies/claims.yaml", "tests/fuzz/seeds/claims*.yaml",
+    Target(name="settings", read=_settings, seeds=listed(*SETTINGS), longest=200, words=PARTS),
+    Target(name="yaml", read=_yaml, seeds=files("tests/bad_profiles/yaml_*.yaml", "workloads/*.yaml", most_bytes=800),
+           longest=1024, words=PARTS),
+    Target(name="profile", read=_profile, seeds=files("tests/bad_profiles/*.yaml", "hardware_profiles/*.yaml", most_bytes=4000),
+           words=PARTS),
+    Target(name="model", read=_model, seeds=files("tests/bad_models/*.yaml", "workloads/models/*.yaml", most_bytes=1000),
+           longest=1500, words=PARTS),
+    Target(name="study", read=_study, seeds=files("workloads/studies/*.yaml", most_bytes=3500), words=PARTS),
+    Target(name="claims", read=_claims, seeds=files("workloads/studies/claims.yaml", "tests/fuzz/seeds/claims*.yaml",
                                                      most_bytes=12_000), longest=12_000),
-    Target(name="workload", read=_workload, seeds=_files("workloads/*.yaml"), longest=1024, words=_PHRASES),
-    Target(name="runtime", read=_runtime, seeds=_files("workloads/runtimes/*.yaml"), longest=2048),
+    Target(name="workload", read=_workload, seeds=files("workloads/*.yaml"), longest=1024, words=PHRASES),
+    Target(name="runtime", read=_runtime, seeds=files("workloads/runtimes/*.yaml"), longest=2048),
     Target(name="json", read=_json, seeds=lambda: [json.dumps(config).encode() for config in CONFIGS], longest=1024),
     Target(name="config", read=_config, seeds=lambda: [json.dumps(config).encode() for config in CONFIGS], longest=2048),
-    Target(name="safetensors", read=_safetensors, seeds=_tensor_seeds, longest=1024),
+    Target(name="safetensors", read=_safetensors, seeds=tensor_seeds, longest=1024),
     Target(name="checkpoint", read=_checkpoint, longest=3000,
            seeds=lambda: [tiny_checkpoint(sharded=True), tiny_checkpoint(sharded=False)]),
-    Target(name="kernel_csv", read=_kernel_csv, seeds=_heads("simkit/evidence/data/silicon_*.csv"), longest=2048),
-    Target(name="trace", read=_trace, seeds=_listed(
+    Target(name="kernel_csv", read=_kernel_csv, seeds=heads("simkit/evidence/data/silicon_*.csv"), longest=2048),
+    Target(name="trace", read=_trace, seeds=listed(
         "arrival_s,prompt_tokens,output_tokens\n0,10,20\n0.5,300,4\n",
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:47.0,3,1\n",
         "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,5,6.0\n", '{"timestamp": 0, "input_length": 6955, '
         '"output_length": 52, "hash_ids": [1]}\n{"timestamp": 3052, "input_length": 7, "output_length": 1}\n'),
         longest=1024),
-    Target(name="dram_csv", read=_dram_csv, seeds=_dram_seeds, longest=2048),
-    Target(name="serving_csv", read=_serving_csv, longest=1024, seeds=_listed(
+    Target(name="dram_csv", read=_dram_csv, seeds=dram_seeds, longest=2048),
+    Target(name="serving_csv", read=_serving_csv, longest=1024, seeds=listed(
         "system,model,precision,framework,isl,osl,concurrency,tp,pp,attention_dp,moe_ep,ttft_ms,tpot_ms\n"
         "h100_sxm,LLAMA3.1_70B,fp8,vllm,1024,128,8,2,1,1,1,100.5,20.1\n")),
     Target(name="sweep_manifest", read=_sweep_manifest, seeds=lambda: [json.dumps(SWEEP_MANIFEST).encode()], longest=1024),
-    Target(name="report_manifest", read=_report_manifest, longest=512, seeds=_listed(
+    Target(name="report_manifest", read=_report_manifest, longest=512, seeds=listed(
         '{"written_by": "simkit 0", "files": {"index.html": "ab", "figures/a.svg": "cd", "../x": "e", "/etc/x": "f"}}')),
-    Target(name="cache_entry", read=_cache_entry, longest=256, seeds=_listed(
+    Target(name="cache_entry", read=_cache_entry, longest=256, seeds=listed(
         '[1e-5, {"hbm": 1e-5, "compute": 0.0}, {"hbm": 4096.0}]', "[NaN, {}, {}]", "[1, [], null]")),
 )}

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.reference.dense_attention import (
     Case,
-    Coding,
     Data,
     Latent,
     Ledger,
@@ -18,6 +17,7 @@ from tests.reference.dense_attention import (
     execute,
     softmax,
 )
+from tests.reference.number_formats import Coding
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # sums of float64 in another order
 BASE = Case(n_q=4, n_kv=2, head_dim=4, lengths=(9, 14), q_len=2)

@@ -25,7 +25,8 @@ from simkit.step.build import build_step
 from simkit.step.placement import demand
 from simkit.step.workload import ATTENTION_KERNELS, DecodeWorkload
 from tests.laws.strategies import divisors
-from tests.reference.dense_attention import Case, Coding, Latent, Ledger, Rule, Vectors, execute
+from tests.reference.dense_attention import Case, Latent, Ledger, Rule, Vectors, execute
+from tests.reference.number_formats import Coding
 
 SAME = 1e-12  # sums of float64 in another order
 LATENT = Mla(kv_lora_rank=6, rope_head_dim=2, nope_head_dim=4, v_head_dim=3, q_lora_rank=None)
