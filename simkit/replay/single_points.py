@@ -42,7 +42,7 @@ def shape_of(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     """The shape that a step's, a placement's and a profile's arrays have together."""
     workload = step.workload
     return np.broadcast_shapes(*(np.shape(value) for value in (
-        workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.tp, workload.pp,
+        workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.machine.tp, workload.machine.pp,
         *placement.kv.values(), *_arrays(hardware))))
 
 

@@ -277,15 +277,16 @@ def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
     a_layer = (1 if model.parallel_block else 2) + (1 if model.cross_attention else 0)
     reductions = 1 + a_layer * model.n_layers - np.where(spread, moe_layers, 0)
     found = [
-        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.tp),
-        Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.tp,
+        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
+        Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.machine.tp,
                    bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
-        Collective(name="stage_hop", kind="send", count=workload.pp, bytes=hidden / heads.ways, chips=workload.pp),
+        Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
+                   bytes=hidden / heads.ways),
     ]
     if moe_layers and model.moe is not None:
         # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
         found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
-                                bytes=hidden * model.moe.top_k / workload.ep, chips=workload.tp))
+                                bytes=hidden * model.moe.top_k / workload.ep, chips=workload.machine.tp))
     return (*found, *_resharding(workload))
 
 
@@ -295,7 +296,7 @@ def _resharding(workload: DecodeWorkload) -> list[Collective]:
     """
     heads, layout, layers = workload.heads, workload.layout, workload.model.n_layers
     core = layout.core
-    mapping = workload.sharding
+    mapping = workload.machine.mapping
     if workload.static or (isinstance(mapping, str) and mapping == "heads"):
         return []
     bytes_a = workload.activation_bytes_per_element

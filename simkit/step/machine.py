@@ -21,3 +21,8 @@ class Machine:
     pp: Any
     mapping: Mapping = "heads"
     overflow: Any = False
+
+    @classmethod
+    def split(cls, *, tp: Any = 1, pp: Any = 1, mapping: Mapping = "heads") -> Machine:
+        """As many chips as ``tp`` ways in ``pp`` stages take."""
+        return cls(chips=tp * pp, tp=tp, pp=pp, mapping=mapping)

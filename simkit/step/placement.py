@@ -57,7 +57,7 @@ def demand(workload: DecodeWorkload) -> Demand:
     The embedding and the LM head lie on the first and last stage; a stage that holds one of them is the fullest.
     """
     model, heads = workload.model, workload.heads
-    layers, pp = model.n_layers, np.asarray(workload.pp)
+    layers, pp = model.n_layers, np.asarray(workload.machine.pp)
     share = 1.0 / pp if workload.static else np.ceil(layers / pp) / layers
     embedding = model.vocab_size * model.hidden_size
     positions = model.learned_positions * model.hidden_size
@@ -106,7 +106,7 @@ def allocated_bytes_per_sequence(workload: DecodeWorkload) -> Any:
 
 def _on_one_chip(workload: DecodeWorkload) -> DecodeWorkload:
     """All heads and all tokens of a sequence, one copy."""
-    return replace(workload, sharding="heads", tp=1, static=False)
+    return replace(workload, machine=replace(workload.machine, mapping="heads", tp=1), static=False)
 
 
 def usable_levels(hardware: HardwareProfile, tensor: Tensor, *, overflow: Any) -> tuple[MemoryLevel, ...]:

@@ -60,7 +60,7 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
     both_dims, expansion = core.key_dim + core.value_dim, core.expansion
     # A prompt is read in full: what an eviction rule drops goes after it. Windows are part of the model.
     window = np.inf if group.window is None else float(group.window)
-    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.pp, 1)
+    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.machine.pp, 1)
     scores = causal_pairs(chunk, end, window) * heads.q_per_chip / parts
     seen = np.minimum(end, window + chunk)
     bytes_a = workload.activation_bytes_per_element

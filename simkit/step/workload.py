@@ -13,7 +13,8 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
-from simkit.step.sharding import Mapping, ShardedHeads, is_cut_by, shard_heads, shard_numbers
+from simkit.step.machine import Machine
+from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_numbers
 
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
@@ -48,14 +49,14 @@ def parse_cache_order(text: str) -> CacheOrder:
 class DecodeWorkload:
     """One step of ``batch`` sequences with ``kv_len`` cached tokens each, producing or verifying ``q_len`` tokens.
 
-    ``tp`` chips share each layer and ``pp`` stages hold successive layers; ``ep`` of the ``tp`` chips hold different
-    experts; ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head
-    is replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
-    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``. ``grouped-unsplit`` is the
-    grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one head lie
-    side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
-    ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-attention
-    reads and none changes.
+    ``machine``: the chips, and how they share the model; ``ep`` of those that share a layer hold different experts;
+    ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head is
+    replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
+    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``. ``grouped-unsplit`` is
+    the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
+    head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
+    ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
+    attention reads and none changes.
     """
 
     model: ModelArchitecture
@@ -70,10 +71,8 @@ class DecodeWorkload:
     policy: KvPolicy = field(default_factory=KvPolicy)
     kernel: AttentionKernel = "grouped"
     cache_order: CacheOrder = "head-major"
-    sharding: Mapping = "heads"
     activation_dtype: str = "bf16"
-    tp: Any = 1
-    pp: Any = 1
+    machine: Machine = field(default_factory=Machine.split)
     ep: Any = 1
     static: bool = False
     encoder_len: Any = 0
@@ -81,7 +80,7 @@ class DecodeWorkload:
     @cached_property
     def microbatches(self) -> Any:
         """Groups of sequences in flight at once: one a pipeline stage, as far as the batch goes."""
-        return np.minimum(self.pp, self.batch)
+        return np.minimum(self.machine.pp, self.batch)
 
     @cached_property
     def sequences(self) -> Any:
@@ -102,19 +101,19 @@ class DecodeWorkload:
     def heads(self) -> ShardedHeads:
         """Heads per chip under this sharding."""
         try:
-            return shard_numbers(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static,
-                                 sharding=self.sharding)
+            return shard_numbers(self.model.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
+                                 sharding=self.machine.mapping)
         except TypeError:  # arrays have no hash
-            return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.tp, static=self.static,
-                               sharding=self.sharding)
+            return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
+                               sharding=self.machine.mapping)
 
     @property
     def computed_kv_heads(self) -> Any:
         """KV heads whose new keys and values this chip computes: its own, or its part where chips divide the rest."""
         own, part = self.heads.kv_per_chip, self.n_kv_heads / self.heads.ways
-        if isinstance(self.sharding, str):
-            return own if self.sharding == "heads" else part
-        return np.where(is_cut_by(self.sharding, "heads"), own, part)
+        if isinstance(self.machine.mapping, str):
+            return own if self.machine.mapping == "heads" else part
+        return np.where(is_cut_by(self.machine.mapping, "heads"), own, part)
 
     @cached_property
     def layer_groups(self) -> tuple[LayerGroup, ...]:

@@ -142,7 +142,7 @@ class Scenario:
             model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=kv_len, q_len=verified,
             kv_format=self.key_format, value_format=self.value_format, weight_format=self.weight_format,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
-            sharding=machine.mapping, tp=machine.tp, pp=machine.pp, ep=self._expert_ways(model, machine.tp),
+            machine=machine, ep=self._expert_ways(model, machine.tp),
             static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
 
     def mapping(self, hardware: HardwareProfile) -> AttentionSharding | None:

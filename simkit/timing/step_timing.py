@@ -163,7 +163,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.
     imbalance: Any = 1.0
     if not workload.static:
-        imbalance = _stage_imbalance(workload.model.n_layers, workload.pp, workload.microbatches)
+        imbalance = _stage_imbalance(workload.model.n_layers, workload.machine.pp, workload.microbatches)
     waiting_s = stages_s * (imbalance - 1.0)
     host_s = hardware.overheads.step_s
     operator_time |= links | {"layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}

@@ -28,6 +28,7 @@ from simkit.step.workload import DecodeWorkload
 from simkit.study.point import decode_step
 from simkit.study.scenario import parse_scenario
 from tests.laws import strategies as draw
+from tests.step.machine_words import machine_words
 
 H100 = load_hardware("h100-sxm")
 Reducer = dict[str, object]
@@ -37,7 +38,7 @@ def workload(model: str = "llama-2-70b", layout: str = "mha", kv_len: float = 81
     shape = load_model(model)
     chosen = parse_layout(layout, shape)
     return DecodeWorkload(model=shape, layout=chosen, n_kv_heads=chosen.n_kv_heads, batch=1.0, kv_len=kv_len, q_len=1.0,
-                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **fields)
+                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **machine_words(fields))
 
 
 def with_layout(base: DecodeWorkload, name: str) -> DecodeWorkload:

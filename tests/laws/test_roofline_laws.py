@@ -11,6 +11,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.roofline.engine import evaluate
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.placement import demand, place
 from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.scenario import parse_scenario
@@ -112,7 +113,7 @@ def test_a_point_gives_the_same_bits_alone_and_in_a_sweep(hardware, model, batch
 def test_splitting_over_chips_never_makes_a_chip_hold_more(model, batch, kv_len, ways):
     def needed(tp: int) -> float:
         workload = point(draw.PROFILES["h100-sxm"], model, "as-trained", batch, kv_len).step.workload
-        need = demand(replace(workload, tp=float(tp)))
+        need = demand(replace(workload, machine=Machine.split(tp=float(tp))))
         return float(np.max(need.weight_bytes + need.kv_bytes))
 
     if model.n_q_heads % (2 * ways) == 0:

@@ -22,6 +22,7 @@ from simkit.model.kv_cache import (
     parse_paging,
 )
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.placement import demand
 from simkit.step.workload import ATTENTION_KERNELS, DecodeWorkload
 from tests.laws.strategies import divisors
@@ -74,8 +75,8 @@ def workloads(draw: st.DrawFn) -> DecodeWorkload:
         q_len=float(draw(st.integers(1, 3))), kv_format=keys, value_format=values, weight_format=FORMATS["bf16"],
         policy=KvPolicy(eviction=parse_eviction(eviction, budgets), paging=parse_paging(page, reserve),
                         lengths=parse_lengths(",".join(map(str, tokens)) if ragged else "equal")),
-        kernel=draw(st.sampled_from(ATTENTION_KERNELS)), sharding=sharding,
-        tp=float(draw(st.sampled_from(divisors(n_q)))))
+        kernel=draw(st.sampled_from(ATTENTION_KERNELS)),
+        machine=Machine.split(tp=float(draw(st.sampled_from(divisors(n_q)))), mapping=sharding))
 
 
 def what_a_kind_keeps(workload: DecodeWorkload) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def layers_of(workload: DecodeWorkload) -> list[tuple[Rule, Case]]:
         cases.append(Case(
             n_q=model.n_q_heads, n_kv=workload.n_kv_heads, head_dim=model.head_dim, lengths=lengths, **what_a_kind_keeps(workload),
             q_len=int(workload.q_len), keys=coding(workload.kv_format), values=coding(workload.value_format), rule=rule,
-            kernel=workload.kernel, sharding=workload.sharding, chips=int(workload.tp), page=paging.page,
+            kernel=workload.kernel, sharding=workload.machine.mapping, chips=int(workload.machine.tp), page=paging.page,
             reserve=paging.reserve))
     return cases
 
@@ -118,7 +119,7 @@ def layers_of(workload: DecodeWorkload) -> list[tuple[Rule, Case]]:
 @given(workloads())
 def test_operators_count_what_execution_touches(workload):
     outcomes = [execute(case) for case in layers_of(workload)]
-    chips = [sum((outcome.chips[c] for outcome in outcomes), Counter()) for c in range(int(workload.tp))]
+    chips = [sum((outcome.chips[c] for outcome in outcomes), Counter()) for c in range(int(workload.machine.tp))]
     operators = build_step(workload).layer_operators
 
     # The chip that reads most of the cache, the first of equals: all figures are of this one chip. (Where KV heads do
@@ -144,7 +145,7 @@ def test_operators_count_what_execution_touches(workload):
     agree("expand_latent", "activation_bytes", busiest("expanded.read", "expanded.write"))
     if "channel" not in (workload.kv_format.axis, workload.value_format.axis):
         agree("kv_append", "kv_write_bytes", busiest("cache.write"))
-    resident = [sum(outcome.resident_bits[c] for outcome in outcomes) for c in range(int(workload.tp))]
+    resident = [sum(outcome.resident_bits[c] for outcome in outcomes) for c in range(int(workload.machine.tp))]
     assert demand(workload).kv_bytes == pytest.approx(max(resident) / 8, rel=SAME)
 
 

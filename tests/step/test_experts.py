@@ -10,10 +10,12 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.step.build import build_step, step_totals
+from simkit.step.machine import Machine
 from simkit.step.mixture import distinct_experts
 from simkit.step.placement import demand
 from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
 from simkit.step.workload import DecodeWorkload
+from tests.step.machine_words import machine_words
 
 # experts, top k, rows, groups of experts: Mixtral, gpt-oss, Qwen3-MoE, DeepSeek-V2 and V3, and a switch of top 1.
 ROUTINGS = [(8, 2, 1, 2), (8, 2, 4, 8), (8, 2, 64, 8), (8, 2, 256, 4), (32, 4, 1, 4), (32, 4, 16, 8), (128, 8, 1, 8),
@@ -64,7 +66,7 @@ def mixture(name: str = "mixtral-8x7b", batch: float = 16.0, **split: float) -> 
     model = load_model(name)
     layout = parse_layout("as-trained", model)
     return DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=512.0, q_len=1.0,
-                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **split)
+                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **machine_words(split))
 
 
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3", "qwen3-235b-a22b", "gpt-oss-120b"])
@@ -125,4 +127,4 @@ def workload_of_experts(ep):
     model = load_model("mixtral-8x7b")
     layout = parse_layout("as-trained", model)
     return DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=5.0, kv_len=100.0, q_len=1.0,
-                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=4.0, ep=ep)
+                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], machine=Machine.split(tp=4.0), ep=ep)

@@ -14,6 +14,7 @@ from simkit.step.prefill import prefill_attention
 from simkit.step.workload import DecodeWorkload
 from tests.reference.dense_attention import execute
 from tests.reference.test_operators_against_execution import LATENT, layers_of
+from tests.step.machine_words import machine_words
 
 LAYOUTS = ["gqa-4", "gqa-12", "gta-4", "gta-12", "gta-1", "gla-4", "gla-3", "mla"]
 SHARDINGS = ["heads", "batch", "context"]
@@ -30,7 +31,7 @@ def workload(layout: str, *, model=None, batch=12.0, kv_len=12.0, **changes) -> 
     model = model or small(layout)
     parsed = parse_layout(layout, model)
     return DecodeWorkload(model=model, layout=parsed, n_kv_heads=parsed.n_kv_heads, batch=batch, kv_len=kv_len, q_len=1.0,
-                          kv_format=FORMATS["bf16"], value_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **changes)
+                          kv_format=FORMATS["bf16"], value_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **machine_words(changes))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -12,11 +12,13 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
 from simkit.step.mixture import distinct_experts
 from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
 from simkit.timing.roofs import compute_time_s
+from tests.step.machine_words import machine_words
 
 
 def workload_of(model_name: str, layout: str = "as-trained", batch: float = 1.0, kv_len: float = 4096.0,
@@ -24,7 +26,7 @@ def workload_of(model_name: str, layout: str = "as-trained", batch: float = 1.0,
     model = load_model(model_name)
     chosen = parse_layout(layout, model)
     return DecodeWorkload(model=model, layout=chosen, n_kv_heads=chosen.n_kv_heads, batch=batch, kv_len=kv_len,
-                          q_len=q_len, kv_format=FORMATS[kv], weight_format=FORMATS["bf16"], **split)
+                          q_len=q_len, kv_format=FORMATS[kv], weight_format=FORMATS["bf16"], **machine_words(split))
 
 
 def attention_of(workload: DecodeWorkload):
@@ -133,7 +135,8 @@ def test_arrays_of_heads_and_chips_broadcast_in_one_step():
     model = load_model("llama-2-70b")
     workload = DecodeWorkload(
         model=model, layout=parse_layout("mha", model), n_kv_heads=np.array([64, 8, 1])[:, None], batch=1.0,
-        kv_len=4096.0, q_len=1.0, kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=np.array([1.0, 8.0]))
+        kv_len=4096.0, q_len=1.0, kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"],
+        machine=Machine.split(tp=np.array([1.0, 8.0])))
     read = attention_of(workload).kv_read_bytes * 80
     assert read.tolist() == [[10737418240, 1342177280], [1342177280, 167772160], [167772160, 167772160]]
 

@@ -15,6 +15,7 @@ from simkit.model.kv_cache import FORMATS, KvPolicy, parse_eviction
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload
+from tests.step.machine_words import machine_words
 
 FIGURES = ("matrix_flops", "vector_flops", "unpack_flops", "exponentials", "weight_bytes", "kv_read_bytes", "kv_reread_bytes",
            "kv_write_bytes", "activation_bytes")
@@ -24,7 +25,7 @@ def step_of(name: str, layout: str = "as-trained", **words: Any) -> Any:
     model = load_model(name)
     parsed = parse_layout(layout, model)
     words = {"q_len": 1.0, "kv_format": FORMATS["bf16"], "weight_format": FORMATS["bf16"]} | words
-    return build_step(DecodeWorkload(model=model, layout=parsed, n_kv_heads=parsed.n_kv_heads, **words))
+    return build_step(DecodeWorkload(model=model, layout=parsed, n_kv_heads=parsed.n_kv_heads, **machine_words(words)))
 
 
 def one(step: Any, name: str) -> Operator:

@@ -8,13 +8,14 @@ from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.step.prefill import causal_pairs, prefill_attention
 from simkit.step.workload import DecodeWorkload
+from tests.step.machine_words import machine_words
 
 
 def workload(name="llama-3.1-8b", layout="as-trained", **changes):
     model = load_model(name)
     parsed = parse_layout(layout, model)
     return DecodeWorkload(model=model, layout=parsed, n_kv_heads=parsed.n_kv_heads, batch=1, kv_len=1, q_len=1,
-                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **changes)
+                          kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], **machine_words(changes))
 
 
 @pytest.mark.parametrize("most", [np.inf, 1, 5, 64])

@@ -14,6 +14,7 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.step.build import build_step, step_totals
+from simkit.step.machine import Machine
 from simkit.step.placement import cached_bytes_per_sequence, demand
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
@@ -33,7 +34,7 @@ def test_chips_together_do_at_least_the_whole_work_and_exactly_it_when_everythin
     if model.n_q_heads % tp:
         return
     one = workload_of(model.name, batch=float(batch), kv_len=float(kv_len))
-    many = replace(one, tp=float(tp), pp=float(min(pp, model.n_layers)), sharding=sharding)
+    many = replace(one, machine=Machine.split(tp=float(tp), pp=float(min(pp, model.n_layers)), mapping=sharding))
 
     def flops(workload) -> float:
         return float(sum(op.count * op.matrix_flops for op in build_step(workload).operators))
@@ -54,7 +55,7 @@ def test_totals_count_each_sequence_once_however_it_is_dealt(model, tp, sharding
         return
     kv_len = 4096.0  # divides, so that a context's shares are whole
     one = workload_of(model.name, batch=float(batch), kv_len=kv_len)
-    many = replace(one, tp=float(tp), pp=float(min(pp, model.n_layers)), sharding=sharding)
+    many = replace(one, machine=Machine.split(tp=float(tp), pp=float(min(pp, model.n_layers)), mapping=sharding))
     alone, together = step_totals(build_step(one)), step_totals(build_step(many))
     copies = many.heads.copies
     assert together.kv_read_bytes == pytest.approx(alone.kv_read_bytes * copies, rel=1e-12)
@@ -181,7 +182,8 @@ def test_of_three_kv_heads_on_four_chips_six_copies_are_read_though_each_chip_ha
     model = replace(load_model("llama-2-7b"), n_q_heads=12, n_kv_heads=3)
     layout = parse_layout("gqa-3", model)
     step = build_step(DecodeWorkload(model=model, layout=layout, n_kv_heads=3, batch=2.0, kv_len=100.0, q_len=1.0,
-                                     kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], tp=4.0))
+                                     kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"],
+                                     machine=Machine.split(tp=4.0)))
     assert step.attention_operators[0].kv_read_bytes == 2 * 2 * 100 * 512
     assert step_totals(step).kv_read_bytes == pytest.approx(32 * 2 * 6 * 100 * 512, rel=1e-12)
 

@@ -26,7 +26,7 @@ def workload_of(scenario: Scenario, model=MIXTRAL, chip: str = "h100-sxm", tp: f
 def test_the_plain_scenario_is_bf16_and_keeps_everything():
     workload = workload_of(parse_scenario())
     assert parse_scenario() == Scenario()
-    assert (workload.kv_format.name, workload.kernel, workload.sharding, workload.ep) == ("bf16", "grouped", "heads", 1)
+    assert (workload.kv_format.name, workload.kernel, workload.machine.mapping, workload.ep) == ("bf16", "grouped", "heads", 1)
     assert workload.policy.eviction is None
     assert workload.q_len == 2
 
@@ -38,7 +38,7 @@ def test_words_become_parts_of_the_workload():
     assert workload.weight_format.name == "fp8"
     assert workload.policy.eviction.budget == 100
     assert (workload.policy.paging.page, workload.policy.lengths.name) == (16, "lognormal:0.5")
-    assert (workload.kernel, workload.sharding, workload.ep) == ("unfused", "context", 4)
+    assert (workload.kernel, workload.machine.mapping, workload.ep) == ("unfused", "context", 4)
 
 
 def test_verifying_a_draft_sets_the_query_tokens():
@@ -57,7 +57,7 @@ def test_a_dense_model_has_no_experts_to_deal():
 
 def test_the_machine_says_how_it_shards_attention_unless_the_scenario_does():
     assert parse_scenario().mapping(load_hardware("h100-sxm")) is None  # the fastest
-    assert workload_of(parse_scenario(attention_sharding="batch")).sharding == "batch"
+    assert workload_of(parse_scenario(attention_sharding="batch")).machine.mapping == "batch"
     assert workload_of(parse_scenario(), chip="groq-lpu").static
 
 

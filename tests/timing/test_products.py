@@ -20,6 +20,7 @@ from simkit.step.operators import Operator
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
 from simkit.timing.products import moved_bytes, streamed_times
+from tests.step.machine_words import machine_words
 
 CHIPS = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "h200-sxm", "mi300x", "groq-lpu")
 MEASURED = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s")
@@ -29,7 +30,7 @@ def step_of(name: str, *, batch: float = 8.0, weights: str = "bf16", **split: fl
     model = load_model(name)
     layout = parse_layout("as-trained", model)
     return build_step(DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=64.0,
-                                     q_len=1.0, kv_format=FORMATS["bf16"], weight_format=FORMATS[weights], **split))
+                                     q_len=1.0, kv_format=FORMATS["bf16"], weight_format=FORMATS[weights], **machine_words(split)))
 
 
 def products(step) -> list[Operator]:

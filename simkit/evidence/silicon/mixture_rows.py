@@ -24,6 +24,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture, Moe
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
+from simkit.step.machine import Machine
 from simkit.step.mixture import Routing, experts
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload
@@ -85,7 +86,7 @@ def _by_shape(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator, Operator, An
         workload = DecodeWorkload(
             model=model, layout=parse_layout("mha", model), n_kv_heads=tp * ep, batch=rows.columns["tokens"][where],
             kv_len=1.0, q_len=1.0, kv_format=parse_format("bf16"), weight_format=parse_format(str(first["dtype"])),
-            tp=float(tp * ep), ep=float(ep))
+            machine=Machine.split(tp=float(tp * ep)), ep=float(ep))
         chosen = [routed(int(tokens), top_k, count, ep, str(distribution)) for tokens, distribution in zip(
             rows.columns["tokens"][where], rows.columns["distribution"][where], strict=True)]
         choices, distinct, ever = np.array(chosen).T
