@@ -46,6 +46,7 @@ DIMENSIONLESS = {
     "mha_own_batch": "a count of sequences",
     "own_batch": "a count of sequences",
     "pp": "a count of stages, which may be an array",
+    "rounding": "a relative half of the last printed digit",
     "routing_passes": "how often a mixture's rows pass the memory to be dealt out",
     "tp": "a count of chips, fractional on statically scheduled machines",
     "axis": "knots of a table that is read between them, in any unit",

@@ -40,7 +40,7 @@ def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Re
 def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
     """A value with the range that it has by what is assumed, where that matters."""
     value, low, high = (record.get(key) for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None or low is None or high is None or high <= WIDE * low:
+    if not record.get("assumed") or value is None or low is None or high is None or high <= WIDE * low:
         return value
     texts = [cell(end, column.dimension) for end in (low, high)]
     units = [text.partition(" ")[2] for text in texts]

@@ -178,6 +178,8 @@ def chips_options(function: Decorated) -> Decorated:
 def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
     """Another way to name the machine: read by :func:`parse_chips`."""
     if value:
+        if _CHIPS_WORD in ctx.meta:
+            raise UserError("--fewest beside --budget-chips: give one of them")
         ctx.meta[_CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 

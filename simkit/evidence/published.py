@@ -71,7 +71,8 @@ def verdict_of(row: PublishedRow, ours: float) -> Verdict:
     if row.split == "negative":
         return "needs speculation" if ours < published else "reached by plain decode"
     if row.bound is not None:
-        kept = {"at-least": ours >= published, "at-most": ours <= published, "below": ours < published}[row.bound]
+        low, high = published * (1 - row.rounding), published * (1 + row.rounding)
+        kept = {"at-least": ours >= low, "at-most": ours <= high, "below": ours < published}[row.bound]
         return "within bound" if kept else "missed"
     return "within tolerance" if abs(ours / published - 1) <= (row.tolerance or 0.0) else "missed"
 

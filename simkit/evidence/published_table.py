@@ -48,6 +48,7 @@ class RowSchema(StrictRecord):
     bound: Bound | None = None
     split: Split | None = None
     tolerance: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    rounding: Annotated[Number, Field(gt=0, lt=0.01)] | None = None
     note: Text | None = None
     why: Text | None = None
 
@@ -112,6 +113,7 @@ class PublishedRow:
     unit: str
     split: Split
     tolerance: float | None
+    rounding: float
     assumptions: str
     published: float | None
     take: str
@@ -151,8 +153,9 @@ def _rows_of(paper: PaperSchema, speculation: SpeculationTableSchema | None, sou
         yield PublishedRow(
             id=f"{paper.id}.{row.id}", paper=paper.title, quantity=row.quantity,
             unit="" if row.over is not None else _UNITS.get(row.take, ""), split=row.split or paper.split,
-            tolerance=row.tolerance or paper.tolerance, assumptions=paper.assumes, published=row.published,
-            take=row.take, setup=setup(own), over=None if row.over is None else setup(merged(own, row.over)),
+            tolerance=row.tolerance or paper.tolerance, rounding=row.rounding or 0.0,
+            assumptions=paper.assumes, published=row.published, take=row.take, setup=setup(own),
+            over=None if row.over is None else setup(merged(own, row.over)),
             minus=None if row.minus is None else setup(merged(own, row.minus)),
             order=tuple(setup(merged(own, changes)) for changes in row.order or ()), bound=row.bound, says=row.says,
             note=row.note, why=row.why)

@@ -50,7 +50,7 @@ from simkit.timing.step_timing import PlacedStep, StepTiming
 # Operators, placement and time by machine.
 Known = dict[Machine, tuple[DecodeStep, Placement, StepTiming]]
 FIT, FIT_EACH, FEWEST = "fit", "fit-each", "fewest"
-_BUDGET: Final = re.compile(r"up-to-(\d{1,9})", re.ASCII)
+_BUDGET: Final = re.compile(r"up-to-([1-9]\d{0,8})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,7 +136,7 @@ class Points:
         if isinstance(chips, str):
             budget = _BUDGET.fullmatch(chips)
             if chips not in (FIT, FIT_EACH, FEWEST) and budget is None:
-                raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT} or {FIT_EACH}")
+                raise UserError(f"--chips '{chips[:20]}': expected a number, {FIT}, {FIT_EACH}, {FEWEST} or up-to-8")
             if self.tp is None and self.pp is None:
                 if budget is not None:
                     hardware = replace(hardware, max_chips=min(int(budget[1]), hardware.max_chips))

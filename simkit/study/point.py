@@ -108,12 +108,14 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     attention: layouts (``as-trained``, ``mha``, ``gqa-K``, ``mqa``, ``mla``, ``gta-K``, ``gla-K``).
     batch, kv_len, q_len: sequences, cached tokens a sequence, query tokens a sequence; numbers of at least 1.
     kv_dtype, weight_dtype: element formats (``bf16``, ``fp8``, ``int4``, ``int4-g128``).
-    chips: a number, ``fit`` (the fewest on which every layout of this call fits) or ``fit-each``.
+    chips: a number; ``fit``: those of least cost of a token on which every layout of this call fits; ``fit-each``: for
+        each layout alone; ``fewest``; ``up-to-N``: the fastest of at most N.
     tp, pp: chips that share a layer, pipeline stages; left open they follow from ``chips``.
     engine: ``roofline`` or ``replay``.
     overrides: profile values by dotted key, as after ``--set``.
     profiles: a folder whose profiles are looked up before the shipped ones.
-    assume: what stands for parameters that a profile does not state: ``priors`` of its class, or ``ideal``.
+    assume: what stands for parameters that a profile does not state: ``priors`` of its class, or ``ideal``. A profile
+        that is given loaded has been told so by :func:`simkit.load_hardware`.
     baseline: also time MHA on the same chips, for the ``speedup_vs_mha`` columns.
     fields: the columns that are wanted; None: all of :data:`simkit.study.record.FIELDS`. Those of
         :data:`simkit.study.causes.CAUSE_FIELDS` and :data:`simkit.study.own_batch.OWN_BATCH_FIELDS` are given when
@@ -132,6 +134,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
     kinds = [kind for kind, _ in coded]
     numbers = [checked_numbers(name, value) for name, value in (("batch", batch), ("kv_len", kv_len), ("q_len", q_len))]
     shape = _shape([*(codes for _, codes in coded), *numbers])
+    if assume is not None and any(isinstance(value, HardwareProfile) for value in kinds[0]):
+        raise UserError("assume goes with a profile's name; a loaded one was told: load_hardware(..., assume=...)")
     chip_of = [value if isinstance(value, HardwareProfile) else load_hardware(
         value, overrides=overrides, profiles=profiles, assume=assume) for value in kinds[0]]
     model_of = [value if isinstance(value, ModelArchitecture) else load_model(value) for value in kinds[1]]
@@ -204,6 +208,8 @@ class _Column:
 
 
 def _wanted(fields: Sequence[str] | None) -> list[str]:
+    if isinstance(fields, str):
+        raise UserError(f"fields: '{fields[:40]}' is one name: give a list of names")
     for name in fields or ():
         if name not in ASKED_FOR:
             raise UserError(f"fields: no column is called '{str(name)[:40]}'", hint=did_you_mean(str(name), ASKED_FOR))

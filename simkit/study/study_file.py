@@ -28,12 +28,11 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
-from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import Location, UserError, UserErrorGroup, did_you_mean, raise_collected
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
-from simkit.foundation.validation import Name, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.validation import Name, StrictRecord, Text, check, rule
 from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -44,6 +43,7 @@ from simkit.model.kv_cache import parse_format
 from simkit.study.engines import ENGINES
 from simkit.study.evaluate import FIT, FIT_EACH
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
+from simkit.study.study_values import Axis, Chips, Point
 
 KIND: Final = "workloads/studies"
 VARIABLE: Final = "SIMKIT_STUDIES"
@@ -60,31 +60,6 @@ _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "bo
 _ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
-
-def _axis(value: object) -> tuple[int, ...]:
-    """A number, a list of numbers, or the command line's syntax: whole numbers of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | list):
-        raise rule("expected a number, a list such as [1, 8], or a range such as 1k..128k*2")
-    text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
-    try:
-        return tuple(int(number) for number in parse_axis(text))
-    except UserError as error:
-        raise rule(str(error)) from None
-
-
-def _point(value: object) -> int:
-    values = _axis(value)
-    if len(values) != 1:
-        raise rule("expected one value, not a list")
-    return values[0]
-
-
-_AXIS_JSON: Final = {"oneOf": [{"type": "integer"}, {"type": "string"},
-                               {"type": "array", "items": {"type": "integer"}}]}
-Axis = Annotated[tuple[int, ...], PlainValidator(_axis), WithJsonSchema(_AXIS_JSON)]
-Point = Annotated[int, PlainValidator(_point), WithJsonSchema(_AXIS_JSON)]
-Chips = (Annotated[int, WholeNumber(1, 1_000_000)] | Literal["fit", "fit-each", "fewest"]
-         | Annotated[str, Field(pattern=r"^up-to-[1-9][0-9]{0,5}$")])
 Names = Annotated[list[Text], Field(min_length=1, max_length=24)]
 
 

@@ -75,7 +75,7 @@ def moved_bytes(task: ProductTask) -> Any:
 
 
 def launch_floor_s(task: ProductTask, hardware: HardwareProfile, kernel: GemmKernel | MoeKernel) -> float:
-    """Floor of a product timed by itself; that of 8-bit operands has the kernel that quantises the inputs."""
+    """Floor of a product timed by itself; for 8-bit operands it includes the quantising kernel."""
     ratio = kernel.launch_ratio_8bit if isinstance(kernel, GemmKernel) and task.input_bytes < OUTPUT_BYTES else 1.0
     return kernel.launch_cycles * ratio / hardware.compute.known_clock_hz
 

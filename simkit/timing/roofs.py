@@ -250,8 +250,8 @@ def compute_time_s(operator: Operator, hardware: HardwareProfile, placement: Pla
               \frac{F_m + F_v}{\pi_v} \right)
 
     A quantised cache that the matrix unit does not multiply as it is takes :math:`F_u` more flops of the vector unit;
-    or it is converted on its way in, as fast as a cache of 16 bits would stream, whatever takes less: a format of fewer
-    bytes never makes a machine slower than not using it.
+    or it is converted on its way in, as fast as a cache of 16 bits would stream, whichever takes less: a format of
+    fewer bytes never makes a machine slower than not using it.
 
     .. math:: T = \min\left( T_0|_{F_v + F_u},\; \max(T_0, T_{16}) \right)
 

@@ -205,3 +205,11 @@ def test_assume_ideal_is_named_and_has_no_range(cli):
     assert "ideal values stand where these profiles are silent (--assume): gaudi3" in told
     after, = records_of(cli("simulate", "-H", "gaudi3", *POINT, "--format", "json"))  # the word ends with its command
     assert after["assumed"] != "ideal"
+
+
+def test_two_ways_to_name_the_machine_are_refused(cli):
+    """The budget won, unsaid."""
+    result = cli("simulate", "--fewest", "--budget-chips", "4")
+    assert result.exit_code == 2
+    assert "give one of them" in result.stderr
+    assert len(result.stderr.splitlines()) <= 2

@@ -16,7 +16,7 @@ def measured():
     return [row for row in read_rows(reference_path("serving_tpot.csv.gz")) if row.model in DENSE and row.comparable]
 
 
-def test_dense_models_on_h100_and_b200_are_within_15_percent_at_the_median(measured):
+def test_dense_models_are_within_15_percent_at_the_median_but_for_tensorrt_in_8_bits_on_b200(measured):
     """AIConfigurator's rows of Llama-3.1-70B and Qwen3-32B (issue 8, tolerance of part 4): TPOT, a group at a time."""
     groups, every = {}, []
     for row in measured[::4]:
@@ -25,10 +25,11 @@ def test_dense_models_on_h100_and_b200_are_within_15_percent_at_the_median(measu
         every.append(error)
     assert len(groups) >= 7
     medians = {group: sorted(errors)[len(errors) // 2] for group, errors in groups.items()}
-    # Since products have their measured rates B200's 8-bit steps come out up to a fifth too slow, H100's do not: that
-    # chip's launch inside a step is a figure from the press (docs/evidence.md).
+    # A known miss, told in docs/evidence.md: with measured products this one group comes out 18 % slow, and neither vLLM's
+    # 8-bit steps on the same chip (11 %) nor TensorRT-LLM's in 4 bits (no bias) do.
+    known = ("b200_sxm", "meta-llama/Llama-3.1-70B", "trtllm", "fp8")
     for group, median in medians.items():
-        assert median <= (0.20 if group[0].startswith("b200") and group[3] == "fp8" else 0.15), group
+        assert median <= (0.20 if group == known else 0.15), group
     assert sorted(every)[len(every) // 2] <= 0.08
 
 

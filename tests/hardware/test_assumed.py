@@ -2,6 +2,7 @@
 
 import pytest
 
+import simkit
 from simkit.errors import UserError
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.hardware.catalog import list_hardware, load_hardware
@@ -113,3 +114,9 @@ def test_no_chip_assumes_host_work_or_a_range_of_nothing():
     for chip in list_hardware():
         assert "overheads.step" not in assumed(chip)
         assert all(one.fast != one.slow for one in chip.assumed)
+
+
+def test_a_loaded_profile_cannot_be_told_again_what_to_assume():
+    """It was ignored in silence."""
+    with pytest.raises(UserError, match="a loaded one was told"):
+        simkit.decode_step(load_hardware("groq-lpu"), "llama-3-8b", assume="ideal")

@@ -126,5 +126,5 @@ def test_a_budget_of_chips_is_spent_on_speed():
                    for chips in ("fit", "up-to-16"))
     assert fit["chips"] < budget["chips"] <= 16
     assert budget["step_time_s"] < fit["step_time_s"]
-    with pytest.raises(simkit.UserError, match="expected a number, fit or fit-each"):
+    with pytest.raises(simkit.UserError, match="expected a number, fit, fit-each, fewest or up-to-8"):
         simkit.decode_step("h100-sxm", LLAMA, chips="up-to")

@@ -82,7 +82,7 @@ def test_groq_lpu_needs_as_many_chips_as_the_model_and_cache_fill():
 
 
 @pytest.mark.parametrize("bad", [{"batch": 0}, {"batch": -1}, {"batch": float("nan")}, {"kv_len": 0}, {"q_len": 0},
-                                 {"batch": 1e300}, {"batch": "many"}, {"chips": 0}, {"chips": "all"}, {"chips": 7, "tp": 2},
+                                 {"batch": 1e300}, {"batch": "many"}, {"chips": 0}, {"chips": "all"}, {"chips": "up-to-0"}, {"chips": "up-to-x"}, {"fields": "step_time_s"}, {"chips": 7, "tp": 2},
                                  {"chips": 8, "tp": 3}, {"attention": "gqa-7"}, {"attention": "mla"}, {"kv_dtype": "bf8"},
                                  {"engine": "guess"}, {"batch": [1, 2], "kv_len": [1, 2, 3]}])
 def test_what_makes_no_sense_is_refused_in_words(bad):

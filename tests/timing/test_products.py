@@ -95,7 +95,7 @@ def test_no_product_is_faster_than_its_roofs_or_slower_for_less_work(chip, name)
 
 @pytest.mark.parametrize("chip", MEASURED)
 def test_a_step_feels_how_fast_its_chip_s_products_load(chip):
-    """Half the load path and a quarter of the DRAM's share: slower in both engines, for products and mixtures."""
+    """A quarter of the load path and of the DRAM's share: slower in both engines, for products and mixtures."""
     hardware = load_hardware(chip)
     gemm, moe = (replace(kernel, load_bytes_per_cycle_per_unit=kernel.load_bytes_per_cycle_per_unit / 4,
                          dram_achieved_fraction=kernel.dram_achieved_fraction / 4)

@@ -211,7 +211,10 @@ def wormhole_time_s(row: dict[str, str]) -> float:
 
 
 def test_wormhole_collectives_are_within_15_percent_of_the_measured_ones():
-    """126 collectives of 2, 4 and 8 chips, 4 KB to 8 GB; sizes at which the library changes its form miss most."""
+    """126 collectives of 2, 4 and 8 chips, 4 KB to 8 GB; sizes at which the library changes its form miss most.
+
+    In sample: the link's three constants are fitted to these rows. What it shows is that one form holds them all.
+    """
     errors = {(row["op"], row["note"][0], row["bytes"]): abs(math.log(wormhole_time_s(row) / float(row["value"])))
               for row in wormhole_rows()}
     assert len(errors) == 126
@@ -231,11 +234,14 @@ def test_small_all_reduces_of_wormhole_boards_take_what_is_measured():
     (2, False, 4096, 9.15e-6), (2, False, 8192, 9.49e-6), (4, False, 8192, 19.22e-6), (4, False, 65536, 26.5e-6),
     (8, True, 16384, 23.34e-6), (8, True, 65536, 26.08e-6), (4, False, 67108864, 2412.04e-6), (8, True, 67108864, 1398.86e-6)])
 def test_blackhole_all_reduces_are_as_its_maker_measured_them(chips, ring, bytes_, measured_s):
-    """tenstorrent/tt-metal@1080d1c, tech_reports/CCLs/results/SUMMARY_blackhole_bfloat16_8192.md."""
+    """tenstorrent/tt-metal@1080d1c, tech_reports/CCLs/results/SUMMARY_blackhole_bfloat16_8192.md.
+
+    The link's constants are of three of these rows. All but one are within 6 %; 64 KB on a line of four is 21 % off.
+    """
     blackhole = load_hardware("tenstorrent-blackhole-p150").scale_up
     link = grid((chips,), wraps=ring, alpha=blackhole.latency_s, launch=blackhole.collective_launch_s,
                 link_bytes_per_s=blackhole.bandwidth_bytes_per_s / 4)
-    assert all_reduce_time_s(bytes_, chips, link) == pytest.approx(measured_s, rel=0.25)
+    assert all_reduce_time_s(bytes_, chips, link) == pytest.approx(measured_s, rel=0.25 if (chips, bytes_) == (4, 65536) else 0.06)
 
 
 def test_trainium_and_inferentia_stay_below_what_a_whole_layer_leaves_for_an_all_reduce():

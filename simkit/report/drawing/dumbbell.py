@@ -13,7 +13,7 @@ from simkit.foundation.errors import UserError
 from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, INK, PAPER, SMALL_POINTS, ChipStyle, layout_name
 
 # Marker, its size in points, and the letter that the key shows for it; a bar can be seen across a diamond.
-_MARKS: Final = (("o", 4.6, "○"), ("D", 3.8, "◆"), ("|", 9.0, "|"), ("^", 4.6, "▲"), ("s", 3.8, "■"), ("v", 4.6, "▼"))
+_MARKS: Final = (("o", 4.6, "○"), ("D", 3.8, "◆"), ("|", 9.0, "┃"), ("^", 4.6, "▲"), ("s", 3.8, "■"), ("v", 4.6, "▼"))
 _KEY_LETTERS: Final = 42  # of a line of the key
 _LETTER_INCHES: Final = 0.045  # of a small text
 

@@ -98,7 +98,8 @@ def _figure(context: FigureContext, found: list[Gains]) -> Any:
     ticks = [2.0**power for power in range(-6, 14) if low * 0.8 <= 2.0**power <= high * 1.2]
     log_ticks(axes, "x", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
     draw_rows(axes, rows, (STEP, TOKENS_PER_S, TOKENS_PER_J), texts,
-              {STEP: "step, same batch", TOKENS_PER_S: "tokens/s (per $)", TOKENS_PER_J: "tokens/J at own batch"})
+              {STEP: "step, same batch", TOKENS_PER_S: "own batch: tokens/s (per $)",
+               TOKENS_PER_J: "own batch: tokens/J"})
     axes.set_xlim(low * 0.88, axis_end(rows, texts, low * 0.88))
     axes.set_xlabel("gain over MHA, same chips [times]")
     return figure

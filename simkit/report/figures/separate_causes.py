@@ -170,12 +170,12 @@ def _finding(context: FigureContext, found: list[Causes], layout: str) -> str:
     text = (f"Of {layout_name(layout)}'s {best.reduction_factor:g}× the whole step keeps between "
             f"{times(least.speedup_of['step'])} ({context.label(least.chip)}) and {times(best.speedup_of['step'])} "
             f"({context.label(best.chip)}). What alone takes most: ")
-    # Several causes may each suffice alone: all within 2 % of the worst are named.
+    # Several causes may each suffice alone: all within half a per cent of the worst are named.
     least_of = {item.chip: min(item.speedup_of[cause] for cause in _ALONE) for item in found}
     parts = []
     for cause in _ALONE:
         names = [f"{context.label(item.chip)} ({times(item.speedup_of[cause])})" for item in found
-                 if item.speedup_of[cause] <= 1.02 * least_of[item.chip]]
+                 if item.speedup_of[cause] <= 1.005 * least_of[item.chip]]
         if names:
             parts.append(f"{_PHRASES[cause]} on {', '.join(names)}")
     users = max(found, key=lambda item: item.speedup_of["users"])

@@ -71,8 +71,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
-        how_to_read="Each panel is scaled to its longest step or the end of its range; the time stands at the "
-                    "end of its bar, and a line is the range of that time by what is assumed. Fixed "
+        how_to_read="Each panel is scaled to its longest step or the end of its range; a line is the range of a "
+                    "step's time by what is assumed, and the time of the bar itself stands behind it. Fixed "
                     "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
                     f"{same_chips_text(request)}",
         inputs=inputs_text(request), omissions=omissions,
@@ -93,7 +93,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
                 parts=[Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
                        for part in PARTS],
                 range_shares=bar.range_s and (bar.range_s[0] / longest, bar.range_s[1] / longest)) for bar in found]))
-    return stacked_bars(panels, xlabel="share of the longest step of that chip", slivers_of="first")
+    return stacked_bars(panels, xlabel="share of the longest that a step of that chip may take", slivers_of="first")
 
 
 def _finding(context: FigureContext, done: dict[str, list[_Bar]]) -> str:
