@@ -15,7 +15,7 @@ from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, INK, PAPER, SMALL_P
 # Marker, its size in points, and the letter that the key shows for it; a bar can be seen across a diamond.
 _MARKS: Final = (("o", 4.6, "○"), ("D", 3.8, "◆"), ("|", 9.0, "┃"), ("^", 4.6, "▲"), ("s", 3.8, "■"), ("v", 4.6, "▼"))
 _KEY_LETTERS: Final = 42  # of a line of the key
-_LETTER_INCHES: Final = 0.045  # of a small text
+_LETTER_INCHES: Final = 0.05  # of a small text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def draw_rows(axes: Axes, rows: list[Row], columns: Sequence[str], texts: dict[i
             axes.annotate(texts[place], (end, place), xytext=(5, 0), textcoords="offset points", va="center",
                           fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
     axes.set_yticks(range(len(rows)), [f"{row.style.label}\n{row.under}" for row in rows], fontsize=SMALL_POINTS,
-                    linespacing=0.95)
+                    linespacing=1.1)
     key = _key([f"{'●' if rows and rows[0].assumed is not None and mark_of[column][2] == '○' else mark_of[column][2]} "
                 f"{names[column]}" for column in columns])
     axes.set_ylim(len(rows) - 0.4, -0.7 - 0.4 * len(key))

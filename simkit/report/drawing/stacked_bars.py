@@ -56,14 +56,17 @@ def stacked_bars(panels: list[Panel], *, xlabel: str, slivers_of: Literal["first
                 name_parts(axes, slivers, edge=-0.4, text_at=-0.62)
             if slivers_of == "last" and row == last:
                 name_parts(axes, slivers, edge=row + 0.4, text_at=row + 0.62)
+            words = format_quantity(bar.time_s, SECONDS)
             if bar.range_shares is not None:
+                scale_s = bar.time_s / sum(part.share for part in bar.parts)
+                words += f" (up to {format_quantity(bar.range_shares[1] * scale_s, SECONDS)})"
                 axes.plot(bar.range_shares, (row, row), "|-", color=INK, linewidth=0.7, markersize=4, clip_on=False)
                 end = max(end, bar.range_shares[1])
-            axes.annotate(format_quantity(bar.time_s, SECONDS), (end, row), xytext=(3, 0), va="center",
+            axes.annotate(words, (end, row), xytext=(3, 0), va="center",
                           textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
         axes.set_yticks(range(last + 1), [layout_name(bar.layout) for bar in panel.bars], fontsize=SMALL_POINTS)
         axes.set_ylim(*((last + 0.6, -1.05) if slivers_of == "first" else (last + 1.15, -0.55)))
-        axes.set_xlim(0, 1.17)
+        axes.set_xlim(0, 1.17 if all(bar.range_shares is None for one in panels for bar in one.bars) else 1.5)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
