@@ -248,6 +248,8 @@ class Link:
     """Sides of a slice of a torus that close: all (default), those of full length, all if in blocks of 4, none."""
     collective_launch_s: Latency = 0.0
     """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
+    middle_reduction: Flag = True
+    """false: the library has no all-reduce of a torus or mesh that sums on the way to the chip in the middle."""
     in_network_reduction: Flag = False
     """true: the switch adds up all-reduces."""
     shared_bandwidth_bytes_per_s: Bandwidth | None = None

@@ -3,8 +3,8 @@ r"""The part of a torus or mesh that some of its chips make: its sides, which of
 A slice of sides :math:`d_1 \times d_2 \ldots` has two links in each dimension at every chip, one of them missing at
 the ends of a line. Both directions of all dimensions work at once.
 
-- Hops to the farthest chip: :math:`\sum_i h_i`, with :math:`h = \lfloor d/2 \rfloor` on a ring that is used in both
-  directions and :math:`d - 1` on a line.
+- Hops to the farthest chip: :math:`H = \sum_i h_i`, with :math:`h = \lfloor d/2 \rfloor` on a ring that is used in
+  both directions and :math:`d - 1` on a line. From the chip in the middle, :math:`M = \sum_i \lfloor d_i/2 \rfloor`.
 - A dimension takes in :math:`r` links' bytes: 2 on a ring, 1 on a line, whose end chip has one link.
 - Gathering ``N`` bytes that ``p`` chips hold in equal parts (or scattering their sums) goes dimension by dimension,
   the last of them moving least. Parts of the data that take the dimensions in other orders keep all links busy: the
@@ -48,6 +48,11 @@ class ChipSlice:
     def hops(self) -> int:
         """Links between the two chips that are farthest apart."""
         return sum(side // 2 if wraps else side - 1 for side, wraps in zip(self.sides, self.wraps, strict=True))
+
+    @property
+    def middle_hops(self) -> int:
+        """Links between the chip in the middle and the one that is farthest from it."""
+        return sum(side // 2 for side in self.sides)
 
     @property
     def gather_share(self) -> float:
@@ -109,20 +114,20 @@ def _joined(sides: tuple[int, ...], shape: tuple[int, ...], wraps: Wraps) -> tup
     return (whole,) * len(sides)
 
 
-def slice_costs(chips: Any, link: Link) -> tuple[Any, Any, Any]:
-    """Hops, gather share and spread share (see :class:`ChipSlice`) of each count of chips, in the shape of ``chips``.
+def slice_costs(chips: Any, link: Link) -> tuple[Any, Any, Any, Any]:
+    """Hops, hops from the middle, gather and spread share (see :class:`ChipSlice`) of each count, shaped as ``chips``.
 
     Slices are found once for each count, so that many points cost a look-up.
     """
     wraps: Wraps = "never" if link.topology == "mesh" else link.wraps or "always"
     counts = np.maximum(np.ceil(chips), 1).astype(int)
     present = np.flatnonzero(np.bincount(counts.ravel())) if counts.size > 1 else counts.ravel()
-    table = np.zeros((3, int(present[-1]) + 1 if present.size else 1))
+    table = np.zeros((4, int(present[-1]) + 1 if present.size else 1))
     for count in present.tolist():
         found = slice_of(count, link.shape, wraps)
-        table[:, count] = found.hops, found.gather_share, found.spread_share
-    hops, gather, spread = table[:, counts]
-    return hops, gather, spread
+        table[:, count] = found.hops, found.middle_hops, found.gather_share, found.spread_share
+    hops, middle, gather, spread = table[:, counts]
+    return hops, middle, gather, spread
 
 
 def link_bytes_per_s(link: Link) -> Any:

@@ -40,6 +40,8 @@ def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     - ring: :math:`2(p-1)\alpha + 2\frac{p-1}{p} n/\beta + 2\lambda`
     - torus or mesh (sums scattered, then gathered, by dimension): :math:`2(\lambda + H\alpha + g n/\beta_l)`; on a
       torus whose sides all close, :math:`2(\lambda + \sum_i\lfloor d_i/2\rfloor\alpha + \frac{p-1}{p} n/\beta)`
+    - torus or mesh, summed on the way to the chip in the middle and sent back whole (few bytes: a line's middle is half
+      as far as its other end): :math:`2(\lambda + M (\alpha + n/\beta_l))`
     - one-shot (every chip sends all to all, switch only): :math:`\alpha + (p-1) n/\beta + \lambda`
     - two-shot (reduce-scatter and all-gather by direct sends, switch only): :math:`2\alpha + 2\frac{p-1}{p} n/\beta +
       2\lambda`
@@ -51,6 +53,10 @@ def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     alpha, launch, transfer = link.latency_s, link.collective_launch_s, bytes_ / link.bandwidth_bytes_per_s
     if link.topology in GRIDS:
         best = 2 * _gathering_s(bytes_, p, link)
+        if link.middle_reduction:
+            _, middle_hops, *_ = slice_costs(p, link)
+            hop_s = link.latency_s + bytes_ / link_bytes_per_s(link)
+            best = np.minimum(best, 2 * (link.collective_launch_s + middle_hops * hop_s))
     else:
         best = 2 * (p - 1) * alpha + 2 * (p - 1) / p * transfer + 2 * launch
     if link.topology in ("switch", "all-to-all"):
@@ -80,7 +86,7 @@ def all_gather_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
 
 def _gathering_s(total_bytes: Any, chips: Any, link: Link) -> Any:
     r"""Gathering parts of a grid's chips, or scattering their sums: :math:`\lambda + H\alpha + g N/\beta_l`."""
-    hops, gather_share, _ = slice_costs(chips, link)
+    hops, _, gather_share, _ = slice_costs(chips, link)
     return (link.collective_launch_s + hops * link.latency_s
             + gather_share * total_bytes / link_bytes_per_s(link))
 
@@ -109,7 +115,7 @@ def all_to_all_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     p = np.asarray(chips, dtype=float)
     transfer = bytes_ / link.bandwidth_bytes_per_s
     if link.topology in GRIDS:
-        hops, _, spread_share = slice_costs(p, link)
+        hops, _, _, spread_share = slice_costs(p, link)
         time = hops * link.latency_s + spread_share * bytes_ / link_bytes_per_s(link)
     elif link.topology in ("switch", "all-to-all"):
         time = link.latency_s + (p - 1) / p * transfer

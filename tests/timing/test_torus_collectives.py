@@ -29,10 +29,12 @@ BYTES = 1e12  # so many that hops do not count
 SIDES = st.lists(st.integers(2, 9), min_size=1, max_size=3).map(tuple)
 
 
-def grid(sides: tuple[int, ...], *, wraps: bool, alpha: float = 1e-6, link_bytes_per_s: float = 1e9, launch: float = 0.0):
+def grid(sides: tuple[int, ...], *, wraps: bool, alpha: float = 1e-6, link_bytes_per_s: float = 1e9, launch: float = 0.0,
+         middle: bool = True):
     """A whole torus or mesh with so much on each of its links."""
     return replace(V5E, shape=sides, wraps="always" if wraps else "never", max_chips=math.prod(sides), latency_s=alpha,
-                   bandwidth_bytes_per_s=2 * len(sides) * link_bytes_per_s, collective_launch_s=launch)
+                   bandwidth_bytes_per_s=2 * len(sides) * link_bytes_per_s, collective_launch_s=launch,
+                   middle_reduction=middle)
 
 
 def ways(side: int, start: int, end: int, *, wraps: bool):
@@ -112,8 +114,11 @@ def test_a_collective_is_bounded_by_its_farthest_chip_and_its_links(sides, wraps
     hops = sum(side // 2 if wraps else side - 1 for side in sides)
     must_move_s = (chips - 1) / chips * bytes_ / link.bandwidth_bytes_per_s
     reduced, gathered = all_reduce_time_s(bytes_, chips, link), all_gather_time_s(bytes_ / chips, chips, link)
-    assert reduced >= 2 * (hops * 1e-6 + must_move_s) * (1 - 1e-9)
-    assert reduced == pytest.approx(2 * gathered, rel=1e-12)  # sums scattered, then gathered
+    middle = sum(side // 2 for side in sides)
+    assert reduced >= 2 * (middle * 1e-6 + must_move_s) * (1 - 1e-9)
+    # Sums scattered, then gathered; or whole to the middle and back.
+    whole = 2 * middle * (1e-6 + bytes_ / link.bandwidth_bytes_per_s * 2 * len(sides))
+    assert reduced == pytest.approx(min(2 * gathered, whole), rel=1e-12)
     assert all_to_all_time_s(bytes_, chips, link) >= hops * 1e-6 + must_move_s * (1 - 1e-9)
     if wraps:  # all links busy all the time
         assert reduced == pytest.approx(2 * (hops * 1e-6 + must_move_s), rel=1e-9)
@@ -161,10 +166,25 @@ def test_slices_of_shipped_chips_wrap_where_their_documents_say(name, chips, sid
     assert slice_of(chips, link.shape, link.wraps) == ChipSlice(sides, wraps)
 
 
-def test_a_small_all_reduce_on_a_4x8_v5e_takes_12_us_with_wraps_and_20_as_the_slice_is():
-    """2 (4/2 + 8/2) hops of 1 us in rings both ways; 2 (3 + 7) in the lines that a slice below 16 has."""
-    assert all_reduce_time_s(1e3, 32, replace(V5E, wraps="always")) == pytest.approx(12e-6, abs=1e-6)
-    assert all_reduce_time_s(1e3, 32, V5E) == pytest.approx(20e-6, abs=1e-6)
+@pytest.mark.parametrize("wraps", ["always", "full-sides"])
+def test_a_small_all_reduce_on_a_4x8_v5e_takes_12_us(wraps):
+    """2 (4/2 + 8/2) hops of 1 us: in rings both ways, and in lines to the middle and back."""
+    assert all_reduce_time_s(1e3, 32, replace(V5E, wraps=wraps)) == pytest.approx(12e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(2,), (5,), (8,), (3, 4), (4, 8), (2, 3, 4)])
+@pytest.mark.parametrize("wraps", [True, False])
+def test_a_small_all_reduce_goes_to_the_nearest_middle_and_back(sides, wraps):
+    """Brute force: of all chips, the one from which the farthest is nearest, by breadth-first search."""
+    chips = list(itertools.product(*map(range, sides)))
+
+    def hops_to_all(start):
+        def steps(one, other, side):
+            return min(abs(one - other), side - abs(one - other)) if wraps else abs(one - other)
+        return max(sum(map(steps, start, chip, sides)) for chip in chips)
+
+    nearest = min(map(hops_to_all, chips))
+    assert all_reduce_time_s(0.0, len(chips), grid(sides, wraps=wraps)) == pytest.approx(2 * nearest * 1e-6)
 
 
 def test_gathers_on_tpus_are_as_measured_less_what_software_takes():
@@ -204,6 +224,7 @@ def wormhole_time_s(row: dict[str, str]) -> float:
     chips, size = int(row["note"].split()[0]), float(row["bytes"])
     hop_s = WORMHOLE.latency_s / 1.5
     link = replace(grid((chips,), wraps=" ring," in row["note"], alpha=hop_s, launch=WORMHOLE.collective_launch_s - hop_s,
+                        middle=WORMHOLE.middle_reduction,
                         link_bytes_per_s=WORMHOLE.bandwidth_bytes_per_s / 4 / 2), topology="torus")
     if row["op"] == "all_reduce":
         return float(all_reduce_time_s(size, chips, link))
@@ -240,7 +261,7 @@ def test_blackhole_all_reduces_are_as_its_maker_measured_them(chips, ring, bytes
     """
     blackhole = load_hardware("tenstorrent-blackhole-p150").scale_up
     link = grid((chips,), wraps=ring, alpha=blackhole.latency_s, launch=blackhole.collective_launch_s,
-                link_bytes_per_s=blackhole.bandwidth_bytes_per_s / 4)
+                link_bytes_per_s=blackhole.bandwidth_bytes_per_s / 4, middle=blackhole.middle_reduction)
     assert all_reduce_time_s(bytes_, chips, link) == pytest.approx(measured_s, rel=0.25 if (chips, bytes_) == (4, 65536) else 0.06)
 
 
