@@ -32,6 +32,7 @@ from simkit.foundation.units import (
 )
 from simkit.foundation.validation import Flag, Fraction, Name, Number, Quantity, Text, WholeNumber
 from simkit.hardware.declaration import NO_KEY, Key, Prior
+from simkit.hardware.fabric import Fabric
 from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
 Tensor = Literal["weights", "kv", "activations"]
@@ -333,6 +334,8 @@ class HardwareProfile:
     compute: Compute
     memory: Annotated[tuple[MemoryLevel, ...], Field(min_length=1, max_length=16)]
     """Levels, nearest to the compute units first."""
+    fabric: Fabric | None = None
+    """The tiles that the chip is made of, and the network that joins them."""
     scale_up: Annotated[Link | None, Key("links.scale_up")] = None
     scale_out: Annotated[Link | None, Key("links.scale_out")] = None
     sharding: Annotated[Literal["tensor", "layer-pipelined"], Key("system.sharding")] = "tensor"

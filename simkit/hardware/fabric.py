@@ -1,0 +1,90 @@
+"""A chip made of tiles: a memory and an engine each, joined by a network on the chip.
+
+Cycles and bytes a cycle are of the fabric's clock. Every default adds nothing: a fabric that states only its tiles is
+as fast as its roofs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from simkit.foundation.units import COUNT, HERTZ
+from simkit.foundation.validation import Flag, Quantity, WholeNumber
+
+TileTopology = Literal["mesh", "torus", "ring", "exchange", "noc", "stream"]
+# Topologies in which a message passes every tile between two: distance counts.
+BY_NEIGHBOURS: Final[tuple[TileTopology, ...]] = ("mesh", "torus", "ring", "stream")
+
+Cycles = Annotated[float, Quantity(COUNT, 0, 1e9)]
+BytesPerCycle = Annotated[float, Quantity(COUNT, 1e-3, 1e9)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """The memory and the engine of one tile."""
+
+    port_bytes_per_cycle: BytesPerCycle | None = None
+    """What reaches the engine from the tile's own memory; default: the memory level's bandwidth."""
+    far_bytes_per_cycle: BytesPerCycle | None = None
+    """What one tile can take in from memory that all tiles share, such as DRAM."""
+    stationary: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=2, max_length=2)] | None = (
+        None)
+    """Rows and columns of the operand that a systolic engine holds while rows of the other stream past it."""
+    engines: Annotated[int, WholeNumber(1, 65536)] = 1
+    """Systolic engines of one tile."""
+    fill_bytes_per_cycle: BytesPerCycle | None = None
+    """Of loading that operand into one engine, beside the work on the one before; default: in no time."""
+    step_cycles: Cycles = 0.0
+    """Of each vector instruction besides its elements: one for each element that multiplies a row of the other operand."""
+    accumulates_in_memory: Flag = False
+    """true: a partial sum is read and written with each product, through the same port."""
+    exponential_cycles: Cycles | None = None
+    """Of one exponential on one tile; default: compute.special_rate, or where that is unknown no time."""
+    overlaps: Flag = True
+    """false: what a tile loads, multiplies and exponentiates follows one another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileLink:
+    """What joins neighbouring tiles, or a tile and the exchange between all."""
+
+    bytes_per_cycle: BytesPerCycle | None = None
+    """Of one link in one direction; default: messages take no time besides their way."""
+    hop_cycles: Cycles = 0.0
+    """From one tile to the next on a message's way; through an exchange: from any tile to any other."""
+    add_cycles: Cycles = 0.0
+    """Of each addition that a sum waits for on its way: taking a message in, adding, sending on."""
+    multicast: Flag = True
+    """false: a message for many tiles is sent once for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fabric:
+    """The tiles of one chip and the network that joins them."""
+
+    tiles: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=1, max_length=2)]
+    """Tiles along each side."""
+    topology: TileTopology
+    """mesh, torus, ring: to the neighbours; stream: past all tiles of a row; exchange, noc: from any tile to any."""
+    clock_hz: Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None = None
+    """Default: compute.clock."""
+    start_cycles: Cycles = 0.0
+    """Before each phase: the start of a program's next part, or a barrier of all tiles."""
+    head_tiles: Annotated[int, WholeNumber(1, 10_000_000)] | None = None
+    """Most tiles that share one KV head of one sequence."""
+    tile: Tile = Tile()
+    link: TileLink = TileLink()
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of one chip."""
+        return math.prod(self.tiles)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Tiles along both sides; a row of tiles has one across."""
+        return (self.tiles[0], self.tiles[1]) if len(self.tiles) == 2 else (self.tiles[0], 1)
