@@ -16,7 +16,7 @@ LAYERS = (
     {"model", "hardware"},
     {"hardware.lint", "step"},
     {"timing"},
-    {"roofline", "replay.dram"},
+    {"roofline", "replay.dram", "spatial"},
     {"replay"},
     {"study"},
     {"sweep", "serving", "claims"},

@@ -76,6 +76,8 @@ class Fabric:
     """Before each phase: the start of a program's next part, or a barrier of all tiles."""
     head_tiles: Annotated[int, WholeNumber(1, 10_000_000)] | None = None
     """Most tiles that share one KV head of one sequence."""
+    region: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=2, max_length=2)] | None = None
+    """Tiles along each side that a layer runs on, layers side by side; default: as is fastest."""
     tile: Tile = Tile()
     link: TileLink = TileLink()
 

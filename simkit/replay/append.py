@@ -22,9 +22,9 @@ from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import DramStandard
 from simkit.replay.dram_pattern import MAPPING, Pattern, channel_requests, standard_of, tile_pattern
 from simkit.replay.kernel_plan import TILE_TOKENS
-from simkit.replay.single_points import at_point
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
+from simkit.timing.single_points import at_point
 from simkit.timing.step_timing import TimedOperator
 
 READ_STREAMS: Final = 64  # tiles that are read in turn beside the writes, as of a chip full of work items

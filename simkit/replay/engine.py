@@ -17,11 +17,11 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.append import with_append
 from simkit.replay.attention import AttentionReplay, Start, replay_attention
-from simkit.replay.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 from simkit.step.build import KV_APPEND
 from simkit.step.operators import AttentionTask, DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.timing.products import product_kernel_of, streamed_times
+from simkit.timing.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 from simkit.timing.step_timing import StepTiming, TimedOperator, assemble
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each

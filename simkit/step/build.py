@@ -260,7 +260,7 @@ def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
                  activation_bytes=row_bytes * workload.activation_bytes_per_element),
         norm(workload, 1),
         gemm(workload, "lm_head", 1, model.hidden_size, vocabulary),
-        Operator(name="sampling", count=1, vector_flops=SOFTMAX_FLOPS * rows * vocabulary,
+        Operator(name="sampling", count=1, sums=rows, vector_flops=SOFTMAX_FLOPS * rows * vocabulary,
                  exponentials=1.0 * rows * vocabulary, activation_bytes=2.0 * LOGIT_BYTES * rows * vocabulary),
     )
 

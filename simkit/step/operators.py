@@ -74,7 +74,8 @@ class Operator:
     Flops count a multiply-add as 2. Bytes are those that must move at least once, per tensor; ``kv_reread_bytes`` are
     further reads of cache bytes that this operator has already read, which a chip's cache may serve. ``unpack_flops``
     widen a quantised cache on the vector unit, unless the matrix unit multiplies ``cache_dtype`` as it is;
-    ``widened_read_bytes`` and ``.._reread_..`` would be read if it were kept in 16 bits.
+    ``widened_read_bytes`` and ``.._reread_..`` would be read if it were kept in 16 bits. ``sums`` are totals over the
+    whole operand that the operator needs besides (a norm's square sums): messages where the operand is dealt out.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Operator:
     kv_write_bytes: Any = 0.0
     activation_bytes: Any = 0.0
     query_rows: Any = 1
+    sums: Any = 0
     dtype: str = "bf16"
     cache_dtype: str = ""
     launches: int = 1
@@ -151,5 +153,5 @@ def gemm(workload: DecodeWorkload, name: str, count: int, width_in: Any, width_o
 def norm(workload: DecodeWorkload, count: int) -> Operator:
     """Residual add and RMSNorm: reads and writes the hidden state and the residual."""
     elements = workload.rows * workload.model.hidden_size
-    return Operator(name="norm", count=count, vector_flops=1.0 * NORM_FLOPS * elements,
+    return Operator(name="norm", count=count, vector_flops=1.0 * NORM_FLOPS * elements, sums=workload.rows,
                     activation_bytes=4.0 * elements * workload.activation_bytes_per_element)

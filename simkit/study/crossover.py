@@ -68,7 +68,7 @@ class Comparison:
         varied = self.varied
         if varied.of_workload:
             return self._answer(self.profile, {**self.workload, varied.key: values}, len(values))
-        if varied.broadcasts and self.engine.closed_form:
+        if varied.broadcasts and self.engine.broadcasts(self.profile):
             return self._answer(varied.on(self.profile, values), self.workload, len(values))
         each = [self._answer(self._profile_at(value), self.workload, 1) for value in values.tolist()]
         return {name: np.concatenate([one[name] for one in each]) for name in each[0]}

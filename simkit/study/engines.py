@@ -39,17 +39,46 @@ def _closed_form_alone_s(operator: Operator, hardware: HardwareProfile, library:
     return operator_times(operator, in_main_memory(hardware), hardware, start="warm", alone=True).total_s
 
 
+def _replayed(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
+    """What a replay means on a machine: its tiles' phases where the profile states a fabric, else its memory's reads."""
+    if hardware.fabric is not None:
+        return _on_tiles(step, placement, hardware)
+    from simkit.replay.target import schedule_of
+
+    words = {"dispatched": "work items", "banked": "banks", "static": "stream"}
+    return replace(replay_engine(step, placement, hardware),
+                   detail=words[schedule_of(hardware, hardware.main_memory)])
+
+
 def _replayed_warm(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
+    if hardware.fabric is not None:
+        return _on_tiles(step, placement, hardware)
     from simkit.replay.engine import evaluate as replay
 
     return replay(step, placement, hardware, start="warm")
 
 
+def _on_tiles(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
+    from simkit.spatial.engine import evaluate as on_tiles
+
+    return on_tiles(step, placement, hardware)
+
+
+def _on_tiles_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
+    """An attention kernel by itself on tiles; they have no libraries."""
+    from simkit.spatial.engine import attention_s
+
+    del library
+    return attention_s(operator, in_main_memory(hardware), hardware)
+
+
 def _replayed_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
     """Point by point; the replay's compiler is loaded only here."""
+    if hardware.fabric is not None:
+        return _on_tiles_alone_s(operator, hardware, library)
     from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
-    from simkit.replay.single_points import scalar_operator
+    from simkit.timing.single_points import scalar_operator
 
     shape = np.shape(np.asarray(operator.kv_read_bytes))
     kernel = hardware.kernel
@@ -66,10 +95,12 @@ def _replayed_alone_s(operator: Operator, hardware: HardwareProfile, library: An
 
 
 ENGINES: Final = MappingProxyType({engine.name: engine for engine in (
-    Engine(name="roofline", evaluate=evaluate, alone_s=_closed_form_alone_s, closed_form=True, explains=False,
-           point_cost=1.0),
-    Engine(name="replay", evaluate=replay_engine, evaluate_warm=_replayed_warm, alone_s=_replayed_alone_s,
-           closed_form=False, explains=True, point_cost=1e3),
+    Engine(name="roofline", evaluate=evaluate, alone_s=_closed_form_alone_s, closed_form=True,
+           broadcasts=lambda _: True, explains=False, point_cost=1.0),
+    Engine(name="replay", evaluate=_replayed, evaluate_warm=_replayed_warm, alone_s=_replayed_alone_s,
+           closed_form=False, broadcasts=lambda chip: chip.fabric is not None, explains=True, point_cost=1e3),
+    Engine(name="spatial", evaluate=_on_tiles, alone_s=_on_tiles_alone_s, closed_form=False,
+           broadcasts=lambda _: True, explains=True, point_cost=1e3),
 )})
 DEFAULT: Final = "roofline"
 CLOSED_FORM: Final = next(engine for engine in ENGINES.values() if engine.closed_form)

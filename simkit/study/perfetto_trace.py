@@ -14,9 +14,9 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.replay.attention import AttentionReplay, Start, replay_attention
 from simkit.replay.engine import evaluate, task_of
-from simkit.replay.single_points import scalar_operator, scalar_placement
 from simkit.step.operators import Operator
 from simkit.study.evaluate import Evaluated
+from simkit.timing.single_points import scalar_operator, scalar_placement
 
 MOST_TRACKS: Final = 128
 MOST_ITEMS: Final = 40_000

@@ -5,7 +5,7 @@ with all of them at their fast and at their slow ends bound it. A ratio of two t
 with each parameter at either end (and at the middle of its range) and the others at their estimates, and with all at
 the same end; its range is what these span.
 
-All corners are timed by the closed form, at once along a leading axis; an engine that takes longer scales them:
+All corners are timed at once along a leading axis; an engine that takes no arrays scales those of the closed form:
 
 .. math:: T_{low} = T \min_c \frac{T^{closed}_c}{T^{closed}}
 """
@@ -61,8 +61,8 @@ def timed_corners(hardware: HardwareProfile, shape: tuple[int, ...], closed: Cal
     ----------
     hardware: the chip with its assumed parameters.
     shape: of the points.
-    closed: times the points by the closed form on a chip whose parameters may be arrays.
-    estimate: the closed form's own times, where they are known.
+    closed: times the points on a chip whose parameters may be arrays.
+    estimate: its times on the chip as it is, where they are known.
     each: as of :func:`corners`.
     """
     estimate = closed(hardware) if estimate is None else estimate
@@ -110,8 +110,10 @@ def _ends(at: Any) -> tuple[Any, Any]:
 @lru_cache(maxsize=4)
 def _corners_of(at: Any, *, each: bool) -> Corners:
     placed = at.points.placed(at.layout, at.machine)
-    return timed_corners(at.hardware, at.points.shape, partial(placed.timed, CLOSED_FORM.evaluate),
-                         at.timing if at.points.engine.closed_form else None, each=each)
+    own = at.points.engine.broadcasts(at.hardware)
+    evaluate = at.points.engine.evaluate if own else CLOSED_FORM.evaluate
+    return timed_corners(at.hardware, at.points.shape, partial(placed.timed, evaluate), at.timing if own else None,
+                         each=each)
 
 
 def _at_corners(hardware: HardwareProfile, dimensions: int, start: int, length: int, *, each: bool) -> HardwareProfile:

@@ -26,7 +26,8 @@ class Engine:
     alone_s: seconds of an attention kernel that loops by itself: operator, chip, and the software library of each
         row by number (None: the best).
     evaluate_warm: as ``evaluate``, each kernel looping alone; None where the engine has no such answer.
-    closed_form: broadcasts over arrays, parameters of a profile among them; others are asked point by point.
+    closed_form: as fast as formulas are; searches and large sweeps ask it.
+    broadcasts: whether, on a chip, it takes arrays for parameters of the profile; others are asked point by point.
     explains: gives an account of what a kernel waits for.
     point_cost: time of a point, in points of the closed form (order of magnitude).
     """
@@ -36,5 +37,6 @@ class Engine:
     alone_s: Alone
     evaluate_warm: Evaluate | None = None
     closed_form: bool
+    broadcasts: Callable[[HardwareProfile], bool]
     explains: bool
     point_cost: float

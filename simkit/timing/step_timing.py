@@ -60,13 +60,16 @@ class StepTiming:
     """Time of a step and where it goes.
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
-    parameters are first asked for: MHA beside a layout needs times alone.
+    parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
+    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point.
     """
 
     step_time_s: Any
     attention_time_s: Any
     operator_time_s: dict[str, Any]
     account: Callable[[], Account]
+    detail: str = ""
+    tile_mapping: Callable[[], Any] = str
 
     @cached_property
     def _account(self) -> Account:
@@ -107,7 +110,7 @@ class StepTiming:
         return StepTiming(
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
-            account=lambda: self._account.plus(name, other._account, times))
+            detail=self.detail, tile_mapping=self.tile_mapping, account=lambda: self._account.plus(name, other._account, times))
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:
@@ -146,8 +149,13 @@ class TimedOperator:
     level_bytes: dict[str, Any]
 
 
-def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed]) -> StepTiming:
-    """Time one decode step on one chip's share of it, with the collectives and hops between chips."""
+def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed], *,
+             derived: bool = False) -> StepTiming:
+    """Time one decode step on one chip's share of it, with the collectives and hops between chips.
+
+    ``derived``: the operators' times hold what a layer waits for, so its measured latency is left out, and exchanges
+    that this latency was measured with are charged.
+    """
     workload = step.workload
     timed = [(operator, time_operator(operator)) for operator in step.operators]
     operator_time: dict[str, Any] = {}
@@ -157,8 +165,8 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
         operator_time[operator.name] = operator_time.get(operator.name, 0.0) + total
         layers_s = layers_s + total
 
-    links = {item.name: item.count * _link_time(item, hardware, static=workload.static) for item in step.collectives}
-    fixed_s = layers_wait_s(workload, hardware.overheads)
+    links = {item.name: item.count * _link_time(item, hardware, static=workload.static and not derived) for item in step.collectives}
+    fixed_s = 0.0 if derived else layers_wait_s(workload, hardware.overheads)
     stages_s = layers_s + sum(links.values()) + fixed_s
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.
     imbalance: Any = 1.0

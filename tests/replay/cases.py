@@ -15,7 +15,6 @@ from simkit.replay.dram.simulate import DramConfig
 from simkit.replay.dram.standards import standard_named
 from simkit.replay.engine import task_of
 from simkit.replay.kernel_plan import KernelPlan
-from simkit.replay.single_points import scalar_operator
 from simkit.replay.steady_state import KernelLoop
 from simkit.replay.target import Server, target_of
 from simkit.step.build import build_step
@@ -25,6 +24,7 @@ from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
 from simkit.timing.kernel_cost import UnitKernel
 from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
+from simkit.timing.single_points import scalar_operator
 
 MODEL = "llama-2-70b"
 

@@ -9,12 +9,12 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.replay import engine
-from simkit.replay.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 from simkit.step.build import build_step
 from simkit.step.machine import Machine
 from simkit.step.operators import AttentionTask, Operator
 from simkit.step.placement import Placement
 from simkit.study.scenario import parse_scenario
+from simkit.timing.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
 from simkit.timing.step_timing import TimedOperator
 from tests.replay.cases import attention_operator, in_home, with_level
 

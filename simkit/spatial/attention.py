@@ -1,0 +1,161 @@
+r"""Attention over the cache on tiles, under the mapping that takes least.
+
+A KV head of one sequence (an item) lies on :math:`t_n t_d` tiles: its tokens over ``t_n``, the head dimension over
+``t_d``; ``r`` copies of it serve ``g/r`` of its ``g`` query rows each. A region of ``T`` tiles works on
+:math:`t_h = \lfloor T / (t_n t_d) \rfloor` items at once, in :math:`\lceil r\,items / t_h \rceil` rounds. Per round:
+
+- queries to the item's tiles: :math:`g/r \cdot d/t_d` elements over ``t_n`` tiles
+- scores, summed over ``t_d``: :math:`g/r \cdot N/t_n` elements
+- the softmax' maximum and sum over ``t_n``: :math:`g/r` elements each
+- outputs, summed over ``t_n``: :math:`g/r \cdot d_v/t_d` elements
+
+Rounds share their messages: the length adds up, the way is made once. So fewer KV heads widen each item's group: its
+messages go farther and are longer. Copying a head undoes that, and takes the memory of a layout with more heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.hardware.fabric import Fabric
+from simkit.hardware.parameters import at_points
+from simkit.hardware.profile import HardwareProfile
+from simkit.spatial.messages import multicast_cycles, sum_cycles
+from simkit.spatial.products import MESSAGE_BYTES
+from simkit.spatial.regions import Regions
+from simkit.spatial.tile_work import EvenWork, local_s
+from simkit.step.operators import AttentionTask
+from simkit.timing.step_timing import LINK
+
+AT_ONCE: Final = 1_000_000  # mappings times points that are timed as one array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapping:
+    """How attention lies on the tiles of a region, point by point."""
+
+    token_ways: Any
+    dim_ways: Any
+    head_copies: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedAttention:
+    """Seconds by cause and the mapping, each [regions, points]."""
+
+    cause_s: dict[str, Any]
+    mapping: Mapping
+
+
+def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardware: HardwareProfile, regions: Regions,
+                     hz: Any, shape: tuple[int, ...], most_copies: Any) -> MappedAttention:
+    """The fastest mapping in each region, point by point.
+
+    Parameters
+    ----------
+    task, work: what is read and how long it takes on all tiles evenly.
+    shape: of the points.
+    most_copies: of a KV head, for which the memory has room; [regions, points] or a number.
+    """
+    count = int(np.prod(shape))
+
+    def flat(value: Any) -> Any:
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
+
+    columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
+    even = {"compute": flat(work.compute_s), "special": flat(work.special_s), "far": flat(work.far_bytes)}
+    levels = {name: flat(time_s) for name, time_s in work.level_s.items()}
+    copies = np.broadcast_to(np.asarray(most_copies, dtype=float).reshape(-1, *np.shape(most_copies)[1:]) if np.ndim(
+        most_copies) else most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
+    token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
+                                                    float(columns["tokens"].max(initial=1.0)), float(copies.max()))
+    at_once = max(AT_ONCE // (len(token_ways) * len(regions.along)), 1)
+    # Parameters that a study varies are arrays over the points, as all else here.
+    varied: dict[str, Any] = {"fabric": _flat(fabric, shape), "hz": _flat(hz, shape),
+                              "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
+    found: list[MappedAttention] = []
+    for first in range(0, count, at_once):
+        part = slice(first, first + at_once)
+        found.append(_fastest(
+            task, regions, (token_ways, dim_ways, head_copies), copies[:, part],
+            {name: at_points(one, part) for name, one in varied.items()},
+            {name: one[part] for name, one in columns.items()},
+            EvenWork(level_s={name: one[part] for name, one in levels.items()}, level_bytes={}, near=work.near,
+                     compute_s=even["compute"][part], special_s=even["special"][part], far_bytes=even["far"][part])))
+
+    def joined(parts: list[Any]) -> Any:
+        return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
+
+    return MappedAttention(
+        cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
+        mapping=Mapping(**{name: joined([getattr(one.mapping, name) for one in found])
+                           for name in ("token_ways", "dim_ways", "head_copies")}))
+
+
+def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float, copies: float) -> tuple[Any, Any, Any]:
+    """Token ways, head-dimension ways and copies to try, as three columns: powers of two, and all tiles of a side."""
+    most = float(fabric.head_tiles or fabric.n_tiles)
+    by_token = _powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles)))
+    by_dim = _powers(min(float(task.key_dim), most))
+    by_copy = _powers(min(rows, copies))
+    grid = np.array(np.meshgrid(by_token, by_dim, by_copy, indexing="ij")).reshape(3, -1)
+    grid = grid[:, grid[0] * grid[1] <= most]
+    return grid[0], grid[1], grid[2]
+
+
+def _powers(most: float, extra: tuple[float, ...] = ()) -> list[float]:
+    """Powers of two up to a bound, and what else does not exceed it."""
+    powers = [2.0**one for one in range(int(np.log2(max(most, 1.0))) + 1)]
+    return sorted({*powers, *(one for one in extra if one <= most)})
+
+
+def _flat(record: Any, shape: tuple[int, ...]) -> Any:
+    """A number or a record of numbers, whose arrays are laid out point by point."""
+    if isinstance(record, np.ndarray):
+        return np.broadcast_to(record, shape).reshape(-1)
+    if is_dataclass(record) and not isinstance(record, type):
+        return replace(record, **{one.name: _flat(getattr(record, one.name), shape) for one in fields(record)})
+    return record
+
+
+def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], most_copies: Any,
+             varied: dict[str, Any], columns: dict[str, Any], even: EvenWork) -> MappedAttention:
+    """The best of the candidates; arrays are [regions, candidates, points]."""
+    fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
+    t_n, t_d, r = (one[None, :, None] for one in ways)
+    tiles = np.asarray(regions.tiles)[:, None, None]
+    items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
+    at_once = np.floor(tiles / (t_n * t_d))
+    fits = (at_once >= 1) & (r <= most_copies[:, None, :]) & (r <= rows)
+    at_once = np.maximum(at_once, 1.0)
+    rounds = np.ceil(items * r / at_once)
+    # One long sequence is waited for, unless its tiles have other items to work on beside the mean's time.
+    longest = np.maximum(1.0, max(task.length_factors) / rounds)
+    own_rows = rows / r
+    tile_tokens, tile_key, tile_value = np.ceil(tokens * longest / t_n), np.ceil(task.key_dim / t_d), np.ceil(
+        task.value_dim / t_d)
+    dims = (tile_key + tile_value) / (task.key_dim + task.value_dim)
+    read = rounds * tile_tokens * dims * fabric.n_tiles / (items * tokens)
+    pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
+    causes = local_s(
+        even, fabric, hz, near=read, compute=read * pay, steps=rounds * own_rows * (
+            np.minimum(tile_tokens, tile_key) + np.minimum(tile_tokens, tile_value)),
+        special=rounds * tile_tokens * own_rows * fabric.n_tiles / (items * tokens * rows),
+        reached=np.minimum(at_once, items * r) * t_n * t_d)
+    each = rounds * own_rows
+    cycles = (multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric)
+              + sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric)
+              + 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric)
+              + sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric))
+    causes[LINK] = np.where(cycles > 0, cycles, fabric.start_cycles) / hz
+    total = np.where(fits, sum(causes.values()), np.inf)
+    best = np.argmin(total, axis=1)[:, None, :]
+
+    def taken(values: Any) -> Any:
+        return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
+
+    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
+                           mapping=Mapping(token_ways=taken(t_n), dim_ways=taken(t_d), head_copies=taken(r)))

@@ -1,0 +1,146 @@
+r"""The engine of machines with a ``fabric``: operators as phases on tiles, on the mapping of least time.
+
+A layer is the sum of its operators' phases, as compiled programs and barriers run them: local work of the busiest tile
+(:mod:`simkit.spatial.tile_work`) and messages between tiles (:mod:`simkit.spatial.messages`). Products are dealt out
+over a region of the chip (:mod:`simkit.spatial.regions`), attention over the same region in its own way
+(:mod:`simkit.spatial.attention`); the region is one for all layers, and layers that stand beside each other pass the
+hidden state on. What a layer waits for follows from the fabric, so a fitted latency of a layer is not charged, and
+exchanges between chips are.
+
+With no cycles stated and work that deals out evenly this is the closed form, and it is never faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from simkit.foundation.errors import UserError
+from simkit.hardware.fabric import Fabric
+from simkit.hardware.profile import HardwareProfile
+from simkit.spatial.attention import Mapping, mapped_attention
+from simkit.spatial.messages import multicast_cycles
+from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
+from simkit.spatial.regions import Regions, regions_of
+from simkit.spatial.tile_work import clock_hz, even_work
+from simkit.step.operators import DecodeStep, Operator
+from simkit.step.placement import Placement
+from simkit.timing.single_points import shape_of
+from simkit.timing.step_timing import LATENCY, StepTiming, TimedOperator, assemble
+
+
+def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
+    """Time one decode step. Raises :class:`UserError` for a profile without a fabric."""
+    fabric = fabric_of(hardware)
+    shape = shape_of(step, placement, hardware)
+    hz = clock_hz(fabric, hardware)
+    in_tiles = hardware.main_memory.kind == "sram"
+    regions = regions_of(fabric, parts=in_tiles)
+    works = [even_work(operator, placement, hardware, fabric) for operator in step.operators]
+    copies = _most_copies(step, hardware, regions, shape) if in_tiles else 1.0
+
+    causes: list[dict[str, Any]] = []
+    mappings: list[Mapping] = []
+    for operator, work in zip(step.operators, works, strict=True):
+        if operator.attention is not None:
+            mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies)
+            causes.append(mapped.cause_s)
+            mappings.append(mapped.mapping)
+        else:
+            causes.append(operator_cause_s(operator, work, fabric, regions, hz, len(shape)))
+        launch_s = operator.launches * hardware.overheads.kernel_launch_s
+        causes[-1][LATENCY] = causes[-1].get(LATENCY, 0.0) + launch_s
+    chosen = _chosen(step, causes, regions, fabric, hz, hardware, shape)
+
+    def taken(values: Any) -> Any:
+        """Of each region's values, those of the chosen one."""
+        if np.ndim(values) <= len(shape):
+            return values
+        wide = np.broadcast_to(values, (len(regions.along), *shape))
+        return np.take_along_axis(wide, chosen[None], axis=0)[0]
+
+    timed: dict[int, TimedOperator] = {}
+    for operator, work, cause_s in zip(step.operators, works, causes, strict=True):
+        own = {name: taken(time_s) for name, time_s in cause_s.items()}
+        timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
+    found = assemble(step, hardware, lambda operator: timed[id(operator)], derived=True)
+    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, mappings[0], taken))
+
+
+def _words(regions: Regions, chosen: Any, mapping: Mapping, taken: Callable[[Any], Any]) -> Any:
+    """The mapping of each point in words: ``420x552 tiles a layer, 16x2 a head, 1 copy``."""
+    columns = np.broadcast_arrays(regions.along[chosen], regions.across[chosen], *(
+        taken(one) for one in (mapping.token_ways, mapping.dim_ways, mapping.head_copies)))
+    words = [f"{x:.0f}x{y:.0f} tiles a layer, {n:.0f}x{d:.0f} a head, {r:.0f} {'copy' if r == 1 else 'copies'}"
+             for x, y, n, d, r in zip(*(np.ravel(one).tolist() for one in columns), strict=True)]
+    return np.array(words, dtype=object).reshape(np.shape(chosen))
+
+
+def attention_s(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Any:
+    """Seconds of an attention operator by itself on the whole chip, launch included."""
+    fabric = fabric_of(hardware)
+    if operator.attention is None:
+        raise ValueError(f"{operator.name} is not an attention operator")
+    regions, hz = regions_of(fabric, parts=False), clock_hz(fabric, hardware)
+    work = even_work(operator, placement, hardware, fabric)
+    mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
+                              np.shape(np.asarray(operator.kv_read_bytes)), 1.0)
+    return operator.launches * hardware.overheads.kernel_launch_s + np.min(sum(mapped.cause_s.values()), axis=0)
+
+
+def fabric_of(hardware: HardwareProfile) -> Fabric:
+    """The fabric of a profile. Raises :class:`UserError` where it states none."""
+    if hardware.fabric is None:
+        raise UserError(f"{hardware.name} states no fabric: --engine spatial times machines made of tiles",
+                        hint="fabric.tiles and fabric.topology in the profile, or --engine replay")
+    return hardware.fabric
+
+
+def _held_share(step: DecodeStep, hardware: HardwareProfile) -> tuple[Any, Any]:
+    """Weights and cache that a step reads, of what the tiles' memory holds."""
+    weights: Any = 0.0
+    cache: Any = 0.0
+    for operator in step.operators:
+        weights = weights + operator.count * operator.weight_bytes
+        cache = cache + operator.count * operator.kv_read_bytes
+    stages = step.workload.machine.pp
+    usable = hardware.main_memory.usable_bytes
+    return weights / stages / usable, cache * step.workload.microbatches / stages / usable
+
+
+def _most_copies(step: DecodeStep, hardware: HardwareProfile, regions: Regions, shape: tuple[int, ...]) -> Any:
+    """Copies of the cache that there is room for on the tiles that regions cover."""
+    weights, cache = _held_share(step, hardware)
+    uncovered = np.reshape(regions.uncovered, (-1, *(1,) * len(shape)))
+    room = np.maximum(1.0 / uncovered - weights, 0.0) / np.maximum(cache, 1e-12)
+    return np.maximum(np.floor(np.broadcast_to(room, (len(regions.along), *shape))), 1.0)
+
+
+def _chosen(step: DecodeStep, causes: list[dict[str, Any]], regions: Regions, fabric: Fabric, hz: Any,
+            hardware: HardwareProfile, shape: tuple[int, ...]) -> Any:
+    """The region of least time whose like hold the model, point by point; the whole chip always does."""
+    total: Any = 0.0
+    for operator, cause_s in zip(step.operators, causes, strict=True):
+        total = total + operator.count * sum(cause_s.values())
+    total = np.broadcast_to(total, (len(regions.along), *shape)) + 0.0
+    if len(regions.along) > 1 and hardware.main_memory.kind == "sram":
+        weights, cache = _held_share(step, hardware)
+        uncovered = np.reshape(regions.uncovered, (-1, *(1,) * len(shape)))
+        total = np.where((weights + cache) * uncovered <= 1.0, total, np.inf)
+        total[0] = np.where(np.isfinite(total).any(axis=0), total[0], 0.0)
+        total = total + _passed_on_s(step, regions, fabric, hz, len(shape))
+    return np.argmin(total, axis=0)
+
+
+def _passed_on_s(step: DecodeStep, regions: Regions, fabric: Fabric, hz: Any, dims: int) -> Any:
+    """Seconds in which the hidden state passes from region to region on its way through the layers."""
+    workload = step.workload
+    sides = fabric.sides
+    along, across = (np.reshape(one, (-1, *(1,) * dims)) for one in (regions.along, regions.across))
+    beside = np.floor(sides[0] / along) * np.floor(sides[1] / across)
+    hops = np.minimum(beside, workload.model.n_layers / np.asarray(workload.machine.pp)) - 1.0
+    elements = workload.rows * workload.model.hidden_size / across
+    return np.maximum(hops, 0.0) * multicast_cycles(elements, along, MESSAGE_BYTES, fabric) / hz

@@ -1,0 +1,119 @@
+r"""What a tile does by itself: the roofs of the whole chip, as far as work deals out evenly, and what its engine adds.
+
+.. math:: T = \max(\text{bytes}/\beta,\; \text{flops}/\pi,\; \text{exponentials}) \cdot u + \text{steps} \cdot c
+
+``u`` is the busiest tile's share of the work times the tiles of the chip: 1 where everything deals out. A systolic
+engine holds one operand and loads the next beside the work, so rows of the other are paid for at least as long as that
+takes (:func:`fill_rows`). An engine that keeps partial sums in its memory moves them with each product, and reads a
+matrix again for each row that multiplies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.hardware.fabric import Fabric
+from simkit.hardware.profile import HardwareProfile
+from simkit.step.operators import Operator
+from simkit.step.placement import Placement
+from simkit.timing.roofs import (
+    by_binding_roof,
+    compute_time_s,
+    highest_s,
+    memory_times,
+    special_function_time_s,
+)
+from simkit.timing.step_timing import COMPUTE, LATENCY, SPECIAL_FUNCTION
+
+PARTIAL_BYTES: Final = 2.0  # of a partial sum in an engine's memory, 16 bits as the operands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvenWork:
+    """Seconds of an operator that deals out evenly over all tiles: by memory level, of the matrix and vector engines,
+    of exponentials; ``near``: levels beside the tiles, whose time is that of the busiest tile.
+    """
+
+    level_s: dict[str, Any]
+    level_bytes: dict[str, Any]
+    near: frozenset[str]
+    compute_s: Any
+    special_s: Any
+    far_bytes: Any
+
+
+def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
+    """The fabric's clock. Raises :class:`UserError` where neither it nor the chip states one."""
+    return fabric.clock_hz or hardware.compute.known_clock_hz
+
+
+def fill_rows(fabric: Fabric, bytes_per_element: Any) -> Any:
+    """Rows that stream past a systolic engine while it loads its next operand, one a cycle; 0 where that is hidden."""
+    tile = fabric.tile
+    if tile.stationary is None or tile.fill_bytes_per_cycle is None:
+        return 0.0
+    return tile.stationary[0] * tile.stationary[1] * bytes_per_element / tile.fill_bytes_per_cycle
+
+
+def even_work(operator: Operator, placement: Placement, hardware: HardwareProfile, fabric: Fabric) -> EvenWork:
+    """The roofs of an operator, with what the fabric adds to each. Raises :class:`UserError` as ``memory_times``."""
+    level_s, level_bytes = memory_times(operator, placement, hardware)
+    hz, tile = clock_hz(fabric, hardware), fabric.tile
+    near = frozenset(level.name for level in hardware.memory if level.kind == "sram")
+    far_bytes: Any = 0.0
+    for level in hardware.memory:
+        resident = (operator.weight_bytes * placement.weights.get(level.name, 0.0)
+                    + (operator.kv_read_bytes + operator.kv_reread_bytes) * placement.kv.get(level.name, 0.0))
+        if level.name not in near:
+            far_bytes = far_bytes + resident
+            continue
+        if tile.accumulates_in_memory and np.any(np.asarray(resident) > 0):
+            products = operator.matrix_flops / 2.0
+            streamed = resident * operator.query_rows + 2.0 * PARTIAL_BYTES * products
+            level_s[level.name] = level_s[level.name] * streamed / np.maximum(resident, 1.0)
+            level_bytes[level.name] = level_bytes[level.name] + (streamed - resident)
+        if tile.port_bytes_per_cycle is not None:
+            port_s = level_bytes[level.name] / (fabric.n_tiles * tile.port_bytes_per_cycle * hz)
+            level_s[level.name] = np.maximum(level_s[level.name], port_s)
+    special_s = special_function_time_s(operator, hardware)
+    if tile.exponential_cycles is not None:
+        special_s = operator.exponentials * tile.exponential_cycles / (fabric.n_tiles * hz)
+    return EvenWork(level_s=level_s, level_bytes=level_bytes, near=near, special_s=special_s, far_bytes=far_bytes,
+                    compute_s=compute_time_s(operator, hardware, placement, least_rows=_fill_rows_of(operator, fabric)))
+
+
+def _fill_rows_of(operator: Operator, fabric: Fabric) -> Any:
+    """Rows paid for by an operator: its stationary operand is the cache, or the weights."""
+    if fabric.tile.fill_bytes_per_cycle is None or (operator.product is None and operator.attention is None):
+        return 0.0
+    bytes_ = 2.0 if operator.product is None else operator.product.input_bytes
+    return fill_rows(fabric, bytes_)
+
+
+def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any, special: Any, steps: Any,
+            reached: Any) -> dict[str, Any]:
+    """Seconds of the busiest tile by cause; the time is their sum.
+
+    Parameters
+    ----------
+    work: as it would take on all tiles evenly.
+    near, compute, special: the busiest tile's share of bytes beside it, products and exponentials, times all tiles.
+    steps: vector instructions on that tile.
+    reached: tiles that take in what comes from memory that all share.
+    """
+    tile = fabric.tile
+    roofs = {name: time_s * near if name in work.near else time_s for name, time_s in work.level_s.items()}
+    if tile.far_bytes_per_cycle is not None:
+        far_s = work.far_bytes / (reached * tile.far_bytes_per_cycle * hz)
+        far = [name for name in roofs if name not in work.near]
+        roofs |= {name: np.maximum(roofs[name], far_s) for name in far[-1:]}
+    compute_s, special_s = work.compute_s * compute, work.special_s * special
+    if tile.overlaps:
+        found = by_binding_roof(roofs | {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s},
+                                highest_s([*roofs.values(), compute_s, special_s]))
+    else:
+        found = by_binding_roof(roofs, highest_s(roofs.values())) | {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s}
+    return found | {LATENCY: steps * tile.step_cycles / hz}
