@@ -11,7 +11,7 @@ from simkit.hardware.lint.remarks import Path, Remark
 from simkit.hardware.profile import HardwareProfile
 
 _LABELS: Final = label_keys(HardwareProfile)
-_SECTIONS: Final = ("compute", "memory", "links", "system", "overheads", "power", "price", "kernel")
+_SECTIONS: Final = ("compute", "memory", "fabric", "links", "system", "overheads", "power", "price", "kernel")
 
 
 def parameters_name_their_source(source: YamlSource) -> Iterator[Remark]:
