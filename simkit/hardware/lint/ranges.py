@@ -1,4 +1,4 @@
-"""Ranges that the rules measure a profile against, each from what was sold: standards, catalogues, the 51 profiles."""
+"""Ranges that the rules measure a profile against, each from what was sold: standards, catalogues, the shipped profiles."""
 
 from __future__ import annotations
 
