@@ -36,7 +36,7 @@ WHOLE_CATALOGUE = FIRST_TEN | {
     "tpu-v6e", "tpu-v7", "inferentia2", "trainium1", "trainium2", "cerebras-wse2", "tenstorrent-wormhole-n300",
     "tenstorrent-blackhole-p150", "graphcore-mk2", "meta-mtia-v2", "microsoft-maia100", "qualcomm-ai100-ultra",
     "furiosa-rngd", "huawei-ascend-910b", "apple-m2-ultra", "apple-m4-max", "epyc-9654-2s", "xeon-max-9480-2s",
-    "generic-sram-asic"}
+    "generic-sram-asic", "groq-3-lpu", "ibm-northpole", "hbm-pim", "gddr6-aim", "lpddr5x-aim"}
 
 
 def test_the_whole_catalogue_is_there():
@@ -49,6 +49,7 @@ UNUSUAL = {
     ("apple-m2-ultra", "memory.lpddr.bandwidth"),  # Apple rounds 819 GB/s down to 800
     ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
     ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
+    ("hbm-pim", "compute.clock"),  # logic in a DRAM process
     ("tenstorrent-wormhole-n300", "compute.matrix.peak.fp8"),  # at the lowest fidelity
     ("trainium3", "compute.matrix.peak.fp8"),  # microscaled formats at four times bf16
     ("v100-sxm2-32gb", "compute.matrix.peak.int8"),  # on the vector pipes

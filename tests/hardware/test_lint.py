@@ -10,12 +10,13 @@ from simkit.foundation.errors import UserError
 from simkit.foundation.named_files import catalogue_files
 from simkit.foundation.units import format_quantity
 from simkit.foundation.yaml_source import YamlSource, load_yaml, parse_yaml
-from simkit.hardware.catalog import KIND, list_hardware
+from simkit.hardware.catalog import KIND, list_hardware, load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.lint import Finding, lint
 from simkit.hardware.lint.check import RULES
+from simkit.hardware.lint.dram import memory_is_read_in_its_family_s_time
 from simkit.hardware.lint.links import wire_bytes_per_s
-from simkit.hardware.lint.memory import banks_carry_the_bandwidth
+from simkit.hardware.lint.memory import banks_carry_the_bandwidth, ridge_point_is_of_its_kind
 from simkit.hardware.parameters import profile_parameters
 
 FILES = catalogue_files(KIND)
@@ -244,3 +245,15 @@ def test_an_unknown_short_source_name_is_found(catalogue):
     messages = {finding.message for finding in _findings(parse_yaml(text, file="l40s.yaml"), catalogue)}
     assert "'rrze-streem' is neither in the sources table nor a citation" in messages
     assert "no parameter uses this source" in messages
+
+
+def test_units_at_the_banks_read_faster_than_pins_and_do_little_with_each_byte():
+    """The same memory without ``scope: unit`` would be read far too fast for its family and its arithmetic."""
+    chip = load_hardware("gddr6-aim", assume="ideal")
+    whole = replace(chip, memory=tuple(
+        replace(level, scope="chip", capacity_bytes=level.chip_capacity_bytes,
+                bandwidth_bytes_per_s=level.chip_bandwidth_bytes_per_s) for level in chip.memory))
+    for profile, expected in ((chip, []), (whole, ["ridge_point_is_of_its_kind", "memory_is_read_in_its_family_s_time"])):
+        found = [rule.__name__ for rule in (ridge_point_is_of_its_kind, memory_is_read_in_its_family_s_time)
+                 if list(rule(profile))]
+        assert found == expected

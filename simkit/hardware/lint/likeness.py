@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from simkit.hardware.lint.dram import memory_family
+from simkit.hardware.lint.dram import memory_family, near_bank
 from simkit.hardware.lint.remarks import Path, Remark, outside
 from simkit.hardware.profile import HardwareProfile
 
 
 def _comparable(profile: HardwareProfile) -> Iterator[tuple[str, Path, float]]:
     """Parameters that like chips share, under a name that says what makes them alike."""
+    where = " at the banks" if any(near_bank(level) for level in profile.memory) else ""
     for level in profile.memory:
-        home = memory_family(level) or f"{level.scope} {level.kind}"
+        home = (memory_family(level) or f"{level.scope} {level.kind}") + where
         yield f"capacity of {home}", ("memory", level.name, "capacity"), level.capacity_bytes
         if level.bandwidth_bytes_per_s is not None:
             yield f"bandwidth of {home}", ("memory", level.name, "bandwidth"), level.bandwidth_bytes_per_s
         if level.latency_s:
             yield f"latency of {home}", ("memory", level.name, "latency"), level.latency_s
     for dtype, peak in profile.compute.matrix_peak_flop_per_s.items():
-        yield f"{dtype} matrix rate", ("compute", "matrix", "peak", dtype), peak
+        yield f"{dtype} matrix rate{where}", ("compute", "matrix", "peak", dtype), peak
     if profile.compute.vector_peak_flop_per_s is not None:
         yield "vector rate", ("compute", "vector_peak"), profile.compute.vector_peak_flop_per_s
     if profile.power.tdp_w is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf
 
 from simkit.foundation.units import BYTES, SECONDS, format_quantity
+from simkit.hardware.lint.dram import near_bank
 from simkit.hardware.lint.ranges import (
     LATENCY_S,
     ON_CHIP_DRAIN_S,
@@ -137,7 +138,8 @@ def ridge_point_is_of_its_kind(profile: HardwareProfile) -> Iterator[Remark]:
             continue
         compute = profile.compute
         ridge = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")] / level.chip_bandwidth_bytes_per_s
-        least, most = RIDGE_POINTS[level.kind if level.kind != "dram" else profile.kind]
+        least, most = RIDGE_POINTS["near-bank" if near_bank(level) else
+                                   level.kind if level.kind != "dram" else profile.kind]
         yield from unless_within(ridge, least, most, 3, ("memory", level.name, "bandwidth"), (
             f"the ridge point would be {ridge:.3g} flops/byte at vendor peaks: expected {least:g} to {most:g} of "
             f"{level.kind}, kind '{profile.kind}'"))

@@ -1,4 +1,4 @@
-"""Ranges that the rules measure a profile against, each from what was sold: standards, catalogues, the 51 profiles."""
+"""Ranges that the rules measure a profile against, each from what was sold: standards, catalogues, the shipped profiles."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ BURST_BYTES: Final = (16, 32, 64, 128)  # burst length x channel width of the fa
 # Seconds to read a whole memory once: capacity over bandwidth of the chips in the catalogue, a little widened.
 DRAIN_S: Final[dict[str, Range]] = {"HBM": (18e-3, 50e-3), "GDDR": (15e-3, 100e-3), "LPDDR": (0.1, 1.5),
                                     "DDR": (0.3, 30.0)}
+# Bandwidth of units at the banks of a DRAM over that of its pins, most (H2-LLM, ISCA 2025, Table 2: 4 to 16).
+NEAR_BANK_GAIN: Final = 16
 # Likewise of memories on the chip.
 ON_CHIP_DRAIN_S: Final[dict[tuple[str, str], Range]] = {
     ("cache", "chip"): (0.8e-6, 40e-6), ("sram", "chip"): (0.4e-6, 1e-3), ("sram", "unit"): (0.1e-6, 12e-6),
@@ -75,7 +77,8 @@ MATRIX_TO_VECTOR: Final[Range] = (0.9, 80.0)  # of the chips of the catalogue, a
 SPECIAL_OPS_PER_CLOCK: Final[dict[str, Range]] = {"gpu": (4.0, 64.0), "tpu": (16.0, 4096.0), "asic": (0.5, 4096.0),
                                                   "cpu": (0.02, 64.0)}
 # Ridge points, flops per byte at vendor peaks, by machine and level: the range over 30 chips of 2016-2026, widened.
-RIDGE_POINTS: Final = {"sram": (0.1, 150.0), "cache": (1.0, 1500.0), "gpu": (8.0, 1500.0), "tpu": (20.0, 1500.0),
+# Units at the banks: one multiply-add for an element read (Table 2 of H2-LLM, 1 to 2), widened.
+RIDGE_POINTS: Final = {"near-bank": (0.3, 8.0), "sram": (0.1, 150.0), "cache": (1.0, 1500.0), "gpu": (8.0, 1500.0), "tpu": (20.0, 1500.0),
                  "asic": (20.0, 20000.0), "cpu": (1.0, 1500.0)}
 # Joules of a bit read over the whole path; the device alone takes 3.4 (HBM3e) to 14 (GDDR5) pJ.
 ENERGY_PJ_PER_BIT: Final[dict[str, Range]] = {"HBM": (6.0, 35.0), "GDDR": (12.0, 50.0), "LPDDR": (4.0, 40.0),
