@@ -20,6 +20,7 @@ TileTopology = Literal["mesh", "torus", "ring", "exchange", "noc", "stream"]
 BY_NEIGHBOURS: Final[tuple[TileTopology, ...]] = ("mesh", "torus", "ring", "stream")
 
 Cycles = Annotated[float, Quantity(COUNT, 0, 1e9)]
+TwoSides = Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=2, max_length=2)]
 BytesPerCycle = Annotated[float, Quantity(COUNT, 1e-3, 1e9)]
 
 
@@ -31,15 +32,14 @@ class Tile:
     """What reaches the engine from the tile's own memory; default: the memory level's bandwidth."""
     far_bytes_per_cycle: BytesPerCycle | None = None
     """What one tile can take in from memory that all tiles share, such as DRAM."""
-    stationary: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=2, max_length=2)] | None = (
-        None)
+    stationary: TwoSides | None = None
     """Rows and columns of the operand that a systolic engine holds while rows of the other stream past it."""
     engines: Annotated[int, WholeNumber(1, 65536)] = 1
     """Systolic engines of one tile."""
     fill_bytes_per_cycle: BytesPerCycle | None = None
     """Of loading that operand into one engine, beside the work on the one before; default: in no time."""
     step_cycles: Cycles = 0.0
-    """Of each vector instruction besides its elements: one for each element that multiplies a row of the other operand."""
+    """Of a vector instruction besides its elements: one for each element that multiplies a row of the other operand."""
     accumulates_in_memory: Flag = False
     """true: a partial sum is read and written with each product, through the same port."""
     exponential_cycles: Cycles | None = None
@@ -72,14 +72,20 @@ class Fabric:
     """mesh, torus, ring: to the neighbours; stream: past all tiles of a row; exchange, noc: from any tile to any."""
     clock_hz: Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None = None
     """Default: compute.clock."""
-    start_cycles: Cycles = 0.0
-    """Before each phase: the start of a program's next part, or a barrier of all tiles."""
+    start_cycles: Cycles | None = None
+    """Before each phase: the start of a program's next part, or a barrier of all tiles; default: overheads.kernel_launch
+    before each operator."""
     head_tiles: Annotated[int, WholeNumber(1, 10_000_000)] | None = None
     """Most tiles that share one KV head of one sequence."""
-    region: Annotated[tuple[Annotated[int, WholeNumber(1, 65536)], ...], Field(min_length=2, max_length=2)] | None = None
+    region: TwoSides | None = None
     """Tiles along each side that a layer runs on, layers side by side; default: as is fastest."""
     tile: Tile = Tile()
     link: TileLink = TileLink()
+
+    @property
+    def phase_cycles(self) -> float:
+        """Cycles before a phase, besides an operator's launch."""
+        return self.start_cycles or 0.0
 
     @property
     def n_tiles(self) -> int:

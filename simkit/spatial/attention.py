@@ -140,17 +140,19 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], 
     dims = (tile_key + tile_value) / (task.key_dim + task.value_dim)
     read = rounds * tile_tokens * dims * fabric.n_tiles / (items * tokens)
     pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
+    # A tile's own unit works on whole tiles of rows, used or not.
+    exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
     causes = local_s(
         even, fabric, hz, near=read, compute=read * pay, steps=rounds * own_rows * (
             np.minimum(tile_tokens, tile_key) + np.minimum(tile_tokens, tile_value)),
-        special=rounds * tile_tokens * own_rows * fabric.n_tiles / (items * tokens * rows),
+        special=rounds * tile_tokens * exponential_rows * fabric.n_tiles / (items * tokens * rows),
         reached=np.minimum(at_once, items * r) * t_n * t_d)
     each = rounds * own_rows
     cycles = (multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric)
               + sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric)
               + 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric)
               + sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric))
-    causes[LINK] = np.where(cycles > 0, cycles, fabric.start_cycles) / hz
+    causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
     total = np.where(fits, sum(causes.values()), np.inf)
     best = np.argmin(total, axis=1)[:, None, :]
 

@@ -51,8 +51,7 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
             mappings.append(mapped.mapping)
         else:
             causes.append(operator_cause_s(operator, work, fabric, regions, hz, len(shape)))
-        launch_s = operator.launches * hardware.overheads.kernel_launch_s
-        causes[-1][LATENCY] = causes[-1].get(LATENCY, 0.0) + launch_s
+        causes[-1][LATENCY] = causes[-1].get(LATENCY, 0.0) + _launch_s(operator, hardware, fabric)
     chosen = _chosen(step, causes, regions, fabric, hz, hardware, shape)
 
     def taken(values: Any) -> Any:
@@ -88,7 +87,12 @@ def attention_s(operator: Operator, placement: Placement, hardware: HardwareProf
     work = even_work(operator, placement, hardware, fabric)
     mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
                               np.shape(np.asarray(operator.kv_read_bytes)), 1.0)
-    return operator.launches * hardware.overheads.kernel_launch_s + np.min(sum(mapped.cause_s.values()), axis=0)
+    return _launch_s(operator, hardware, fabric) + np.min(sum(mapped.cause_s.values()), axis=0)
+
+
+def _launch_s(operator: Operator, hardware: HardwareProfile, fabric: Fabric) -> Any:
+    """The start of an operator, where the fabric does not state that of a phase."""
+    return operator.launches * hardware.overheads.kernel_launch_s if fabric.start_cycles is None else 0.0
 
 
 def fabric_of(hardware: HardwareProfile) -> Fabric:

@@ -37,15 +37,15 @@ def sum_cycles(elements: Any, tiles: Any, bytes_: float, fabric: Fabric) -> Any:
     k, link = np.asarray(tiles, dtype=float), fabric.link
     length = _length_cycles(elements, bytes_, fabric)
     if fabric.topology == "exchange":
-        time = 2 * (fabric.start_cycles + link.hop_cycles + (k - 1) / k * length) + link.add_cycles
+        time = 2 * (fabric.phase_cycles + link.hop_cycles + (k - 1) / k * length) + link.add_cycles
     elif fabric.topology == "noc":
         levels = np.ceil(np.log2(np.maximum(k, 1)))
-        time = fabric.start_cycles + levels * (link.hop_cycles + link.add_cycles + length) + link.hop_cycles + length
+        time = fabric.phase_cycles + levels * (link.hop_cycles + link.add_cycles + length) + link.hop_cycles + length
     elif fabric.topology == "stream":
-        time = fabric.start_cycles + link.hop_cycles * k + length
+        time = fabric.phase_cycles + link.hop_cycles * k + length
     else:
         hops, additions = line_sum(k if fabric.topology == "mesh" else np.floor(k / 2) + 1)
-        time = fabric.start_cycles + link.hop_cycles * hops + link.add_cycles * additions + PASSES_OF_A_SUM * length
+        time = fabric.phase_cycles + link.hop_cycles * hops + link.add_cycles * additions + PASSES_OF_A_SUM * length
     return np.where(k > 1, time, 0.0)
 
 

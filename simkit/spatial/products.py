@@ -28,7 +28,8 @@ def operator_cause_s(operator: Operator, work: EvenWork, fabric: Fabric, regions
     along, across, tiles = (_axis(one, dims) for one in (regions.along, regions.across, regions.tiles))
     chip = fabric.n_tiles
     steps: Any = 0.0
-    messages: Any = sum_cycles(operator.sums, np.where(np.asarray(operator.sums) > 0, along, 1.0), MESSAGE_BYTES, fabric)
+    summing = np.where(np.asarray(operator.sums) > 0, along, 1.0)
+    messages: Any = sum_cycles(operator.sums, summing, MESSAGE_BYTES, fabric)
     share = chip / tiles
     if operator.product is not None:
         task = operator.product
@@ -37,7 +38,7 @@ def operator_cause_s(operator: Operator, work: EvenWork, fabric: Fabric, regions
         share = k_tile * n_tile * chip / (task.k * outputs)
         steps = task.m * np.minimum(k_tile, n_tile)
         messages = messages + sum_cycles(task.m * n_tile, along, MESSAGE_BYTES, fabric)
-    messages = np.where(messages > 0, messages, fabric.start_cycles)  # a phase without a message begins all the same
+    messages = np.where(messages > 0, messages, fabric.phase_cycles)  # a phase without a message begins all the same
     causes = local_s(work, fabric, hz, near=share, compute=share, special=share, steps=steps, reached=tiles)
     return causes | {LINK: messages / hz}
 

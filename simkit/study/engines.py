@@ -40,7 +40,7 @@ def _closed_form_alone_s(operator: Operator, hardware: HardwareProfile, library:
 
 
 def _replayed(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
-    """What a replay means on a machine: its tiles' phases where the profile states a fabric, else its memory's reads."""
+    """What a replay means on a machine: its tiles' phases where a profile states a fabric, else its memory's reads."""
     if hardware.fabric is not None:
         return _on_tiles(step, placement, hardware)
     from simkit.replay.target import schedule_of

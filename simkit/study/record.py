@@ -132,11 +132,11 @@ _FIELDS: Final = (
           value_of=lambda at: at.step.workload.q_len),
     Field(name="engine", meaning="engine that gave the times", dimension=None,
           value_of=lambda at: at.points.engine.name),
-    Field(name="engine_detail", meaning="what the engine saw of the chip: tiles, work items, banks or one stream; empty: "
-                                        "the closed form", dimension=None,
+    Field(name="engine_detail", dimension=None,
+          meaning="what the engine saw of the chip: tiles, work items, banks or one stream; empty: the closed form",
           value_of=lambda at: at.timing.detail),
-    Field(name="tile_mapping", meaning="tiles that a layer runs on, and how a KV head lies on them: over tokens, over the "
-                                       "head dimension, copies", dimension=None,
+    Field(name="tile_mapping", dimension=None,
+          meaning="tiles that a layer runs on, and how a KV head lies on them: over tokens, over its dimension, copies",
           value_of=lambda at: at.timing.tile_mapping()),
     Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
                                   "by key with semicolons; ideal: their defaults", dimension=None,

@@ -110,7 +110,8 @@ class StepTiming:
         return StepTiming(
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
-            detail=self.detail, tile_mapping=self.tile_mapping, account=lambda: self._account.plus(name, other._account, times))
+            account=lambda: self._account.plus(name, other._account, times), detail=self.detail,
+            tile_mapping=self.tile_mapping)
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:
@@ -165,7 +166,8 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
         operator_time[operator.name] = operator_time.get(operator.name, 0.0) + total
         layers_s = layers_s + total
 
-    links = {item.name: item.count * _link_time(item, hardware, static=workload.static and not derived) for item in step.collectives}
+    within = workload.static and not derived
+    links = {item.name: item.count * _link_time(item, hardware, static=within) for item in step.collectives}
     fixed_s = 0.0 if derived else layers_wait_s(workload, hardware.overheads)
     stages_s = layers_s + sum(links.values()) + fixed_s
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.

@@ -1,4 +1,4 @@
-"""Ranges that the rules measure a profile against, each from what was sold: standards, catalogues, the shipped profiles."""
+"""Ranges that the rules measure a profile against, from what was sold: standards, catalogues, shipped profiles."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ SPECIAL_OPS_PER_CLOCK: Final[dict[str, Range]] = {"gpu": (4.0, 64.0), "tpu": (16
                                                   "cpu": (0.02, 64.0)}
 # Ridge points, flops per byte at vendor peaks, by machine and level: the range over 30 chips of 2016-2026, widened.
 # Units at the banks: one multiply-add for an element read (Table 2 of H2-LLM, 1 to 2), widened.
-RIDGE_POINTS: Final = {"near-bank": (0.3, 8.0), "sram": (0.1, 150.0), "cache": (1.0, 1500.0), "gpu": (8.0, 1500.0), "tpu": (20.0, 1500.0),
-                 "asic": (20.0, 20000.0), "cpu": (1.0, 1500.0)}
+RIDGE_POINTS: Final = {"near-bank": (0.3, 8.0), "sram": (0.1, 150.0), "cache": (1.0, 1500.0), "gpu": (8.0, 1500.0),
+                       "tpu": (20.0, 1500.0), "asic": (20.0, 20000.0), "cpu": (1.0, 1500.0)}
 # Joules of a bit read over the whole path; the device alone takes 3.4 (HBM3e) to 14 (GDDR5) pJ.
 ENERGY_PJ_PER_BIT: Final[dict[str, Range]] = {"HBM": (6.0, 35.0), "GDDR": (12.0, 50.0), "LPDDR": (4.0, 40.0),
                                               "DDR": (8.0, 60.0), "chip": (0.1, 15.0), "unit": (0.03, 5.0)}
