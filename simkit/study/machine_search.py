@@ -3,6 +3,11 @@ r"""The machine of a point: how many chips it needs (``--chips fit``), and the f
 A mapping is ``tp`` x ``pp`` of the chips, and what of attention is dealt out where ``tp`` is more than the KV heads:
 copies of the heads, the sequences, or the tokens (:mod:`simkit.step.sharding`). Every layout takes its own on the same
 chips, the fastest of the closed form, as compilers and users choose it; what the user names is not searched.
+
+On a torus or mesh the ``tp`` chips make the most square slice. Those that deal out the sequences or tokens of a head
+are equal parts of it that tile it, and of all ways to cut its sides the exchanges take the fastest
+(:mod:`simkit.timing.chip_slices`): the time of a mapping has that choice in it already. Other slices of ``tp`` chips
+than the most square one are not tried.
 """
 
 from __future__ import annotations
