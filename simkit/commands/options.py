@@ -272,7 +272,7 @@ def profile_loader(settings: Sequence[str], profiles: str | None, *,
     @cache
     def load(name: str) -> HardwareProfile:
         try:
-            return load_hardware(name, overrides=overrides, profiles=profiles)
+            return _within_budget(load_hardware(name, overrides=overrides, profiles=profiles))
         except UserError as error:
             of_set = error.where is not None and error.where.file == "--set" and not isinstance(error, UserErrorGroup)
             if not (is_named and of_set):
@@ -280,6 +280,18 @@ def profile_loader(settings: Sequence[str], profiles: str | None, *,
             raise UserError(f"{error.message} (in {name})", where=error.where, hint=error.hint) from None
 
     return load
+
+
+def _within_budget(hardware: HardwareProfile) -> HardwareProfile:
+    """The chip; with a warning where ``--budget-chips`` asks for more of them than its systems have."""
+    context = click.get_current_context(silent=True)
+    word = "" if context is None else str(context.meta.get(_CHIPS_WORD, ""))
+    budget = word.removeprefix("up-to-")
+    if budget != word and int(budget) > hardware.max_chips:
+        from simkit.commands.console import warn
+
+        warn(f"--budget-chips {budget}: {hardware.name} systems end at {hardware.max_chips} chips: so does the budget")
+    return hardware
 
 
 def one_value(text: str, option: str) -> int:

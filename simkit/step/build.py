@@ -310,15 +310,16 @@ def _resharding(workload: DecodeWorkload) -> list[Collective]:
         new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
         found += [
             Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
-                       chips=heads.batch_ways),
+                       chips=heads.batch_ways, within=heads.ways),
             Collective(name="to_heads", kind="all_to_all", count=layers, bytes=outputs * bytes_a,
-                       chips=heads.batch_ways),
+                       chips=heads.batch_ways, within=heads.ways),
         ]
     if not isinstance(mapping, str) or mapping == "context":
         found += [
-            Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways),
+            Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways,
+                       within=heads.ways),
             Collective(name="combine_partials", kind="all_to_all", count=layers, chips=heads.context_ways,
-                       bytes=outputs * heads.context_ways * PARTIAL_BYTES),
+                       bytes=outputs * heads.context_ways * PARTIAL_BYTES, within=heads.ways),
         ]
     return found
 

@@ -105,6 +105,7 @@ class Collective:
     """One exchange between the chips of a layer (or the hop to the next stage), ``count`` times a step.
 
     ``bytes`` is what one chip contributes (all_reduce, all_gather) or sends away in all (all_to_all, send).
+    ``within``: chips of the slice of which those that exchange are one group; None where they are all of them.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Collective:
     count: Any
     bytes: Any
     chips: Any
+    within: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

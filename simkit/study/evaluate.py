@@ -142,7 +142,7 @@ class Points:
                     hardware = replace(hardware, max_chips=min(int(budget[1]), hardware.max_chips))
                 largest_first = sorted(layouts, key=lambda layout: -layout.elements_per_token)
                 fewest = fit_chips(hardware, [self.need(layout) for layout in largest_first], self.shape,
-                                   model.n_q_heads, model.n_layers, mapping)
+                                   model.n_q_heads, model.n_layers, mapping, every_count=chips == FEWEST)
                 return fewest if chips == FEWEST else self._worth_more(
                     fewest, largest_first[0], candidates(hardware, model.n_q_heads, model.n_layers),
                     fastest_wins=budget is not None)

@@ -3,6 +3,11 @@ r"""The machine of a point: how many chips it needs (``--chips fit``), and the f
 A mapping is ``tp`` x ``pp`` of the chips, and what of attention is dealt out where ``tp`` is more than the KV heads:
 copies of the heads, the sequences, or the tokens (:mod:`simkit.step.sharding`). Every layout takes its own on the same
 chips, the fastest of the closed form, as compilers and users choose it; what the user names is not searched.
+
+On a torus or mesh the ``tp`` chips make the most square slice. Those that deal out the sequences or tokens of a head
+are equal parts of it that tile it, and of all ways to cut its sides the exchanges take the fastest
+(:mod:`simkit.timing.chip_slices`): the time of a mapping has that choice in it already. Other slices of ``tp`` chips
+than the most square one are not tried.
 """
 
 from __future__ import annotations
@@ -96,17 +101,40 @@ def _candidates(sharding: str, most: int, widest: int, linked: bool, n_q_heads: 
     return tuple(found)
 
 
+class EveryCount(Sequence[tuple[int, float, float]]):
+    """``(chips, tp, pp)`` of every number of chips of a pipelined machine: rows of chips need not be whole there."""
+
+    def __init__(self, most: int, n_layers: int) -> None:
+        """Counts up to ``most``."""
+        self._counts, self._n_layers = range(1, most + 1), n_layers
+
+    def __len__(self) -> int:
+        """How many counts there are."""
+        return len(self._counts)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them; a machine of millions of chips takes no room."""
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        chips = self._counts[index]
+        stages = min(self._n_layers, chips)
+        return chips, chips / stages, float(stages)
+
+
 def fit_chips(hardware: HardwareProfile, needs: Sequence[Need], shape: tuple[int, ...], n_q_heads: int, n_layers: int,
-              mapping: AttentionSharding | None = None) -> Machine:
+              mapping: AttentionSharding | None = None, *, every_count: bool = False) -> Machine:
     """The fewest chips on which every one of the given needs fits, point by point.
 
     ``needs`` has one function of the machine for each layout that is compared, so all run on the same machine; the
     search is shortest when the largest comes first.
-    ``mapping`` None: any way to deal out attention will do.
+    ``mapping`` None: any way to deal out attention will do. ``every_count``: of a pipelined machine also those that
+    do not give each layer as many whole chips.
     Points that fit on no number of chips get the largest, and ``Placement.fits`` is false for them. A tier of last
     resort is used only by points that fit nowhere without it.
     """
-    options = candidates(hardware, n_q_heads, n_layers)
+    options: Sequence[tuple[int, float, float]] = candidates(hardware, n_q_heads, n_layers)
+    if every_count and hardware.sharding == "layer-pipelined":
+        options = EveryCount(hardware.max_chips, n_layers)
     count = int(np.prod(shape))
     overflow: Any = False
     index = _first_fit(hardware, needs, count, options, mapping, overflow=False)
@@ -117,7 +145,8 @@ def fit_chips(hardware: HardwareProfile, needs: Sequence[Need], shape: tuple[int
     if len(set(index.tolist())) == 1 and not np.ndim(overflow):
         chips, tp, pp = options[int(index[0])]
         return Machine(chips=float(chips), tp=tp, pp=pp, mapping=mapping or "heads", overflow=overflow)
-    chips, tp, pp = np.array(options, dtype=float).T[:, index.reshape(shape)]
+    known, place = np.unique(index, return_inverse=True)
+    chips, tp, pp = np.array([options[at] for at in known.tolist()], dtype=float).T[:, place.reshape(shape)]
     overflow = np.reshape(overflow, shape) if np.ndim(overflow) else overflow
     return Machine(chips=chips, tp=tp, pp=pp, mapping=mapping or "heads", overflow=overflow)
 

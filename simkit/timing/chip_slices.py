@@ -14,6 +14,14 @@ the ends of a line. Both directions of all dimensions work at once.
 - Spreading ``n`` bytes of each chip evenly over all: half of what one half of a side holds is for the other, so a
   dimension's busiest links pass :math:`\lfloor d^2/4 \rfloor / d \cdot n / (r \beta_l)`.
 
+Groups of a slice. Where the chips that share a layer deal out heads over ``h`` of them and the sequences or tokens of
+a head over ``b``, the slice is the most square one of all :math:`h b` chips and a group of ``b`` is a part of it: of
+each side :math:`d_i` a part :math:`g_i` that divides it, with :math:`\prod_i g_i = b`. So the groups tile the slice
+and exchange at once without a link in common. A part that is a whole side closes where the side does; less of a side
+is a line, whatever the side is. All exchanges within a group are over the same parts, those of the least time. Groups
+of chips that do not lie side by side are not tried. The ``h`` chips with the heads of one sequence exchange nothing
+among themselves alone: sums and logits are of the whole slice.
+
 Sources: Sack and Gropp 2015, "Collective Algorithms for Multiported Torus Networks" (orders of the dimensions);
 jax-ml/scaling-book, sharding.md (rings in both directions, lines at half their rate); tenstorrent/tt-metal
 tech_reports/CCLs/CCL_bandwidth.md (bytes through the bottleneck of lines and rings).
@@ -22,10 +30,10 @@ tech_reports/CCLs/CCL_bandwidth.md (bytes through the bottleneck of lines and ri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, Final
 
 import numpy as np
@@ -114,19 +122,90 @@ def _joined(sides: tuple[int, ...], shape: tuple[int, ...], wraps: Wraps) -> tup
     return (whole,) * len(sides)
 
 
-def slice_costs(chips: Any, link: Link) -> tuple[Any, Any, Any, Any]:
+@lru_cache(maxsize=65536)
+def parts_of(chips: int, whole: ChipSlice) -> tuple[ChipSlice, ...]:
+    """Ways to cut a slice into equal parts of so many chips: those that no other way beats in hops and both shares.
+
+    A count that does not divide the slice (whose own count was rounded up) takes the next one that does.
+
+    >>> parts_of(16, ChipSlice((8, 16), (False, True)))
+    (ChipSlice(sides=(4, 4), wraps=(False, False)),)
+    >>> parts_of(4, ChipSlice((3, 4), (False, True)))
+    (ChipSlice(sides=(1, 4), wraps=(False, True)),)
+    """
+    size = math.prod(whole.sides)
+    chips = next(count for count in range(min(chips, size), size + 1) if size % count == 0)
+    every = [ChipSlice(sides, tuple(closed and part == side for closed, part, side in
+                                    zip(whole.wraps, sides, whole.sides, strict=True)))
+             for sides in product(*map(_divisors, whole.sides)) if math.prod(sides) == chips]
+    costs = {one: (round(one.spread_share, 12), one.hops, round(one.gather_share, 12)) for one in every}
+    every.sort(key=lambda one: (*costs[one], one.sides))
+    kept: list[ChipSlice] = []
+    for one in every:
+        if not any(all(a <= b for a, b in zip(costs[other], costs[one], strict=True)) for other in kept):
+            kept.append(one)
+    return tuple(kept)
+
+
+@lru_cache(maxsize=4096)
+def _most_ways(whole: ChipSlice) -> int:
+    return max(len(parts_of(chips, whole)) for chips in _divisors(math.prod(whole.sides)))
+
+
+def ways_to_part(within: Any, link: Link) -> int:
+    """Ways to cut slices of these counts that only the bytes tell apart; most often one is best for all."""
+    return max((_most_ways(slice_of(count, link.shape, _wraps(link))) for count in _present(_counts(within)).tolist()),
+               default=1)
+
+
+def slice_costs(chips: Any, link: Link, within: Any = None, way: int = 0) -> tuple[Any, Any, Any, Any]:
     """Hops, hops from the middle, gather and spread share (see :class:`ChipSlice`) of each count, shaped as ``chips``.
 
     Slices are found once for each count, so that many points cost a look-up.
+
+    Parameters
+    ----------
+    chips: counts.
+    link: whose network they are in.
+    within: counts of the slices that they are groups of; None: they are slices themselves.
+    way: which of the ways to cut a slice; the last where it has fewer.
     """
-    wraps: Wraps = "never" if link.topology == "mesh" else link.wraps or "always"
-    counts = np.maximum(np.ceil(chips), 1).astype(int)
-    present = np.flatnonzero(np.bincount(counts.ravel())) if counts.size > 1 else counts.ravel()
+    counts = _counts(chips)
+    if within is None:
+        return _looked_up(counts, lambda count: slice_of(count, link.shape, _wraps(link)))
+    counts, wholes = np.broadcast_arrays(counts, _counts(within))
+    known = _present(wholes)
+    place = np.zeros(int(known[-1]) + 1 if known.size else 1, dtype=int)
+    place[known] = np.arange(known.size)
+
+    def part(key: int) -> ChipSlice:
+        count, at = divmod(key, known.size)
+        ways = parts_of(count, slice_of(int(known[at]), link.shape, _wraps(link)))
+        return ways[min(way, len(ways) - 1)]
+
+    return _looked_up(counts * known.size + place[wholes], part)
+
+
+def _wraps(link: Link) -> Wraps:
+    return "never" if link.topology == "mesh" else link.wraps or "always"
+
+
+def _counts(chips: Any) -> Any:
+    return np.maximum(np.ceil(chips), 1).astype(int)
+
+
+def _present(numbers: Any) -> Any:
+    """The different ones of some small whole numbers, from the least up."""
+    return np.flatnonzero(np.bincount(numbers.ravel())) if numbers.size > 1 else numbers.ravel()
+
+
+def _looked_up(keys: Any, slice_at: Callable[[int], ChipSlice]) -> tuple[Any, Any, Any, Any]:
+    present = _present(keys)
     table = np.zeros((4, int(present[-1]) + 1 if present.size else 1))
-    for count in present.tolist():
-        found = slice_of(count, link.shape, wraps)
-        table[:, count] = found.hops, found.middle_hops, found.gather_share, found.spread_share
-    hops, middle, gather, spread = table[:, counts]
+    for key in present.tolist():
+        found = slice_at(key)
+        table[:, key] = found.hops, found.middle_hops, found.gather_share, found.spread_share
+    hops, middle, gather, spread = table[:, keys]
     return hops, middle, gather, spread
 
 

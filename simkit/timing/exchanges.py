@@ -23,15 +23,16 @@ their square root; ``w_0`` are those of the calibrated layer (``layer_latency_di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.profile import Link, Overheads
+from simkit.hardware.profile import HardwareProfile, Link, Overheads
 from simkit.model.architecture import attention_parameters, mlp_parameters
 from simkit.step.operators import Collective
 from simkit.step.workload import DecodeWorkload
-from simkit.timing.chip_slices import GRIDS, link_bytes_per_s, slice_costs
+from simkit.timing.chip_slices import GRIDS, link_bytes_per_s, slice_costs, ways_to_part
 
 
 def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
@@ -68,25 +69,27 @@ def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     return np.where(p > 1, best, 0.0)
 
 
-def all_gather_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
+def all_gather_time_s(bytes_: Any, chips: Any, link: Link, within: Any = None, way: int = 0) -> Any:
     r"""Each of ``p`` chips gives ``n`` bytes and gets all.
 
     - ring: :math:`(p-1)(\alpha + n/\beta) + \lambda`
     - torus or mesh: :math:`\lambda + H\alpha + g\,p\,n/\beta_l`
     - direct (switch): :math:`\alpha + (p-1) n/\beta + \lambda`
+
+    ``within``, ``way``: as of :func:`simkit.timing.chip_slices.slice_costs`.
     """
     p = np.asarray(chips, dtype=float)
     if link.topology in GRIDS:
-        time = _gathering_s(p * bytes_, p, link)
+        time = _gathering_s(p * bytes_, p, link, within, way)
     else:
         messages = 1.0 if link.topology in ("switch", "all-to-all") else p - 1
         time = messages * link.latency_s + (p - 1) * bytes_ / link.bandwidth_bytes_per_s + link.collective_launch_s
     return np.where(p > 1, np.maximum(time, _shared_path_s(p * (p - 1) * bytes_, p, link)), 0.0)
 
 
-def _gathering_s(total_bytes: Any, chips: Any, link: Link) -> Any:
+def _gathering_s(total_bytes: Any, chips: Any, link: Link, within: Any = None, way: int = 0) -> Any:
     r"""Gathering parts of a grid's chips, or scattering their sums: :math:`\lambda + H\alpha + g N/\beta_l`."""
-    hops, _, gather_share, _ = slice_costs(chips, link)
+    hops, _, gather_share, _ = slice_costs(chips, link, within, way)
     return (link.collective_launch_s + hops * link.latency_s
             + gather_share * total_bytes / link_bytes_per_s(link))
 
@@ -103,7 +106,7 @@ def _shared_path_s(total_bytes: Any, chips: Any, link: Link) -> Any:
     return np.where(_crosses(chips, link), total_bytes / link.shared_bandwidth_bytes_per_s, 0.0)
 
 
-def all_to_all_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
+def all_to_all_time_s(bytes_: Any, chips: Any, link: Link, within: Any = None, way: int = 0) -> Any:
     r"""Each of ``p`` chips spreads ``n`` bytes evenly over all.
 
     - direct (switch): :math:`\alpha + \frac{p-1}{p} n/\beta + \lambda`
@@ -111,11 +114,13 @@ def all_to_all_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
       \frac{p}{4} n/\beta + \lambda`
     - torus or mesh, by dimension, in which the middle of a line or ring passes most: :math:`\lambda + H\alpha +
       \max_i \frac{\lfloor d_i^2/4 \rfloor}{d_i r_i} n/\beta_l`, with ``r`` 1 on a line and 2 on a ring
+
+    ``within``, ``way``: as of :func:`simkit.timing.chip_slices.slice_costs`.
     """
     p = np.asarray(chips, dtype=float)
     transfer = bytes_ / link.bandwidth_bytes_per_s
     if link.topology in GRIDS:
-        hops, _, _, spread_share = slice_costs(p, link)
+        hops, _, _, spread_share = slice_costs(p, link, within, way)
         time = hops * link.latency_s + spread_share * bytes_ / link_bytes_per_s(link)
     elif link.topology in ("switch", "all-to-all"):
         time = link.latency_s + (p - 1) / p * transfer
@@ -135,13 +140,46 @@ def send_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     return np.where(p > 1, link.latency_s + bytes_ / rate + link.collective_launch_s, 0.0)
 
 
-def collective_time_s(collective: Collective, link: Link | None) -> Any:
-    """Time of one execution; without a link there is only one chip, and the time is 0."""
+def collective_time_s(collective: Collective, link: Link | None, way: int = 0) -> Any:
+    """Time of one execution; without a link there is only one chip, and the time is 0.
+
+    ``way``: which of the ways to cut the slice that the collective's chips are a group of.
+    """
     if link is None:
         return np.zeros(np.broadcast_shapes(np.shape(collective.bytes), np.shape(collective.chips)))
-    forms = {"all_reduce": all_reduce_time_s, "all_gather": all_gather_time_s,
-             "all_to_all": all_to_all_time_s, "send": send_time_s}
-    return forms[collective.kind](collective.bytes, collective.chips, link)
+    bytes_, chips = collective.bytes, collective.chips
+    if collective.kind == "all_gather":
+        return all_gather_time_s(bytes_, chips, link, collective.within, way)
+    if collective.kind == "all_to_all":
+        return all_to_all_time_s(bytes_, chips, link, collective.within, way)
+    return (all_reduce_time_s if collective.kind == "all_reduce" else send_time_s)(bytes_, chips, link)
+
+
+def exchange_times_s(collectives: Sequence[Collective], hardware: HardwareProfile, *, static: bool) -> dict[str, Any]:
+    """Seconds of all executions of each collective, by name.
+
+    Groups of a slice lie where all that they exchange takes least. The layer latency of a ``static`` schedule is
+    measured with the exchanges inside the layer: there only the hops between stages count.
+    """
+    def link_of(one: Collective) -> Link | None:
+        return hardware.scale_out or hardware.scale_up if one.kind == "send" else hardware.scale_up
+
+    def time_s(one: Collective, way: int = 0) -> Any:
+        if static and one.kind != "send":
+            return np.zeros(np.shape(one.chips))
+        return one.count * collective_time_s(one, link_of(one), way)
+
+    found = {one.name: time_s(one) for one in collectives}
+    link, grouped = hardware.scale_up, [one for one in collectives if one.within is not None]
+    if static or link is None or link.topology not in GRIDS or not grouped:
+        return found
+    least: Any = sum(found[one.name] for one in grouped)
+    for way in range(1, max(ways_to_part(one.within, link) for one in grouped)):
+        tried = {one.name: time_s(one, way) for one in grouped}
+        better = sum(tried.values()) < least
+        least = np.where(better, sum(tried.values()), least)
+        found |= {name: np.where(better, seconds, found[name]) for name, seconds in tried.items()}
+    return found
 
 
 DENSE_PHASES: Final = 2  # attention and MLP, each with the exchange after it

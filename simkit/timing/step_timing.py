@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.step.operators import Collective, DecodeStep, Operator
+from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
-from simkit.timing.exchanges import collective_time_s, layers_wait_s
+from simkit.timing.exchanges import exchange_times_s, layers_wait_s
 
 # Causes that are not a memory level; memory levels go by their own names.
 COMPUTE: Final = "compute"
@@ -166,8 +166,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
         operator_time[operator.name] = operator_time.get(operator.name, 0.0) + total
         layers_s = layers_s + total
 
-    within = workload.static and not derived
-    links = {item.name: item.count * _link_time(item, hardware, static=within) for item in step.collectives}
+    links = exchange_times_s(step.collectives, hardware, static=workload.static and not derived)
     fixed_s = 0.0 if derived else layers_wait_s(workload, hardware.overheads)
     stages_s = layers_s + sum(links.values()) + fixed_s
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.
@@ -212,15 +211,6 @@ def _stage_imbalance(n_layers: int, pp: Any, microbatches: Any) -> Any:
     r"""Slowest stage against the mean one, :math:`\lceil L/pp \rceil pp / L`, felt only when every stage is busy."""
     stages = np.asarray(pp, dtype=float)
     return np.where(np.asarray(microbatches) >= stages, np.ceil(n_layers / stages) * stages / n_layers, 1.0)
-
-
-def _link_time(collective: Collective, hardware: HardwareProfile, *, static: bool) -> Any:
-    # The layer latency of a statically scheduled machine is measured with the exchanges inside the layer.
-    if static and collective.kind != "send":
-        return np.zeros(np.shape(collective.chips))
-    if collective.kind == "send":
-        return collective_time_s(collective, hardware.scale_out or hardware.scale_up)
-    return collective_time_s(collective, hardware.scale_up)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

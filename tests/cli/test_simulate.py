@@ -213,3 +213,14 @@ def test_two_ways_to_name_the_machine_are_refused(cli):
     assert result.exit_code == 2
     assert "give one of them" in result.stderr
     assert len(result.stderr.splitlines()) <= 2
+
+
+def test_a_budget_above_the_largest_system_is_told_and_the_system_is_the_budget(cli):
+    """It was cut in silence; a budget over several chips still serves those that have as many."""
+    words = ("simulate", "-H", "l40s,h100-sxm", "-M", "llama-3-8b", "-A", "gqa-8", "--batch", "32", "--kv-len", "4k")
+    told = cli(*words, "--budget-chips", "64", "--format", "json")
+    assert told.stderr.splitlines() == [
+        "warning: --budget-chips 64: l40s systems end at 8 chips: so does the budget"]
+    whole = cli(*words, "--budget-chips", "8", "--format", "json")
+    assert whole.stderr == ""
+    assert records_of(told)[0]["chips"] == records_of(whole)[0]["chips"] <= 8

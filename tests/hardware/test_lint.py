@@ -147,6 +147,18 @@ def test_a_rule_says_what_is_wrong_and_where(name, parameter, slip, severity, ke
     assert any(one == severity and where == key and words in said for one, where, said in after - before), after - before
 
 
+@pytest.mark.parametrize("topology", ["switch", "ring", "all-to-all"])
+@pytest.mark.parametrize("words", [{"shape": "[2, 2]"}, {"shape": "[16, 16]"}, {"shape": "[1, 6]", "wraps": "blocks-of-4"}], ids=str)
+def test_a_shape_that_has_to_go_is_told_once(topology, words, catalogue):
+    """Nobody mends the sides of a switch."""
+    source = load_yaml(FILES["h100-sxm"])
+    given = {f"links.scale_up.{key}": value for key, value in {"topology": topology, **words}.items()}
+    (found,) = [one for one in lint(profile_from_yaml(source, given), source, catalogue)
+                if one.severity == "error" or str(one.where.key).endswith(("shape", "wraps"))]
+    assert found.message.endswith(f"on a {topology}: only a torus or a mesh has a shape")
+    assert all(word.strip("[]").replace(", ", "x") in found.message for word in words.values())
+
+
 def test_banks_belong_to_an_sram():
     profile = profile_from_yaml(load_yaml(FILES["h100-sxm"]))
     smem = next(level for level in profile.memory if level.banks)

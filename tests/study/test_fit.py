@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.step.placement import Demand
-from simkit.study.machine_search import Need, candidates, fit_chips, split_chips, tensor_widths
+from simkit.study.machine_search import EveryCount, Need, candidates, fit_chips, split_chips, tensor_widths
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))
 
@@ -57,6 +58,42 @@ def test_the_fewest_chips_of_64_gb_are_taken(total, chips):
     assert found.chips == chips
     assert found.tp * found.pp == chips
     assert not np.any(found.overflow)
+
+
+@pytest.mark.parametrize("few", [0, 10_000])
+@pytest.mark.parametrize("most", [1, 11, 40])
+def test_the_fewest_of_a_pipelined_machine_are_found_among_all_counts(most, few, monkeypatch):
+    """Brute force over every count of a small machine, for many points at once and by halves."""
+    monkeypatch.setattr("simkit.study.machine_search.FEW", few)
+    small, layers = limited(GROQ, most), 6
+    room = sum(level.usable_bytes for level in small.homes("weights"))
+    weights, cache = 0.3 * room, room * np.random.default_rng(5).uniform(0.0, most, 60)
+    found = fit_chips(small, [shared(weights, cache)], (60,), 64, layers, every_count=True)
+    least = [next((chips for chips in range(1, most + 1) if weights + own <= chips * room), most) for own in cache]
+    np.testing.assert_array_equal(np.broadcast_to(found.chips, 60), least)
+    np.testing.assert_allclose(np.broadcast_to(found.tp * found.pp, 60), least)
+    rows = fit_chips(small, [shared(weights, cache)], (60,), 64, layers)
+    assert np.all(np.broadcast_to(rows.chips, 60) >= least)
+    assert most == 1 or np.any(np.broadcast_to(rows.chips, 60) > least)
+
+
+@pytest.mark.parametrize("layout", ["mha", "gqa-8"])
+def test_one_chip_fewer_than_the_fewest_does_not_hold_the_model(layout):
+    """2240 Groq chips were named where 2176 hold Llama 70B with MHA."""
+    where = {"model": "llama-2-70b", "attention": layout, "batch": 32, "kv_len": 4096, "fields": ["chips", "fits", "tp", "pp"]}
+    found = simkit.decode_step("groq-lpu", chips="fewest", **where)
+    chips = int(found["chips"])
+    assert found["fits"]
+    assert found["tp"] * found["pp"] == pytest.approx(chips)
+    assert simkit.decode_step("groq-lpu", chips=chips, **where)["fits"]
+    assert not simkit.decode_step("groq-lpu", chips=chips - 1, **where)["fits"]
+
+
+def test_every_count_of_a_pipelined_machine_by_hand():
+    every = EveryCount(8, 3)
+    assert list(every) == [(1, 1.0, 1.0), (2, 1.0, 2.0), (3, 1.0, 3.0), *((c, c / 3, 3.0) for c in range(4, 9))]
+    assert every[-2:] == [(7, 7 / 3, 3.0), (8, 8 / 3, 3.0)]
+    assert len(EveryCount(10**9, 80)) == 10**9
 
 
 def test_the_largest_need_decides_whatever_the_order():

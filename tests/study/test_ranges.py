@@ -1,4 +1,4 @@
-"""Ranges of times and ratios where parameters are assumed: bounds, monotonicity, and a brute force over the corners."""
+"""Ranges of times and ratios where parameters are assumed: brute force over corners and random points, monotonicity."""
 
 import itertools
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simkit
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import list_hardware, load_hardware
 from simkit.hardware.parameters import with_assumed
 from simkit.model.catalog import load_model
 from simkit.study import ranges
@@ -15,33 +15,82 @@ from simkit.study.evaluate import evaluate_group
 from simkit.study.record import FIELDS, RANGED
 
 CHIPS = ("gaudi3", "tpu-v6e", "groq-lpu", "dmatrix-corsair", "sambanova-sn40l", "cerebras-wse3", "apple-m2-ultra")
+SAMPLED = ("tpu-v5e", "gaudi3", "dmatrix-corsair", "groq-lpu", "sambanova-sn40l", "trainium2")
 MODEL = "llama-3-8b"
 GRID = {"attention": "gqa-8", "batch": [[1], [16], [64]], "kv_len": [256, 4096, 32768], "chips": "fit"}
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-def test_a_range_holds_its_estimate(chip):
-    found = simkit.decode_step(chip, MODEL, **GRID)
-    assert found["fits"].any()
-    for name in RANGED:
-        known = np.isfinite(found[name])
-        low, value, high = (found[name + end][known] for end in ("_low", "", "_high"))
-        assert (low <= value).all()
-        assert (value <= high).all()
-    assert (found["step_time_s_high"] > found["step_time_s_low"]).any()
-
-
-def on_one_machine(chip, layout="gqa-8"):
+def on_one_machine(chip, layout="gqa-8", *, baseline=False):
     """Estimates, and a function of a chip that times the same points on the machine of the estimates."""
     batch, kv_len = (np.ravel(values) for values in np.broadcast_arrays(GRID["batch"], GRID["kv_len"]))
     found = evaluate_group(load_hardware(chip), load_model(MODEL), layout, rivals=[layout], batch=batch, kv_len=kv_len,
-                           q_len=np.ones(9), baseline=False)
+                           q_len=np.ones(9), baseline=baseline)
 
-    def timed(corner):
-        _, placement, timing = replace(found.points, hardware=corner).timed(found.layout, found.machine)
+    def timed(corner, at=found):
+        _, placement, timing = replace(found.points, hardware=corner).timed(at.layout, at.machine)
         return {name: np.where(placement.fits, getattr(timing, name), np.nan) for name in ranges.TIMES}
 
     return found, timed
+
+
+def sampled(one, random):
+    """A value within an assumed range: evenly by factors, of rows of a tile a power of two, of what starts from 0 evenly."""
+    if one.key.endswith("tile_rows"):
+        return float(random.choice([rows for rows in 2.0 ** np.arange(10) if one.fast <= rows <= one.slow]))
+    share = random.random()
+    return one.fast * (one.slow / one.fast) ** share if one.fast and one.slow else one.fast + (one.slow - one.fast) * share
+
+
+# By how much a ratio within the box may lie outside its range, as ranges.py states it; 0 where no tile lies between.
+STEP_SLACK = {"dmatrix-corsair": 0.02, "groq-lpu": 0.03, "trainium2": 0.07}
+ATTENTION_SLACK = {"dmatrix-corsair": 0.36, "trainium2": 0.30}
+
+
+@pytest.mark.parametrize("layout", ["gqa-8", "mqa"])
+@pytest.mark.parametrize("chip", SAMPLED)
+def test_a_random_point_of_the_assumed_box_lies_within_the_ranges(chip, layout):
+    """Brute force over 200 machines: times are bounded, ratios up to the slack that ranges.py states."""
+    found, timed = on_one_machine(chip, layout, baseline=True)
+    random, columns = np.random.default_rng(17), found.columns
+    for _ in range(200):
+        corner = with_assumed(found.hardware, {one.key: sampled(one, random) for one in found.hardware.assumed})
+        own, mha = timed(corner), timed(corner, at=found.mha)
+        for name, ratio, slacks in (("step_time_s", "speedup_vs_mha", STEP_SLACK),
+                                    ("attention_time_s", "attention_speedup_vs_mha", ATTENTION_SLACK)):
+            assert not (columns[f"{name}_low"] > own[name] * (1 + 1e-9)).any()
+            assert not (own[name] > columns[f"{name}_high"] * (1 + 1e-9)).any()
+            gain, slack = mha[name] / own[name], 1 + slacks.get(chip, 1e-9)
+            assert not (columns[f"{ratio}_low"] > gain * slack).any()
+            assert not (gain > columns[f"{ratio}_high"] * slack).any()
+
+
+@pytest.mark.parametrize("chip", SAMPLED)
+def test_both_ends_of_a_ratio_are_values_that_it_takes(chip):
+    """No wider than it has to be: the grid of ends and central values of the box reaches both."""
+    found, timed = on_one_machine(chip, "mqa", baseline=True)
+    assumed = found.hardware.assumed
+    grid = [dict(zip((one.key for one in assumed), values, strict=True))
+            for values in ([corner.get(one.key, one.value) for one in assumed]
+                           for corner in ranges.corners(found.hardware, each=True))]
+    assert all(min(one.fast, one.slow) <= values[one.key] <= max(one.fast, one.slow) for values in grid for one in assumed)
+    gains = [timed(corner, at=found.mha)["step_time_s"] / timed(corner)["step_time_s"]
+             for corner in (found.hardware, *(with_assumed(found.hardware, values) for values in grid))]
+    np.testing.assert_allclose(np.min(gains, axis=0), found.columns["speedup_vs_mha_low"], rtol=1e-9)
+    np.testing.assert_allclose(np.max(gains, axis=0), found.columns["speedup_vs_mha_high"], rtol=1e-9)
+
+
+def test_the_corners_of_a_box_stay_few():
+    """All ends with all ends where they can be combined, the estimate within a wide range, never more than stated."""
+    for chip in list_hardware():
+        corners = ranges.corners(chip, each=True)
+        assert len(corners) <= max(ranges.MOST_CORNERS, 2)
+        for ends in itertools.product(*((one.fast, one.slow) for one in chip.assumed)):
+            assert dict(zip((one.key for one in chip.assumed), ends, strict=True)) in corners
+    gaudi3 = load_hardware("gaudi3")
+    lanes = next(one for one in gaudi3.assumed if one.key == "compute.vector_peak")
+    assert lanes.central in {corner[lanes.key] for corner in ranges.corners(gaudi3, each=True)}
+    many = replace(gaudi3, assumed=gaudi3.assumed * 2)
+    assert len(ranges.corners(many, each=True)) == 2 + 3 * len(many.assumed)
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -113,13 +113,16 @@ def shapes_hold_their_chips(profile: HardwareProfile) -> Iterator[Remark]:
     """Only a torus or mesh has sides: of two chips or more, whose product is the chips that the link joins."""
     for name, link in _links(profile):
         where = ("links", name, "shape")
+        if link.shape is not None and link.topology not in ("torus", "mesh"):
+            # Whatever else is wrong with its sides, they have to go.
+            words = "x".join(map(str, link.shape)) + ("" if link.wraps is None else f", wraps {link.wraps}")
+            yield "error", where, f"{words} on a {link.topology}: only a torus or a mesh has a shape"
+            continue
         if link.topology != "torus" and link.wraps not in (None, "never"):
             yield "error", ("links", name, "wraps"), f"{link.wraps} on a {link.topology}: only a torus closes its sides"
         if link.shape is None:
             continue
         words = "x".join(map(str, link.shape))
-        if link.topology not in ("torus", "mesh"):
-            yield "error", where, f"{words} on a {link.topology}: only a torus or a mesh has a shape"
         if math.prod(link.shape) < link.max_chips:
             yield "error", where, f"{words} are {math.prod(link.shape)} chips, but the link joins {link.max_chips}"
         elif math.prod(link.shape) > link.max_chips:
