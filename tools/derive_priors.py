@@ -33,10 +33,15 @@ T_95: Final = (math.inf, 6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860,
 NO_MACHINE_WIDENING: Final = 1.5  # of another class's whole interval, where no machine of the class itself is known
 MEASURED: Final = ("paper-measured", "calibration")
 GUESSED: Final = ("estimate", "recalled")
+LAUNCH: Final = "links.scale_up.collective_launch"
+LAUNCH_FROM: Final = ("links.scale_up.all_reduce_floor_2", "links.scale_up.hop_latency")
+# Of two figures that data sheets state.
+RATIOS: Final = ("compute.vector_to_matrix_ratio", "compute.special_per_vector_flop")
 KEYS_OF_MAIN: Final = ("memory.main.achievable_fraction", "memory.main.reserve_fraction")
 STATED_KEYS: Final = ("compute.matrix.achievable_fraction", "overheads.kernel_launch", "overheads.layer_latency",
                       "overheads.step", "links.scale_up.latency", "links.scale_up.bandwidth",
-                      "compute.matrix.tile_rows", "compute.vector_peak")
+                      "links.scale_up.achievable_fraction", "links.scale_up.collective_launch",
+                      "compute.matrix.tile_rows", "compute.vector_peak", "compute.special_rate")
 
 
 # From machines to a range.
@@ -55,6 +60,10 @@ def profile_value(chip: HardwareProfile, key: str) -> tuple[float, str, str] | N
         if stated is None or peak is None or vector is None:
             return None
         return vector / peak, MEASURED[0], f"{chip.name}.yaml: vector over 16-bit matrix peak"
+    if key == "compute.special_per_vector_flop":
+        vector, special = chip.compute.vector_peak_flop_per_s, chip.compute.special_ops_per_s
+        return None if vector is None or special is None else (
+            special / vector, MEASURED[0], f"{chip.name}.yaml: special rate over vector peak")
     stated = chip.provenance.get(profile_key(chip, key))
     if stated is None:
         return None
@@ -111,12 +120,14 @@ class Deriver:
         if "range" in told:
             low, central, high = told["range"]
             result: dict[str, Any] | None = {"low": low, "central": central, "high": high, "from": "reasoned"}
+        elif key == LAUNCH:
+            result = self._launch(name)
         elif machines:
             result = self._interval(name, key, [machine["value"] for machine in machines], asking)
         else:
             result = self._borrowed(name, key, asking)
         if result is not None:
-            if key == "compute.vector_to_matrix_ratio" and result["from"] == "measured":
+            if key in RATIOS and result["from"] == "measured":
                 result["from"] = "stated"  # a ratio of two data-sheet figures
             result["machines"] = len(machines)
             result["how"] = "; ".join(text for text in (result.pop("rule", ""), told.get("how", "")) if text)
@@ -160,6 +171,18 @@ class Deriver:
         return {"low": math.exp(centre - half), "central": math.exp(centre), "high": high,
                 "from": "measured" if n >= 3 else "measured, spread lent",
                 "rule": rule if n >= 3 else f"{rule}, spread of {whose}"}
+
+    def _launch(self, name: str) -> dict[str, Any] | None:
+        r"""What a phase takes besides its hop: :math:`\lambda = F_2/2 - \alpha \ge 0`; an all-reduce is two phases.
+
+        Profiles state their hop, so the range is that of the floor, at the central hop.
+        """
+        floor, hop = (self.range_of(name, key) for key in LAUNCH_FROM)
+        if floor is None or hop is None:
+            return None
+        ends = {word: max(floor[word] / 2 - hop["central"], 0.0) for word in ("low", "central", "high")}
+        return {**ends, "from": "derived", "rule": f"half of {LAUNCH_FROM[0]} ({floor['from']}), less the central "
+                                                   f"{LAUNCH_FROM[1]} ({hop['from']}), at least 0"}
 
     def _borrowed(self, name: str, key: str, asking: tuple[str, ...]) -> dict[str, Any] | None:
         """The lender's whole interval, wider; a fraction's upper end stays."""
@@ -222,7 +245,8 @@ HEAD: Final = """\
 # Ranges for parameters that a hardware profile does not state, by class of machine. Written by tools/derive_priors.py
 # from measured tables and tools/priors_evidence.yaml; edit those, not this. SI units.
 # `from`: measured (three machines or more), measured with a lent spread (one or two), stated (data sheets), reasoned
-# (from structure, see `how`), or lent by another class. `when` rules are tried in order: the first that holds.
+# (from structure, see `how`), derived (from other ranges of the class), or lent by another class. `when` rules are
+# tried in order: the first that holds.
 """
 
 

@@ -49,6 +49,8 @@ def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
 
 def _others_follow(profile: HardwareProfile, key: str) -> bool:
     """Whether a borrowed kernel or a class prior is scaled by this parameter when a profile is read."""
+    if key == "compute.vector_peak":
+        return any(one.key == "compute.special_rate" for one in profile.assumed)
     return key.startswith("compute.matrix.peak.") and bool(
         profile.kernel_like or "compute.vector_peak" in profile.unstated)
 

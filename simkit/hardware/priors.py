@@ -4,12 +4,13 @@ A field with a :class:`simkit.hardware.declaration.Prior` that a profile does no
 profile's class in ``hardware_profiles/priors/priors.yaml`` (written by tools/derive_priors.py). Two things are left
 alone, for they would be charged twice: what the measured kernels of a profile's ``kernel`` section hold, and what was
 fitted together with a parameter that the profile states (``not_beside``; with ``default_beside`` the estimate stays at
-the default that the fit had, and the range holds).
+the default that the fit had, and the range holds). A further DRAM tier takes the range of the class whose main memory
+is of its family. The network between systems (``links.scale_out``) has no class: it keeps what its profile states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -26,6 +27,8 @@ from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
 ASSUMPTIONS: Final = ("priors", "ideal")
 # Measured decode kernels hold what these parameters stand for; their launches inside a step are the profile's.
 IN_KERNELS: Final = ("memory.", "compute.", "overheads.layer_latency")
+# Whose main memory a tier's is like, by how its JEDEC family begins; a tier of unknown family is one of DIMMs.
+TIER_CLASSES: Final = {"HBM": "gpu-hbm", "GDDR": "gpu-gddr", "LPDDR": "gpu-unified", "": "cpu"}
 _ASSUMPTION: ContextVar[str] = ContextVar("simkit_assumption", default="priors")
 
 
@@ -99,32 +102,51 @@ def with_priors(profile: HardwareProfile, assume: str | None = None,
 
 def _assumed(profile: HardwareProfile, unstated: Sequence[str]) -> Iterator[Assumed]:
     main = f"memory.{profile.main_memory.name}."
-    kept = [key for key in profile.unstated if (key.startswith(main) or not key.startswith("memory."))
+    tiers = _tiers(profile)
+    kept = [key for key in profile.unstated if _has_class(key, main, tiers)
             and not (profile.kernel_parameters is not None and key.startswith(IN_KERNELS))]
-    if not kept:
-        return
-    ranges = _ranges()[class_of(profile)]
     # A what-if changes what it names: only what the file itself states stands against another prior.
     silent = {key.replace(main, "memory.main.") for key in unstated}
-    fields = prior_fields(profile)
     for key in kept:
-        prior, dimension, default, record = fields[key]
-        found = ranges.get(prior.key)
+        prior, dimension, default, record = prior_fields(profile)[key]
+        whose = tiers.get(key) or class_of(profile)
+        found = _ranges()[whose].get(prior.key)
         if found is None or found.get("not_beside", key) not in {key, *silent}:
             continue
         scale = prior.scale(record)
         low, central, high = (found[word] * scale for word in ("low", "central", "high"))
-        ends = " to ".join(format_quantity(end, dimension) for end in (low, high))
         if low == high == default:
             continue
-        machines = ", ".join(one["machine"] for one in found["measured"])
         fitted = found.get("default_beside", key) not in {key, *silent}
-        yield Assumed(
-            key=key, fast=high if prior.more_is_faster else low, slow=low if prior.more_is_faster else high,
-            central=central, value=default if fitted else central,
-            provenance=Provenance(confidence="assumed", note=f"range {ends}", source=(
-                f"prior of class {class_of(profile)}, {found['from']}: {' '.join(found['how'].split())}"
-                + (f"; {machines}" if machines else ""))))
+        value = default if fitted else central
+        if value is not None:
+            profile = with_assumed(profile, {key: value})  # the vector rate's estimate scales that of exponentials
+        yield Assumed(key=key, fast=high if prior.more_is_faster else low, slow=low if prior.more_is_faster else high,
+                      central=central, value=value, provenance=_provenance(found, whose, (
+                          " to ".join(format_quantity(end, dimension) for end in (low, high)))))
+
+
+def _has_class(key: str, main: str, tiers: Mapping[str, str]) -> bool:
+    """Whether a range of machines stands for a parameter: not for caches and scratchpads beside the main memory."""
+    return key in tiers or not key.startswith(("memory.", "links.scale_out.")) or key.startswith(main)
+
+
+def _tiers(profile: HardwareProfile) -> dict[str, str]:
+    """The achieved fractions of DRAM beside the main memory in which weights or cache may live, each with its class."""
+    tiers = {}
+    for level in profile.memory:
+        if level.kind == "dram" and level is not profile.main_memory and {"weights", "kv"}.intersection(level.holds):
+            kind = level.dram.type if level.dram else ""
+            tiers[f"memory.{level.name}.achievable_fraction"] = next(
+                name for family, name in TIER_CLASSES.items() if kind.startswith(family))
+    return tiers
+
+
+def _provenance(found: Mapping[str, Any], whose: str, ends: str) -> Provenance:
+    machines = ", ".join(one["machine"] for one in found["measured"])
+    return Provenance(confidence="assumed", note=f"range {ends}", source=(
+        f"prior of class {whose}, {found['from']}: {' '.join(found['how'].split())}"
+        + (f"; {machines}" if machines else "")))
 
 
 @cache

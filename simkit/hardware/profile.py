@@ -32,6 +32,7 @@ from simkit.foundation.units import (
 )
 from simkit.foundation.validation import Flag, Fraction, Name, Number, Quantity, Text, WholeNumber
 from simkit.hardware.declaration import NO_KEY, Key, Prior
+from simkit.hardware.devices import DramGeometry, SramBanks
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
@@ -43,8 +44,8 @@ Bandwidth = Annotated[float, Quantity(BYTES_PER_S, 1e6, 1e18)]
 Capacity = Annotated[float, Quantity(BYTES, 1, 1e18)]
 Latency = Annotated[float, Quantity(SECONDS, 0, 1)]
 FlopRate = Annotated[float, Quantity(FLOP_PER_S, 1e6, 1e20)]
+OpRate = Annotated[float, Quantity(OPS_PER_S, 1e6, 1e18)]
 ByteEnergy = Annotated[float, Quantity(J_PER_BYTE, 1e-16, 1e-6)]
-Frequency = Annotated[float, Quantity(HERTZ, 1e6, 1e12)]
 Chips = Annotated[int, WholeNumber(1, 1_000_000)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
@@ -83,37 +84,6 @@ class Assumed:
     central: float
     value: float | None
     provenance: Provenance
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DramGeometry:
-    """The DRAM devices behind a level."""
-
-    type: Literal["HBM2", "HBM2e", "HBM3", "HBM3e", "HBM4", "GDDR6", "GDDR6X", "GDDR7", "LPDDR4", "LPDDR4X", "LPDDR5",
-                  "LPDDR5X", "DDR4", "DDR5"]
-    """JEDEC family; names the timing set of the replay engine."""
-    stacks: Annotated[int, WholeNumber(1, 1024)] | None = None
-    """Stacks or packages of the whole chip."""
-    channels: Annotated[int, WholeNumber(1, 65536)] | None = None
-    """Independent channels of the whole chip; for HBM the pseudo-channels."""
-    bus_width_bits: Annotated[int, WholeNumber(1, 1_000_000)] | None = None
-    """Data pins of the whole chip."""
-    data_rate_bits_per_s: Annotated[Frequency | None, Key("data_rate")] = None
-    """Transfers per second on one pin, written as a frequency: 6.4 GHz is 6.4 Gbit/s."""
-    access_granularity_bytes: Annotated[int, WholeNumber(1, 4096)] | None = None
-    """Bytes of one burst: the least that a read moves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SramBanks:
-    """Banks of an SRAM; together they deliver the level's bandwidth, one word each a cycle."""
-
-    count: Annotated[int, WholeNumber(1, 65536)]
-    """Of one unit or of the chip, as the level's scope says."""
-    width_bytes: Annotated[int, WholeNumber(1, 4096)]
-    """Bytes that one bank delivers in a cycle."""
-    scheduled: Flag = False
-    """true: a compiler places all accesses so that none of one cycle meet in a bank; false: those that meet wait."""
 
 
 def tensors_held(level: Any) -> tuple[Tensor, ...]:
@@ -177,6 +147,12 @@ class MemoryLevel:
         return None if peak is None else peak * self.achievable_fraction
 
 
+def _vector_peak(compute: Any) -> float:
+    """The fp32 vector rate, which has a prior of its own where a file is silent."""
+    peak: float = compute.vector_peak_flop_per_s
+    return peak
+
+
 def _wide_matrix_peak(compute: Any) -> float:
     """The 16-bit matrix peak, or that of the format which stands in for it, flop/s."""
     peak: float = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")]
@@ -204,7 +180,8 @@ class Compute:
     vector_peak_flop_per_s: Annotated[FlopRate | None, Key(prior=Prior(
         key="compute.vector_to_matrix_ratio", more_is_faster=True, scale=_wide_matrix_peak))] = None
     """fp32 rate of the vector (CUDA-core) pipes, dense."""
-    special_ops_per_s: Annotated[Annotated[float, Quantity(OPS_PER_S, 1e6, 1e18)] | None, Key("special_rate")] = None
+    special_ops_per_s: Annotated[OpRate | None, Key("special_rate", prior=Prior(
+        key="compute.special_per_vector_flop", more_is_faster=True, scale=_vector_peak))] = None
     """Exponentials per second of the whole chip."""
     outstanding_bytes_per_unit: Annotated[Capacity | None, Key("outstanding_bytes")] = None
     """Bytes that one unit can keep in flight (Little's law)."""
@@ -239,6 +216,9 @@ class Link:
     """Decides which collective algorithms may run: direct sends need a switch or all-to-all."""
     bandwidth_bytes_per_s: Annotated[float, Key("bandwidth", reads=Bandwidth | None)]
     """Of one chip, in one direction, all its links together."""
+    achievable_fraction: Annotated[Fraction, Key(prior=Prior(
+        key="links.scale_up.achievable_fraction", more_is_faster=True))] = 1.0
+    """Share of the bandwidth that large collectives reach."""
     latency_s: Latency
     """Of one small message between neighbours, software included."""
     max_chips: Chips
@@ -247,7 +227,8 @@ class Link:
     """Chips along each side of the whole torus or mesh; default: two sides, as equal as the chips in use allow."""
     wraps: Wraps | None = None
     """Sides of a slice of a torus that close: all (default), those of full length, all if in blocks of 4, none."""
-    collective_launch_s: Latency = 0.0
+    collective_launch_s: Annotated[Latency, Key(prior=Prior(
+        key="links.scale_up.collective_launch", more_is_faster=False))] = 0.0
     """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
     middle_reduction: Flag = True
     """false: the library has no all-reduce of a torus or mesh that sums on the way to the chip in the middle."""
@@ -259,6 +240,11 @@ class Link:
     """Chips that reach each other without the shared path; default: 1."""
     energy_j_per_byte: ByteEnergy | None = None
     """Of moving one byte to another chip."""
+
+    @property
+    def achievable_bytes_per_s(self) -> Any:
+        """What large collectives reach of one chip's links in one direction."""
+        return self.bandwidth_bytes_per_s * self.achievable_fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.hardware.profile import MemoryLevel, SramBanks
+from simkit.hardware.devices import SramBanks
+from simkit.hardware.profile import MemoryLevel
 
 SAMPLE_TOKENS: Final = 512  # of one head; the pattern of banks repeats within as many tokens as there are banks
 

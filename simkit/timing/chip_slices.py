@@ -210,5 +210,5 @@ def _looked_up(keys: Any, slice_at: Callable[[int], ChipSlice]) -> tuple[Any, An
 
 
 def link_bytes_per_s(link: Link) -> Any:
-    """One link's bytes/s in one direction: a chip has two links in each dimension of the whole network."""
-    return link.bandwidth_bytes_per_s / (2 * len(link.shape or (0,) * UNSTATED_DIMENSIONS))
+    """What is reached of one link in one direction: a chip has two links in each dimension of the whole network."""
+    return link.achievable_bytes_per_s / (2 * len(link.shape or (0,) * UNSTATED_DIMENSIONS))

@@ -1,10 +1,11 @@
 r"""Time of exchanges between chips: ``α`` (one message) and ``n/β`` (its bytes) terms of the common algorithms.
 
-``n`` bytes a chip, ``p`` chips, ``α`` the link's latency (on a torus or mesh: of one hop), ``β`` one chip's bandwidth
-in one direction, ``λ`` what each phase of a collective costs besides (its kernel and handshakes: most of what a small
-one takes on machines whose chips are programmed like a cluster). Libraries pick the fastest algorithm that the
-topology allows, so the time is the least of them (Thakur, Rabenseifner, Gropp 2005, "Optimization of Collective
-Communication Operations in MPICH", for ring and recursive forms).
+``n`` bytes a chip, ``p`` chips, ``α`` the link's latency (on a torus or mesh: of one hop), ``β`` what large
+collectives reach of one chip's bandwidth in one direction, ``λ`` what each phase of a collective costs besides (its
+kernel and handshakes: most of what a small one takes on machines whose chips are programmed like a cluster). Libraries
+pick the fastest algorithm that the topology allows, so the time is the least of them (Thakur, Rabenseifner, Gropp 2005,
+"Optimization of Collective Communication Operations in MPICH", for ring and recursive forms). A path that all chips
+share is stated at the rate that they reach.
 
 ``ring`` is one that a library sends around in one direction, over host bridges say. Chips that are wired to their
 neighbours are a ``torus`` or a ``mesh``, of one dimension or more: there ``H`` hops reach the farthest chip and a
@@ -51,7 +52,7 @@ def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     A path that all chips share (a host bridge) passes :math:`2(p-1) n` bytes in all, at the rate of that path.
     """
     p = np.asarray(chips, dtype=float)
-    alpha, launch, transfer = link.latency_s, link.collective_launch_s, bytes_ / link.bandwidth_bytes_per_s
+    alpha, launch, transfer = link.latency_s, link.collective_launch_s, bytes_ / link.achievable_bytes_per_s
     if link.topology in GRIDS:
         best = 2 * _gathering_s(bytes_, p, link)
         if link.middle_reduction:
@@ -83,7 +84,7 @@ def all_gather_time_s(bytes_: Any, chips: Any, link: Link, within: Any = None, w
         time = _gathering_s(p * bytes_, p, link, within, way)
     else:
         messages = 1.0 if link.topology in ("switch", "all-to-all") else p - 1
-        time = messages * link.latency_s + (p - 1) * bytes_ / link.bandwidth_bytes_per_s + link.collective_launch_s
+        time = messages * link.latency_s + (p - 1) * bytes_ / link.achievable_bytes_per_s + link.collective_launch_s
     return np.where(p > 1, np.maximum(time, _shared_path_s(p * (p - 1) * bytes_, p, link)), 0.0)
 
 
@@ -118,7 +119,7 @@ def all_to_all_time_s(bytes_: Any, chips: Any, link: Link, within: Any = None, w
     ``within``, ``way``: as of :func:`simkit.timing.chip_slices.slice_costs`.
     """
     p = np.asarray(chips, dtype=float)
-    transfer = bytes_ / link.bandwidth_bytes_per_s
+    transfer = bytes_ / link.achievable_bytes_per_s
     if link.topology in GRIDS:
         hops, _, _, spread_share = slice_costs(p, link, within, way)
         time = hops * link.latency_s + spread_share * bytes_ / link_bytes_per_s(link)
@@ -136,7 +137,7 @@ def send_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     On a torus or mesh the one link between them carries it: :math:`\beta_l` for :math:`\beta`.
     """
     p = np.asarray(chips, dtype=float)
-    rate = link_bytes_per_s(link) if link.topology in GRIDS else link.bandwidth_bytes_per_s
+    rate = link_bytes_per_s(link) if link.topology in GRIDS else link.achievable_bytes_per_s
     return np.where(p > 1, link.latency_s + bytes_ / rate + link.collective_launch_s, 0.0)
 
 

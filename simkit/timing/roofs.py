@@ -280,6 +280,6 @@ def compute_time_s(operator: Operator, hardware: HardwareProfile, placement: Pla
 
 
 def special_function_time_s(operator: Operator, hardware: HardwareProfile) -> Any:
-    """Exponentials over the special-function unit's rate; 0 where no source gives that rate."""
+    """Exponentials over their rate; 0 where there is none: measured kernels hold it, or ideal values are asked for."""
     rate = hardware.compute.special_ops_per_s
     return 0.0 if rate is None else operator.exponentials / rate

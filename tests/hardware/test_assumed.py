@@ -9,6 +9,9 @@ from simkit.hardware.catalog import list_hardware, load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.hardware.priors import assuming, class_of
+from simkit.step.operators import Operator
+from simkit.timing.exchanges import all_reduce_time_s
+from simkit.timing.roofs import special_function_time_s
 
 SMALL = """
 schema_version: 1
@@ -40,7 +43,7 @@ def test_a_silent_profile_takes_the_middle_of_its_class_and_says_so(tmp_path):
     assert class_of(chip) == "systolic-hbm"
     found, stand = assumed(chip), values(chip)
     assert set(found) == {"memory.hbm.achievable_fraction", "compute.matrix.achievable_fraction",
-                          "compute.matrix.tile_rows", "compute.vector_peak", "overheads.kernel_launch"}
+                          "compute.matrix.tile_rows", "compute.vector_peak", "compute.special_rate", "overheads.kernel_launch"}
     for key, one in found.items():
         assert stand[key] == one.value == one.central
         assert min(one.fast, one.slow) <= one.value <= max(one.fast, one.slow)
@@ -90,9 +93,9 @@ def test_another_word_for_what_to_assume_is_refused():
         load_hardware("gaudi3", assume="best")
 
 
-@pytest.mark.parametrize("name", ["h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s", "mi300x", "h200-sxm", "rtx-4090"])
+@pytest.mark.parametrize("name", ["h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s", "mi300x", "h200-sxm", "gb200"])
 def test_measured_kernels_and_full_profiles_assume_nothing(name):
-    """Their kernels hold the fractions already, those of a chip that borrows them too."""
+    """Their kernels hold the fractions already, those of a chip that borrows them too; their links were fitted whole."""
     assert load_hardware(name).assumed == ()
     assert values(load_hardware(name)) == values(load_hardware(name, assume="ideal"))
 
@@ -120,3 +123,90 @@ def test_a_loaded_profile_cannot_be_told_again_what_to_assume():
     """It was ignored in silence."""
     with pytest.raises(UserError, match="a loaded one was told"):
         simkit.decode_step(load_hardware("groq-lpu"), "llama-3-8b", assume="ideal")
+
+
+LINKED = SMALL + """
+links:
+  scale_up: {name: ring, topology: torus, bandwidth: 100 GB/s, latency: 1 us, max_chips: 16}
+  scale_out: {name: net, topology: switch, bandwidth: 50 GB/s, latency: 10 us, max_chips: 64}
+system: {max_chips: 64}
+"""
+
+
+def test_a_wire_that_a_data_sheet_gives_is_not_reached_in_full_nor_for_nothing(tmp_path):
+    """Silent links were ideal: every byte at the wire's rate, collectives without a start."""
+    chip, ideal = load_hardware(written(tmp_path, LINKED)), load_hardware(written(tmp_path, LINKED), assume="ideal")
+    found = assumed(chip)
+    assert 0.4 < chip.scale_up.achievable_fraction < 1
+    assert chip.scale_up.achievable_bytes_per_s == found["links.scale_up.achievable_fraction"].central * 100e9
+    assert 0 < chip.scale_up.collective_launch_s < 5e-6
+    for bytes_, chips in ((1e3, 4), (1e8, 16)):
+        assert all_reduce_time_s(bytes_, chips, chip.scale_up) > all_reduce_time_s(bytes_, chips, ideal.scale_up)
+    assert (ideal.scale_up.achievable_fraction, ideal.scale_up.collective_launch_s) == (1.0, 0.0)
+    assert not [key for key in found if key.startswith("links.scale_out")]  # no class speaks of it
+
+
+def test_a_small_all_reduce_of_two_takes_the_floor_of_its_class_where_the_hop_is_the_class_own(tmp_path):
+    """What was measured whole is not charged twice: two phases of hop and start are the floor."""
+    text = LINKED.replace("latency: 1 us", "latency: 1.5 us")
+    assert all_reduce_time_s(1.0, 2, load_hardware(written(tmp_path, text)).scale_up) == pytest.approx(6e-6, rel=1e-3)
+
+
+def test_a_latency_that_was_fitted_to_whole_collectives_has_no_start_besides():
+    for chip in list_hardware():
+        latency = chip.provenance.get("links.scale_up.latency")
+        if latency is not None and "fit" in (latency.source or "") and "all-reduces" in (latency.source or ""):
+            assert chip.scale_up.collective_launch_s == 0, chip.name
+            assert "links.scale_up.collective_launch" not in assumed(chip), chip.name
+
+
+def test_no_link_of_a_data_sheet_is_ideal():
+    """A link is measured, or its share of the wire is a range."""
+    for chip in list_hardware():
+        if chip.scale_up is not None:
+            key = "links.scale_up.achievable_fraction"
+            said = chip.provenance[key].note or ""
+            assert key in assumed(chip) or chip.scale_up.achievable_fraction < 1 or "reach" in said, chip.name
+
+
+def test_a_tier_of_dimms_or_lpddr_reaches_what_such_memory_does():
+    """A tier beside the main memory was read at its peak."""
+    for name, level, family in (("sambanova-sn40l", "ddr", "cpu"), ("graphcore-mk2", "ddr", "cpu"),
+                                ("dmatrix-corsair", "lpddr", "gpu-unified")):
+        chip = load_hardware(name)
+        one = assumed(chip)[f"memory.{level}.achievable_fraction"]
+        assert chip.level(level).achievable_bytes_per_s == one.value * chip.level(level).bandwidth_bytes_per_s
+        assert one.slow < one.value < one.fast < 1
+        assert f"class {family}," in chip.provenance[one.key].source
+        assert load_hardware(name, assume="ideal").level(level).achievable_fraction == 1.0
+
+
+def test_scratchpads_that_only_pass_activations_on_are_not_tiers():
+    assert {key for key in assumed(load_hardware("gaudi3")) if key.startswith("memory.")} == {
+        "memory.hbm.achievable_fraction"}
+
+
+def test_exponentials_of_unknown_rate_take_time_that_follows_the_vector_lanes(tmp_path):
+    """They took none. On a chip that states neither, the vector rate's own estimate is what they are a share of."""
+    chip, ideal = load_hardware(written(tmp_path)), load_hardware(written(tmp_path), assume="ideal")
+    softmax = Operator(name="softmax", count=1, exponentials=1e9)
+    one = assumed(chip)["compute.special_rate"]
+    assert one.slow < one.value < one.fast < chip.compute.vector_peak_flop_per_s
+    assert special_function_time_s(softmax, chip) == 1e9 / one.value > 1e9 / chip.compute.vector_peak_flop_per_s
+    assert special_function_time_s(softmax, ideal) == 0
+    wide = load_hardware(written(tmp_path, SMALL.replace("compute: {", "compute: {vector_peak: 10 TFLOP/s, ")))
+    wider = load_hardware(written(tmp_path, SMALL.replace("compute: {", "compute: {vector_peak: 20 TFLOP/s, ")))
+    assert wider.compute.special_ops_per_s == pytest.approx(2 * wide.compute.special_ops_per_s)
+
+
+def test_measured_kernels_hold_their_exponentials(tmp_path):
+    """A chip that borrows kernels and is silent of the rate has none besides."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("schema_version: 1\nname: mine\nextends: h100-sxm\ncompute: {special_rate: null}\n", encoding="utf-8")
+    assert load_hardware(path).compute.special_ops_per_s is None
+
+
+def test_the_kind_of_every_shipped_torus_is_said():
+    for chip in list_hardware():
+        if chip.scale_up is not None and chip.scale_up.topology == "torus":
+            assert chip.scale_up.wraps is not None, f"{chip.name}: closed to rings by a default"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.profile import DramGeometry
+from simkit.hardware.devices import DramGeometry
 from simkit.replay.dram.interleave import ChannelInterleave
 from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import standard_named

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simkit.hardware.catalog import load_hardware
-from simkit.hardware.profile import SramBanks
+from simkit.hardware.devices import SramBanks
 from simkit.replay.sram_banks import access_cycles, bank_fraction, word_numbers
 from tests.replay.cases import replay, with_level
 

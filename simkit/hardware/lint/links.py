@@ -73,6 +73,16 @@ def links_are_within_their_wires(profile: HardwareProfile) -> Iterator[Remark]:
                 "direction")
 
 
+def collectives_reach_their_share(profile: HardwareProfile) -> Iterator[Remark]:
+    """Large collectives reach 0.49 (A100) to 0.92 (TPU v5p) of their wires; a start takes tens of us at most."""
+    for name, link in _links(profile):
+        yield from unless_within(link.achievable_fraction, 0.3, 1.0, 6, ("links", name, "achievable_fraction"), (
+            f"{link.achievable_fraction:g} of the bandwidth: large collectives reach 0.3 and more"))
+        yield from unless_within(link.collective_launch_s, 0.0, 30e-6, 10, ("links", name, "collective_launch"), (
+            f"{format_quantity(link.collective_launch_s, SECONDS)} to start a phase of a collective: expected 30 µs "
+            "at most"))
+
+
 def messages_take_microseconds(profile: HardwareProfile) -> Iterator[Remark]:
     """A small message takes 0.3 us on the best fabric and 30 us through a network stack."""
     for name, link in _links(profile):
@@ -134,5 +144,5 @@ def shapes_hold_their_chips(profile: HardwareProfile) -> Iterator[Remark]:
             yield "error", where, f"{words} is not made of blocks of 4"
 
 
-RULES = (links_are_slower_than_memory, links_are_within_their_wires, messages_take_microseconds,
-         systems_are_as_large_as_their_links, shapes_hold_their_chips)
+RULES = (links_are_slower_than_memory, links_are_within_their_wires, collectives_reach_their_share,
+         messages_take_microseconds, systems_are_as_large_as_their_links, shapes_hold_their_chips)
