@@ -27,7 +27,8 @@ ALPHA_S, LINK_BYTES_PER_S = 1e-6, 1e9
 def chip(sides, wraps):
     """A chip whose whole network is one torus of these sides."""
     link = replace(V5E.scale_up, shape=sides, wraps=wraps, max_chips=math.prod(sides), latency_s=ALPHA_S,
-                   bandwidth_bytes_per_s=2 * len(sides) * LINK_BYTES_PER_S, collective_launch_s=0.0)
+                   bandwidth_bytes_per_s=2 * len(sides) * LINK_BYTES_PER_S, collective_launch_s=0.0,
+                   achievable_fraction=1.0)
     return replace(V5E, scale_up=link, scale_out=None)
 
 
@@ -132,7 +133,7 @@ def test_many_groups_cost_what_single_ones_do():
     chips = np.array([[4, 2, 20, 40, 20, 1], [1, 16, 5, 10, 80, 1]])
     for way in (0, 1):
         together = np.array(slice_costs(chips, link, within, way))
-        assert together.shape == (3, 2, 6)
+        assert together.shape == (4, 2, 6)
         for at in np.ndindex(2, 6):
             np.testing.assert_array_equal(together[(slice(None), *at)],
                                           np.array(slice_costs(chips[at], link, within[at[1]], way)).ravel())
