@@ -54,6 +54,7 @@ from simkit.study.engines import CLOSED_FORM, engine_named
 from simkit.study.ranges import timed_corners
 from simkit.study.study_file import FigureRequest
 
+_APART: Final = 1.12
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
 
 
@@ -289,7 +290,8 @@ def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, floa
         axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if is_first else 4,
                   markersize=3.4 + 1.8 * layouts.index(point.layout), markerfacecolor=style.colour if filled else PAPER,
                   markeredgewidth=0.0 if filled else 0.7)
-        draw_range(axes, point.ridge_flop_per_byte, ends, style.colour)
+        # Ranges of several layouts stand side by side.
+        draw_range(axes, point.ridge_flop_per_byte * _APART**layouts.index(point.layout), ends, style.colour)
     stems = [([p.ridge_flop_per_byte, q.ridge_flop_per_byte], [low, high], p.chip)
              for p, low in values for q, high in values
              if p.chip == q.chip and p.level == q.level and low < high and p.layout == layouts[0]]
