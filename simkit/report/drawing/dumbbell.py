@@ -76,7 +76,7 @@ def draw_rows(axes: Axes, rows: list[Row], columns: Sequence[str], texts: dict[i
             axes.plot(value, at[column], marker, color=row.style.colour, markersize=size_points, zorder=3 + order,
                       markerfacecolor=row.style.face, markeredgewidth=0.9)
             draw_range(axes, at[column], row.ranges.get(column), row.style.colour, along="x", width_points=2.8,
-                       cap_points=6.0, alpha=0.5)
+                       cap_points=6.0, opacity_fraction=0.5)
         if place in texts:
             axes.annotate(texts[place], (row.last, place), xytext=(5, 0), textcoords="offset points", va="center",
                           fontsize=SMALL_POINTS, color=INK, annotation_clip=False)

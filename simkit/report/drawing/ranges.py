@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing.labels import Coordinate
 from simkit.report.drawing.style import times
 from simkit.study.evaluate import Evaluated
 
@@ -41,15 +42,15 @@ def columns_of(field: str, ends: Range | None) -> dict[str, Any]:
     return dict(zip((f"{field}_{end}" for end in ENDS), ends or (None, None), strict=True))
 
 
-def draw_range(axes: Axes, at: float, ends: Range | None, colour: str, *, along: str = "y", width_points: float = 0.9,
-               cap_points: float = 3.0, alpha: float = 0.6) -> None:
+def draw_range(axes: Axes, at: Coordinate, ends: Range | None, colour: str, *, along: str = "y",
+               width_points: float = 0.9, cap_points: float = 3.0, opacity_fraction: float = 0.6) -> None:
     """A bar from the low to the high end, at a place of the other axis."""
     if ends is None:
         return
     places, cap = [at, at], "|" if along == "x" else "_"
     x, y = (ends, places) if along == "x" else (places, ends)
     axes.plot(x, y, color=colour, marker=cap, markersize=cap_points, markeredgewidth=0.7, linewidth=width_points,
-              alpha=alpha, zorder=2.5, solid_capstyle="butt", label=RANGE)
+              alpha=opacity_fraction, zorder=2.5, solid_capstyle="butt", label=RANGE)
 
 
 def draw_band(axes: Axes, x: Any, ends: Range | None, colour: str) -> None:

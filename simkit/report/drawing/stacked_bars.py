@@ -65,7 +65,7 @@ def stacked_bars(panels: list[Panel], *, xlabel: str, slivers_of: Literal["first
                 words += f" (up to {format_quantity(bar.range_shares[1] * scale_s, SECONDS)})"
                 low, high = bar.range_shares
                 draw_range(axes, row, (low, min(high, _FARTHEST)), INK, along="x", width_points=0.7, cap_points=4.0,
-                           alpha=1.0)
+                           opacity_fraction=1.0)
                 if high > _FARTHEST:
                     axes.plot(_FARTHEST, row, ">", color=INK, markersize=3.0)
                     gap_points = 6
