@@ -133,8 +133,12 @@ def speedup_bound(at: Any, time_of: str, pick: Any) -> Any:
     ratio = at.speedup_vs_mha(time_of)
     if at.mha is None or at.mha.timing is at.timing:
         return ratio
-    against = _corners_of(at.mha, each=True).over(_corners_of(at, each=True))
-    return ratio * pick(pick.reduce(getattr(against, time_of)), 1.0)
+    return ratio * pick(pick.reduce(ratio_at_corners(at.mha, at, time_of)), 1.0)
+
+
+def ratio_at_corners(over: Any, at: Any, time_of: str) -> Any:
+    """The ratio of two points' times at each corner of the chip that they share, over the estimate's ratio."""
+    return getattr(_corners_of(over, each=True).over(_corners_of(at, each=True)), time_of)
 
 
 @lru_cache(maxsize=2)  # several columns of the same points

@@ -18,6 +18,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.study.engines import DEFAULT
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
+from simkit.study.ranges import ratio_at_corners
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.timing.roofs import compute_time_s, special_function_time_s
 
@@ -88,13 +89,19 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
 
     if isinstance(chips, str) and tp is None and pp is None:
         chips = int(max(float(run(stage, chips).columns["chips"][0]) for stage in stages))
-    rows = [{**_scalars(run(stage, chips)), "rung": stage.name} for stage in stages]
+    points = [run(stage, chips) for stage in stages]
+    rows = [{**_scalars(point), "rung": stage.name} for point, stage in zip(points, stages, strict=True)]
     first, columns = rows[0], {name: np.array([row[name] for row in rows]) for name in rows[0]}
     # A rung that verifies a draft makes more tokens in a step: what counts is a token's bytes and time.
     gained = np.array([stage.tokens_per_step for stage in stages])
     for saved, total in (("cache_saved", "kv_read_bytes"), ("attention_speedup", "attention_time_s"),
                          ("step_speedup", "step_time_s")):
         columns[saved] = float(first[total]) / columns[total] * (gained / gained[0])
+        if total != "kv_read_bytes":
+            for end, pick in (("low", np.fmin), ("high", np.fmax)):
+                columns[f"{saved}_{end}"] = columns[saved] * np.array([
+                    float(pick(pick.reduce(np.ravel(ratio_at_corners(points[0], point, total))), 1.0))
+                    if hardware.has_range else np.nan for point in points])
     columns["rung"] = np.array([stage.name for stage in stages], dtype=object)
     return columns
 

@@ -57,6 +57,8 @@ FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown"
 # Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
+# More layouts than a figure has colours or marks for; goodput draws the last layout once more.
+_MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6}
 _ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
@@ -319,6 +321,11 @@ class _Loader:
             raise UserError(f"the figure {figure.kind} compares with MHA: expected mha and another layout", where=where,
                             hint="such as [mha, gqa-8]")
         self.check_layouts(layouts, model, *key, "layouts")
+        most = _MOST_LAYOUTS.get(figure.kind, len(layouts))
+        if len(layouts) > most:
+            where = self.source.locate((*key, "layouts") if figure.layouts else ("layouts",))
+            raise UserError(f"{len(layouts)} layouts in the figure {figure.kind}: it tells {most} apart", where=where,
+                            hint="give this figure fewer 'layouts' of its own")
         if figure.reducers:
             stages = _at(self.source, (*key, "reducers"), lambda: parse_stack(figure.reducers or []))
             self.check_layouts([stage.attention for stage in stages], model, *key, "reducers")

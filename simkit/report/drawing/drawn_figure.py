@@ -24,6 +24,10 @@ class FigureContext:
         """The chip's short name."""
         return self.styles[chip].label
 
+    def marked(self, chip: str) -> str:
+        """The chip's short name behind a mark that says whether it is calibrated or assumed."""
+        return self.styles[chip].marked_label
+
     def span(self, ratios: Mapping[str, float]) -> str:
         """The least and the largest of chips' ratios, with whose they are: ``0.94× (A) to 2.3× (B)``."""
         least, most = (end(ratios, key=lambda chip: ratios[chip]) for end in (min, max))

@@ -28,8 +28,7 @@ _OUTSIDE_COST: Final = 2000.0
 _CURVE_COST: Final = 24.0
 
 
-WIDTH_OF_LETTER: Final = 0.0185
-"""A letter's width as a share of a bar in a figure one column wide."""
+_LETTER_SHARE: Final = 0.0158  # of the width of axes in a figure one column wide
 Coordinate = float
 """A position or distance along an axis, in that axis's own unit (or in pixels, where a docstring says so)."""
 
@@ -202,12 +201,17 @@ def _bottom(cluster: tuple[float, list[int]], gap: float) -> float:
     return cluster[0] - gap * (len(cluster[1]) - 1) / 2
 
 
+def width_of(axes: Axes, text: str) -> Coordinate:
+    """The room of a small text and of the white around it, along an x-axis that starts at 0 and has its limits."""
+    return _LETTER_SHARE * (len(text) + 1) * axes.get_xlim()[1]
+
+
 def name_parts(axes: Axes, parts: Sequence[tuple[str, Coordinate]], *, edge: Coordinate, text_at: Coordinate) -> None:
     """Names of parts of a bar too narrow to hold them: side by side at the height ``text_at``, each with a line to its
-    part's middle at ``edge``. The x-axis is a share of one bar, from 0 to 1.17.
+    part's middle at ``edge``. The x-axis starts at 0 and has its limits.
     """
-    room = max((WIDTH_OF_LETTER * (len(name) + 1) for name, _ in parts), default=0.0)
-    placed = spread([middle for _, middle in parts], room, room / 2, 1.17 - room / 2)
+    room = max((width_of(axes, name) for name, _ in parts), default=0.0)
+    placed = spread([middle for _, middle in parts], room, room / 2, axes.get_xlim()[1] - room / 2)
     below = text_at > edge  # bars are listed downwards
     for (name, middle), x in zip(parts, placed, strict=True):
         axes.plot([x, middle], [text_at, edge], color=SOFT_INK, linewidth=0.4, clip_on=False)

@@ -80,12 +80,6 @@ def scalar(evaluated: Evaluated, field: str) -> float:
     return float(np.ravel(evaluated.select((field,))[field])[0])
 
 
-def range_of(evaluated: Evaluated, field: str) -> tuple[float, float] | None:
-    """The range of a column of a single point; None where nothing of its chip is assumed."""
-    low, high = (scalar(evaluated, f"{field}_{end}") for end in ("low", "high"))
-    return (low, high) if np.isfinite(low) and np.isfinite(high) else None
-
-
 def fits(evaluated: Evaluated) -> bool:
     """Whether a single point fits on its chips."""
     return bool(np.ravel(evaluated.fits)[0])

@@ -73,12 +73,26 @@ RC: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipStyle:
-    """What one chip looks like in every figure of a page. ASICs are dashed, so that the class shows without colour."""
+    """What one chip looks like in every figure of a page. ASICs are dashed, so that the class shows without colour.
+
+    Marks of a chip with assumed parameters are hollow, those of a calibrated one filled.
+    """
 
     label: str
     colour: str
     marker: str
     line: str
+    assumed: bool = False
+
+    @property
+    def face(self) -> str:
+        """The fill of its marks."""
+        return PAPER if self.assumed else self.colour
+
+    @property
+    def marked_label(self) -> str:
+        """The label behind a small mark, for titles of panels and rows that have no marks: ``○ Groq LPU``."""
+        return f"{'○' if self.assumed else '●'} {self.label}"
 
 
 def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dict[str, ChipStyle]:
@@ -87,7 +101,8 @@ def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dic
     for index, chip in enumerate(chips):
         styles[chip.name] = ChipStyle(
             label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index % len(_CHIP_COLOURS)],
-            marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--")
+            marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--",
+            assumed=bool(chip.assumed))
     return styles
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.ranges import Range, caption, columns_of, draw_range, ranges_of
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
@@ -35,15 +36,17 @@ from simkit.study.study_file import FigureRequest
 from simkit.study.vary import MEMORY, faster_memory, variable
 
 _FACTORS: Final = np.geomspace(1.0, 100.0, 41)
+_BETWEEN_MARKS: Final = 13  # of the factors
 _PAYS: Final = 1.10
+_ATTENTION, _STEP = "attention_speedup_vs_mha", "speedup_vs_mha"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
     chip: str
     level: str
-    attention_speedup: Any
-    step_speedup: Any
+    speedup: dict[str, Any]
+    ranges: dict[str, Range | None]
     stops_at_factor: float | None
     ended_by: str | None
 
@@ -77,10 +80,10 @@ def draw(context: FigureContext) -> DrawnFigure:
         # Today's machine: which chips cost least may change with the factor, and only the memory is to.
         chips = int(scalar(now, "chips"))
         found = evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many, chips=chips)
-        step = found.columns["speedup_vs_mha"]
-        stops = (1.0, None) if step[0] < _PAYS else _where_it_stops(request, chip, layout, chips)
-        return _Curve(chip=chip.name, level=cache_home(now), step_speedup=step, stops_at_factor=stops[0],
-                      attention_speedup=found.columns["attention_speedup_vs_mha"], ended_by=stops[1])
+        speedup = found.select((_ATTENTION, _STEP))
+        stops = (1.0, None) if speedup[_STEP][0] < _PAYS else _where_it_stops(request, chip, layout, chips)
+        return _Curve(chip=chip.name, level=cache_home(now), speedup=speedup, stops_at_factor=stops[0],
+                      ranges={field: ranges_of(found, field) for field in speedup}, ended_by=stops[1])
 
     done, omissions = for_each_chip(request.hardware, curve)
     curves = [item for item in done.values() if item is not None]
@@ -89,32 +92,44 @@ def draw(context: FigureContext) -> DrawnFigure:
                   for name, item in done.items() if item is None]
     rows = [{"hardware": item.chip, "attention": layout, "level": item.level, "batch": request.focus_batch,
              "kv_len": request.focus_kv_len, "bandwidth_factor": float(factor),
-             "attention_speedup_vs_mha": float(attention), "speedup_vs_mha": float(step)}
-            for item in curves for factor, attention, step in
-            zip(_FACTORS, item.attention_speedup, item.step_speedup, strict=True)]
+             **{name: value for field, curve in item.speedup.items() for name, value in (
+                 (field, float(curve[place])), *columns_of(field, _at(item.ranges[field], place)).items())}}
+            for item in curves for place, factor in enumerate(_FACTORS)]
     return DrawnFigure(
         title=request.title or f"Where {layout_name(layout)} stops paying: faster memory at fixed flops",
         figure=_figure(context, curves, layout), rows=rows, finding=_finding(context, curves, layout),
         how_to_read="All memory levels of a chip made faster together; chips, flops, launches, latencies and links as "
                     "they are. Below the dotted line the layout buys less than 10 %. What stays above 1× is work of "
-                    "the kernel that grouping also saves, such as tile padding.",
+                    "the kernel that grouping also saves, such as tile padding."
+                    + caption(request.hardware, "bars are the range of the speedup"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Lines of speedup over MHA against a bandwidth factor from 1 to 100. " + " ".join(
-            f"{context.label(c.chip)}: step {times(float(c.step_speedup[0]))} to {times(float(c.step_speedup[-1]))}."
+            f"{context.label(c.chip)}: step {times(c.speedup[_STEP][0])} to {times(c.speedup[_STEP][-1])}."
             for c in curves))
+
+
+def _at(ends: Range | None, place: int) -> tuple[float, float] | None:
+    """The range at one place of a curve."""
+    return None if ends is None else (float(ends[0][place]), float(ends[1][place]))
 
 
 def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
     figure = new_figure(4.6)
     panels = figure.subplots(2, 1, sharex=True)
-    for axes, field, title in zip(panels, ("attention_speedup", "step_speedup"),
+    for axes, field, title in zip(panels, (_ATTENTION, _STEP),
                                   (f"{layout_name(layout)}, attention alone", f"{layout_name(layout)}, whole step"),
                                   strict=True):
-        for item in curves:
+        for number, item in enumerate(curves):
             style = context.styles[item.chip]
-            axes.plot(_FACTORS, getattr(item, field), style.line, color=style.colour)
+            axes.plot(_FACTORS, item.speedup[field], style.line, color=style.colour)
+            # Each chip's marks and bars at places of its own, so that they stand beside each other.
+            for place in range(1 + number * _BETWEEN_MARKS // len(curves), len(_FACTORS) - 1, _BETWEEN_MARKS):
+                axes.plot(_FACTORS[place], item.speedup[field][place], style.marker, color=style.colour,
+                          markersize=3.6, markerfacecolor=style.face, markeredgewidth=0.7, zorder=4)
+                draw_range(axes, _FACTORS[place], _at(item.ranges[field], place), style.colour)
         log_ticks(axes, "x", [1, 2, 5, 10, 20, 50, 100], ["1×", "2×", "5×", "10×", "20×", "50×", "100×"])
-        highest = max(2.0, *(float(np.max(getattr(item, field))) for item in curves))
+        highest = max(2.0, *(float(np.max(one)) for item in curves for one in (
+            item.speedup[field], *(item.ranges[field] or ()))))
         ticks = [value for value in (1, 1.5, 2, 3, 4, 6, 8, 16, 32, 64) if value <= highest * 1.02]
         log_ticks(axes, "y", ticks, [f"{value:g}×" for value in ticks])
         axes.set_xlim(1, 100)
@@ -125,8 +140,8 @@ def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
     panels[1].annotate("10 %", (1.05, _PAYS), xytext=(0, 1), textcoords="offset points", fontsize=SMALL_POINTS,
                        color=SOFT_INK, va="bottom")
     panels[1].set_xlabel("bandwidth of all its memory, against today's")
-    for axes, field in zip(panels, ("attention_speedup", "step_speedup"), strict=True):
-        margin_labels(axes, [Label(x=100, y=float(getattr(item, field)[-1]), colour=context.styles[item.chip].colour,
+    for axes, field in zip(panels, (_ATTENTION, _STEP), strict=True):
+        margin_labels(axes, [Label(x=100, y=float(item.speedup[field][-1]), colour=context.styles[item.chip].colour,
                                    text=f"{context.label(item.chip)} · {item.level}") for item in curves])
     return figure
 
@@ -145,6 +160,6 @@ def _finding(context: FigureContext, curves: list[_Curve], layout: str) -> str:
             f"{times(factor)} ({name}, by {cause})" for factor, name, cause in later))
     if never:
         parts.append("it still pays at 100× on " + ", ".join(
-            f"{context.label(c.chip)} ({times(float(c.step_speedup[0]))} today, "
-            f"{times(float(c.step_speedup[-1]))} then)" for c in never))
+            f"{context.label(c.chip)} ({times(float(c.speedup[_STEP][0]))} today, "
+            f"{times(float(c.speedup[_STEP][-1]))} then)" for c in never))
     return f"With all memory made faster at fixed flops, {layout_name(layout)} in the whole step: {'; '.join(parts)}."

@@ -16,13 +16,13 @@ from typing import Any, Final
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
+from simkit.report.drawing.ranges import caption, columns_of, range_of
 from simkit.report.drawing.study_points import (
     Omission,
     evaluate,
     for_each_chip,
     inputs_text,
     no_room,
-    range_of,
     require_some,
     scalar,
 )
@@ -40,7 +40,6 @@ class Gains:
 
     chip: str
     chips: float
-    assumed: bool
     own_batch: float
     mha_own_batch: float
     of: dict[str, float]
@@ -54,7 +53,7 @@ def draw(context: FigureContext) -> DrawnFigure:
 
     def gains(chip: HardwareProfile) -> Gains:
         point = evaluate(request, chip, layout)
-        return Gains(chip=chip.name, chips=scalar(point, "chips"), assumed=bool(chip.assumed),
+        return Gains(chip=chip.name, chips=scalar(point, "chips"),
                      own_batch=scalar(point, "own_batch"),
                      mha_own_batch=0.0 if point.mha is None else scalar(point.mha, "own_batch"),
                      of={measure: scalar(point, measure) for measure in (STEP, TOKENS_PER_S, TOKENS_PER_J)},
@@ -67,8 +66,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     omissions += [Omission(chip=name, reason=no_room(request)) for name in done if name not in shown]
     require_some(found, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
-             "chips": item.chips, "assumed": item.assumed, STEP: item.of[STEP],
-             **dict(zip((f"{STEP}_low", f"{STEP}_high"), item.step_range or (None, None), strict=True)),
+             "chips": item.chips, "assumed": context.styles[item.chip].assumed, STEP: item.of[STEP],
+             **columns_of(STEP, item.step_range),
              "own_batch": item.own_batch, "mha_own_batch": item.mha_own_batch, TOKENS_PER_S: item.of[TOKENS_PER_S],
              TOKENS_PER_J: item.of[TOKENS_PER_J] if math.isfinite(item.of[TOKENS_PER_J]) else None} for item in found]
     return DrawnFigure(
@@ -77,8 +76,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read=f"{layout_name(layout)} over MHA on the same chips, each layout in its own fastest mapping. Step: "
                     f"at batch {request.focus_batch}. Tokens/s and tokens/J: each layout at the largest batch that it "
                     "holds; the chips are the same, so tokens a dollar gain what tokens/s do, rented or bought. "
-                    "Filled: every parameter of the chip has a source; hollow: some are assumed, and the bar is "
-                    "the range of the step's gain. No mark for tokens/J: no source gives the chip's energies.",
+                    "No mark for tokens/J: no source gives the chip's energies."
+                    + caption(request.hardware, "the bar is the range of the step's gain"),
         inputs=inputs_text(request), omissions=omissions,
         alt=f"Rows of chips with what {layout_name(layout)} gains over MHA. " + " ".join(
             f"{context.label(item.chip)}: step {times(item.of[STEP])}, tokens a second at its own batch "
@@ -88,9 +87,8 @@ def draw(context: FigureContext) -> DrawnFigure:
 def _figure(context: FigureContext, found: list[Gains]) -> Any:
     figure = new_figure(0.75 + 0.27 * max(len(found), 2))
     axes = figure.add_subplot()
-    rows = [Row(style=context.styles[item.chip], values=item.of, assumed=item.assumed,
-                under=chips_words(item.chips) + (", assumed" if item.assumed else ""),
-                ranges={} if item.step_range is None else {STEP: item.step_range}) for item in found]
+    rows = [Row(style=context.styles[item.chip], values=item.of, under=chips_words(item.chips),
+                ranges={STEP: item.step_range}) for item in found]
     texts = {place: " · ".join(times(item.of[measure]) for measure in (STEP, TOKENS_PER_S, TOKENS_PER_J)
                                if math.isfinite(item.of[measure])) for place, item in enumerate(found)}
     known = [value for item in found for value in (*item.of.values(), *(item.step_range or ())) if math.isfinite(value)]

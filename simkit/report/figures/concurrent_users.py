@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
+from simkit.report.drawing.ranges import caption
 from simkit.report.drawing.study_points import (
     Omission,
     chips_text,
@@ -24,6 +25,8 @@ from simkit.report.drawing.study_points import (
 from simkit.report.drawing.style import chips_words, count, decade_axis, layout_name, new_figure
 from simkit.study.evaluate import FIT_EACH, Evaluated
 from simkit.study.own_batch import at_own_batch
+
+_NO_RANGE: Final = "sequences have no range, for what is assumed is times, or the share of memory that a runtime keeps"
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -47,7 +50,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or f"Sequences of {count(request.focus_kv_len)} tokens that fit",
         figure=_figure(context, done, users, layouts), rows=rows, finding=_finding(context, users, layouts),
         how_to_read="Largest batch after weights and the runtime's reserve, whole sequences, each layout in the "
-                    f"mapping onto the chips that holds the most. {same_chips_text(request)}",
+                    f"mapping onto the chips that holds the most. {same_chips_text(request)}"
+                    + caption(request.hardware, _NO_RANGE),
         inputs=inputs_text(request), omissions=omissions,
         alt="Dumbbell chart of sequences that fit. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(n)} {count(v)}" for n, v in found.items()) + "."

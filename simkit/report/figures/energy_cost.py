@@ -9,6 +9,7 @@ import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
+from simkit.report.drawing.ranges import caption, columns_of, range_of
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
@@ -51,13 +52,16 @@ def draw(context: FigureContext) -> DrawnFigure:
                           for field, _, word, needed in _PANELS if name not in known[field]]
     rows = [{"hardware": name, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": scalar(point, "chips"), "level": cache_home(point),
-             **{field: scalar(point, field) for field, *_ in _PANELS}}
+             **{name: value for field, *_ in _PANELS for name, value in (
+                 (field, scalar(point, field)), *columns_of(field, range_of(point, field)).items())}}
             for name, found in done.items() for layout, point in found.items()]
     return DrawnFigure(
         title=request.title or "What a million tokens cost",
         figure=_figure(context, known, layouts), rows=rows, finding=_finding(context, known, layouts),
         how_to_read="Rented: all chips for the time of the tokens, at the profile's price per hour (the lowest public "
-                    f"one, see its source). {_words_of_bought(done)} {same_chips_text(request)}",
+                    f"one, see its source). {_words_of_bought(done)} {same_chips_text(request)}"
+                    + caption(request.hardware, "bars are the range of what a layout takes, its time's: no range of "
+                                                "prices and energies themselves"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Dumbbell chart. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(layout)} {scalar(point, field):.3g}"
@@ -86,8 +90,9 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
         figure.add_subplot().set_axis_off()
         figure.axes[0].text(0.5, 0.5, "no price or energy of a chip that holds the model has a source", ha="center")
         return figure
-    rows = {field: [Row(style=context.styles[name], under=_machine(found),
-                        values={layout: scalar(point, field) for layout, point in found.items()})
+    rows = {field: [Row(style=context.styles[name], under=machines_text(found.values(), between="\n"),
+                        values={layout: scalar(point, field) for layout, point in found.items()},
+                        ranges={layout: range_of(point, field) for layout, point in found.items()})
                     for name, found in known[field].items()] for field, _ in shown}
     texts = {field: {place: " → ".join(f"{row.values[layout]:.3g}" if math.isfinite(row.values[layout]) else "–"
                                        for layout in layouts) for place, row in enumerate(found)}
@@ -96,22 +101,16 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
     for axes, (field, title) in zip(panels, shown, strict=True):
         # Rented and bought chips stand on one scale, to be compared across panels.
         alike = [other for other in rows if other.endswith("usd_per_mtok") == field.endswith("usd_per_mtok")]
-        values = [value for other in alike for row in rows[other] for value in row.values.values()
-                  if math.isfinite(value)]
+        values = [value for other in alike for row in rows[other] for value in (
+            *row.values.values(), *(end for ends in row.ranges.values() for end in ends or ())) if math.isfinite(value)]
         low, high = min(values), max(values)
-        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in ((1, 2, 5) if high < 30 * low else (1,))
+        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in ((1, 2, 5) if high < 100 * low else (1,))
                  if low * 0.7 <= factor * 10.0**power <= high * 1.3]
         log_ticks(axes, "x", ticks, [f"{tick:g}" for tick in ticks])
         draw_rows(axes, rows[field], layouts, texts[field])
         axes.set_xlim(low * 0.7, max(axis_end(rows[other], texts[other], low * 0.7) for other in alike))
         axes.set_xlabel(title)
     return figure
-
-
-def _machine(found: dict[str, Evaluated]) -> str:
-    """What stands under a chip's name."""
-    words = machines_text(found.values(), between="\n")
-    return words + (", assumed" if next(iter(found.values())).hardware.assumed else "")
 
 
 def _finding(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluated]]], layouts: list[str]) -> str:

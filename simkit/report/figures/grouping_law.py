@@ -25,6 +25,7 @@ from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
@@ -33,7 +34,6 @@ from simkit.report.drawing.study_points import (
     for_each_chip,
     inputs_text,
     no_room,
-    range_of,
     scalar,
 )
 from simkit.report.drawing.style import (
@@ -54,6 +54,7 @@ from simkit.study.engines import CLOSED_FORM, engine_named
 from simkit.study.ranges import timed_corners
 from simkit.study.study_file import FigureRequest
 
+_APART: Final = 1.12
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
 
 
@@ -106,8 +107,7 @@ def draw(context: FigureContext) -> DrawnFigure:
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
              "law_speedup_vs_mha": float(law_speedup(p.ridge_flop_per_byte, p.group_size, _mha_intensity(request))),
              "speedup_vs_mha": p.step_speedup,
-             **{f"{name}_{end}": None if ends is None else ends[at] for at, end in enumerate(("low", "high"))
-                for name, ends in (("kernel_speedup_vs_mha", p.attention_range), ("speedup_vs_mha", p.step_range))},
+             **columns_of("kernel_speedup_vs_mha", p.attention_range), **columns_of("speedup_vs_mha", p.step_range),
              f"{request.beside}_kernel_speedup_vs_mha": p.beside_speedup}
             for p in points]
     rows = [{name: value for name, value in row.items() if not name.startswith("None_")} for row in rows]
@@ -121,11 +121,11 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, points, measured, layouts), rows=rows,
         finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
         how_to_read=f"Lines: the law S(g) ≤ R·b/2; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
-                    f"rings{', from small to large' if len(layouts) > 2 else ''}: "
-                    f"{', '.join(layout_name(name) for name in layouts[1:])}. Hollow dots and upright lines: "
-                    "chips with assumed parameters, and the range of their speedup. Above, attention "
+                    f"larger rings, hollow for every chip{', from small to large' if len(layouts) > 2 else ''}: "
+                    f"{', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
-                    "cache in the level named." + _words_for_marks(request, measured),
+                    "cache in the level named." + _words_for_marks(request, measured)
+                    + caption(request.hardware, "upright lines are the range of their speedup"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Two log-log plots of speedup over MHA against the ridge point of the memory that holds the cache. "
             + "; ".join(f"{context.label(p.chip)} {p.level}: {p.attention_speedup:.2g} times in attention"
@@ -285,13 +285,13 @@ def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, floa
     for point, speedup, ends in ranged:
         style = context.styles[point.chip]
         is_first = point.layout == layouts[0]
-        filled = is_first and ends is None
+        filled = is_first and not style.assumed
         # A ring around a dot where the layouts agree.
         axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if is_first else 4,
                   markersize=3.4 + 1.8 * layouts.index(point.layout), markerfacecolor=style.colour if filled else PAPER,
                   markeredgewidth=0.0 if filled else 0.7)
-        if ends is not None:
-            axes.plot([point.ridge_flop_per_byte] * 2, ends, color=style.colour, linewidth=0.9, alpha=0.6, zorder=3)
+        # Ranges of several layouts stand side by side.
+        draw_range(axes, point.ridge_flop_per_byte * _APART**layouts.index(point.layout), ends, style.colour)
     stems = [([p.ridge_flop_per_byte, q.ridge_flop_per_byte], [low, high], p.chip)
              for p, low in values for q, high in values
              if p.chip == q.chip and p.level == q.level and low < high and p.layout == layouts[0]]

@@ -31,7 +31,8 @@ def draw(context: FigureContext) -> DrawnFigure:
     """One line a layout; each chip's usable memory as a level line, whole systems on the far side."""
     request = context.request
     kv_len = np.array(request.kv_len, dtype=float)
-    caches = {layout: evaluate(request, request.hardware[0], layout, batch=1.0, kv_len=kv_len).columns["kv_cache_bytes"]
+    caches = {layout: evaluate(request, request.hardware[0], layout, batch=1.0, kv_len=kv_len).select(
+        ("kv_cache_bytes",))["kv_cache_bytes"]
               for layout in request.layouts}
     rooms = {chip.name: (_room_bytes(chip), chip.max_chips) for chip in request.hardware}
     rows: list[dict[str, Any]] = [

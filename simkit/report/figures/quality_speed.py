@@ -13,6 +13,7 @@ import numpy as np
 from simkit.claims.published_quality import Published, published_points
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
 from simkit.report.drawing.study_points import (
     Omission,
     evaluate,
@@ -33,15 +34,17 @@ def draw(context: FigureContext) -> DrawnFigure:
     points = published_points()
     layouts = [name for name in request.layouts if name != "mha"]
     done, omissions = for_each_chip(request.hardware[:1], lambda chip: {
-        layout: scalar(point, "speedup_vs_mha") for layout in layouts
-        if fits(point := evaluate(request, chip, layout))})
-    chip, predicted = next(iter(done.items()))
-    predicted = {name: value for name, value in predicted.items() if np.isfinite(value)}
+        layout: point for layout in layouts if fits(point := evaluate(request, chip, layout))})
+    chip, points_of = next(iter(done.items()))
+    predicted = {name: value for name, point in points_of.items()
+                 if np.isfinite(value := scalar(point, "speedup_vs_mha"))}
+    ranges = {name: range_of(points_of[name], "speedup_vs_mha") for name in predicted}
     rows: list[dict[str, Any]] = [
         {"kind": "published", "comparison": p.comparison, "variant": p.variant, "speedup": p.speedup,
          "score": p.score_points, "score_change_percent": p.score_change_percent, "source": p.source} for p in points]
     rows += [{"kind": "predicted", "comparison": request.model.name, "variant": layout, "speedup": value,
-              "hardware": chip, "batch": request.focus_batch, "kv_len": request.focus_kv_len}
+              **columns_of("speedup", ranges[layout]), "hardware": chip, "batch": request.focus_batch,
+              "kv_len": request.focus_kv_len}
              for layout, value in predicted.items()]
     gqa = next(p for p in points if p.variant.startswith("GQA"))
     mqa = next(p for p in points if p.comparison == gqa.comparison and p.variant.startswith("MQA"))
@@ -50,7 +53,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         omissions.append(Omission(chip=chip, reason=no_room(request)))
     return DrawnFigure(
         title=request.title or "Quality beside speed, as published",
-        figure=_figure(context, points, predicted, chip), rows=rows,
+        figure=_figure(context, points, predicted, ranges, chip), rows=rows,
         finding=f"In the GQA paper {gqa.variant} keeps {100 + gqa.score_change_percent:.1f} % of MHA's score at "
                 f"{times(gqa.speedup)} its speed, {mqa.variant} {100 + mqa.score_change_percent:.1f} % at "
                 f"{times(mqa.speedup)}."
@@ -58,7 +61,8 @@ def draw(context: FigureContext) -> DrawnFigure:
                    "buys depends on the machine and the point, what it costs on the training." if predicted else ""),
         how_to_read="Marks: " + "; ".join(
             f"{_MARKERS_WORDS[i]} {p.what} ({p.source})" for i, p in enumerate(_firsts(points)))
-        + ". Ticks at the bottom: this study's predicted speedups, which have no quality.",
+        + ". Ticks at the bottom: this study's predicted speedups, which have no quality."
+        + caption(request.hardware[:1], "the bar is the range of the predicted speedup"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Scatter of score change against speedup over MHA. " + " ".join(
             f"{p.variant}: {times(p.speedup)}, {p.score_change_percent:+.1f} %." for p in points))
@@ -71,7 +75,8 @@ def _firsts(points: list[Published]) -> list[Published]:
     return list({p.comparison: p for p in reversed(points)}.values())[::-1]
 
 
-def _figure(context: FigureContext, points: list[Published], predicted: dict[str, float], chip: str) -> Any:
+def _figure(context: FigureContext, points: list[Published], predicted: dict[str, float],
+            ranges: dict[str, tuple[float, float] | None], chip: str) -> Any:
     figure = new_figure(2.9)
     axes = figure.add_subplot()
     order = [p.comparison for p in _firsts(points)]
@@ -87,16 +92,17 @@ def _figure(context: FigureContext, points: list[Published], predicted: dict[str
     axes.axhline(0.0, color=SOFT_INK, linewidth=0.6, zorder=0)
     axes.set_xlabel("speed over MHA")
     axes.set_ylabel("score over MHA's [%]")
-    colour = context.styles[chip].colour
-    for value in predicted.values():
-        axes.plot([value, value], [low, low + 0.25], color=colour, linewidth=1.6, zorder=3)
+    style = context.styles[chip]
+    for layout, value in predicted.items():
+        axes.plot([value, value], [low, low + 0.25], color=style.colour, linewidth=1.6, zorder=3)
+        draw_range(axes, low + 0.12, ranges[layout], style.colour, along="x", width_points=2.0, cap_points=5.0)
     labels = [Label(x=1.0, y=0.0, text="MHA", colour=INK)]
     labels += [Label(x=p.speedup, y=p.score_change_percent, text=p.variant, colour=INK)
                for p in points]
     if predicted:
         names = ", ".join(layout_name(layout) for layout in predicted)
-        axes.annotate(f"predicted, {context.label(chip)}: {names}", (min(predicted.values()), low + 0.25),
-                      xytext=(0, 2), textcoords="offset points", fontsize=SMALL_POINTS, color=colour,
+        axes.annotate(f"predicted, {context.marked(chip)}: {names}", (min(predicted.values()), low + 0.25),
+                      xytext=(0, 2), textcoords="offset points", fontsize=SMALL_POINTS, color=style.colour,
                       va="bottom", ha="left")
     place_labels(axes, labels, avoid=[(np.array([0.9, 20.0]), np.array([0.0, 0.0]))])
     return figure

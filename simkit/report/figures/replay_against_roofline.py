@@ -15,6 +15,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.ranges import caption
 from simkit.report.drawing.study_points import (
     Omission,
     evaluate,
@@ -85,7 +86,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "Replay beside roofline: where they differ, and why",
         figure=_figure(context, done, layouts), rows=rows, finding=_finding(context, done),
         how_to_read="One layer's attention on one chip: replayed time over the highest roof (the line at 1), split by "
-                    "what the kernel's slots wait for. Cut stacks carry their height.",
+                    "what the kernel's slots wait for. Cut stacks carry their height."
+                    + caption(request.hardware, "no range is drawn, for replay and roof move together with them"),
         inputs=inputs_text(request, point=False).replace(f"engine: {request.engine}", "engine: replay")
         + f" Batch {request.focus_batch}.", omissions=omissions,
         alt="Stacked bars over context. " + " ".join(
@@ -140,7 +142,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Stack]], layouts: list
             axes.grid(visible=False, axis="x")
             axes.tick_params(axis="x", length=0)
             levels = ", then ".join(dict.fromkeys(stack.level for stack in mine))
-            axes.set_title(f"{context.label(name)} {layout_name(layout)}: {levels}", fontsize=SMALL_POINTS + 0.5)
+            axes.set_title(f"{context.marked(name)} {layout_name(layout)}: {levels}", fontsize=SMALL_POINTS + 0.5)
     for axes in panels[-1]:
         axes.set_xlabel("cached tokens")
     figure.supylabel("replayed time over the roof", fontsize=SMALL_POINTS + 1)

@@ -7,17 +7,19 @@ Williams, Waterman, Patterson 2009. Rates are achievable ones (peak times the pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.foundation.units import FLOP_PER_S
+from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.ranges import Range, caption, columns_of, draw_band, draw_range
 from simkit.report.drawing.study_points import cache_home, evaluate, for_each_chip, inputs_text
 from simkit.report.drawing.style import (
     INK,
@@ -28,19 +30,29 @@ from simkit.report.drawing.style import (
     log_ticks,
     new_figure,
 )
+from simkit.study.ranges import corners
 
 _INTENSITY: Final = np.geomspace(0.25, 16384, 400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Roof:
+    """``ends``: the slow and the fast end of the roofs of a chip with assumed parameters."""
+
     chip: HardwareProfile
     home: str
     compute_flop_per_s: float
     level_bytes_per_s: dict[str, float]
+    ends: tuple[_Roof, _Roof] | None = None
 
     def attainable_flop_per_s(self, level: str, intensity: Any) -> Any:
         return np.minimum(self.compute_flop_per_s, self.level_bytes_per_s[level] * intensity)
+
+    def range_flop_per_s(self, level: str, intensity: Any) -> Range | None:
+        if self.ends is None:
+            return None
+        slow, fast = (end.attainable_flop_per_s(level, intensity) for end in self.ends)
+        return slow, fast
 
     @property
     def ridge_flop_per_byte(self) -> float:
@@ -51,20 +63,16 @@ def draw(context: FigureContext) -> DrawnFigure:
     """Ceilings of every chip of the request with the layouts' attention intensities on them."""
     request = context.request
 
-    def roof(chip: HardwareProfile) -> _Roof:
-        home = cache_home(evaluate(request, chip, request.layouts[0]))
-        rates = {level.name: level.achievable_bytes_per_s for level in chip.memory}
-        return _Roof(chip=chip, home=home, level_bytes_per_s={k: v for k, v in rates.items() if v is not None},
-                     compute_flop_per_s=chip.compute.matrix_achievable_flop_per_s("bf16"))
-
-    roofs, omissions = for_each_chip(request.hardware, roof)
+    roofs, omissions = for_each_chip(
+        request.hardware, lambda chip: _roof(chip, cache_home(evaluate(request, chip, request.layouts[0]))))
     bytes_per_element = parse_format(request.kv_dtype).bytes_per_element
     intensities = {name: 2 * request.model.n_q_heads / parse_layout(name, request.model).n_kv_heads / bytes_per_element
                    for name in request.layouts}
     rows = [{"hardware": name, "level": level, "holds_cache": level == item.home, "level_bytes_per_s": rate,
              "compute_flop_per_s": item.compute_flop_per_s, "ridge_flop_per_byte": item.compute_flop_per_s / rate,
              "attention": layout, "arithmetic_intensity": intensity,
-             "attainable_flop_per_s": float(item.attainable_flop_per_s(level, intensity))}
+             "attainable_flop_per_s": float(item.attainable_flop_per_s(level, intensity)),
+             **columns_of("attainable_flop_per_s", item.range_flop_per_s(level, intensity))}
             for name, item in roofs.items() for level, rate in item.level_bytes_per_s.items()
             for layout, intensity in intensities.items()]
     return DrawnFigure(
@@ -72,10 +80,21 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, roofs, intensities), rows=rows, finding=_finding(context, roofs, intensities),
         how_to_read="Bold: the memory level in which the cache lives (named in the label); faint: the other levels. "
                     "Dashed chips are ASICs. Left of a chip's knee fewer KV heads buy speed in full, right of it "
-                    "nothing.",
+                    "nothing." + caption(request.hardware, "bands and bars are the range of the roof in bold"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Log-log plot of attainable flop/s against attention intensity in flop per byte, one bent line a chip; "
             + "; ".join(f"{context.label(n)} bends at {r.ridge_flop_per_byte:.3g}" for n, r in roofs.items()) + ".")
+
+
+def _roof(chip: HardwareProfile, home: str) -> _Roof:
+    """The roofs of a chip and, where it has assumed parameters, those with all of them slow and all of them fast."""
+    rates = {level.name: level.achievable_bytes_per_s for level in chip.memory}
+    own = _Roof(chip=chip, home=home, level_bytes_per_s={k: v for k, v in rates.items() if v is not None},
+                compute_flop_per_s=chip.compute.matrix_achievable_flop_per_s("bf16"))
+    if not chip.has_range:
+        return own
+    fast, slow = (_roof(replace(with_assumed(chip, end), assumed=()), home) for end in corners(chip, each=False))
+    return replace(own, ends=(slow, fast))
 
 
 def _figure(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[str, float]) -> Any:
@@ -88,17 +107,20 @@ def _figure(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[s
             reach = item.attainable_flop_per_s(level, _INTENSITY)
             axes.plot(_INTENSITY, reach, style.line, color=style.colour, linewidth=1.3 if main else 0.5,
                       alpha=1.0 if main else 0.35, zorder=3 if main else 1)
+        draw_band(axes, _INTENSITY, item.range_flop_per_s(item.home, _INTENSITY), style.colour)
         for intensity in intensities.values():
             axes.plot(intensity, item.attainable_flop_per_s(item.home, intensity), style.marker, color=style.colour,
-                      markersize=3.6, markeredgecolor="none", zorder=4)
+                      markersize=3.6, markerfacecolor=style.face, markeredgewidth=0.7, zorder=4)
+            draw_range(axes, intensity, item.range_flop_per_s(item.home, intensity), style.colour)
     for intensity in intensities.values():
         axes.axvline(intensity, color=SOFT_INK, linewidth=0.6, linestyle=":", zorder=0)
     log_ticks(axes, "x", [0.25, 1, 4, 16, 64, 256, 1024, 4096, 16384],
               ["¼", "1", "4", "16", "64", "256", "1k", "4k", "16k"])
     decade_axis(axes, "y", FLOP_PER_S)
     # The lowest marker is what must be seen; on-chip levels may leave the frame at the top left.
-    low = min(float(r.attainable_flop_per_s(r.home, min(intensities.values()))) for r in roofs.values())
-    high = max(r.compute_flop_per_s for r in roofs.values())
+    shown = [one for r in roofs.values() for one in (r, *(r.ends or ()))]
+    low = min(float(r.attainable_flop_per_s(r.home, min(intensities.values()))) for r in shown)
+    high = max(r.compute_flop_per_s for r in shown)
     axes.set_ylim(10 ** np.floor(np.log10(low)), high * 2.5)
     axes.set_xlim(_INTENSITY[0], _INTENSITY[-1])
     axes.set_xlabel("attention intensity [flop per byte of cache]")

@@ -21,6 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.ranges import caption, columns_of, range_of, range_words
 from simkit.report.drawing.study_points import (
     Omission,
     cache_home,
@@ -67,6 +68,7 @@ class Causes:
     chips: int
     reduction_factor: float
     speedup_of: dict[str, float]
+    step_range: tuple[float, float] | None
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -80,14 +82,16 @@ def draw(context: FigureContext) -> DrawnFigure:
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "level": item.level, "bytes_reduction": item.reduction_factor,
              **{f"speedup_with_{cause}_alone": item.speedup_of[cause] for cause in _ALONE},
-             "speedup_vs_mha": item.speedup_of["step"], "own_batch_vs_mha": item.speedup_of["users"]} for item in found]
+             "speedup_vs_mha": item.speedup_of["step"], **columns_of("speedup_vs_mha", item.step_range),
+             "own_batch_vs_mha": item.speedup_of["users"]} for item in found]
     return DrawnFigure(
         title=request.title or f"What takes {layout_name(layout)}'s advantage: each cause alone",
         figure=_figure(context, found), rows=rows, finding=_finding(context, found, layout),
         how_to_read="Each cell is the step's speedup over MHA if only the cause above it existed beside the reading of "
                     "the cache; the darker, the more that cause leaves. Whole step: all together. Users that fit: the "
                     "largest batch over MHA's on the same chips. Under each chip: how many serve the model, and "
-                    "where the cache lives.",
+                    "where the cache lives." + caption(
+                        request.hardware, "the range of the whole step stands under it; causes alone have none"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Table of speedups. " + " ".join(
             f"{context.label(item.chip)}: " + ", ".join(f"{_HEADINGS[c].replace(chr(10), ' ')} {times(v)}"
@@ -113,6 +117,7 @@ def separate(request: FigureRequest, chip: HardwareProfile, layout: str) -> Caus
         alone[cause] = (read_s + before[cause]) / (read_s / reduction + after[cause])
     alone |= {"step": scalar(ours, "speedup_vs_mha"), "users": scalar(ours, "own_batch") / scalar(base, "own_batch")}
     return Causes(chip=chip.name, level=cache_home(ours), chips=int(scalar(ours, "chips")), reduction_factor=reduction,
+                  step_range=range_of(ours, "speedup_vs_mha"),
                   speedup_of={name: float(alone[name]) for name in (*_ALONE, "step", "users")})
 
 
@@ -145,8 +150,11 @@ def _figure(context: FigureContext, found: list[Causes]) -> Any:
             strength = float(np.clip(np.log(max(value, 1.0)) / np.log(whole), 0.0, 1.0))
             x = column + (0.25 if name in ("step", "users") else 0.0)
             axes.barh(row, 0.94, left=x - 0.47, height=0.9, color=shades(strength), edgecolor=PAPER, linewidth=0.0)
-            axes.text(x, row, times(value), ha="center", va="center", fontsize=SMALL_POINTS, color=FILL_INK,
-                      fontweight="bold" if name == "step" else "normal")
+            words = range_words(item.step_range) if name == "step" else ""
+            axes.text(x, row - (0.18 if words else 0.0), times(value), ha="center", va="center", color=FILL_INK,
+                      fontsize=SMALL_POINTS, fontweight="bold" if name == "step" else "normal")
+            if words:
+                axes.text(x, row + 0.24, words, ha="center", va="center", fontsize=SMALL_POINTS - 1.0, color=FILL_INK)
     axes.set_xlim(-0.5, len(columns) - 0.22)
     axes.set_ylim(len(found) - 0.5, -0.5)
     for column, name in enumerate(columns):
@@ -154,8 +162,8 @@ def _figure(context: FigureContext, found: list[Causes]) -> Any:
         axes.text(x, -0.62, _HEADINGS[name], ha="center", va="bottom", fontsize=SMALL_POINTS, linespacing=0.95,
                   color=INK, fontweight="bold" if name == "step" else "normal")
     axes.set_yticks(np.arange(len(found)), [
-        f"{context.label(item.chip)}\n{chips_words(item.chips)}, {item.level}"
-        for item in found], fontsize=SMALL_POINTS, linespacing=0.95)
+        f"{context.marked(item.chip)}\n{chips_words(item.chips)}, {item.level}"
+        for item in found], fontsize=SMALL_POINTS, linespacing=1.1)
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.tick_params(length=0)

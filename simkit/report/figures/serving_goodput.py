@@ -10,7 +10,8 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.study_points import Omission, for_each_chip
+from simkit.report.drawing.ranges import caption
+from simkit.report.drawing.study_points import Omission, assumed_text, for_each_chip
 from simkit.report.drawing.style import DARK, SOFT_INK, chips_words, layout_name, new_figure, times
 from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.max_rate import find_max_rate
@@ -78,9 +79,10 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="Requests a second that get their first token within 2 s and each further one within 50 ms on "
                     "average, against those that arrive; the dotted line is all of them. All lines of a panel run on "
-                    "the same chips; no host work is added.",
+                    "the same chips; no host work is added."
+                    + caption(request.hardware, "no range is drawn, for all is served at the estimates' step times"),
         inputs=f"{request.model.title}, {request.engine} engine, continuous batching, pages of {PAGE_TOKENS} tokens, "
-               f"{REQUESTS} or more Poisson requests with the lengths of {TRACE}",
+               f"{REQUESTS} or more Poisson requests with the lengths of {TRACE}.{assumed_text(request.hardware)}",
         omissions=omissions,
         alt="Goodput against offered rate, a panel a chip. " + " ".join(
             f"{context.label(chip)}: {_limits(found)} requests a second." for chip, found in done.items()))
@@ -118,15 +120,15 @@ def _figure(context: FigureContext, done: dict[str, list[_Line]]) -> Any:
         most = float(max(line.offered[-1] for line in found))
         axes.plot([0, most], [0, most], color=SOFT_INK, linewidth=0.6, linestyle=":")
         # Lines that lie on one another: the later ones are thinner, so that the earlier ones show beside them.
-        for colour, line, width in zip(_COLOURS, found, np.linspace(2.4, 1.0, len(found)), strict=False):
+        for colour, line, width in zip(_COLOURS[:len(found)], found, np.linspace(2.4, 1.0, len(found)), strict=True):
             axes.plot(line.offered, line.goodput, color=colour, linewidth=width)
         axes.set_xlim(0, most)
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= most])
         axes.set_ylim(0, 1.15 * max(float(line.goodput.max()) for line in found))
         chips = found[0].chips
-        axes.set_title(f"{context.label(chip)}, {chips_words(chips)}")
+        axes.set_title(f"{context.marked(chip)}, {chips_words(chips)}")
         axes.set_ylabel("within the objective, a second")
-        labels = [_peak_label(line, colour) for colour, line in zip(_COLOURS, found, strict=False)]
+        labels = [_peak_label(line, colour) for colour, line in zip(_COLOURS[:len(found)], found, strict=True)]
         place_labels(axes, labels, avoid=[(line.offered, line.goodput) for line in found])
     panels[-1].set_xlabel("requests that arrive, a second")
     return figure

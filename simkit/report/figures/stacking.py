@@ -15,12 +15,14 @@ import numpy as np
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import spread
+from simkit.report.drawing.ranges import ENDS, caption, columns_of, draw_range
 from simkit.report.drawing.study_points import Omission, for_each_chip, inputs_text, no_room, require_some
 from simkit.report.drawing.style import SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
 from simkit.study.stacking import stack
 
 _SERIES: Final = (("cache_saved", "bytes", ":"), ("attention_speedup", "attention", "--"),
                   ("step_speedup", "step", "-"))
+_RANGED: Final = ("attention_speedup", "step_speedup")  # bytes are known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ def draw(context: FigureContext) -> DrawnFigure:
              "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": float(found.columns["chips"][place]),
              **{field: float(found.columns[field][place]) for field, _, _ in _SERIES},
+             **{name: end for field in _RANGED for name, end in columns_of(field, _range(found, field, place)).items()},
              "headroom": float(found.columns["headroom"][place]),
              "step_time_s": float(found.columns["step_time_s"][place])}
             for name, found in done.items() for place, rung in enumerate(rungs)]
@@ -57,12 +60,18 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Cumulative factors of a token over the first rung, all rungs on the same chips. Dotted: bytes of "
                     "cache read; dashed: attention's speed; bold: the whole step's." + (
             " Below 1×: de-quantising is vector work, and takes longer than the bytes that it saves."
-            if any(np.min(found.columns[field]) < 1 for found in done.values() for field, _, _ in _SERIES) else ""),
+            if any(np.min(found.columns[field]) < 1 for found in done.values() for field, _, _ in _SERIES) else "")
+        + caption(request.hardware, "bars are the range of a factor"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Lines over rungs " + ", ".join(map(_rung, rungs)) + ". " + " ".join(
             f"{context.label(name)} ends at " + ", ".join(
                 f"{word} {times(float(found.columns[field][-1]))}" for field, word, _ in _SERIES) + "."
             for name, found in done.items()))
+
+
+def _range(found: _Ladder, field: str, place: int) -> tuple[float, float] | None:
+    low, high = (float(found.columns[f"{field}_{end}"][place]) for end in ENDS)
+    return None if np.isnan(low) else (low, high)
 
 
 def _rung(text: str) -> str:
@@ -78,14 +87,18 @@ def _rung(text: str) -> str:
 def _figure(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) -> Any:
     figure = new_figure(2.6)
     panels = np.atleast_1d(figure.subplots(1, len(done), sharey=True))
-    highest = max(float(np.max(found.columns["cache_saved"])) for found in done.values())
-    lowest = min(1.0, *(float(np.min(found.columns[field])) for found in done.values() for field, _, _ in _SERIES))
+    shown = [np.ravel([found.columns[name] for field, _, _ in _SERIES for name in (field, *(
+        f"{field}_{end}" for end in ENDS if field in _RANGED))]) for found in done.values()]
+    highest, lowest = max(float(np.nanmax(one)) for one in shown), min(1.0, *(float(np.nanmin(one)) for one in shown))
     for axes, (name, found) in zip(panels, done.items(), strict=True):
-        ends = []
+        ends, style = [], context.styles[name]
         for field, word, line in _SERIES:
             values = found.columns[field]
-            axes.plot(range(len(rungs)), values, line, color=context.styles[name].colour, marker="o", markersize=2.4,
+            axes.plot(range(len(rungs)), values, line, color=style.colour, marker="o", markersize=2.8,
+                      markerfacecolor=style.face, markeredgewidth=0.7,
                       linewidth=1.8 if field == "step_speedup" else 1.0)
+            for place in range(len(rungs)) if field in _RANGED else ():
+                draw_range(axes, place, _range(found, field, place), style.colour)
             ends.append((float(values[-1]), word))
         ticks = [2.0**power for power in range(-6, 12) if lowest <= 2.0**power <= highest * 1.05]
         log_ticks(axes, "y", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
@@ -98,7 +111,7 @@ def _figure(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) 
         axes.set_xlim(-0.3, len(rungs) + 0.9 + 0.25 * len(done))
         axes.set_xticks(range(len(rungs)), [_rung(rung) for rung in rungs], rotation=60, ha="right",
                         rotation_mode="anchor", fontsize=SMALL_POINTS)
-        axes.set_title(context.label(name))
+        axes.set_title(style.marked_label)
     panels[0].set_ylabel("over the first rung")
     return figure
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.drawing.ranges import caption, columns_of, range_of
 from simkit.report.drawing.stacked_bars import Bar, Panel, Part, stacked_bars
 from simkit.report.drawing.study_points import (
     PART_NAMES,
@@ -20,7 +21,6 @@ from simkit.report.drawing.study_points import (
     inputs_text,
     machines_text,
     no_room,
-    range_of,
     require_some,
     same_chips_text,
     scalar,
@@ -65,16 +65,16 @@ def draw(context: FigureContext) -> DrawnFigure:
     require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": bar.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": bar.chips, "level": bar.level, "step_time_s": bar.step_time_s,
-             **dict(zip(("step_time_s_low", "step_time_s_high"), bar.range_s or (None, None), strict=True)),
+             **columns_of("step_time_s", bar.range_s),
              **{f"{part}_time_s": bar.parts_s[part] for part in PARTS}}
             for name, found in done.items() for bar in found]
     return DrawnFigure(
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
-        how_to_read="Each panel is scaled to its longest step or the end of its range; a line is the range of a "
-                    "step's time by what is assumed, and the time of the bar itself stands behind it. Fixed "
+        how_to_read="Each panel is scaled to its longest step or the end of its range. Fixed "
                     "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
-                    f"{same_chips_text(request)}",
+                    f"{same_chips_text(request)}"
+                    + caption(shown, "a line is the range of a step's time, behind which the bar's own time stands"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(
             f"{context.label(name)} {layout_name(bar.layout)}: {format_quantity(bar.step_time_s, SECONDS)}, of which "
@@ -87,7 +87,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
     for name, found in done.items():
         longest = max((bar.range_s or (0.0, bar.step_time_s))[1] for bar in found)
         panels.append(Panel(
-            title=f"{context.label(name)}: {machines_text(bar.point for bar in found)}",
+            title=f"{context.marked(name)}: {machines_text(bar.point for bar in found)}",
             bars=[Bar(
                 layout=bar.layout, time_s=bar.step_time_s,
                 parts=[Part(name=PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)

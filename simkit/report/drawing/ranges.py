@@ -1,0 +1,78 @@
+"""Ranges by what is assumed of a chip, the same in every figure: bars, bands, columns of data, a word in the caption.
+
+Where nothing is assumed of a chip a range is None, and nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing.labels import Coordinate
+from simkit.report.drawing.style import times
+from simkit.study.evaluate import Evaluated
+
+Range = tuple[Any, Any]
+"""The low and the high end of a value, or of each value along a curve."""
+ENDS: Final = ("low", "high")
+RANGE: Final = "_range"  # the name of these marks among those of a figure; legends leave it out
+_BAND_ALPHA: Final = 0.13
+
+
+def range_of(evaluated: Evaluated, field: str) -> tuple[float, float] | None:
+    """The range of a column of a single point."""
+    found = ranges_of(evaluated, field)
+    return None if found is None or not np.isfinite(found).all() else (float(found[0][0]), float(found[1][0]))
+
+
+def ranges_of(evaluated: Evaluated, field: str) -> Range | None:
+    """The range of a column at every point, flat."""
+    if not evaluated.hardware.has_range:
+        return None
+    low, high = (np.ravel(column) for column in evaluated.select([f"{field}_{end}" for end in ENDS]).values())
+    return low, high
+
+
+def columns_of(field: str, ends: Range | None) -> dict[str, Any]:
+    """A range as the columns of a row, named as in records."""
+    return dict(zip((f"{field}_{end}" for end in ENDS), ends or (None, None), strict=True))
+
+
+def draw_range(axes: Axes, at: Coordinate, ends: Range | None, colour: str, *, along: str = "y",
+               width_points: float = 0.9, cap_points: float = 3.0, opacity_fraction: float = 0.6) -> None:
+    """A bar from the low to the high end, at a place of the other axis."""
+    if ends is None:
+        return
+    places, cap = [at, at], "|" if along == "x" else "_"
+    x, y = (ends, places) if along == "x" else (places, ends)
+    axes.plot(x, y, color=colour, marker=cap, markersize=cap_points, markeredgewidth=0.7, linewidth=width_points,
+              alpha=opacity_fraction, zorder=2.5, solid_capstyle="butt", label=RANGE)
+
+
+def draw_band(axes: Axes, x: Any, ends: Range | None, colour: str) -> None:
+    """A pale band from the low to the high end along a curve."""
+    if ends is not None:
+        axes.fill_between(x, *ends, color=colour, alpha=_BAND_ALPHA, linewidth=0, zorder=1.5, label=RANGE)
+
+
+def range_words(ends: Range | None) -> str:
+    """The range of a ratio as a second line under it: ``1.91–2.2``; empty where both ends read alike."""
+    low, high = ("", "") if ends is None else (times(end)[:-1] for end in ends)
+    return "" if low == high else f"{low}–{high}"
+
+
+def caption(chips: Iterable[HardwareProfile], drawn: str) -> str:
+    """How assumed chips look, to follow on what a caption says of marks; empty where nothing is assumed of any chip.
+
+    ``drawn``: what shows the range, or why there is none.
+    """
+    known: Sequence[HardwareProfile] = [chip for chip in chips if chip.assumed]
+    if not known:
+        return ""
+    if not any(chip.has_range for chip in known):
+        drawn = "with ideal values in their place they have no range"
+    return f" Filled: every parameter of the chip has a source; hollow: some are assumed; {drawn}."
