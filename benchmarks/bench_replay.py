@@ -46,10 +46,10 @@ def one_layer(layout: str, batch: int, kv_len: int, *, exact: bool = False) -> C
     from simkit.model.catalog import load_model
     from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
-    from simkit.timing.single_points import scalar_operator
     from simkit.step.build import build_step
     from simkit.step.placement import Placement
     from simkit.study.scenario import parse_scenario
+    from simkit.timing.single_points import scalar_operator
 
     chip, model = load_hardware("h100-sxm"), load_model("llama-2-70b")
     workload = parse_scenario().workload(

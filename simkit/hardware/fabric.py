@@ -14,6 +14,7 @@ from pydantic import Field
 
 from simkit.foundation.units import COUNT, HERTZ
 from simkit.foundation.validation import Flag, Quantity, WholeNumber
+from simkit.hardware.declaration import Key, Prior
 
 TileTopology = Literal["mesh", "torus", "ring", "exchange", "noc", "stream"]
 # Topologies in which a message passes every tile between two: distance counts.
@@ -30,10 +31,10 @@ class Tile:
 
     port_bytes_per_cycle: BytesPerCycle | None = None
     """What reaches the engine from the tile's own memory; default: the memory level's bandwidth."""
-    far_bytes_per_cycle: BytesPerCycle | None = None
+    shared_bytes_per_cycle: BytesPerCycle | None = None
     """What one tile can take in from memory that all tiles share, such as DRAM."""
     stationary: TwoSides | None = None
-    """Rows and columns of the operand that a systolic engine holds while rows of the other stream past it."""
+    """Rows and columns of the operand that a systolic engine holds while rows of the other stream past it; printed."""
     engines: Annotated[int, WholeNumber(1, 65536)] = 1
     """Systolic engines of one tile."""
     fill_bytes_per_cycle: BytesPerCycle | None = None
@@ -72,11 +73,14 @@ class Fabric:
     """mesh, torus, ring: to the neighbours; stream: past all tiles of a row; exchange, noc: from any tile to any."""
     clock_hz: Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None = None
     """Default: compute.clock."""
-    start_cycles: Cycles | None = None
-    """Before each phase: the start of a program's next part, or a barrier of all tiles; default: overheads.kernel_launch
-    before each operator."""
+    start_cycles: Annotated[Cycles | None, Key(prior=Prior(key="fabric.start_cycles", more_is_faster=False))] = None
+    """Before each phase: the start of a program's next part, or a barrier of all tiles; default: the launch of each
+    operator (overheads.kernel_launch)."""
     head_tiles: Annotated[int, WholeNumber(1, 10_000_000)] | None = None
     """Most tiles that share one KV head of one sequence."""
+    head_ways: TwoSides | None = None
+    """Tiles that a KV head of one sequence is dealt out over, by tokens and by the head dimension; default: as is
+    fastest."""
     region: TwoSides | None = None
     """Tiles along each side that a layer runs on, layers side by side; default: as is fastest."""
     tile: Tile = Tile()

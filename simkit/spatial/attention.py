@@ -57,6 +57,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     Parameters
     ----------
     task, work: what is read and how long it takes on all tiles evenly.
+    fabric, hardware: the chip, its parameters numbers or arrays over the points.
+    regions, hz: where layers may lie, and the fabric's clock.
     shape: of the points.
     most_copies: of a KV head, for which the memory has room; [regions, points] or a number.
     """
@@ -66,10 +68,9 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
-    even = {"compute": flat(work.compute_s), "special": flat(work.special_s), "far": flat(work.far_bytes)}
+    even = {name: flat(getattr(work, name)) for name in ("compute_s", "fill_s", "special_s", "far_bytes")}
     levels = {name: flat(time_s) for name, time_s in work.level_s.items()}
-    copies = np.broadcast_to(np.asarray(most_copies, dtype=float).reshape(-1, *np.shape(most_copies)[1:]) if np.ndim(
-        most_copies) else most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
+    copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
     token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
                                                     float(columns["tokens"].max(initial=1.0)), float(copies.max()))
     at_once = max(AT_ONCE // (len(token_ways) * len(regions.along)), 1)
@@ -84,7 +85,7 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
             {name: at_points(one, part) for name, one in varied.items()},
             {name: one[part] for name, one in columns.items()},
             EvenWork(level_s={name: one[part] for name, one in levels.items()}, level_bytes={}, near=work.near,
-                     compute_s=even["compute"][part], special_s=even["special"][part], far_bytes=even["far"][part])))
+                     **{name: one[part] for name, one in even.items()})))
 
     def joined(parts: list[Any]) -> Any:
         return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
@@ -97,11 +98,14 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
 
 def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float, copies: float) -> tuple[Any, Any, Any]:
     """Token ways, head-dimension ways and copies to try, as three columns: powers of two, and all tiles of a side."""
+    if fabric.head_ways is not None:
+        by_copy = _powers(min(rows, copies))
+        by_token, by_dim = (np.full(len(by_copy), float(ways)) for ways in fabric.head_ways)
+        return by_token, by_dim, np.array(by_copy)
     most = float(fabric.head_tiles or fabric.n_tiles)
-    by_token = _powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles)))
-    by_dim = _powers(min(float(task.key_dim), most))
-    by_copy = _powers(min(rows, copies))
-    grid = np.array(np.meshgrid(by_token, by_dim, by_copy, indexing="ij")).reshape(3, -1)
+    grid = np.array(np.meshgrid(
+        _powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles))),
+        _powers(min(float(task.key_dim), most)), _powers(min(rows, copies)), indexing="ij")).reshape(3, -1)
     grid = grid[:, grid[0] * grid[1] <= most]
     return grid[0], grid[1], grid[2]
 

@@ -25,9 +25,11 @@ from simkit.spatial.attention import Mapping, mapped_attention
 from simkit.spatial.messages import multicast_cycles
 from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
 from simkit.spatial.regions import Regions, regions_of
-from simkit.spatial.tile_work import clock_hz, even_work
+from simkit.spatial.tile_work import EvenWork, clock_hz, even_work
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
+from simkit.timing.exchanges import layers_wait_s
+from simkit.timing.roofs import highest_s
 from simkit.timing.single_points import shape_of
 from simkit.timing.step_timing import LATENCY, StepTiming, TimedOperator, assemble
 
@@ -65,8 +67,19 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     for operator, work, cause_s in zip(step.operators, works, causes, strict=True):
         own = {name: taken(time_s) for name, time_s in cause_s.items()}
         timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
-    found = assemble(step, hardware, lambda operator: timed[id(operator)], derived=True)
-    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, mappings[0], taken))
+    passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
+    found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
+    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, mappings[0], taken),
+                   unexplained_s=_unexplained_s(step, works, found, hardware))
+
+
+def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:
+    """What the step takes by the profile's measured layer, beyond what the tiles explain; NaN without such a layer."""
+    if hardware.overheads.layer_latency_s == 0.0 or "overheads.layer_latency" in hardware.unstated:
+        return np.nan
+    roofs_s = sum(operator.count * highest_s([*work.level_s.values(), work.compute_s, work.special_s])
+                  for operator, work in zip(step.operators, works, strict=True))
+    return layers_wait_s(step.workload, hardware.overheads) + roofs_s - found.step_time_s
 
 
 def _words(regions: Regions, chosen: Any, mapping: Mapping, taken: Callable[[Any], Any]) -> Any:
@@ -130,7 +143,7 @@ def _chosen(step: DecodeStep, causes: list[dict[str, Any]], regions: Regions, fa
     for operator, cause_s in zip(step.operators, causes, strict=True):
         total = total + operator.count * sum(cause_s.values())
     total = np.broadcast_to(total, (len(regions.along), *shape)) + 0.0
-    if len(regions.along) > 1 and hardware.main_memory.kind == "sram":
+    if len(regions.along) > 1:
         weights, cache = _held_share(step, hardware)
         uncovered = np.reshape(regions.uncovered, (-1, *(1,) * len(shape)))
         total = np.where((weights + cache) * uncovered <= 1.0, total, np.inf)
@@ -140,11 +153,11 @@ def _chosen(step: DecodeStep, causes: list[dict[str, Any]], regions: Regions, fa
 
 
 def _passed_on_s(step: DecodeStep, regions: Regions, fabric: Fabric, hz: Any, dims: int) -> Any:
-    """Seconds in which the hidden state passes from region to region on its way through the layers."""
+    """Seconds in which the hidden state passes from region to region on its way through the layers; 0 in one region."""
     workload = step.workload
     sides = fabric.sides
     along, across = (np.reshape(one, (-1, *(1,) * dims)) for one in (regions.along, regions.across))
     beside = np.floor(sides[0] / along) * np.floor(sides[1] / across)
     hops = np.minimum(beside, workload.model.n_layers / np.asarray(workload.machine.pp)) - 1.0
     elements = workload.rows * workload.model.hidden_size / across
-    return np.maximum(hops, 0.0) * multicast_cycles(elements, along, MESSAGE_BYTES, fabric) / hz
+    return workload.machine.pp * np.maximum(hops, 0.0) * multicast_cycles(elements, along, MESSAGE_BYTES, fabric) / hz

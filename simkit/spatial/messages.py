@@ -25,7 +25,7 @@ from simkit.hardware.fabric import BY_NEIGHBOURS, Fabric
 PASSES_OF_A_SUM: Final = 3  # along the chains, over the groups, and back
 
 
-def sum_cycles(elements: Any, tiles: Any, bytes_: float, fabric: Fabric) -> Any:
+def sum_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
     r"""Sum of ``m`` elements that each of ``k`` tiles has a part of, known to all of them afterwards; 0 for one tile.
 
     - mesh: as above; on a ring or torus both ways round, so as a line of half the tiles
@@ -35,7 +35,7 @@ def sum_cycles(elements: Any, tiles: Any, bytes_: float, fabric: Fabric) -> Any:
     - stream: values pass all tiles of a row and are added in flight: :math:`s + h k + m b / w`
     """
     k, link = np.asarray(tiles, dtype=float), fabric.link
-    length = _length_cycles(elements, bytes_, fabric)
+    length = _length_cycles(elements, element_bytes, fabric)
     if fabric.topology == "exchange":
         time = 2 * (fabric.phase_cycles + link.hop_cycles + (k - 1) / k * length) + link.add_cycles
     elif fabric.topology == "noc":
@@ -64,17 +64,18 @@ def line_sum(tiles: Any) -> tuple[Any, Any]:
     return there + np.maximum(middle, k - 1 - middle), to_middle + groups_to_middle
 
 
-def multicast_cycles(elements: Any, tiles: Any, bytes_: float, fabric: Fabric) -> Any:
+def multicast_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
     r"""``m`` elements of one tile to ``k`` others, the farthest ``k`` hops away: :math:`h k + m b / w`, without
     multicast ``k`` times the length; 0 for one tile.
     """
     k = np.asarray(tiles, dtype=float)
     hops = k if fabric.topology in BY_NEIGHBOURS else np.minimum(k, 1.0)
     copies = 1.0 if fabric.link.multicast else k
-    return np.where(k > 1, fabric.link.hop_cycles * hops + copies * _length_cycles(elements, bytes_, fabric), 0.0)
+    time = fabric.link.hop_cycles * hops + copies * _length_cycles(elements, element_bytes, fabric)
+    return np.where(k > 1, time, 0.0)
 
 
-def _length_cycles(elements: Any, bytes_: float, fabric: Fabric) -> Any:
+def _length_cycles(elements: Any, element_bytes: float, fabric: Fabric) -> Any:
     """Cycles in which a message passes one link."""
     rate = fabric.link.bytes_per_cycle
-    return 0.0 if rate is None else np.asarray(elements, dtype=float) * bytes_ / rate
+    return 0.0 if rate is None else np.asarray(elements, dtype=float) * element_bytes / rate

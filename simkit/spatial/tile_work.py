@@ -3,9 +3,9 @@ r"""What a tile does by itself: the roofs of the whole chip, as far as work deal
 .. math:: T = \max(\text{bytes}/\beta,\; \text{flops}/\pi,\; \text{exponentials}) \cdot u + \text{steps} \cdot c
 
 ``u`` is the busiest tile's share of the work times the tiles of the chip: 1 where everything deals out. A systolic
-engine holds one operand and loads the next beside the work, so rows of the other are paid for at least as long as that
-takes (:func:`fill_rows`). An engine that keeps partial sums in its memory moves them with each product, and reads a
-matrix again for each row that multiplies it.
+engine holds one operand and loads the next beside the work: every element once, whatever rows of the other stream past,
+so few rows wait for the next load (:func:`fill_s`). An engine that keeps partial sums in its memory moves them with
+each product, and reads a matrix again for each row that multiplies it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
+from simkit.step.workload import ACTIVATION_BYTES
 from simkit.timing.roofs import (
     by_binding_roof,
     compute_time_s,
@@ -33,14 +34,15 @@ PARTIAL_BYTES: Final = 2.0  # of a partial sum in an engine's memory, 16 bits as
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvenWork:
-    """Seconds of an operator that deals out evenly over all tiles: by memory level, of the matrix and vector engines,
-    of exponentials; ``near``: levels beside the tiles, whose time is that of the busiest tile.
+    """Seconds of an operator that deals out evenly over all tiles: by memory level, of arithmetic, of loading what
+    systolic engines hold, of exponentials. ``near``: levels beside the tiles, where the busiest one counts.
     """
 
     level_s: dict[str, Any]
     level_bytes: dict[str, Any]
     near: frozenset[str]
     compute_s: Any
+    fill_s: Any
     special_s: Any
     far_bytes: Any
 
@@ -50,12 +52,14 @@ def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
     return fabric.clock_hz or hardware.compute.known_clock_hz
 
 
-def fill_rows(fabric: Fabric, bytes_per_element: Any) -> Any:
-    """Rows that stream past a systolic engine while it loads its next operand, one a cycle; 0 where that is hidden."""
-    tile = fabric.tile
-    if tile.stationary is None or tile.fill_bytes_per_cycle is None:
+def fill_s(operator: Operator, fabric: Fabric, hz: Any) -> Any:
+    r"""Seconds of loading what systolic engines hold, weights or cache: :math:`\frac{F}{2 r} b / w_{fill}`."""
+    tile, task = fabric.tile, operator.product
+    if tile.fill_bytes_per_cycle is None or (task is None and operator.attention is None):
         return 0.0
-    return tile.stationary[0] * tile.stationary[1] * bytes_per_element / tile.fill_bytes_per_cycle
+    element_bytes = ACTIVATION_BYTES[operator.dtype] if task is None else task.input_bytes
+    elements = operator.matrix_flops / (2.0 * operator.query_rows)
+    return elements * element_bytes / (fabric.n_tiles * tile.engines * tile.fill_bytes_per_cycle * hz)
 
 
 def even_work(operator: Operator, placement: Placement, hardware: HardwareProfile, fabric: Fabric) -> EvenWork:
@@ -82,15 +86,7 @@ def even_work(operator: Operator, placement: Placement, hardware: HardwareProfil
     if tile.exponential_cycles is not None:
         special_s = operator.exponentials * tile.exponential_cycles / (fabric.n_tiles * hz)
     return EvenWork(level_s=level_s, level_bytes=level_bytes, near=near, special_s=special_s, far_bytes=far_bytes,
-                    compute_s=compute_time_s(operator, hardware, placement, least_rows=_fill_rows_of(operator, fabric)))
-
-
-def _fill_rows_of(operator: Operator, fabric: Fabric) -> Any:
-    """Rows paid for by an operator: its stationary operand is the cache, or the weights."""
-    if fabric.tile.fill_bytes_per_cycle is None or (operator.product is None and operator.attention is None):
-        return 0.0
-    bytes_ = 2.0 if operator.product is None else operator.product.input_bytes
-    return fill_rows(fabric, bytes_)
+                    fill_s=fill_s(operator, fabric, hz), compute_s=compute_time_s(operator, hardware, placement))
 
 
 def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any, special: Any, steps: Any,
@@ -100,17 +96,19 @@ def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any,
     Parameters
     ----------
     work: as it would take on all tiles evenly.
+    fabric, hz: the tiles and their clock.
     near, compute, special: the busiest tile's share of bytes beside it, products and exponentials, times all tiles.
     steps: vector instructions on that tile.
     reached: tiles that take in what comes from memory that all share.
     """
     tile = fabric.tile
     roofs = {name: time_s * near if name in work.near else time_s for name, time_s in work.level_s.items()}
-    if tile.far_bytes_per_cycle is not None:
-        far_s = work.far_bytes / (reached * tile.far_bytes_per_cycle * hz)
+    if tile.shared_bytes_per_cycle is not None:
+        far_s = work.far_bytes / (reached * tile.shared_bytes_per_cycle * hz)
         far = [name for name in roofs if name not in work.near]
         roofs |= {name: np.maximum(roofs[name], far_s) for name in far[-1:]}
-    compute_s, special_s = work.compute_s * compute, work.special_s * special
+    fills_s, compute_s, special_s = work.fill_s * near, work.compute_s * compute, work.special_s * special
+    compute_s = np.maximum(compute_s, fills_s) if tile.overlaps else compute_s + fills_s
     if tile.overlaps:
         found = by_binding_roof(roofs | {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s},
                                 highest_s([*roofs.values(), compute_s, special_s]))

@@ -138,6 +138,9 @@ _FIELDS: Final = (
     Field(name="tile_mapping", dimension=None,
           meaning="tiles that a layer runs on, and how a KV head lies on them: over tokens, over its dimension, copies",
           value_of=lambda at: at.timing.tile_mapping()),
+    Field(name="unexplained_s", dimension=SECONDS, value_of=lambda at: at.timing.unexplained_s,
+          meaning="what a step takes by the layer that was measured on this chip, beyond what its tiles explain; "
+                  "unknown where no layer was measured or tiles are not asked"),
     Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
                                   "by key with semicolons; ideal: their defaults", dimension=None,
           value_of=lambda at: at.hardware.assumption),

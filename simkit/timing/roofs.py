@@ -243,8 +243,7 @@ def _activation_bytes(operator: Operator, hardware: HardwareProfile) -> dict[str
     return passing
 
 
-def compute_time_s(operator: Operator, hardware: HardwareProfile, placement: Placement | None = None, *,
-                   least_rows: Any = 0.0) -> Any:
+def compute_time_s(operator: Operator, hardware: HardwareProfile, placement: Placement | None = None) -> Any:
     r"""Matrix unit with rows padded to its tile, or the vector unit when padding loses (model.md section 3).
 
     .. math:: T_0 = \min\left( \max\left(\frac{F_m}{\pi_m} \frac{\lceil r/M \rceil M}{r}, \frac{F_v}{\pi_v}\right),
@@ -256,12 +255,11 @@ def compute_time_s(operator: Operator, hardware: HardwareProfile, placement: Pla
 
     .. math:: T = \min\left( T_0|_{F_v + F_u},\; \max(T_0, T_{16}) \right)
 
-    ``placement`` says where the cache lives; without one there is no :math:`T_{16}`. ``least_rows`` are paid for where
-    fewer share what a systolic engine holds: those that stream past it while the next is loaded.
+    ``placement`` says where the cache lives; without one there is no :math:`T_{16}`.
     """
     compute = hardware.compute
     rows, tile = np.asarray(operator.query_rows, dtype=float), compute.matrix_tile_rows
-    padding = np.maximum(np.ceil(rows / tile) * tile, least_rows) / rows
+    padding = np.ceil(rows / tile) * tile / rows
     matrix_s = operator.matrix_flops * padding / compute.matrix_achievable_flop_per_s(operator.dtype)
     vector_rate = compute.vector_peak_flop_per_s
     if vector_rate is None:

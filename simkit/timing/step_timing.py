@@ -6,7 +6,7 @@ join them, and a full pipeline waits for its slowest stage. Operators do not ove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -61,7 +61,8 @@ class StepTiming:
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
-    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point.
+    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point. ``unexplained_s`` of a step is
+    what a measured layer takes beyond what an engine derives; NaN where no layer was measured.
     """
 
     step_time_s: Any
@@ -70,6 +71,7 @@ class StepTiming:
     account: Callable[[], Account]
     detail: str = ""
     tile_mapping: Callable[[], Any] = str
+    unexplained_s: Any = np.nan
 
     @cached_property
     def _account(self) -> Account:
@@ -111,7 +113,7 @@ class StepTiming:
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
             account=lambda: self._account.plus(name, other._account, times), detail=self.detail,
-            tile_mapping=self.tile_mapping)
+            tile_mapping=self.tile_mapping, unexplained_s=self.unexplained_s)
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:
@@ -151,11 +153,11 @@ class TimedOperator:
 
 
 def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed], *,
-             derived: bool = False) -> StepTiming:
+             on_chip_s: Mapping[str, Any] | None = None) -> StepTiming:
     """Time one decode step on one chip's share of it, with the collectives and hops between chips.
 
-    ``derived``: the operators' times hold what a layer waits for, so its measured latency is left out, and exchanges
-    that this latency was measured with are charged.
+    ``on_chip_s``: messages on the chip besides those of operators, by name, from an engine that derives what a layer
+    waits for: its measured latency is left out, and exchanges that this latency was measured with are charged.
     """
     workload = step.workload
     timed = [(operator, time_operator(operator)) for operator in step.operators]
@@ -166,8 +168,9 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
         operator_time[operator.name] = operator_time.get(operator.name, 0.0) + total
         layers_s = layers_s + total
 
-    links = exchange_times_s(step.collectives, hardware, static=workload.static and not derived)
-    fixed_s = 0.0 if derived else layers_wait_s(workload, hardware.overheads)
+    links = exchange_times_s(step.collectives, hardware, static=workload.static and on_chip_s is None)
+    links |= on_chip_s or {}
+    fixed_s = layers_wait_s(workload, hardware.overheads) if on_chip_s is None else 0.0
     stages_s = layers_s + sum(links.values()) + fixed_s
     # A full pipeline runs at its slowest stage: pp rounds of ceil(L/pp) layers take longer than all layers once.
     imbalance: Any = 1.0

@@ -40,6 +40,7 @@ def example(record: type) -> dict[str, Any]:
             continue  # a label at its default
         elif field.dimension is None:
             section[key] = "asic" if record is HardwareProfile and key == "kind" else TEXTS.get(key, "words")
+            section[key] = [4, 4] if key == "tiles" else section[key]
         else:
             section[key] = amount(field, 0.5)
             section[key] = {"bf16": section[key]} if field.path[-1] == "peak" else section[key]
@@ -84,7 +85,7 @@ NUMBERS = numeric_keys(HardwareProfile)
 
 def test_the_example_states_every_number_of_every_section():
     sections = {key.split(".")[0] for key in NUMBERS}
-    assert sections == {"compute", "memory", "links", "system", "overheads", "power", "price"}
+    assert sections == {"compute", "memory", "fabric", "links", "system", "overheads", "power", "price"}
     assert len(NUMBERS) > 50
 
 

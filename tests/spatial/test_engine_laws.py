@@ -54,7 +54,7 @@ def test_it_is_never_faster_than_the_roofline_and_its_account_adds_up(name, topo
 @settings(max_examples=40)
 @given(CHIPS, TOPOLOGIES, LAYOUTS, st.integers(1, 5), st.integers(1, 9000), st.floats(1, 8), st.data())
 def test_better_tiles_links_and_memories_are_never_slower(name, topology, layout, batch, kv_len, factor, data):
-    tile = Tile(step_cycles=8.0, port_bytes_per_cycle=24.0, far_bytes_per_cycle=32.0, exponential_cycles=10.0,
+    tile = Tile(step_cycles=8.0, port_bytes_per_cycle=24.0, shared_bytes_per_cycle=32.0, exponential_cycles=10.0,
                 stationary=(64, 64), fill_bytes_per_cycle=64.0, overlaps=data.draw(st.booleans()))
     chip = on_tiles(name, (8, 16), topology, start_cycles=300.0, tile=tile, link=SLOW["link"])
     fabric, link = chip.fabric, SLOW["link"]
@@ -62,7 +62,7 @@ def test_better_tiles_links_and_memories_are_never_slower(name, topology, layout
         replace(fabric, start_cycles=fabric.start_cycles / factor),
         replace(fabric, tile=replace(tile, step_cycles=tile.step_cycles / factor)),
         replace(fabric, tile=replace(tile, port_bytes_per_cycle=tile.port_bytes_per_cycle * factor)),
-        replace(fabric, tile=replace(tile, far_bytes_per_cycle=tile.far_bytes_per_cycle * factor)),
+        replace(fabric, tile=replace(tile, shared_bytes_per_cycle=tile.shared_bytes_per_cycle * factor)),
         replace(fabric, tile=replace(tile, exponential_cycles=tile.exponential_cycles / factor)),
         replace(fabric, tile=replace(tile, fill_bytes_per_cycle=tile.fill_bytes_per_cycle * factor)),
         replace(fabric, tile=replace(tile, overlaps=True)),

@@ -19,7 +19,7 @@ def memory_family(level: MemoryLevel) -> str | None:
 
 
 def near_bank(level: MemoryLevel) -> bool:
-    """Whether units stand at the banks of a DRAM, each with a bank of its own: its bandwidth is not that of the pins."""
+    """Whether units stand at the banks of a DRAM, each with a bank of its own: not the pins give its bandwidth."""
     return level.kind == "dram" and level.scope == "unit"
 
 
