@@ -89,7 +89,7 @@ class Fabric:
     @property
     def phase_cycles(self) -> float:
         """Cycles before a phase, besides an operator's launch."""
-        return self.start_cycles or 0.0
+        return 0.0 if self.start_cycles is None else self.start_cycles
 
     @property
     def n_tiles(self) -> int:

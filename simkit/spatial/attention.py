@@ -30,6 +30,7 @@ from simkit.spatial.tile_work import EvenWork, local_s
 from simkit.step.operators import AttentionTask
 from simkit.timing.step_timing import LINK
 
+QUERIES, SCORES, SOFTMAX, OUTPUTS = "queries to tiles", "scores summed", "maximum and sum", "outputs summed"
 AT_ONCE: Final = 1_000_000  # mappings times points that are timed as one array
 
 
@@ -44,9 +45,10 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedAttention:
-    """Seconds by cause and the mapping, each [regions, points]."""
+    """Seconds by cause, those of messages also by phase, and the mapping, each [regions, points]."""
 
     cause_s: dict[str, Any]
+    message_s: dict[str, Any]
     mapping: Mapping
 
 
@@ -92,6 +94,7 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
 
     return MappedAttention(
         cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
+        message_s={name: joined([one.message_s[name] for one in found]) for name in found[0].message_s},
         mapping=Mapping(**{name: joined([getattr(one.mapping, name) for one in found])
                            for name in ("token_ways", "dim_ways", "head_copies")}))
 
@@ -152,10 +155,12 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], 
         special=rounds * tile_tokens * exponential_rows * fabric.n_tiles / (items * tokens * rows),
         reached=np.minimum(at_once, items * r) * t_n * t_d)
     each = rounds * own_rows
-    cycles = (multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric)
-              + sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric)
-              + 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric)
-              + sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric))
+    messages = {
+        QUERIES: multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric),
+        SCORES: sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric),
+        SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
+        OUTPUTS: sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric)}
+    cycles = sum(messages.values())
     causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
     total = np.where(fits, sum(causes.values()), np.inf)
     best = np.argmin(total, axis=1)[:, None, :]
@@ -164,4 +169,5 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], 
         return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
 
     return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
+                           message_s={name: taken(one / hz) for name, one in messages.items()},
                            mapping=Mapping(token_ways=taken(t_n), dim_ways=taken(t_d), head_copies=taken(r)))

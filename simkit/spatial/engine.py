@@ -21,7 +21,7 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import Mapping, mapped_attention
+from simkit.spatial.attention import MappedAttention, Mapping, mapped_attention
 from simkit.spatial.messages import multicast_cycles
 from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
 from simkit.spatial.regions import Regions, regions_of
@@ -45,12 +45,12 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     copies = _most_copies(step, hardware, regions, shape) if in_tiles else 1.0
 
     causes: list[dict[str, Any]] = []
-    mappings: list[Mapping] = []
+    attentions: list[MappedAttention] = []
     for operator, work in zip(step.operators, works, strict=True):
         if operator.attention is not None:
             mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies)
             causes.append(mapped.cause_s)
-            mappings.append(mapped.mapping)
+            attentions.append(mapped)
         else:
             causes.append(operator_cause_s(operator, work, fabric, regions, hz, len(shape)))
         causes[-1][LATENCY] = causes[-1].get(LATENCY, 0.0) + _launch_s(operator, hardware, fabric)
@@ -69,7 +69,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
-    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, mappings[0], taken),
+    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, attentions[0].mapping, taken),
+                   message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
                    unexplained_s=_unexplained_s(step, works, found, hardware))
 
 

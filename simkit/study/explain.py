@@ -20,6 +20,7 @@ from simkit.replay.engine import evaluate, replay_point
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.study.evaluate import Evaluated, evaluate_group
+from simkit.study.explain_tiles import explain_tiles
 from simkit.study.grid import Grid
 from simkit.study.scenario import parse_scenario
 from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
@@ -67,7 +68,7 @@ def explain_grid(grid: Grid) -> list[str]:
             q_len=np.array([q_len]), chips=grid.chips, tp=grid.tp, pp=grid.pp, engine=grid.engine, baseline=False,
             scenario=parse_scenario(kv_dtype=kv_dtype, **grid.scenario))
         if bool(found.columns["fits"][0]):
-            lines += explain(found)
+            lines += explain_tiles(found) if found.timing.detail == "tiles" else explain(found)
     if len(points) > MOST_EXPLAINED:
         lines.append(f"{len(points) - MOST_EXPLAINED} more points are not explained: shorten the lists")
     return lines

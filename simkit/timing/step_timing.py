@@ -61,8 +61,9 @@ class StepTiming:
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
-    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point. ``unexplained_s`` of a step is
-    what a measured layer takes beyond what an engine derives; NaN where no layer was measured.
+    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point, and ``message_s`` the
+    messages of one attention by phase. ``unexplained_s`` of a step is what a measured layer takes beyond what an engine
+    derives; NaN where no layer was measured.
     """
 
     step_time_s: Any
@@ -71,6 +72,7 @@ class StepTiming:
     account: Callable[[], Account]
     detail: str = ""
     tile_mapping: Callable[[], Any] = str
+    message_s: Callable[[], dict[str, Any]] = dict
     unexplained_s: Any = np.nan
 
     @cached_property
@@ -113,7 +115,7 @@ class StepTiming:
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
             account=lambda: self._account.plus(name, other._account, times), detail=self.detail,
-            tile_mapping=self.tile_mapping, unexplained_s=self.unexplained_s)
+            tile_mapping=self.tile_mapping, message_s=self.message_s, unexplained_s=self.unexplained_s)
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:

@@ -10,13 +10,14 @@ from typing import Final
 from simkit.foundation.errors import Location
 from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.catalog import list_hardware
-from simkit.hardware.lint import compute, costs, dram, links, memory
+from simkit.hardware.lint import compute, costs, dram, links, memory, tiles
 from simkit.hardware.lint.likeness import parameters_resemble_like_chips
 from simkit.hardware.lint.remarks import Remark, Rule, Severity
 from simkit.hardware.lint.sources import parameters_name_their_source
 from simkit.hardware.profile import HardwareProfile
 
-RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *links.RULES, *costs.RULES)
+RULES: Final[tuple[Rule, ...]] = (*dram.RULES, *memory.RULES, *compute.RULES, *links.RULES, *costs.RULES,
+                                  *tiles.RULES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
