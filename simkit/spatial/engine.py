@@ -12,7 +12,6 @@ With no cycles stated and work that deals out evenly this is the closed form, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import MappedAttention, Mapping, mapped_attention
+from simkit.spatial.attention import MappedAttention, mapped_attention
 from simkit.spatial.messages import multicast_cycles
 from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
 from simkit.spatial.regions import Regions, regions_of
@@ -31,7 +30,7 @@ from simkit.step.placement import Placement
 from simkit.timing.exchanges import layers_wait_s
 from simkit.timing.roofs import highest_s
 from simkit.timing.single_points import shape_of
-from simkit.timing.step_timing import LATENCY, StepTiming, TimedOperator, assemble
+from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, TimedOperator, assemble
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
@@ -69,7 +68,9 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
-    return replace(found, detail="tiles", tile_mapping=lambda: _words(regions, chosen, attentions[0].mapping, taken),
+    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], **{
+        name: taken(getattr(attentions[0].mapping, name)) for name in ("token_ways", "dim_ways", "head_copies")})
+    return replace(found, detail="tiles", tile_mapping=mapping,
                    message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
                    unexplained_s=_unexplained_s(step, works, found, hardware))
 
@@ -81,15 +82,6 @@ def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, h
     roofs_s = sum(operator.count * highest_s([*work.level_s.values(), work.compute_s, work.special_s])
                   for operator, work in zip(step.operators, works, strict=True))
     return layers_wait_s(step.workload, hardware.overheads) + roofs_s - found.step_time_s
-
-
-def _words(regions: Regions, chosen: Any, mapping: Mapping, taken: Callable[[Any], Any]) -> Any:
-    """The mapping of each point in words: ``420x552 tiles a layer, 16x2 a head, 1 copy``."""
-    columns = np.broadcast_arrays(regions.along[chosen], regions.across[chosen], *(
-        taken(one) for one in (mapping.token_ways, mapping.dim_ways, mapping.head_copies)))
-    words = [f"{x:.0f}x{y:.0f} tiles a layer, {n:.0f}x{d:.0f} a head, {r:.0f} {'copy' if r == 1 else 'copies'}"
-             for x, y, n, d, r in zip(*(np.ravel(one).tolist() for one in columns), strict=True)]
-    return np.array(words, dtype=object).reshape(np.shape(chosen))
 
 
 def attention_s(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Any:

@@ -33,7 +33,7 @@ def explain_tiles(evaluated: Evaluated) -> list[str]:
         f"{columns['kv_len'][0]:.0f} tokens, {chips:,.0f} chip{'s' if chips != 1 else ''}: attention takes "
         f"{format_quantity(took_s, SECONDS)} a layer, {took_s / roof_s:.3g} times its roof of "
         f"{format_quantity(roof_s, SECONDS)}.",
-        f"  {np.ravel(timing.tile_mapping())[0]}.",
+        *([] if timing.tile_mapping is None else [f"  {np.ravel(timing.tile_mapping.words)[0]}."]),
         "  " + _what_binds(evaluated, took_s * layers)]
     unexplained_s = _one(timing.unexplained_s)
     if np.isfinite(unexplained_s):

@@ -137,7 +137,7 @@ _FIELDS: Final = (
           value_of=lambda at: at.timing.detail),
     Field(name="tile_mapping", dimension=None,
           meaning="tiles that a layer runs on, and how a KV head lies on them: over tokens, over its dimension, copies",
-          value_of=lambda at: at.timing.tile_mapping()),
+          value_of=lambda at: "" if at.timing.tile_mapping is None else at.timing.tile_mapping.words),
     Field(name="unexplained_s", dimension=SECONDS, value_of=lambda at: at.timing.unexplained_s,
           meaning="what a step takes by the layer that was measured on this chip, beyond what its tiles explain; "
                   "unknown where no layer was measured or tiles are not asked"),

@@ -55,15 +55,38 @@ class Account:
                        level_bytes=summed(self.level_bytes, other.level_bytes))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileMapping:
+    """Where a layer runs on the tiles of a chip, and how a KV head of one sequence lies on them, point by point.
+
+    ``along``, ``across``: sides of the region; ``token_ways``, ``dim_ways``: tiles over which tokens and head dimension
+    are dealt out; ``head_copies``: each serves its part of the query heads.
+    """
+
+    along: Any
+    across: Any
+    token_ways: Any
+    dim_ways: Any
+    head_copies: Any
+
+    @property
+    def words(self) -> Any:
+        """As in records: ``420x552 tiles a layer, 16x2 a head, 1 copy``."""
+        columns = np.broadcast_arrays(self.along, self.across, self.token_ways, self.dim_ways, self.head_copies)
+        words = [f"{x:.0f}x{y:.0f} tiles a layer, {n:.0f}x{d:.0f} a head, {r:.0f} {'copy' if r == 1 else 'copies'}"
+                 for x, y, n, d, r in zip(*(np.ravel(one).tolist() for one in columns), strict=True)]
+        return np.array(words, dtype=object).reshape(columns[0].shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepTiming:
     """Time of a step and where it goes.
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
-    chip, in a word; ``tile_mapping``, where it chose one, gives words for each point, and ``message_s`` the
-    messages of one attention by phase. ``unexplained_s`` of a step is what a measured layer takes beyond what an engine
-    derives; NaN where no layer was measured.
+    chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose and ``message_s`` the messages of one
+    attention by phase. ``unexplained_s`` of a step is what a measured layer takes beyond what an engine derives; NaN
+    where no layer was measured.
     """
 
     step_time_s: Any
@@ -71,7 +94,7 @@ class StepTiming:
     operator_time_s: dict[str, Any]
     account: Callable[[], Account]
     detail: str = ""
-    tile_mapping: Callable[[], Any] = str
+    tile_mapping: TileMapping | None = None
     message_s: Callable[[], dict[str, Any]] = dict
     unexplained_s: Any = np.nan
 

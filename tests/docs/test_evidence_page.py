@@ -46,9 +46,10 @@ def test_a_chip_left_out():
     found = {(one["system"], one["regime"]): one for one in transfer(reference_path("decode_attention.csv.gz"))}
     for chip, serving, beyond, whole, bias in rows("A chip that nobody calibrated"):
         one, far, every = (found[CHIPS[chip], regime] for regime in ("serving", "beyond_cache", "all"))
-        assert says(serving, one["mape"], one["median_ape"]), chip
-        assert says(beyond, far["mape"]), chip
-        assert says(whole, every["mape"], every["median_ape"]), chip
+        # A fit's last steps depend on the processor's rounding: 17.5 or 17.6 % on two machines with the same packages.
+        assert says(serving, one["mape"], one["median_ape"], half_a_digit=0.00251), chip
+        assert says(beyond, far["mape"], half_a_digit=0.00251), chip
+        assert says(whole, every["mape"], every["median_ape"], half_a_digit=0.00251), chip
         assert says(bias, one["bias"], half_a_digit=0.00501), chip
 
 

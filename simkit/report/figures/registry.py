@@ -23,6 +23,7 @@ from simkit.report.figures import (
     separate_causes,
     stacking,
     step_breakdown,
+    tile_map,
     tp_replication,
 )
 
@@ -75,5 +76,6 @@ FIGURES: Final[Mapping[str, Callable[[FigureContext], DrawnFigure]]] = MappingPr
     "stacking": stacking.draw,
     "stall_breakdown": _stall_breakdown,
     "step_breakdown": step_breakdown.draw,
+    "tile_map": tile_map.draw,
     "tp_replication": tp_replication.draw,
 })
