@@ -61,7 +61,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         figure=_figure(chip, rows), rows=rows,
         finding=f"On {context.label(chip.name)} attention of one layer takes {_words(fastest)} and {_words(slowest)}, "
                 f"{times(slowest['attention_s_a_layer'] / fastest['attention_s_a_layer'])} as long. Messages between "
-                "tiles are " + ", ".join(f"{row['message_share']:.0%} of {layout_name(row['attention'])}'s" for row in rows) + ".",
+                "tiles are " + ", ".join(f"{row['message_share']:.0%} of {layout_name(row['attention'])}'s"
+                                         for row in rows) + ".",
         how_to_read="A panel is the chip; the dark frame is the tiles of one layer, pale frames those of others. A "
                     "rectangle is the tiles that hold one KV head of one sequence, or one copy of it; hues tell heads "
                     "apart, those of later rounds are not drawn. Sums run inside a rectangle.",
