@@ -72,7 +72,7 @@ class SetupSchema(StrictRecord):
     """For a kernel alone: query heads, KV heads, head dimension."""
     measured_step_s: Positive | None = None
     draft_cost_ratio: Positive | None = None
-    engine: Literal["roofline", "replay"] = "roofline"
+    engine: Literal["roofline", "replay", "spatial"] = "roofline"
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
