@@ -43,7 +43,7 @@ class AttentionSchema(StrictRecord):
     """Query heads of a layer."""
     n_kv_heads: Heads
     """Key/value heads as trained; it divides n_q_heads."""
-    head_dim: Annotated[int, WholeNumber(1, 16384)]
+    head_dim: Heads
     """Elements of a head."""
     mla: MlaSchema | None = None
     """Latent attention in place of key/value heads."""

@@ -6,10 +6,10 @@ with all of them at their fast and at their slow ends bound it: a time's range i
 A ratio of two times has no such order. It is greatest where one of them is bound by a roof that the other just leaves,
 which may be any combination of ends, and of a parameter that spans orders of magnitude (lanes, rows of a tile, a
 latency) somewhere between. A ratio's range is what a grid over the box spans: all ends with all ends, and steps between
-distant ones, the widest first, as far as :data:`MOST_CORNERS` go. Its ends are values that the ratio takes; a point
-of the box beyond them is not excluded. Of random ones on all shipped chips none lay out by more than 7 % for steps and
-35 % for attention, where a tile between two steps fits a group of query heads; on most chips none lay out. Where the
-ends alone make more corners, each parameter is tried alone at its ends, beside all together.
+distant ones, the widest first, as far as :data:`MOST_CORNERS` go. Of more parameters than that allows the ends of the
+:data:`MOST_COMBINED` widest are combined, and each is tried alone. Its ends are values that the ratio takes; a point of
+the box beyond them is not excluded. Of random ones on six chips none lay out by more than 8 % for steps and 25 % for
+attention, where a tile between two steps fits a group of query heads; on most chips none lay out.
 
 All corners are timed at once along a leading axis; an engine that takes no arrays scales those of the closed form:
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise, product
-from math import log2, prod, sqrt
+from math import inf, log2, prod, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +32,8 @@ from simkit.hardware.profile import Assumed, HardwareProfile
 from simkit.study.engines import CLOSED_FORM
 from simkit.timing.step_timing import StepTiming
 
-MOST_CORNERS: Final = 48
+MOST_CORNERS: Final = 64
+MOST_COMBINED: Final = 7  # parameters whose ends are all combined where the ends of all would be more corners
 NEAR: Final = 4.0  # factor between neighbours that is not parted; of tile sizes, which are powers of two:
 NEAR_TILES: Final = 2.0
 MOST_AT_ONCE: Final = 16384  # points times corners: beyond that, arrays leave the nearer caches of a core
@@ -59,10 +60,20 @@ def corners(hardware: HardwareProfile, *, each: bool) -> list[dict[str, float]]:
     ends = [{one.key: one.fast for one in assumed}, {one.key: one.slow for one in assumed}]
     if not each:
         return ends
+    alone = [{one.key: value} for one in assumed for value in (one.fast, one.slow, one.central)]
     if 2 ** len(assumed) > MOST_CORNERS:
-        return [*ends, *({one.key: value} for one in assumed for value in (one.fast, one.slow, one.central))]
+        widest = sorted(assumed, key=_span, reverse=True)[:MOST_COMBINED]
+        grid = [{one.key: value for one, value in zip(widest, values, strict=True)}
+                for values in product(*((one.fast, one.slow) for one in widest))]
+        return [*ends, *alone, *grid]
     grid = [dict(zip(ends[0], values, strict=True)) for values in product(*_steps(assumed))]
     return [*ends, *(values for values in grid if values not in ends)]
+
+
+def _span(one: Assumed) -> float:
+    """How many times its other end a parameter may be."""
+    low, high = sorted((one.fast, one.slow))
+    return high / low if low > 0 else inf
 
 
 def _steps(assumed: Sequence[Assumed]) -> list[list[float]]:
@@ -156,8 +167,9 @@ def _ends(at: Any) -> tuple[Any, Any]:
 @lru_cache(maxsize=4)
 def _corners_of(at: Any, *, each: bool) -> Corners:
     placed = at.points.placed(at.layout, at.machine)
-    own = at.points.engine.broadcasts(at.hardware)
-    evaluate = at.points.engine.evaluate if own else CLOSED_FORM.evaluate
+    engine = at.points.engine
+    own = engine.closed_form or engine.broadcasts(at.hardware)
+    evaluate = engine.evaluate if own else CLOSED_FORM.evaluate
     return timed_corners(at.hardware, at.points.shape, partial(placed.timed, evaluate), at.timing if own else None,
                          each=each)
 

@@ -45,7 +45,7 @@ WRONG = [
     (["--set", "memory.hbm.capacity=1B"], "llama-2-70b with mha and bf16 cache, batch 1 x 4096 tokens, does not fit on "),
     (["--profiles", "gone"], "'gone' is not a folder"), (["--format", "xml"], "Invalid value for '--format': 'xml' is not one of"),
     (["-o", "gone/x.csv"], "gone/x.csv: cannot write"), (["-o", "."], ".: cannot write"), (["-o", "x.xml"], "x.xml: no format for"),
-    (["--engine", "rooflin"], "unknown engine 'rooflin': expected one of roofline, replay; did you mean 'roofline'?"),
+    (["--engine", "rooflin"], "unknown engine 'rooflin': expected one of roofline, replay, spatial; did you mean 'roofline'?"),
     (["--bath", "3"], "No such option"), (["extra"], "Got unexpected extra argument (extra)"),
 ]
 

