@@ -54,11 +54,14 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
             causes.append(operator_cause_s(operator, work, fabric, regions, hz, len(shape)))
         causes[-1][LATENCY] = causes[-1].get(LATENCY, 0.0) + _launch_s(operator, hardware, fabric)
     chosen = _chosen(step, causes, regions, fabric, hz, hardware, shape)
+    one_region = int(chosen.flat[0]) if chosen.size and np.all(chosen == chosen.flat[0]) else None
 
     def taken(values: Any) -> Any:
         """Of each region's values, those of the chosen one."""
         if np.ndim(values) <= len(shape):
             return values
+        if one_region is not None or len(values) == 1:
+            return values[one_region if len(values) > 1 else 0]
         wide = np.broadcast_to(values, (len(regions.along), *shape))
         return np.take_along_axis(wide, chosen[None], axis=0)[0]
 
