@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.fabric import Fabric
+from simkit.hardware.fabric import Fabric, Tile, TileLink
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
@@ -48,8 +48,12 @@ class EvenWork:
 
 
 def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
-    """The fabric's clock. Raises :class:`UserError` where neither it nor the chip states one."""
-    return fabric.clock_hz or hardware.compute.known_clock_hz
+    """The fabric's clock; any, where it states nothing in cycles. Raises :class:`UserError` where one is missing."""
+    if fabric.clock_hz is not None:
+        return fabric.clock_hz
+    if fabric.start_cycles is None and fabric.tile == Tile() and fabric.link == TileLink():
+        return 1.0
+    return hardware.compute.known_clock_hz
 
 
 def fill_s(operator: Operator, fabric: Fabric, hz: Any) -> Any:
