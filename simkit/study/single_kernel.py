@@ -22,7 +22,7 @@ from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
 from simkit.step.workload import DecodeWorkload
 from simkit.study.engines import CLOSED_FORM, DEFAULT, ENGINES, engine_named
-from simkit.study.ranges import timed_corners
+from simkit.study.ranges import Timer, timed_together
 from simkit.study.record import FIELDS, Field
 from simkit.timing.engine import Evaluate
 from simkit.timing.step_timing import StepTiming
@@ -112,8 +112,9 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
         values = {"time_s": time_s, "attention_time_s": time_s, "speedup_vs_mha": mha_time_s / time_s}
         if not hardware.has_range:
             return {f"{name}_{end}": np.full(kv_heads.shape, np.nan) for name in values for end in ("low", "high")}
-        own, mha = (timed_corners(hardware, kv_heads.shape, partial(CLOSED_FORM.evaluate, *of), None, each=True)
-                    for of in ((step, placement), (mha_step, mha_placement)))
+        own, mha = timed_together(hardware, [
+            Timer(shape=kv_heads.shape, evaluate=partial(CLOSED_FORM.evaluate, *of))
+            for of in ((step, placement), (mha_step, mha_placement))])
         ratios = dict.fromkeys(values, own.attention_time_s) | {"speedup_vs_mha": mha.over(own).attention_time_s}
         return {f"{name}_{end}": value * pick(pick.reduce(ratios[name]), 1.0) for name, value in values.items()
                 for end, pick in (("low", np.fmin), ("high", np.fmax))}

@@ -51,7 +51,7 @@ from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
 from simkit.study.engines import CLOSED_FORM, engine_named
-from simkit.study.ranges import timed_corners
+from simkit.study.ranges import Timer, timed_together
 from simkit.study.study_file import FigureRequest
 
 _APART: Final = 1.12
@@ -208,8 +208,9 @@ def _kernel_range(request: FigureRequest, chip: HardwareProfile, level: str, lay
     """The range of the kernels' speed-up by what is assumed of the chip."""
     if not chip.has_range:
         return None
-    mha, ours = (timed_corners(chip, (), partial(CLOSED_FORM.evaluate, *_kernels(request, level, name)), None,
-                               each=True) for name in ("mha", layout))
+    mha, ours = timed_together(chip, [
+        Timer(shape=(), evaluate=partial(CLOSED_FORM.evaluate, *_kernels(request, level, name)))
+        for name in ("mha", layout)])
     ratios = np.append(np.ravel(mha.over(ours).attention_time_s), 1.0)
     return speedup * float(ratios.min()), speedup * float(ratios.max())
 

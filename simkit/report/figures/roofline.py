@@ -30,7 +30,7 @@ from simkit.report.drawing.style import (
     log_ticks,
     new_figure,
 )
-from simkit.study.ranges import corners
+from simkit.study.ranges import both_ends
 
 _INTENSITY: Final = np.geomspace(0.25, 16384, 400)
 
@@ -93,7 +93,7 @@ def _roof(chip: HardwareProfile, home: str) -> _Roof:
                 compute_flop_per_s=chip.compute.matrix_achievable_flop_per_s("bf16"))
     if not chip.has_range:
         return own
-    fast, slow = (_roof(replace(with_assumed(chip, end), assumed=()), home) for end in corners(chip, each=False))
+    fast, slow = (_roof(replace(with_assumed(chip, end), assumed=()), home) for end in both_ends(chip))
     return replace(own, ends=(slow, fast))
 
 
