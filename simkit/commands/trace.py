@@ -44,7 +44,8 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
     """Write one decode step as a trace: open it at ui.perfetto.dev or chrome://tracing.
 
     Operators stand in a row; inside attention, each compute unit is a track of the work items that the replay engine
-    ran on it, and the bytes per second of each memory level are counters.
+    ran on it, and the bytes per second of each memory level are counters. On a machine of tiles attention is its
+    phases: messages between tiles, and the work of each.
 
     \b
     simkit trace -H h100-sxm -M llama-2-70b -A gqa-8 --batch 32 --kv-len 4k -o trace.json

@@ -87,6 +87,11 @@ class Fabric:
     link: TileLink = TileLink()
 
     @property
+    def has_rates(self) -> bool:
+        """Whether anything is stated that takes time: tiles and how they stand are none."""
+        return self.start_cycles is not None or self.tile != Tile() or self.link != TileLink()
+
+    @property
     def phase_cycles(self) -> float:
         """Cycles before a phase, besides an operator's launch."""
         return 0.0 if self.start_cycles is None else self.start_cycles

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.fabric import Fabric, Tile, TileLink
+from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
@@ -51,7 +51,7 @@ def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
     """The fabric's clock; any, where it states nothing in cycles. Raises :class:`UserError` where one is missing."""
     if fabric.clock_hz is not None:
         return fabric.clock_hz
-    if fabric.start_cycles is None and fabric.tile == Tile() and fabric.link == TileLink():
+    if not fabric.has_rates:
         return 1.0
     return hardware.compute.known_clock_hz
 

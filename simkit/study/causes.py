@@ -86,8 +86,8 @@ def gains_s(at: Any) -> dict[str, Any]:
     before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (at.mha.timing, at.timing))
     fits, mha = at.fits & at.mha.fits, at.mha.timing
     parts = {part: np.where(fits, before[part] - after[part], np.nan) for part in GAINS if part != "other"}
-    rest = np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())
-    return parts | {"other": np.where(np.abs(rest) < _ROUNDING * mha.step_time_s, 0.0, rest)}
+    parts["other"] = np.where(fits, mha.step_time_s - at.timing.step_time_s, np.nan) - sum(parts.values())
+    return {part: np.where(np.abs(gain) < _ROUNDING * mha.step_time_s, 0.0, gain) for part, gain in parts.items()}
 
 
 def _gain_s(part: str, at: Any) -> Any:

@@ -39,15 +39,25 @@ def _closed_form_alone_s(operator: Operator, hardware: HardwareProfile, library:
     return operator_times(operator, in_main_memory(hardware), hardware, start="warm", alone=True).total_s
 
 
-def _runs_on_tiles(hardware: HardwareProfile) -> bool:
-    """Where the time of a whole layer was measured, it stands in a replay: tiles explain a part of it only."""
-    return hardware.fabric is not None and (
+def runs_on_tiles(hardware: HardwareProfile) -> bool:
+    """Whether a replay of this chip is that of its tiles: where their rates are known, and no whole layer was measured.
+
+    A measured layer stands in a replay, for tiles explain a part of it only.
+    """
+    return hardware.fabric is not None and hardware.fabric.has_rates and (
         hardware.overheads.layer_latency_s == 0.0 or "overheads.layer_latency" in hardware.unstated)
+
+
+def refuse_tiles(hardware: HardwareProfile) -> None:
+    """Raise :class:`UserError` for a chip whose replay has no work items to look into."""
+    if runs_on_tiles(hardware):
+        raise UserError(f"{hardware.name} is replayed as tiles, which have no work items",
+                        hint="simkit simulate --engine replay --explain says what its attention waits for")
 
 
 def _replayed(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
     """What a replay means on a machine: its tiles' phases where a profile states a fabric, else its memory's reads."""
-    if _runs_on_tiles(hardware):
+    if runs_on_tiles(hardware):
         return _on_tiles(step, placement, hardware)
     from simkit.replay.target import schedule_of
 
@@ -57,7 +67,7 @@ def _replayed(step: DecodeStep, placement: Placement, hardware: HardwareProfile)
 
 
 def _replayed_warm(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
-    if _runs_on_tiles(hardware):
+    if runs_on_tiles(hardware):
         return _on_tiles(step, placement, hardware)
     from simkit.replay.engine import evaluate as replay
 
@@ -80,7 +90,7 @@ def _on_tiles_alone_s(operator: Operator, hardware: HardwareProfile, library: An
 
 def _replayed_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
     """Point by point; the replay's compiler is loaded only here."""
-    if _runs_on_tiles(hardware):
+    if runs_on_tiles(hardware):
         return _on_tiles_alone_s(operator, hardware, library)
     from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
@@ -104,7 +114,7 @@ ENGINES: Final = MappingProxyType({engine.name: engine for engine in (
     Engine(name="roofline", evaluate=evaluate, alone_s=_closed_form_alone_s, closed_form=True,
            broadcasts=lambda _: True, explains=False, point_cost=1.0),
     Engine(name="replay", evaluate=_replayed, evaluate_warm=_replayed_warm, alone_s=_replayed_alone_s,
-           closed_form=False, broadcasts=_runs_on_tiles, explains=True, point_cost=1e3),
+           closed_form=False, broadcasts=runs_on_tiles, explains=True, point_cost=1e3),
     Engine(name="spatial", evaluate=_on_tiles, alone_s=_on_tiles_alone_s, closed_form=False,
            broadcasts=lambda _: True, explains=True, point_cost=1e3),
 )})

@@ -15,7 +15,7 @@ from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
 from simkit.study.evaluate import Evaluated
 from simkit.timing.roofs import compute_time_s, highest_s, memory_times, special_function_time_s
-from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, SPECIAL_FUNCTION, words_of
 
 WORTH_TELLING = 1.01  # as in simkit.study.explain
 _WORDS = {LINK: "messages between tiles", LATENCY: "instructions' starts", COMPUTE: "arithmetic",
@@ -33,7 +33,7 @@ def explain_tiles(evaluated: Evaluated) -> list[str]:
         f"{columns['kv_len'][0]:.0f} tokens, {chips:,.0f} chip{'s' if chips != 1 else ''}: attention takes "
         f"{format_quantity(took_s, SECONDS)} a layer, {took_s / roof_s:.3g} times its roof of "
         f"{format_quantity(roof_s, SECONDS)}.",
-        *([] if timing.tile_mapping is None else [f"  {np.ravel(timing.tile_mapping.words)[0]}."]),
+        f"  {words_of(timing.tile_mapping, 0)}.",
         "  " + _what_binds(evaluated, took_s * layers)]
     unexplained_s = _one(timing.unexplained_s)
     if np.isfinite(unexplained_s):

@@ -15,8 +15,10 @@ from simkit.foundation.errors import UserError
 from simkit.replay.attention import AttentionReplay, Start, replay_attention
 from simkit.replay.engine import evaluate, task_of
 from simkit.step.operators import Operator
+from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import Evaluated
 from simkit.timing.single_points import scalar_operator, scalar_placement
+from simkit.timing.step_timing import StepTiming, words_of
 
 MOST_TRACKS: Final = 128
 MOST_ITEMS: Final = 40_000
@@ -38,19 +40,25 @@ def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]
     if not bool(np.ravel(evaluated.columns["fits"])[0]):
         raise UserError("nothing to trace: weights and cache do not fit on these chips")
     step, placement, hardware = evaluated.step, evaluated.placement, evaluated.hardware
-    timing = evaluate(step, placement, hardware, start=start)
+    on_tiles = runs_on_tiles(hardware)
+    timing = engine_named("replay").evaluate(step, placement, hardware) if on_tiles else evaluate(
+        step, placement, hardware, start=start)
     title = f"decode step on {hardware.name}: one layer of each kind, then the ends"
     events = [_named("process_name", STEP_PROCESS, title),
               _named("thread_name", STEP_PROCESS, "operators", LAYER_TRACK)]
     runs = {operator.name: sum(other.count for other in step.operators if other.name == operator.name)
             for operator in step.operators}
-    now, replay, notes = 0.0, None, {}
+    now, replay = 0.0, None
+    notes: dict[str, Any] = {}
     for operator in step.operators:
         took_s = float(np.ravel(timing.operator_time_s[operator.name])[0]) / runs[operator.name]
         events.append({
             "name": operator.name, "cat": "operator", "ph": "X", "pid": STEP_PROCESS, "tid": LAYER_TRACK,
             **_span(now, now + took_s), "args": _operator_arguments(operator, runs)})
-        if operator.attention is not None and replay is None:
+        if operator.attention is not None and on_tiles and not notes:
+            events += _tile_events(timing, now, took_s)
+            notes = {"tracks_left_out": 0, "tile_mapping": words_of(timing.tile_mapping, 0)}
+        elif operator.attention is not None and not on_tiles and replay is None:
             one = scalar_operator(operator, 0, np.shape(timing.step_time_s))
             replay = replay_attention(
                 one, task_of(one), scalar_placement(placement, 0, np.shape(timing.step_time_s)), hardware, start=start,
@@ -87,6 +95,22 @@ def _operator_arguments(operator: Operator, runs: dict[str, int]) -> dict[str, A
               "kv_write_bytes", "activation_bytes")
     found = {name: float(np.ravel(getattr(operator, name))[0]) for name in fields}
     return {"times_a_step": runs[operator.name]} | {name: value for name, value in found.items() if value}
+
+
+def _tile_events(timing: StepTiming, begin_s: float, took_s: float) -> list[Event]:
+    """The tiles of one attention, which all do the same at the same time: messages by phase, local work between."""
+    phases = {name: float(np.ravel(np.asarray(time_s))[0]) for name, time_s in timing.message_s().items()}
+    queries, *sums = phases.items()
+    local = "products, softmax and reads of each tile", max(took_s - sum(phases.values()), 0.0)
+    events = [_named("process_name", KERNEL_PROCESS, "attention on tiles, all alike"),
+              _named("thread_name", KERNEL_PROCESS, "every tile that holds cache", 1)]
+    now = begin_s
+    for name, time_s in (queries, local, *sums):
+        if time_s > 0:
+            events.append({"name": name, "cat": "phase", "ph": "X", "pid": KERNEL_PROCESS, "tid": 1,
+                           **_span(now, now + time_s), "args": {}})
+            now += time_s
+    return events
 
 
 def _kernel_events(replay: AttentionReplay, begin_s: float, unit_name: str) -> list[Event]:

@@ -78,6 +78,11 @@ class TileMapping:
         return np.array(words, dtype=object).reshape(columns[0].shape)
 
 
+def words_of(mapping: TileMapping | None, point: int) -> str:
+    """The words of one point's mapping; empty where the engine chose none."""
+    return "" if mapping is None else str(np.ravel(mapping.words)[point])
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepTiming:
     """Time of a step and where it goes.

@@ -1,5 +1,6 @@
 """The explanation says what binds and what would move it, and its numbers are the engine's own."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
 from simkit.study.evaluate import evaluate_group
-from simkit.study.explain import explain, movements
+from simkit.study.explain import explain, explain_grid, movements
+from simkit.study.grid import Grid
 from simkit.study.scenario import parse_scenario
 from tests.replay.cases import with_level
 
@@ -67,3 +69,19 @@ def test_the_command_explains_replays_and_nothing_else(cli):
     refused = cli("simulate", "-A", "mqa", "--explain")
     assert refused.exit_code == 2
     assert "--engine replay" in refused.output
+
+
+def test_tiles_are_explained_by_their_own_account():
+    """Shares add up to attention, the mapping is the record's, and a halved hop is faster by what is said."""
+    grid = Grid(hardware=[load_hardware("cerebras-wse2")], model=[load_model("llama-3-8b")], kv_dtype=["bf16"],
+                attention=["gqa-8"], batch=[1], kv_len=[4096], q_len=[1], engine="spatial")
+    words = "\n".join(explain_grid(grid))
+    shares = re.findall(r"(\d+)%", words.partition("Time: ")[2].partition(". Of its")[0])
+    assert sum(map(int, shares)) in range(98, 103)
+    record = grid.columns()
+    assert str(record["tile_mapping"][0]) in words
+    assert "Unexplained: a measured layer of this chip" in words
+    told = re.search(r"With half the cycles a hop: attention [\d.]+ times as fast, the step ([\d.]+) times", words)
+    half = load_hardware("cerebras-wse2", overrides={"fabric.link.hop_cycles": "0.5"})
+    faster = replace(grid, hardware=[half]).columns()["step_time_s"][0]
+    assert float(told[1]) == pytest.approx(float(record["step_time_s"][0] / faster), abs=0.006)

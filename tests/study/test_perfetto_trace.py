@@ -98,3 +98,20 @@ def test_a_trace_shows_one_point(cli):
     found = cli("trace", "-A", "mha,mqa", "-o", "trace.json")
     assert found.exit_code == 2
     assert "a trace shows one point" in found.output
+
+
+def test_on_tiles_the_phases_of_attention_fill_its_time_and_the_step_is_the_replay_s():
+    from simkit.hardware.catalog import load_hardware
+    from simkit.model.catalog import load_model
+    from simkit.study.evaluate import evaluate_group
+    from simkit.study.perfetto_trace import trace_step
+
+    found = evaluate_group(load_hardware("graphcore-mk2"), load_model("llama-3-8b"), "gqa-8", rivals=["gqa-8"], batch=[1],
+                           kv_len=[4096], q_len=[1], baseline=False, engine="replay")
+    made = trace_step(found)
+    assert made["otherData"]["step_time_s"] == pytest.approx(float(found.timing.step_time_s[0]), rel=1e-12)
+    attention = next(event for event in made["traceEvents"] if event["name"] == "attention")
+    phases = events(made, "X", KERNEL_PROCESS)
+    assert {"maximum and sum", "outputs summed"} < {phase["name"] for phase in phases}
+    assert sum(phase["dur"] for phase in phases) == pytest.approx(attention["dur"], abs=0.01)
+    assert phases[0]["ts"] == pytest.approx(attention["ts"])

@@ -33,6 +33,7 @@ from simkit.report.drawing.style import (
     new_figure,
     tokens,
 )
+from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
 from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
@@ -69,6 +70,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     layouts = list(dict.fromkeys((request.layouts[0], request.layouts[-1])))
 
     def stacks(chip: HardwareProfile) -> list[_Stack]:
+        refuse_tiles(chip)
         return [stack for layout in layouts for stack in _stacks(
             evaluate(request, chip, layout, kv_len=np.array(request.kv_len, dtype=float)), layout, request.kv_len)]
 

@@ -30,6 +30,7 @@ from simkit.report.drawing.study_points import (
     scalar,
 )
 from simkit.report.drawing.style import cause_colour, layout_name
+from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
 
 # A stall by the replay's name, as the figure calls it, with its fill.
@@ -54,6 +55,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     request = context.request
 
     def kernels(chip: HardwareProfile) -> list[_Kernel]:
+        refuse_tiles(chip)
         found = []
         for layout in request.layouts:
             point = evaluate(request, chip, layout)

@@ -36,7 +36,7 @@ from simkit.report.drawing.style import (
     times,
 )
 from simkit.study.evaluate import Evaluated
-from simkit.timing.step_timing import LINK
+from simkit.timing.step_timing import LINK, words_of
 
 MOST_DRAWN: Final = 4096  # groups of tiles in a panel; beyond that they are specks
 
@@ -86,7 +86,7 @@ def _row(chip: HardwareProfile, layout: str, one: Evaluated) -> dict[str, Any]:
             "items": items, "attention_s_a_layer": attention_s / layers,
             "message_share": float(np.ravel(np.asarray(timing.attention_cause_time_s[LINK]))[0]) / attention_s,
             "step_time_s": scalar(one, "step_time_s"),
-            "tile_mapping": "" if mapping is None else np.ravel(mapping.words)[0]}
+            "tile_mapping": words_of(mapping, 0)}
 
 
 def _figure(chip: HardwareProfile, rows: list[dict[str, Any]]) -> Any:
