@@ -7,7 +7,7 @@ as fast as its roofs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -63,6 +63,12 @@ class TileLink:
     """false: a message for many tiles is sent once for each."""
 
 
+def _differs(record: Tile | TileLink) -> bool:
+    """Whether anything is stated, also where a study puts an array in its place."""
+    values = ((getattr(record, one.name), one.default) for one in fields(record))
+    return any(not isinstance(value, float | int | tuple | None) or value != default for value, default in values)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fabric:
     """The tiles of one chip and the network that joins them."""
@@ -89,7 +95,7 @@ class Fabric:
     @property
     def has_rates(self) -> bool:
         """Whether anything is stated that takes time: tiles and how they stand are none."""
-        return self.start_cycles is not None or self.tile != Tile() or self.link != TileLink()
+        return self.start_cycles is not None or _differs(self.tile) or _differs(self.link)
 
     @property
     def phase_cycles(self) -> float:

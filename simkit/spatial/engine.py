@@ -80,7 +80,7 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
 
 def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:
     """What the step takes by the profile's measured layer, beyond what the tiles explain; NaN without such a layer."""
-    if hardware.overheads.layer_latency_s == 0.0 or "overheads.layer_latency" in hardware.unstated:
+    if "overheads.layer_latency" in hardware.unstated or np.all(hardware.overheads.layer_latency_s == 0.0):
         return np.nan
     roofs_s = sum(operator.count * highest_s([*work.level_s.values(), work.compute_s, work.special_s])
                   for operator, work in zip(step.operators, works, strict=True))

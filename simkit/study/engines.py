@@ -45,7 +45,7 @@ def runs_on_tiles(hardware: HardwareProfile) -> bool:
     A measured layer stands in a replay, for tiles explain a part of it only.
     """
     return hardware.fabric is not None and hardware.fabric.has_rates and (
-        hardware.overheads.layer_latency_s == 0.0 or "overheads.layer_latency" in hardware.unstated)
+        "overheads.layer_latency" in hardware.unstated or bool(np.all(hardware.overheads.layer_latency_s == 0.0)))
 
 
 def refuse_tiles(hardware: HardwareProfile) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.fabric import Tile
+from simkit.hardware.parameters import with_parameter
 from simkit.model.catalog import load_model
 from tests.spatial.machines import SLOW, even_model, on_tiles, timed
 
@@ -139,3 +140,16 @@ def test_a_systolic_engine_waits_for_its_fill_when_few_rows_share_a_tile():
 def test_a_profile_without_a_fabric_says_what_to_do():
     with pytest.raises(UserError, match="states no fabric"):
         timed(load_hardware("h100-sxm"), even_model())
+
+
+@pytest.mark.parametrize("key", ["fabric.link.hop_cycles", "fabric.link.add_cycles", "fabric.tile.step_cycles",
+                                 "fabric.tile.port_bytes_per_cycle", "fabric.link.bytes_per_cycle", "fabric.start_cycles",
+                                 "memory.sram.bandwidth"])
+def test_a_parameter_as_an_array_is_what_its_values_are_one_by_one(key):
+    chip = load_hardware("cerebras-wse2", assume="ideal")
+    chip = replace(chip, fabric=replace(chip.fabric, start_cycles=100.0))
+    values = np.array([3.0, 30.0, 5e9]) if not key.startswith("memory") else np.array([1e14, 1e16, 1e18])
+    together = seconds(with_parameter(chip, key, values), even_model(), kv_len=[512, 512, 512])
+    for index, value in enumerate(values.tolist()):
+        assert together[index] == pytest.approx(seconds(with_parameter(chip, key, value), even_model(), kv_len=512)[0],
+                                                rel=1e-12)
