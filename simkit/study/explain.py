@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from simkit.foundation.units import SECONDS, format_quantity
-from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH, AttentionReplay
 from simkit.replay.engine import evaluate, replay_point
 from simkit.step.build import build_step
-from simkit.step.operators import DecodeStep
 from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.explain_tiles import explain_tiles
 from simkit.study.grid import Grid
+from simkit.study.movements import (
+    Change,
+    Movement,
+    attention_roofs_s,
+    faster_memories,
+    movements_by,
+    point_words,
+    told,
+)
 from simkit.study.scenario import parse_scenario
-from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
 from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
 MOST_EXPLAINED: Final = 12
-WORTH_TELLING: Final = 1.01  # a change that moves less than one percent is named without its number
 _SHARE_WORDS: Final = {
     COMPUTE: "arithmetic binds: {share} of the kernel computes",
     LATENCY: "latency binds: {share} of the kernel waits for set-up and for first bytes on their way",
@@ -37,24 +42,6 @@ _SHARE_WORDS: Final = {
     IMBALANCE: "imbalance binds: {share} of the kernel's slots idle after their last work item",
 }
 _SHORT_WORDS: Final = {COMPUTE: "arithmetic", LOAD_PATH: "load path", SPECIAL_FUNCTION: "exponentials"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One parameter changed: what, and the step and chip that have it."""
-
-    what: str
-    step: DecodeStep
-    hardware: HardwareProfile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
-    """What a change does, found by running the engine with it: time before over time after."""
-
-    what: str
-    attention_ratio: float
-    step_ratio: float
 
 
 def explain_grid(grid: Grid) -> list[str]:
@@ -76,7 +63,6 @@ def explain_grid(grid: Grid) -> list[str]:
 
 def explain(evaluated: Evaluated) -> list[str]:
     """What binds the attention of a single replayed point, and what would move it."""
-    columns, hardware = evaluated.columns, evaluated.hardware
     replays = _replays(evaluated)
     layers = sum(count for count, _ in replays)
     stalls: dict[str, float] = {}
@@ -85,40 +71,27 @@ def explain(evaluated: Evaluated) -> list[str]:
             stalls[name] = stalls.get(name, 0.0) + time * count / layers
     total = sum(stalls.values())
     roof = _roof_s(evaluated) / layers
-    chips = float(columns["chips"][0])
     lines = [
-        f"{hardware.name}, {evaluated.model.name}, {columns['attention'][0]}, batch {columns['batch'][0]:.0f} x "
-        f"{columns['kv_len'][0]:.0f} tokens, {chips:,.0f} chip{'s' if chips != 1 else ''}: attention takes "
-        f"{format_quantity(total, SECONDS)} a layer, {total / roof:.2f} times its roof of "
-        f"{format_quantity(roof, SECONDS)}.",
+        f"{point_words(evaluated)}: attention takes {format_quantity(total, SECONDS)} a layer, "
+        f"{total / roof:.2f} times its roof of {format_quantity(roof, SECONDS)}.",
         "  " + _what_binds(stalls, total)]
     details = _details([one for _, one in replays])
     if details:
         lines.append("  " + details)
-    return [*lines, *("  " + line for line in _told(movements(evaluated)))]
+    return [*lines, *("  " + line for line in told(movements(evaluated)))]
 
 
 def movements(evaluated: Evaluated) -> list[Movement]:
     """Each change of one parameter and what it does, largest effect on attention first."""
-    found = []
-    for change in _changes(evaluated):
-        timing = evaluate(change.step, evaluated.placement, change.hardware)
-        found.append(Movement(
-            what=change.what,
-            attention_ratio=float(np.ravel(evaluated.timing.attention_time_s / timing.attention_time_s)[0]),
-            step_ratio=float(np.ravel(evaluated.timing.step_time_s / timing.step_time_s)[0])))
-    return sorted(found, key=lambda movement: -movement.attention_ratio)
+    return movements_by(evaluated, _changes(evaluated), evaluate)
 
 
 def _changes(evaluated: Evaluated) -> Iterator[Change]:
     step, chip = evaluated.step, evaluated.hardware
-    for level in chip.memory:
-        if level.bandwidth_bytes_per_s is not None:
-            faster = replace(level, bandwidth_bytes_per_s=2 * level.bandwidth_bytes_per_s)
-            # Measured kernels were tuned for their chip's memory: on a faster one their load paths would be wider.
-            tuned = " and load paths tuned for it" if chip.kernel is not None and level is chip.main_memory else ""
-            yield Change(what=f"twice {level.name}'s bandwidth{tuned}", step=step,
-                         hardware=_with_level(chip, faster))
+    for level, faster in faster_memories(chip):
+        # Measured kernels were tuned for their chip's memory: on a faster one their load paths would be wider.
+        tuned = " and load paths tuned for it" if chip.kernel is not None and level is chip.main_memory else ""
+        yield Change(what=f"twice {level.name}'s bandwidth{tuned}", step=step, hardware=faster)
     compute = chip.compute
     yield Change(what="twice the arithmetic", step=step, hardware=replace(chip, compute=replace(
         compute, matrix_peak_flop_per_s={name: 2 * rate for name, rate in compute.matrix_peak_flop_per_s.items()},
@@ -145,10 +118,6 @@ def _twice(rate: float | None) -> float | None:
     return None if rate is None else 2 * rate
 
 
-def _with_level(chip: HardwareProfile, level: Any) -> HardwareProfile:
-    return replace(chip, memory=tuple(level if other.name == level.name else other for other in chip.memory))
-
-
 def _replays(evaluated: Evaluated) -> list[tuple[int, AttentionReplay]]:
     """The replay of each kind of layer's attention, with how many layers are of that kind."""
     shape = np.shape(evaluated.timing.step_time_s)
@@ -158,14 +127,8 @@ def _replays(evaluated: Evaluated) -> list[tuple[int, AttentionReplay]]:
 
 def _roof_s(evaluated: Evaluated) -> float:
     """Launches and highest roofs of all attention operators: what no kernel beats."""
-    hardware, total = evaluated.hardware, 0.0
-    for operator in evaluated.step.attention_operators:
-        level_s, _ = memory_times(operator, evaluated.placement, hardware)
-        roofs = [compute_time_s(operator, hardware, evaluated.placement), special_function_time_s(operator, hardware),
-                 *level_s.values()]
-        total += operator.count * (operator.launches * hardware.overheads.kernel_launch_s
-                                   + float(max(np.max(roof) for roof in roofs)))
-    return total
+    launches = sum(operator.count * operator.launches for operator in evaluated.step.attention_operators)
+    return launches * evaluated.hardware.overheads.kernel_launch_s + attention_roofs_s(evaluated)
 
 
 def _what_binds(stalls: dict[str, float], total: float) -> str:
@@ -191,13 +154,3 @@ def _details(replays: list[AttentionReplay]) -> str:
         words.append(f"{first.replayed_fraction:.1%} of the kernel was replayed; the rest follows its steady state "
                      f"within {first.extrapolation_bound_s / first.total_s:.2%}.")
     return " ".join(words)
-
-
-def _told(found: list[Movement]) -> list[str]:
-    telling = [movement for movement in found if max(movement.attention_ratio, movement.step_ratio) >= WORTH_TELLING]
-    lines = [f"With {movement.what}: attention {movement.attention_ratio:.2f} times as fast, the step "
-             f"{movement.step_ratio:.2f} times." for movement in telling]
-    others = [movement.what for movement in found if movement not in telling]
-    if others:
-        lines.append(f"Less than 1 % from {', '.join(others)}.")
-    return lines
