@@ -4,7 +4,8 @@ Every figure comes from the engines on a stated machine, model and workload
 (:mod:`simkit.evidence.published_setup`); none is computed by a formula of its own here. What is judged depends on the
 row's split:
 
-- ``exact``, ``calib``, ``predict``: :math:`|ours / published - 1|` within the tolerance, or on a bound's stated side;
+- ``exact``, ``calib``, ``predict``: :math:`|ours / published - 1|` within the tolerance, or on a bound's stated side,
+  or (``in-range``) within what the class's ranges leave open;
 - ``shape``: an order that must hold;
 - ``negative``: plain decode must stay below the published rate, which then implies speculative decoding.
 """
@@ -19,9 +20,10 @@ from typing import Any, Final, Literal
 from simkit.evidence.published_setup import measure
 from simkit.evidence.published_table import PublishedRow, read_published
 
-Verdict = Literal["within tolerance", "missed", "out of reach", "within bound", "keeps order", "breaks order",
+Verdict = Literal["within tolerance", "missed", "out of reach", "within bound", "in range", "keeps order", "breaks order",
                   "needs speculation", "reached by plain decode"]
-AS_IT_SHOULD_BE: Final[tuple[Verdict, ...]] = ("within tolerance", "within bound", "keeps order", "needs speculation")
+AS_IT_SHOULD_BE: Final[tuple[Verdict, ...]] = ("within tolerance", "within bound", "in range", "keeps order",
+                                            "needs speculation")
 ROUNDING: Final = 1e-9  # equal times of an order may differ in their last digits
 
 
@@ -70,6 +72,9 @@ def verdict_of(row: PublishedRow, ours: float) -> Verdict:
     published = row.published or 0.0
     if row.split == "negative":
         return "needs speculation" if ours < published else "reached by plain decode"
+    if row.bound == "in-range":
+        low, high = (measure(row.setup, f"{row.take}_{end}") for end in ("low", "high"))
+        return "in range" if low <= published <= high else "missed"
     if row.bound is not None:
         low, high = published * (1 - row.rounding), published * (1 + row.rounding)
         kept = {"at-least": ours >= low, "at-most": ours <= high, "below": ours < published}[row.bound]

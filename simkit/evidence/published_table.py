@@ -16,7 +16,7 @@ from simkit.foundation.yaml_source import YamlSource, load_yaml, parse_yaml
 
 FILE: Final = "published.yaml"
 Split = Literal["exact", "calib", "predict", "shape", "negative"]
-Bound = Literal["at-least", "at-most", "below"]
+Bound = Literal["at-least", "at-most", "below", "in-range"]
 
 
 def _measure(name: str) -> str:

@@ -258,10 +258,6 @@ class Overheads:
     """Of each operator: launch and drain."""
     layer_latency_s: Annotated[Latency, Key(prior=Prior(key="overheads.layer_latency", more_is_faster=False))] = 0.0
     """Of each layer: fabric and schedule of machines without launches."""
-    layer_latency_weights_bytes: Capacity | None = None
-    """Bytes of the weights of the layer that layer_latency was measured on."""
-    layer_latency_distance_fraction: Share = 0.0
-    """The part of layer_latency that grows with the distance across a layer's weights, as their square root."""
     step_s: Latency = 0.0
     """Of each step: host work and sampling."""
 

@@ -120,9 +120,6 @@ def _has_a_home_for_every_tensor(profile: Any) -> Any:
             raise rule(f"no memory level holds the {tensor}: add '{tensor}' to a level's 'holds'", "memory")
     if not any(rate is not None for rate in profile.compute.matrix.peak.values()):
         raise rule("no rate: expected at least one, such as 'bf16: 989.4 TFLOP/s'", "compute", "matrix", "peak")
-    if profile.overheads.layer_latency_distance_fraction and profile.overheads.layer_latency_weights is None:
-        raise rule("a part that grows with a layer's weights: say of how many it is measured, such as 436 MB",
-                   "overheads", "layer_latency_weights")
     return profile
 
 

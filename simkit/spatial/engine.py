@@ -19,6 +19,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
+from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
 from simkit.spatial.attention import MappedAttention, mapped_attention
 from simkit.spatial.messages import multicast_cycles
@@ -36,6 +37,7 @@ from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, TimedOpe
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
     """Time one decode step. Raises :class:`UserError` for a profile without a fabric."""
     fabric = fabric_of(hardware)
+    hardware = _by_its_tiles(hardware, fabric)
     shape = shape_of(step, placement, hardware)
     hz = clock_hz(fabric, hardware)
     in_tiles = hardware.main_memory.kind == "sram"
@@ -79,8 +81,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
 
 
 def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:
-    """What the step takes by the profile's measured layer, beyond what the tiles explain; NaN without such a layer."""
-    if "overheads.layer_latency" in hardware.unstated or np.all(hardware.overheads.layer_latency_s == 0.0):
+    """What the step takes by layers measured on this chip or its class, beyond its tiles; NaN where none were."""
+    if np.all(hardware.overheads.layer_latency_s == 0.0):
         return np.nan
     roofs_s = sum(operator.count * highest_s([*work.level_s.values(), work.compute_s, work.special_s])
                   for operator, work in zip(step.operators, works, strict=True))
@@ -92,6 +94,7 @@ def attention_s(operator: Operator, placement: Placement, hardware: HardwareProf
     fabric = fabric_of(hardware)
     if operator.attention is None:
         raise ValueError(f"{operator.name} is not an attention operator")
+    hardware = _by_its_tiles(hardware, fabric)
     regions, hz = regions_of(fabric, parts=False), clock_hz(fabric, hardware)
     work = even_work(operator, placement, hardware, fabric)
     mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
@@ -110,6 +113,18 @@ def fabric_of(hardware: HardwareProfile) -> Fabric:
         raise UserError(f"{hardware.name} states no fabric: --engine spatial times machines made of tiles",
                         hint="fabric.tiles and fabric.topology in the profile, or --engine replay")
     return hardware.fabric
+
+
+def _by_its_tiles(hardware: HardwareProfile, fabric: Fabric) -> HardwareProfile:
+    """The chip without the class's ranges for what its tiles state: ports stand for a share of the memories' peak, the
+    loading of systolic engines for rows that few queries leave empty.
+    """
+    derived = []
+    if fabric.tile.port_bytes_per_cycle is not None:
+        derived = [f"memory.{level.name}.achievable_fraction" for level in hardware.memory if level.kind == "sram"]
+    if fabric.tile.fill_bytes_per_cycle is not None:
+        derived.append("compute.matrix.tile_rows")
+    return with_assumed(hardware, dict.fromkeys((key for key in derived if key in hardware.unstated), 1.0))
 
 
 def _held_share(step: DecodeStep, hardware: HardwareProfile) -> tuple[Any, Any]:

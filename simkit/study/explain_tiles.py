@@ -32,8 +32,10 @@ def explain_tiles(evaluated: Evaluated) -> list[str]:
         "  " + _what_binds(evaluated, took_s * layers)]
     unexplained_s = _one(timing.unexplained_s)
     if np.isfinite(unexplained_s):
-        lines.append("  Unexplained: a measured layer of this chip makes the step "
-                     f"{format_quantity(unexplained_s, SECONDS)} longer than its tiles do.")
+        whose = "its class (assumed)" if "overheads.layer_latency" in evaluated.hardware.unstated else "this chip"
+        difference = format_quantity(abs(unexplained_s), SECONDS)
+        lines.append(f"  Unexplained: by the layers measured on {whose} the step takes {difference} "
+                     f"{'longer' if unexplained_s > 0 else 'less'} than by its tiles.")
     found = movements_by(evaluated, _changes(evaluated), evaluated.points.engine.evaluate)
     return [*lines, *("  " + line for line in told(found))]
 

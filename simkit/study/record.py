@@ -139,8 +139,8 @@ _FIELDS: Final = (
           meaning="tiles that a layer runs on, and how a KV head lies on them: over tokens, over its dimension, copies",
           value_of=lambda at: "" if at.timing.tile_mapping is None else at.timing.tile_mapping.words),
     Field(name="unexplained_s", dimension=SECONDS, value_of=lambda at: at.timing.unexplained_s,
-          meaning="what a step takes by the layer that was measured on this chip, beyond what its tiles explain; "
-                  "unknown where no layer was measured or tiles are not asked"),
+          meaning="what a step takes by layers that were measured on this chip or its class, beyond what its tiles "
+                  "explain; unknown where none were or tiles are not asked"),
     Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
                                   "by key with semicolons; ideal: their defaults", dimension=None,
           value_of=lambda at: at.hardware.assumption),

@@ -90,8 +90,8 @@ class StepTiming:
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
     chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose and ``message_s`` the messages of one
-    attention by phase. ``unexplained_s`` of a step is what a measured layer takes beyond what an engine derives; NaN
-    where no layer was measured.
+    attention by phase. ``unexplained_s`` of a step is what layers measured on the chip or its class take beyond what an
+    engine derives; NaN where none were.
     """
 
     step_time_s: Any

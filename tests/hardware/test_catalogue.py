@@ -147,10 +147,9 @@ def test_switched_links_reproduce_the_measured_all_reduces(name, shipped):
     assert statistics.fmean(errors) < 0.12
 
 
-def test_groq_and_cerebras_layer_latencies_are_the_published_small_model_rates_less_the_bytes(shipped):
-    """TechPowerUp February 2024: Llama 2 7B at 750 tokens/s; cerebras.ai August 2024: Llama 3.1 8B at 1800 tokens/s.
-
-    Both have 32 layers. Bytes and hops may take up to a tenth of the layer on Groq, next to nothing on Cerebras.
-    """
-    assert 0.9 / (750 * 32) < shipped["groq-lpu"].overheads.layer_latency_s < 1 / (750 * 32)
-    assert 0.99 / (1800 * 32) < shipped["cerebras-wse3"].overheads.layer_latency_s < 1 / (1800 * 32)
+def test_no_machine_s_layer_latency_is_fitted_to_a_token(shipped):
+    """Groq and Cerebras have their class's range: what layers of such machines took, published and measured."""
+    for name, published in (("groq-lpu", 1 / (750 * 32)), ("cerebras-wse3", 1 / (1800 * 32))):
+        latency = next(one for one in shipped[name].assumed if one.key == "overheads.layer_latency")
+        assert latency.fast < published < latency.slow
+    assert all("overheads.layer_latency" in chip.unstated for chip in shipped.values())

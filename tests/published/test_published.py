@@ -42,11 +42,10 @@ def test_every_row_says_what_was_assumed_and_every_miss_why():
         assert row.paper
 
 
-def test_groq_s_70b_rate_is_not_what_its_profile_was_calibrated_on():
-    # Published: 300 tokens/s (LLMPerf, February 2024); the profile's one calibrated figure rests on Llama 2 7B.
-    chip = load_hardware("groq-lpu")
-    note = chip.provenance["overheads.layer_latency"].note
-    assert note.startswith("Llama 2 7B only")
+def test_groq_s_70b_rate_is_not_what_its_class_s_range_rests_on():
+    # Published: 300 tokens/s (LLMPerf, February 2024); the middle of a layer's latency rests on Llama 2 7B.
+    note = load_hardware("groq-lpu").provenance["overheads.layer_latency"].source
+    assert "Llama 2 7B" in note
     assert reproduce(ROWS["groq.llama-2-70b"])["ours"] == pytest.approx(300, rel=0.2)
 
 

@@ -76,9 +76,11 @@ def test_a_wafers_step_grows_with_its_context_though_bytes_do_not_bind():
     assert 0.5 < (long - short) * 1.1e9 / 13200 < 24.1
 
 
-def test_what_a_measured_layer_takes_beyond_its_tiles_is_said():
-    wafer = timed(load_hardware("cerebras-wse2"), _llama(), kv_len=4096)
-    assert 0 < float(wafer.columns["unexplained_s"][0]) < 1 / 2699.9
+def test_what_measured_layers_take_beyond_the_tiles_is_said():
+    stated = load_hardware("cerebras-wse2", overrides={"overheads.layer_latency": "11.5 us"})
+    for wafer in (stated, load_hardware("cerebras-wse2")):  # of this chip, and of its class
+        unexplained_s = float(timed(wafer, _llama(), kv_len=4096).columns["unexplained_s"][0])
+        assert 0 < unexplained_s < 1 / 1200
     tpu = timed(load_hardware("tpu-v5p"), _llama(), kv_len=4096)
     assert tpu.columns["unexplained_s"][0] != tpu.columns["unexplained_s"][0]  # NaN: no layer of it was measured
 
