@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 from simkit.evidence.published_setup import measure
 from simkit.evidence.published_table import PublishedRow, read_published
 
-Verdict = Literal["within tolerance", "missed", "out of reach", "within bound", "in range", "keeps order", "breaks order",
-                  "needs speculation", "reached by plain decode"]
+Verdict = Literal["within tolerance", "missed", "out of reach", "within bound", "in range", "keeps order",
+                  "breaks order", "needs speculation", "reached by plain decode"]
 AS_IT_SHOULD_BE: Final[tuple[Verdict, ...]] = ("within tolerance", "within bound", "in range", "keeps order",
                                             "needs speculation")
 ROUNDING: Final = 1e-9  # equal times of an order may differ in their last digits

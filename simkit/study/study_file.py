@@ -53,7 +53,7 @@ FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown"
                      "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
                      "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
                      "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
-                     "published_figures", "tile_map"]
+                     "published_figures", "tile_map", "kv_head_cost", "head_copies"]
 # Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
@@ -104,7 +104,7 @@ class FigureSchema(StrictRecord):
     reducers: Names | None = None
     """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
     beside: Text | None = None
-    """For ``grouping_law``: a second engine, drawn beside the first."""
+    """For ``grouping_law`` and ``kv_head_cost``: a second engine, drawn beside the first, or of tiles before it."""
     note: Text | None = None
     """A sentence printed under the caption."""
 
@@ -112,8 +112,8 @@ class FigureSchema(StrictRecord):
     def _has_only_its_own_options(self) -> FigureSchema:
         if self.reducers is not None and self.kind != "stacking":
             raise rule(f"only a stacking figure has reducers, not {self.kind}", "reducers")
-        if self.beside is not None and self.kind != "grouping_law":
-            raise rule(f"only a grouping_law figure has a second engine, not {self.kind}", "beside")
+        if self.beside is not None and self.kind not in ("grouping_law", "kv_head_cost"):
+            raise rule(f"only grouping_law and kv_head_cost have a second engine, not {self.kind}", "beside")
         return self
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.style import chips_words, count
+from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.record import to_records
 from simkit.study.study_file import FigureRequest, Study
@@ -45,6 +46,13 @@ def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, 
         hardware, request.model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
         weight_dtype=request.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(), q_len=np.ones(batch.size),
         chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape=batch.shape)
+
+
+def asked_of(request: FigureRequest, chip: HardwareProfile) -> FigureRequest:
+    """The request with the engine that draws a chip: of one made of tiles the one beside, where that replays them."""
+    if request.beside is None or engine_named(request.beside).closed_form or not runs_on_tiles(chip):
+        return request
+    return replace(request, engine=request.beside, beside=request.engine)
 
 
 def for_each_chip(chips: Sequence[HardwareProfile], work: Callable[[HardwareProfile], Result],

@@ -116,6 +116,11 @@ def palette() -> tuple[str, ...]:
     return tuple(DARK)
 
 
+def hues() -> list[str]:
+    """Colours that tell things apart on paper: those of the palette without inks and greys."""
+    return [colour for colour in palette() if colour not in (PAPER, INK, SOFT_INK, GRID)]
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """The drawing settings of this module, for the length of a ``with`` block."""

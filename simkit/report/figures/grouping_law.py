@@ -5,7 +5,8 @@ r"""The law of grouping: what fewer KV heads buy against the ridge of the memory
 ``R`` is the ridge (achievable arithmetic over achievable bandwidth), ``g`` the query heads that share a KV head. Full
 below ``R = I_1`` nothing is gained, above ``R = g I_1`` all of it. Above: the attention kernel alone on one chip, in
 every level that may hold the cache; beside it what silicon measured at equal query heads, and a second engine where
-the request names one. Below: the whole decode step at the study's point, on the machine it needs.
+the request names one. Below: the whole decode step at the study's point, on the machine it needs. Of a chip made of
+tiles a second engine that replays them draws the marks, and the request's own stands faint beside.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
 from simkit.report.drawing.study_points import (
     Omission,
+    asked_of,
     cache_home,
     evaluate,
     fits,
@@ -55,12 +57,16 @@ from simkit.study.ranges import Timer, timed_together
 from simkit.study.study_file import FigureRequest
 
 _APART: Final = 1.12
+_FAINT: Final = 0.4
+_BELOW_ONE: Final = (0.0625, 0.125, 0.25, 0.5)
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Point:
     chip: str
+    engine: str
+    beside: str | None
     level: str
     overflow: bool
     layout: str
@@ -69,6 +75,7 @@ class _Point:
     attention_speedup: float
     beside_speedup: float | None
     step_speedup: float | None
+    beside_step_speedup: float | None
     attention_range: tuple[float, float] | None
     step_range: tuple[float, float] | None
 
@@ -103,14 +110,13 @@ def draw(context: FigureContext) -> DrawnFigure:
     omissions += [Omission(chip=chip, reason="not in the lower panel: " + no_room(request))
                   for chip in done if chip not in stepped]
     rows = [{"hardware": p.chip, "level": p.level, "attention": p.layout, "group_size": p.group_size,
-             "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": request.engine,
+             "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": p.engine,
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
              "law_speedup_vs_mha": float(law_speedup(p.ridge_flop_per_byte, p.group_size, _mha_intensity(request))),
              "speedup_vs_mha": p.step_speedup,
              **columns_of("kernel_speedup_vs_mha", p.attention_range), **columns_of("speedup_vs_mha", p.step_range),
-             f"{request.beside}_kernel_speedup_vs_mha": p.beside_speedup}
+             **({"beside": p.beside, "beside_kernel_speedup_vs_mha": p.beside_speedup} if request.beside else {})}
             for p in points]
-    rows = [{name: value for name, value in row.items() if not name.startswith("None_")} for row in rows]
     rows += [{"hardware": m.found.hardware, "level": "", "attention": m.layout,
               "group_size": request.model.n_q_heads // m.found.n_kv_heads, "batch": m.found.batch,
               "kv_len": m.found.kv_len, "from": "measured", "ridge_flop_per_byte": m.ridge_flop_per_byte,
@@ -150,6 +156,8 @@ def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
 
 def _words_for_marks(request: FigureRequest, measured: list[_Measured]) -> str:
     words = f" Crosses: the {request.beside} engine, the same kernels." if request.beside else ""
+    if request.beside and any(asked_of(request, chip) is not request for chip in request.hardware):
+        words += f" Chips made of tiles: marks are of the {request.beside} engine, faint ones of {request.engine}."
     if measured:
         sizes = sorted({(m.found.batch, m.found.kv_len) for m in measured})
         words += (f" Bars: measured kernels with {request.model.n_q_heads} query heads of {request.model.head_dim} "
@@ -165,23 +173,27 @@ def _mha_intensity(request: FigureRequest) -> float:
 
 def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -> list[_Point]:
     points = []
+    asked = asked_of(request, chip)
     for layout in layouts:
-        step = evaluate(request, chip, layout)
+        step = evaluate(asked, chip, layout)
         home = cache_home(step)
         for level in chip.homes("kv"):
             if level.achievable_bytes_per_s is None:
                 continue
-            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, request.engine)
+            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, asked.engine)
                              for name in ("mha", layout))
             known = level.name == home and fits(step) and np.isfinite(scalar(step, "speedup_vs_mha"))
             points.append(_Point(
-                chip=chip.name, level=level.name, overflow=level.overflow, layout=layout,
+                chip=chip.name, engine=asked.engine, beside=asked.beside, level=level.name,
+                overflow=level.overflow, layout=layout,
                 group_size=request.model.n_q_heads // parse_layout(layout, request.model).n_kv_heads,
                 ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
                 attention_speedup=mha_s / ours_s,
-                beside_speedup=_beside_speedup(request, chip, level.name, layout),
+                beside_speedup=_beside_speedup(asked, chip, level.name, layout),
                 step_speedup=scalar(step, "speedup_vs_mha") if known else None,
-                attention_range=_kernel_range(request, chip, level.name, layout, mha_s / ours_s),
+                beside_step_speedup=scalar(evaluate(request, chip, layout), "speedup_vs_mha")
+                if known and asked.engine != request.engine else None,
+                attention_range=_kernel_range(asked, chip, level.name, layout, mha_s / ours_s),
                 step_range=range_of(step, "speedup_vs_mha") if known else None))
     return points
 
@@ -208,8 +220,10 @@ def _kernel_range(request: FigureRequest, chip: HardwareProfile, level: str, lay
     """The range of the kernels' speed-up by what is assumed of the chip."""
     if not chip.has_range:
         return None
+    engine = engine_named(request.engine)
+    engine = engine if engine.broadcasts(chip) else CLOSED_FORM
     mha, ours = timed_together(chip, [
-        Timer(shape=(), evaluate=partial(CLOSED_FORM.evaluate, *_kernels(request, level, name)))
+        Timer(shape=(), evaluate=partial(engine.evaluate, *_kernels(request, level, name)))
         for name in ("mha", layout)])
     ratios = np.append(np.ravel(mha.over(ours).attention_time_s), 1.0)
     return speedup * float(ratios.min()), speedup * float(ratios.max())
@@ -240,10 +254,14 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
                   ["¼", "1", "4", "16", "64", "256", "1k", "4k", "16k"])
         axes.set_xlim(0.25, 16384)
     highest_above = max([top, *(m.found.measured_speedup for m in measured)])
-    ticks = [value for value in (1, 2, 4, 8, 16, 32, 64, 128, 256) if value <= highest_above * 1.01]
-    log_ticks(above, "y", ticks, [f"{value}×" for value in ticks])
-    above.set_ylim(0.8, highest_above * 2.0)
+    lowest_above = _lowest([(p.attention_speedup, p.attention_range) for p in points])
+    ticks = [value for value in (*_BELOW_ONE, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+             if lowest_above <= value <= highest_above * 1.01]
+    log_ticks(above, "y", ticks, [f"{value:g}×" for value in ticks])
+    above.set_ylim(lowest_above, highest_above * 2.0)
     _mark_others(context, above, points, measured)
+    _mark_faint(context, above, [(p, p.beside_speedup) for p in points if p.beside != context.request.beside])
+    _mark_faint(context, below, [(p, p.beside_step_speedup) for p in points])
     _scatter(context, above, [(p, p.attention_speedup, p.attention_range) for p in points], layouts,
              taken=[(m.ridge_flop_per_byte, m.found.measured_speedup) for m in measured])
     for layout in layouts:
@@ -253,15 +271,17 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     rings = " < ".join(layout_name(name) for name in layouts[1:])
     key = [f"● {layout_name(layouts[0])}", *([f"○ {rings}"] if rings else []),
            *(["▬ measured"] if measured else []),
-           *([f"× {context.request.beside}"] if context.request.beside else [])]
+           *([f"× {context.request.beside}"] if context.request.beside else []),
+           *([f"faint: {context.request.engine}"] if any(p.beside == context.request.engine for p in points) else [])]
     above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
     steps = [(p, p.step_speedup, p.step_range) for p in points if p.step_speedup is not None]
     highest = max((max(s, (ends or (s, s))[1]) for _, s, ends in steps), default=2.0)
-    low_ticks = [v for v in (1, 1.5, 2, 3, 4, 6, 8, 12, 16) if v <= highest * 1.3]
+    lowest = max(_lowest([(s, ends) for _, s, ends in steps]), 0.4)
+    low_ticks = [v for v in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= v <= highest * 1.3]
     log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
-    below.set_ylim(0.9, highest * 1.35)
+    below.set_ylim(lowest, highest * 1.35)
     _scatter(context, below, steps, layouts)
     below.set_title(f"Whole step, batch {context.request.focus_batch} × {context.request.focus_kv_len} tokens")
     below.set_ylabel("speedup over MHA")
@@ -269,15 +289,29 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     return figure
 
 
+def _lowest(ranged: Sequence[tuple[float, tuple[float, float] | None]]) -> float:
+    """Where an axis begins that shows all of these speed-ups, those below 1 too."""
+    return 0.85 * min((min(speedup, (ends or (speedup,))[0]) for speedup, ends in ranged), default=1.0)
+
+
 def _mark_others(context: FigureContext, axes: Axes, points: list[_Point], measured: list[_Measured]) -> None:
     """Crosses of a second engine and bars of measurements, in their chips' colours."""
     for point in points:
-        if point.beside_speedup is not None:
+        if point.beside_speedup is not None and point.beside == context.request.beside:
             axes.plot(point.ridge_flop_per_byte, point.beside_speedup, "x", color=INK, markersize=2.6,
                       markeredgewidth=0.6, zorder=7)
     for mark in measured:
         axes.plot(mark.ridge_flop_per_byte, mark.found.measured_speedup, "_", markersize=11, markeredgewidth=1.6,
                   color=context.styles[mark.found.hardware].colour, zorder=6)
+
+
+def _mark_faint(context: FigureContext, axes: Axes, values: list[tuple[_Point, float | None]]) -> None:
+    """Marks of the request's own engine where another draws a chip."""
+    for point, speedup in values:
+        if speedup is not None:
+            style = context.styles[point.chip]
+            axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, alpha=_FAINT, zorder=3,
+                      markersize=5.2, markerfacecolor="none", markeredgewidth=0.7)
 
 
 def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, float, tuple[float, float] | None]],
@@ -333,6 +367,10 @@ def _finding(context: FigureContext, points: list[_Point], layouts: list[str]) -
         text += " It keeps less than half on " + ", ".join(
             f"{context.label(p.chip)} in {p.level} (ridge {p.ridge_flop_per_byte:.2g}: {times(p.attention_speedup)})"
             for p in short) + "."
+    slower = [context.label(p.chip) for p in short if p.attention_speedup < 1.0]
+    if slower:
+        text += (f" On {' and '.join(slower)} sharing a head costs time: its queries and outputs travel over the tiles "
+                 "of a wider group.")
     steps = sorted((p for p in ours if p.step_speedup is not None), key=lambda p: p.step_speedup or 0.0)
     if steps:
         low, high = steps[0], steps[-1]

@@ -30,9 +30,9 @@ from simkit.report.drawing.style import (
     PAPER,
     SMALL_POINTS,
     SOFT_INK,
+    hues,
     layout_name,
     new_figure,
-    palette,
     times,
 )
 from simkit.study.evaluate import Evaluated
@@ -107,7 +107,7 @@ def _panel(axes: Axes, chip: tuple[int, int], row: dict[str, Any]) -> None:
     axes.set_yticks([])
     axes.set_facecolor(GRID)
     along, across = row["along"], row["across"]
-    colours = [colour for colour in palette() if colour not in (PAPER, INK, SOFT_INK, GRID)]
+    colours = hues()
     for left in np.arange(0, chip[0] - along + 1, along):
         for top in np.arange(0, chip[1] - across + 1, across):
             axes.add_patch(Rectangle((left, top), along, across, fill=False, edgecolor=PAPER, linewidth=0.6))
