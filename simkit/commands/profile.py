@@ -154,12 +154,14 @@ def _ridge_records(chip: HardwareProfile) -> Iterator[dict[str, Any]]:
 def _print_hierarchy(chip: HardwareProfile) -> None:
     """The memory levels between the compute units and other chips, as boxes."""
     from simkit.commands.console import print_boxes
-    from simkit.hardware.hierarchy import compute_words, level_words, link_words
+    from simkit.hardware.hierarchy import compute_words, fabric_rows, level_words, link_words
 
     levels = [level_words(chip, level) for level in chip.memory]
     boxes = [list(compute_words(chip)), *([item.heading, item.size, f"holds {item.holds}"] for item in levels)]
     link = link_words(chip)
     print_boxes(boxes, [f"{item.path}; {item.ridge}" for item in levels], foot=link and f"other chips: {link}")
+    for row in fabric_rows(chip):
+        click.echo(f"  {row}")
 
 
 def _draw_hierarchy(chip: HardwareProfile, file: Path, *, force: bool) -> None:

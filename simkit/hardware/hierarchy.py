@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simkit.foundation.units import BYTES, BYTES_PER_S, COUNT, FLOP_PER_S, SECONDS, format_quantity
+from simkit.hardware.fabric import BY_NEIGHBOURS
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
 
 _UNKNOWN = "not known"
+_CORNER = (6, 3)  # tiles drawn of a grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +67,23 @@ def link_words(chip: HardwareProfile) -> str | None:
     layout = f" as {link.topology} of {'x'.join(map(str, link.shape))}" if link.shape else ""
     return (f"{link.name}: {format_quantity(link.bandwidth_bytes_per_s, BYTES_PER_S)}, "
             f"{format_quantity(link.latency_s, SECONDS)}, up to {link.max_chips:,} chips{layout}")
+
+
+def fabric_rows(chip: HardwareProfile) -> list[str]:
+    """The tiles of a chip: a corner of their grid, what is known of a tile and of a link; none without a fabric."""
+    fabric = chip.fabric
+    if fabric is None:
+        return []
+    (x, y), (most_x, most_y) = fabric.sides, _CORNER
+    joined = fabric.topology in BY_NEIGHBOURS
+    row = ("-" if joined else " ").join(["[]"] * min(x, most_x)) + (" ..." if x > most_x else "")
+    between = [("|  " * min(x, most_x)).rstrip()] if joined and fabric.topology not in ("stream", "ring") else []
+    grid = [line for number in range(min(y, most_y)) for line in ([*between, row] if number else [row])]
+    tile, link = fabric.tile, fabric.link
+    known = [f"{value:g} {words}" for value, words in (
+        (tile.port_bytes_per_cycle, "bytes a cycle from a tile's memory"),
+        (link.bytes_per_cycle, "bytes a cycle a link"),
+        (link.hop_cycles or None, "cycles a hop"), (link.add_cycles or None, "cycles an addition on the way"),
+        (fabric.start_cycles, "cycles before a phase")) if value is not None]
+    return [*grid, *(["..."] if y > most_y else []), f"{x:,} x {y:,} tiles, {fabric.topology}",
+            *([", ".join(known)] if known else [])]

@@ -64,6 +64,7 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
     tile = _field("compute.matrix.tile_rows", ask, default="")
     vector = _field("compute.vector_peak", ask, default="")
     levels = _levels(ask, say)
+    fabric = _fabric(ask, say)
     say("Other chips")
     link = _link(ask)
     system = [_field("system.sharding", ask, default="tensor", sourced=False),
@@ -84,10 +85,10 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
             else:
                 yield f"{indent}{entry.key}: {entry.answer}"
 
-    def section(heading: str, entries: list[_Line]) -> Iterator[str]:
+    def section(heading: str, entries: list[_Line], indent: str = "  ") -> Iterator[str]:
         if any(entry.answer for entry in entries):
             yield heading
-            yield from lines("  ", entries)
+            yield from lines(indent, entries)
 
     text = "\n".join([
         editor_line(),
@@ -99,6 +100,8 @@ def ask_profile(name: str, ask: Ask, say: Callable[[str], None]) -> str:
         "# Levels, nearest to the compute units first.", "memory:",
         *(line for key, entries, dram in levels for line in (
             f"  {key}:", *lines("    ", entries), *(("    dram:", *lines("      ", dram)) if dram else ()))),
+        *(line for heading, entries in fabric.items() for line in section(
+            heading, entries, heading[:len(heading) - len(heading.lstrip())] + "  ")),
         *(("links:", "  scale_up:", *lines("    ", link)) if link else ()),
         *section("system:", system), *section("power:", power), *section("price:", price)]) + "\n"
     profile_from_yaml(parse_yaml(text, file=f"{name}.yaml"))
@@ -138,6 +141,30 @@ def _levels(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, list[_Line]
         dram = [_field("memory.NAME.dram.type", ask, default="")] if kind.answer == "dram" else []
         levels.append((key, entries, [line for line in dram if line.answer]))
         home = home or kind.answer == "dram" or (kind.answer == "sram" and scope.answer == "chip")
+
+
+def _fabric(ask: Ask, say: Callable[[str], None]) -> dict[str, list[_Line]]:
+    """The lines of the fabric by heading; none for a chip that is not made of tiles."""
+    say("Tiles on the chip, each with a memory and an engine; empty: none")
+    sides = ask("tiles along each side, such as 8 or 750 x 994", _sides, default="")
+    if not sides:
+        return {}
+    return {
+        "fabric:": [_Line(key="tiles", answer=sides, meaning="Tiles along each side."),
+                    _field("fabric.topology", ask, default="mesh", sourced=False),
+                    _field("fabric.start_cycles", ask, default="")],
+        "  tile:": [_field(f"fabric.tile.{key}", ask, default="", prefix="tile ")
+                    for key in ("port_bytes_per_cycle", "step_cycles")],
+        "  link:": [_field(f"fabric.link.{key}", ask, default="", prefix="link between tiles ")
+                    for key in ("bytes_per_cycle", "hop_cycles", "add_cycles")]}
+
+
+def _sides(text: str) -> str:
+    """One or two sides as a list of YAML."""
+    sides = re.fullmatch(r"\s*(\d{1,5})(?:\s*[x×]\s*(\d{1,5}))?\s*", text)
+    if text.strip() and sides is None:
+        raise UserError("expected one or two whole numbers, such as 8 or 750 x 994")
+    return "" if sides is None else f"[{', '.join(side for side in sides.groups() if side)}]"
 
 
 def _link(ask: Ask) -> list[_Line]:

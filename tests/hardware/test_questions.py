@@ -13,6 +13,7 @@ TWO_LEVELS = [
     "sram", "sram", "chip", "256 MiB", "40 TB/s", "20 ns", "",
     "hbm", "dram", "chip", "48 GB", "2 TB/s", "300 ns", "0.9", "5 pJ/bit", "HBM3e",
     "",  # no third level
+    "8 x 10", "noc", "", "256", "", "", "4", "",  # tiles, topology, start; port, step; link, hop, addition
     "200 GB/s", "ring of ours", "ring", "1 us", "8",
     "tensor", "8",
     "300 W", "40 W", "0.5 pJ/FLOP", "", "whiteboard: Tuesday, 4 o'clock", "estimate",
@@ -36,6 +37,8 @@ def test_answers_become_a_profile_that_loads_with_every_figure_sourced(answer, c
     assert (sram.capacity_bytes, sram.bandwidth_bytes_per_s, sram.latency_s) == (256 * 2**20, 40e12, pytest.approx(20e-9))
     assert (hbm.capacity_bytes, hbm.achievable_fraction, hbm.dram.type) == (48e9, 0.9, "HBM3e")
     assert hbm.energy_j_per_byte == pytest.approx(40e-12)
+    assert (chip.fabric.sides, chip.fabric.topology, chip.fabric.start_cycles) == ((8, 10), "noc", None)
+    assert (chip.fabric.tile.port_bytes_per_cycle, chip.fabric.link.hop_cycles) == (256, 4)
     assert (chip.scale_up.topology, chip.scale_up.max_chips, chip.max_chips) == ("ring", 8, 8)
     assert (chip.power.tdp_w, chip.power.idle_w, chip.price.usd_per_hour) == (300, 40, None)
     assert chip.provenance["memory.hbm.bandwidth"].source == "whiteboard: Tuesday, 4 o'clock"
@@ -80,7 +83,7 @@ def test_levels_are_asked_for_until_weights_have_a_home_and_have_names_of_their_
 
 def test_the_least_that_may_be_known_is_enough(answer, tmp_path):
     result = answer(["", "us", "", "1", "", "", "", "", "", "", "1 PFLOP/s", "", "", "", "", "",
-                     "", "sram", "", "", "1 GB", "", "", "", "", "", "", "", "", "", "", ""])
+                     "", "sram", "", "", "1 GB", "", "", "", "", "", "", "", "", "", "", "", ""])
     assert result.exit_code == 0, result.stderr
     assert "At least one matrix rate is needed." in result.stderr
     chip = load_hardware(tmp_path / "mine.yaml")
