@@ -20,8 +20,8 @@ KV_LEN = np.tile(np.arange(1, 4097) * 37.0, 3)
 Q_LEN = np.where(np.arange(len(KV_LEN)) % 5000 < 4000, 1.0, 4.0)
 
 
-def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN):
-    return Points(hardware=load_hardware(chip), model=load_model(model), scenario=parse_scenario(), batch=batch,
+def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN, assume=None):
+    return Points(hardware=load_hardware(chip, assume=assume), model=load_model(model), scenario=parse_scenario(), batch=batch,
                   kv_len=kv_len, q_len=q_len, engine=engine_named("roofline"))
 
 
@@ -30,7 +30,8 @@ def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN):
                                              ("groq-lpu", "deepseek-v2-lite"), ("dmatrix-corsair", "llama-2-70b")])
 def test_numbers_in_place_of_equal_arrays_give_the_same_bits(chip, model, chips) -> None:
     options = {"rivals": ["mha", "gqa-2", "mqa"], "chips": chips, "baseline": True}
-    points = points_of(chip, model)
+    # Ranges of assumed parameters take most of the time: once for each chip is enough.
+    points = points_of(chip, model, assume=None if chips == 8 else "ideal")
     for layout in ("mha", "mqa"):
         whole = evaluate_group(points.hardware, points.model, layout, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN,
                                **options).columns
@@ -73,8 +74,8 @@ def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:
 def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, few, monkeypatch) -> None:
     # By trying every number of chips from the fewest up, which the search must not need.
     random = np.random.default_rng(7)
-    batch, kv_len = np.floor(2.0 ** random.uniform(0, 10, 60)), np.floor(2.0 ** random.uniform(4, 17, 60))
-    points = points_of(chip, "llama-2-70b", batch, kv_len, np.ones(60))
+    batch, kv_len = np.floor(2.0 ** random.uniform(0, 10, 30)), np.floor(2.0 ** random.uniform(4, 17, 30))
+    points = points_of(chip, "llama-2-70b", batch, kv_len, np.ones(30))
     hardware, model = points.hardware, points.model
     needs = [points.need(parse_layout(name, model)) for name in ("mqa", "mha", "gqa-8")]
     options = candidates(hardware, model.n_q_heads, model.n_layers)
@@ -82,15 +83,15 @@ def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, fe
     def first(point: int, *, overflow: bool) -> int | None:
         def holds(need, **machine) -> bool:
             return any(np.broadcast_to(place(need.demand(Machine(**machine, mapping=mapping), EVERY_POINT), hardware,
-                                             overflow=overflow).fits, 60)[point] for mapping in ATTENTION_SHARDINGS)
+                                             overflow=overflow).fits, 30)[point] for mapping in ATTENTION_SHARDINGS)
 
         return next((chips for chips, tp, pp in options
                      if all(holds(need, chips=chips, tp=tp, pp=pp) for need in needs)), None)
 
     # A few points try all machines at once, many are parted by the middle one.
     monkeypatch.setattr(machine_search, "FEW", few)
-    found = machine_search.fit_chips(hardware, needs, (60,), model.n_q_heads, model.n_layers)
-    for number in range(60):
+    found = machine_search.fit_chips(hardware, needs, (30,), model.n_q_heads, model.n_layers)
+    for number in range(30):
         expected = first(number, overflow=False) or first(number, overflow=True) or options[-1][0]
         assert found.chips[number] == expected
 

@@ -16,7 +16,7 @@ schema_version: 1
 name: small
 title: A sweep
 question: Is it whole?
-hardware: [h100-sxm, groq-lpu]
+hardware: [h100-sxm, mi300x]
 models: [llama-3-8b]
 layouts: [mha, gqa-4, mqa]
 batch: 1..100+1

@@ -41,7 +41,7 @@ def test_every_point_is_there_once_in_the_documented_order_as_simulate_gives_it(
     for place in (0, 499, 500, 11_999, 12_000, len(rows) - 1):
         row = rows[place]
         group, rest = divmod(place, 100 * CONTEXTS)
-        assert row["hardware"] == ["h100-sxm", "groq-lpu"][group // 3]
+        assert row["hardware"] == ["h100-sxm", "mi300x"][group // 3]
         assert row["attention"] == ["mha", "gqa-4", "mqa"][group % 3]
         assert (int(row["batch"]), int(row["kv_len"])) == (rest // CONTEXTS + 1, (rest % CONTEXTS + 1) * 1024)
         alone = simkit.decode_step(row["hardware"], "llama-3-8b", attention=["mha", "gqa-4", "mqa"],
@@ -70,7 +70,7 @@ def test_the_manifest_beside_the_result_names_what_it_follows_from(whole):
     _, outputs = whole
     note = json.loads(outputs["csv"].with_name("whole.csv.manifest.json").read_text())
     assert note["sha256"] == digest(outputs["csv"])
-    assert [name for name, _ in note["manifest"]["hardware"]] == ["h100-sxm", "groq-lpu"]
+    assert [name for name, _ in note["manifest"]["hardware"]] == ["h100-sxm", "mi300x"]
     assert note["manifest"]["made_with"]["simkit"] == simkit.__version__
     assert not parts_of(outputs["csv"])
     assert not outputs["csv"].with_name("whole.csv.parts").exists()
@@ -117,7 +117,7 @@ def test_a_worker_of_another_version_is_refused(whole, monkeypatch):
 def test_a_replayed_sweep_is_the_same_with_and_without_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMKIT_CACHE", str(tmp_path / "cache"))
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY.format(kv_len="1k").replace("1..100+1", "1..4*2").replace("groq-lpu", "tpu-v5e"))
+    study.write_text(STUDY.format(kv_len="1k").replace("1..100+1", "1..4*2").replace("mi300x", "tpu-v5e"))
     sweep = sweep_of(load_study(study), engine="replay")
     without = run_sweep(sweep, tmp_path / "without.csv", cache=False)
     assert not (tmp_path / "cache").exists()

@@ -182,8 +182,8 @@ def resumed(study, output, **overrides):
 @pytest.mark.parametrize(("old", "new", "said"), [
     ("batch: 1..100+1", "batch: 1..101+1", "the study has changed (batch)"),
     ("gqa-4", "gqa-2", "the study has changed (attention)"),
-    ("hardware: [h100-sxm, groq-lpu]", "hardware: [h100-sxm, tpu-v5e]", "the study has changed (hardware)"),
-    ("hardware: [h100-sxm, groq-lpu]", "hardware: [groq-lpu, h100-sxm]", "the study has changed (hardware)"),
+    ("hardware: [h100-sxm, mi300x]", "hardware: [h100-sxm, tpu-v5e]", "the study has changed (hardware)"),
+    ("hardware: [h100-sxm, mi300x]", "hardware: [mi300x, h100-sxm]", "the study has changed (hardware)"),
     ("models: [llama-3-8b]", "models: [mistral-7b]", "the study has changed (models)"),
     ("focus:", "kv_dtype: fp8\nfocus:", "the study has changed (kv_dtype)"),
     ("focus:", "weight_dtype: fp8\nfocus:", "the study has changed (scenario)"),
@@ -200,18 +200,18 @@ def test_a_changed_study_refuses_to_resume_and_says_what_changed(unfinished, old
 
 def test_a_changed_profile_refuses_to_resume_and_is_named(unfinished):
     study, output = unfinished
-    with pytest.raises(UserError, match="the profile groq-lpu has changed"):
-        resumed(study, output, profiles=_changed_groq(study.parent))
+    with pytest.raises(UserError, match="the profile mi300x has changed"):
+        resumed(study, output, profiles=_changed_chip(study.parent))
 
 
-def _changed_groq(folder):
-    """A folder with a profile groq-lpu of half as many chips a system."""
+def _changed_chip(folder):
+    """A folder with a profile mi300x of half as many chips a system."""
     own = folder / "profiles"
     own.mkdir()
-    text = catalogue_files("hardware_profiles")["groq-lpu"].read_text(encoding="utf-8")
-    changed = re.sub(r"(max_chips: \{value: )\d+", r"\g<1>5220", text)
+    text = catalogue_files("hardware_profiles")["mi300x"].read_text(encoding="utf-8")
+    changed = re.sub(r"(max_chips: \{value: )\d+", r"\g<1>4", text)
     assert changed != text
-    (own / "groq-lpu.yaml").write_text(changed, encoding="utf-8")
+    (own / "mi300x.yaml").write_text(changed, encoding="utf-8")
     return own
 
 
