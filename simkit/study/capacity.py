@@ -18,7 +18,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.machine import Machine
-from simkit.step.placement import place, usable_levels
+from simkit.step.placement import kv_copies, place, usable_levels
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
@@ -76,7 +76,7 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
         "mapping": full(name_of(machine.mapping)),
         "model": full(points.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
         "kv_dtype": full(points.scenario.kv_dtype), "weight_dtype": full(points.scenario.weight_dtype),
-        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.copies),
+        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(kv_copies(workload)),
         "weight_bytes_per_chip": full(need.weight_bytes), "usable_bytes_per_chip": full(room),
         "kv_bytes_per_sequence_per_chip": full(need.kv_bytes_per_sequence),
         "allocation_waste_fraction": full(1 - stored / given), "max_batch": full(placed.max_batch),

@@ -22,7 +22,12 @@ from simkit.foundation.units import BYTES, COUNT, SECONDS
 from simkit.hardware.profile import HardwareProfile, Price
 from simkit.step.build import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
-from simkit.step.placement import Placement, allocated_bytes_per_sequence, cached_bytes_per_sequence
+from simkit.step.placement import (
+    Placement,
+    allocated_bytes_per_sequence,
+    cached_bytes_per_sequence,
+    kv_copies,
+)
 from simkit.study.machine_search import name_of
 from simkit.study.ranges import speedup_bound, time_bound
 
@@ -163,7 +168,7 @@ _FIELDS: Final = (
           dimension=BYTES,
           value_of=lambda at: at.points.batch * allocated_bytes_per_sequence(at.step.workload)),
     Field(name="kv_copies", meaning="how often that cache is stored, for chips that outnumber KV heads",
-          value_of=lambda at: at.step.workload.copies),
+          value_of=lambda at: kv_copies(at.step.workload)),
     Field(name="kv_read_bytes", meaning="cache bytes that all chips read in a step, replicas counted",
           dimension=BYTES, heading="KV read",
           value_of=lambda at: at.totals.kv_read_bytes),

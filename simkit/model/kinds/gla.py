@@ -30,10 +30,10 @@ from simkit.model.kinds.base import (
     Writes,
     every_token,
     heads_that_divide,
-    read_in_full,
+    plain_heads,
 )
-from simkit.model.kinds.mla import query_projections, up_projections
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.projections import query_projections, up_projections
+from simkit.model.kinds.widths import LayerShape
 
 _NAME: Final = re.compile(r"gla-(\d{1,6})", re.ASCII)
 LATENT_HEADS: Final = 2
@@ -57,7 +57,8 @@ class GroupedLatent(AttentionLayout):
         return _NAME.fullmatch(name) is not None
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
+        plain_heads(name, model)
         if model.head_dim % 2:
             raise UserError(f"{name}: the rotary key has half a head, and {model.name} has heads of {model.head_dim} "
                             "elements")
@@ -66,7 +67,7 @@ class GroupedLatent(AttentionLayout):
                    n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank)
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         del name, model  # no architecture file names it yet
         return None
 
@@ -91,7 +92,7 @@ class GroupedLatent(AttentionLayout):
 
     @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:

@@ -27,9 +27,9 @@ from simkit.model.kinds.base import (
     Writes,
     every_token,
     heads_that_divide,
-    read_in_full,
+    plain_heads,
 )
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.widths import LayerShape
 
 _NAME: Final = re.compile(r"gta-(\d{1,6})", re.ASCII)
 
@@ -48,14 +48,15 @@ class GroupedTied(AttentionLayout):
         return _NAME.fullmatch(name) is not None
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
+        plain_heads(name, model)
         if model.head_dim % 2:
             raise UserError(f"{name}: half a key is rotary, and {model.name} has heads of {model.head_dim} elements")
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
                    n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim)
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         del name, model  # no architecture file names it yet
         return None
 
@@ -76,7 +77,7 @@ class GroupedTied(AttentionLayout):
 
     @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
