@@ -327,7 +327,8 @@ def layer_shape(attention: AttentionSchema, name: str, model: str, hidden_size: 
         return own if own is not None else getattr(attention, key, None)
 
     def record(key: str, made: Callable[..., Any]) -> Any:
-        return None if one(key) is None else made(**one(key).model_dump())
+        replaced = given.get("state") is not None and key != "state"  # what attention layers have, a state has not
+        return None if one(key) is None or replaced else made(**one(key).model_dump())
 
     plain = {key: one(key) for key in ("n_q_heads", "n_kv_heads", "head_dim", "value_dim", "query_rank")}
     return LayerShape(
