@@ -9,6 +9,7 @@ from simkit.model.import_fields import (
     Family,
     Fields,
     common_fields,
+    family,
     gated_mlp,
     heads,
     layer_types,
@@ -16,6 +17,7 @@ from simkit.model.import_fields import (
     windows,
 )
 from simkit.model.import_hybrids import HYBRIDS
+from simkit.model.import_latents import LATENTS
 
 
 def _llama(config: ConfigFields) -> Fields:
@@ -167,21 +169,22 @@ def _minimax_m2(config: ConfigFields) -> Fields:
 
 
 FAMILIES: Final[dict[str, Family]] = {
-    "llama": Family(class_prefix="Llama", read=_llama),
-    "mistral": Family(class_prefix="Mistral", read=_mistral),
-    "mixtral": Family(class_prefix="Mixtral", read=_mixtral),
-    "qwen2": Family(class_prefix="Qwen2", read=_qwen2),
-    "qwen3": Family(class_prefix="Qwen3", read=_qwen3),
-    "qwen3_vl": Family(class_prefix="Qwen3VL", read=_qwen3, inner=("qwen3_vl_text",)),
-    "qwen3_vl_moe": Family(class_prefix="Qwen3VLMoe", read=_qwen3_moe, inner=("qwen3_vl_moe_text",)),
-    "mimo": Family(class_prefix="MiMo", read=_qwen2),
-    "qwen3_moe": Family(class_prefix="Qwen3Moe", read=_qwen3_moe),
-    "gemma2": Family(class_prefix="Gemma2", read=_gemma2),
-    "gemma3": Family(class_prefix="Gemma3", read=_gemma3),
-    "gemma3_text": Family(class_prefix="Gemma3", read=_gemma3),
-    "falcon": Family(class_prefix="Falcon", read=_falcon),
+    "llama": family("Llama", _llama),
+    "mistral": family("Mistral", _mistral),
+    "mixtral": family("Mixtral", _mixtral),
+    "qwen2": family("Qwen2", _qwen2),
+    "qwen3": family("Qwen3", _qwen3),
+    "qwen3_vl": family("Qwen3VL", _qwen3, "qwen3_vl_text"),
+    "qwen3_vl_moe": family("Qwen3VLMoe", _qwen3_moe, "qwen3_vl_moe_text"),
+    "mimo": family("MiMo", _qwen2),
+    "qwen3_moe": family("Qwen3Moe", _qwen3_moe),
+    "gemma2": family("Gemma2", _gemma2),
+    "gemma3": family("Gemma3", _gemma3),
+    "gemma3_text": family("Gemma3", _gemma3),
+    "falcon": family("Falcon", _falcon),
     **HYBRIDS,
-    "gpt_oss": Family(class_prefix="GptOss", read=_gpt_oss),
-    "minimax_m2": Family(class_prefix="MiniMaxM2", read=_minimax_m2),
+    **LATENTS,
+    "gpt_oss": family("GptOss", _gpt_oss),
+    "minimax_m2": family("MiniMaxM2", _minimax_m2),
 }
 

@@ -198,3 +198,8 @@ def feed_pattern(config: ConfigFields, mixed: list[bool], moe: Fields, mlp: Fiel
     if all(mixed[dense:]):
         return {"moe": moe | ({"first_dense_layers": dense} if dense else {})} | ({"mlp": mlp} if dense else {})
     return {"moe": moe, "mlp": mlp, "feed_pattern": shortest(["moe" if one else "mlp" for one in mixed])}
+
+
+def family(class_prefix: str, read: Callable[[ConfigFields], Fields], *inner: str) -> Family:
+    """One family, in a line."""
+    return Family(class_prefix=class_prefix, read=read, inner=inner)

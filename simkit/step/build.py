@@ -90,7 +90,8 @@ def attention_block(workload: DecodeWorkload, group: LayerGroup) -> list[Operato
         expansion = own.layout.core.expansion
         core = [*([] if not own.layout.writes.appended else [_kv_append(own, group.count)]),
                 *([] if expansion is None else [_expand(own, group, expansion)]),
-                *choice_of_entries(own, group), _attention(own, group), *_score_upkeep(own, group)]
+                *(choice_of_entries(own, group) if own.layout.indexer else []), _attention(own, group),
+                *_score_upkeep(own, group)]
     found = [norm(workload, group.count), *before, *core, *after]
     if group.shape is not None:  # what step_totals asks for; layers without a shape are as the workload has them
         found = [replace(operator, layers=group) for operator in found]

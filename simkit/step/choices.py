@@ -17,6 +17,7 @@ from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import ArrayPart
 from simkit.model.kinds.widths import State
 from simkit.step.operators import Operator
+from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
 
 PARTS_READ: Final[Mapping[str, tuple[ArrayPart, ...]]] = {
@@ -32,12 +33,13 @@ def choice_of_entries(workload: DecodeWorkload, group: LayerGroup) -> list[Opera
     index, layout = workload.layout.indexer, workload.layout
     if index is None or index.shared:
         return []
+    machine = workload.machine
     sequences, count = workload.attention_sequences, group.count
     entries = workload.mean_over_lengths(group, lambda kept: workload.on_chip(layout.entries(kept)))
     read = workload.mean_over_lengths(group, lambda kept: workload.read_bytes(kept, ("index",)))
     # Index heads of KV heads are dealt out with them; those of one choice for all heads every chip computes itself.
-    heads = np.maximum(index.heads / workload.heads.ways, 1.0) if index.by_kv_head and not workload.static else (
-        workload.whole(index.heads))
+    heads = workload.whole(index.heads) if not index.by_kv_head else shard_heads(
+        layout.n_q_heads, index.heads, machine.tp, static=workload.static, sharding=machine.mapping).kv_per_chip
     choices = heads if index.by_kv_head else 1.0
     scores = 1.0 * sequences * workload.q_len * heads * entries
     kept_scores = 1.0 * sequences * workload.q_len * choices * entries / index.block

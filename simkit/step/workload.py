@@ -122,6 +122,8 @@ class DecodeWorkload:
 
     def of(self, group: LayerGroup) -> DecodeWorkload:
         """The step as the layers of a group see it: with the layout that they have."""
+        if group.shape is None:
+            return self
         layout = group_layout(self.model, self.layout, group)
         return self if layout is self.layout else replace(self, layout=layout, n_kv_heads=layout.n_kv_heads)
 

@@ -105,7 +105,7 @@ class Projection:
     name, rows, columns: of one head's matrix.
     heads: which heads have one. ``query``: every query head, dealt out over the chips; ``attended``: every query head
         that a chip attends with (all of them where the batch or the context is dealt out instead); ``kv``: every KV
-        head; ``one``: a single matrix, which chips repeat; ``group``: one for each of ``groups`` groups of heads. Of
+        head; ``one``: a single matrix, which chips repeat; ``group``: one for each group of heads. Of
         groups that read one input chips repeat one when they outnumber them; others they cut along their rows.
     joined: how heads' matrices make one. ``columns``: they read the same input; ``rows``: their outputs add up;
         ``none``: each head multiplies its own input.
@@ -113,6 +113,7 @@ class Projection:
         :class:`Expansion` multiplies by it.
     after_core: True for what multiplies attention's output.
     makes: name of the cached array that this projection computes, if any.
+    groups: how many matrices a ``group`` projection has.
     """
 
     name: str
