@@ -59,13 +59,6 @@ def heads_that_divide(name: str, model: LayerShape) -> int:
     return n_kv_heads
 
 
-def plain_heads(name: str, model: LayerShape) -> None:
-    """Raise :class:`UserError` where a kind that replaces keys and values meets more than keys and values."""
-    if model.indexer or model.compression or model.tied_values or not model.kept:
-        raise UserError(f"{name} is not defined for the indexed, compressed or shared cache of {model.name}",
-                        hint="expected as-trained, mha, gqa-K or mqa")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredArray:
     """An array of the cache: ``elements`` of every stored token, once a KV head or, when ``shared``, once for all.
