@@ -151,6 +151,8 @@ _FIELDS: Final = (
           value_of=lambda at: at.hardware.assumption),
     Field(name="fits", meaning="true when weights and cache fit on these chips",
           value_of=lambda at: at.fits),
+    Field(name="beyond_max_context", meaning="true when the context is longer than the model was made for",
+          value_of=lambda at: np.asarray(at.points.kv_len) > (at.model.max_context or np.inf)),
     Field(name="step_time_s", meaning="time of one step; what a user waits for a token", dimension=SECONDS,
           heading="step",
           value_of=lambda at: at.step_time_s),

@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, group_layout
 from simkit.model.equal_parameters import with_parameters_of_mha
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import (
@@ -151,14 +151,20 @@ class Scenario:
 
     def _check_composes(self, model: ModelArchitecture, layout: AttentionLayout) -> None:
         """Raise :class:`UserError` when the layout does not go with the formats or the eviction rule."""
-        why = layout.refuses.get("separate formats")
-        if why and self.key_format != self.value_format:
-            raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
-                            hint=f"give one format, such as {self.key_format.name}")
-        rule, why = self.policy.eviction, layout.refuses.get("eviction by score")
-        if why and rule is not None and rule.chooses_by_head:
-            raise UserError(f"eviction {rule.kind}: {model.name} under {layout.name} {why}",
-                            hint="a streaming rule keeps the same tokens for every head")
+        rule = self.policy.eviction
+        for refuses in {id(one): one.refuses for group in model.attending_groups
+                        for one in [group_layout(model, layout, group)]}.values():
+            why = refuses.get("separate formats")
+            if why and self.key_format != self.value_format:
+                raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
+                                hint=f"give one format, such as {self.key_format.name}")
+            why = refuses.get("eviction")
+            if why and rule is not None:
+                raise UserError(f"eviction {rule.kind}: {model.name} {why}", hint="expected none")
+            why = refuses.get("eviction by score")
+            if why and rule is not None and rule.chooses_by_head:
+                raise UserError(f"eviction {rule.kind}: {model.name} under {layout.name} {why}",
+                                hint="a streaming rule keeps the same tokens for every head")
 
     def _expert_ways(self, model: ModelArchitecture, tp: Any) -> Any:
         """Chips with different experts: as many as were asked for, as far as tp and the model's experts allow."""
