@@ -78,7 +78,8 @@ class ModelArchitecture:
     residual stream is several states wide (DeepSeek-V4's hyper-connections, Kimi-K3's attention residuals).
 
     ``encoder_layers`` are stored beside the decoder of an encoder-decoder model (T5); decoding never reads them.
-    ``active_excludes_embedding`` says how the publisher counted ``params_active_published``.
+    ``active_excludes_embedding`` says how the publisher counted ``params_active_published``; ``weight_dtype`` is the
+    format in which the weights are published, experts' after a slash.
     """
 
     name: str
@@ -99,6 +100,7 @@ class ModelArchitecture:
     encoder_layers: int = 0
     residual_passes: float = 4.0
     max_context: int | None = None
+    weight_dtype: str | None = None
     params_published: float | None = None
     params_active_published: float | None = None
     active_excludes_embedding: bool = False
@@ -179,6 +181,15 @@ def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCoun
     always = (moe.matrices * model.hidden_size * moe.shared_size + model.hidden_size * moe.experts
               + 2 * model.hidden_size * (moe.latent_size or 0))
     return ParameterCount(total=moe.experts * expert + always, active=moe.top_k * expert + always)
+
+
+def routed_elements(model: ModelArchitecture) -> int:
+    """Weights of all routed experts, or of the MLPs of a model without any, which may have a format of their own."""
+    moe = model.moe
+    layers = sum(group.count for group in model.layer_groups if group.moe == (moe is not None) and group.feeds)
+    if moe is None:
+        return 0 if model.mlp is None else layers * model.mlp.matrices * model.hidden_size * model.mlp.size
+    return layers * moe.experts * moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
 
 
 @lru_cache(maxsize=1024)

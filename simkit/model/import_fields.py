@@ -90,8 +90,6 @@ NO_EFFECT: Final[dict[str, frozenset[str]]] = {
         "return_dict_in_generate", "output_scores", "pruned_heads", "tie_encoder_decoder", "tf_legacy_loss",
         "use_bfloat16", "chunk_size_feed_forward", "prefix", "language_model_only", "use_cache",
         "cache_implementation"}),
-    "the format that the weights are published in: simkit takes the weights' dtype from the workload":
-        frozenset({"quantization_config", "expert_dtype"}),
     "images, beside the text decoder": frozenset({
         "audio_config", "vision_tower_config", "vocab_size_per_layer_input", "projector_hidden_act",
         "image_size","vision_config", "mm_tokens_per_image"}),
@@ -203,3 +201,41 @@ def feed_pattern(config: ConfigFields, mixed: list[bool], moe: Fields, mlp: Fiel
 def family(class_prefix: str, read: Callable[[ConfigFields], Fields], *inner: str) -> Family:
     """One family, in a line."""
     return Family(class_prefix=class_prefix, read=read, inner=inner)
+
+
+_FORMATS: Final = {
+    (4, 16, "float"): "nvfp4", (4, 32, "float"): "mxfp4", (4, 32, "int"): "int4-g32", (4, 128, "int"): "int4-g128",
+    (8, 0, "float"): "fp8", (8, 0, "int"): "int8"}
+"""Formats by bits, elements that share a scale, and type of number, the narrowest first."""
+
+
+def published_format(config: ConfigFields) -> Fields:
+    """The format of the published weights as the quantisation block states it, that of routed experts after a slash.
+
+    Nothing where there is no block; one of a kind that simkit has no name for is refused, since a step feels it.
+    """
+    if not config.has("quantization_config"):
+        config.says("expert_dtype", None)
+        return {}
+    config.used |= {"quantization_config", "expert_dtype"}
+    block = config.values["quantization_config"]
+    if not isinstance(block, dict):
+        raise config.error("quantization_config", "not an object of fields")
+    if block.get("quant_method") == "fp8":
+        own = "fp8-block" if block.get("weight_block_size") else "fp8"
+        experts_own = "nvfp4" if block.get("moe_quant_algo") == "NVFP4" else {"fp4": "mxfp4"}.get(
+            str(config.values.get("expert_dtype")), own)
+        return {"weight_dtype": own if experts_own == own else f"{own}/{experts_own}"}
+    weights: list[Fields] = [group.get("weights") or {} for group in (block.get("config_groups") or {}).values()]
+    found = [_FORMATS.get((one.get("num_bits", 0), one.get("group_size") or 0, one.get("type", ""))) for one in weights]
+    named = {"mxfp4": "mxfp4", "NVFP4": "nvfp4", "FP8": "fp8"}
+    known = [form for form in _FORMATS.values() if form in found]
+    least = next((form for form in (*known, *(named.get(str(block.get(key))) for key in ("quant_algo", "quant_method")))
+                  if form), None)
+    if least is None:
+        raise config.error("quantization_config", "weights in this format are not known: expected block fp8, mxfp4, or "
+                                                  "config_groups of nvfp4, mxfp4, fp8, int8 or int4")
+    # Of mixed formats attention and dense blocks have the wider one; where they are left out they stay in 16 bits.
+    kept = [str(name) for key in ("ignore", "modules_to_not_convert") for name in block.get(key) or []]
+    rest = "bf16" if any("attn" in name for name in kept) else next((form for form in known if form != least), least)
+    return {"weight_dtype": least if rest == least else f"{rest}/{least}"}

@@ -13,6 +13,7 @@ from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text,
 from simkit.foundation.yaml_source import YamlSource
 from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
 from simkit.model.kinds.widths import Compression, Indexer, LayerShape, Mla, State, StateKind
+from simkit.model.kv_cache import parse_cache_formats
 
 Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]
@@ -254,6 +255,8 @@ class ModelSchema(StrictRecord):
     """Layers of the encoder beside the decoder (T5): stored, never read while decoding."""
     max_context: Window | None = None
     """Tokens that the model was made for."""
+    weight_dtype: Text | None = None
+    """Format of the published weights, such as fp8-block; that of routed experts after a slash: bf16/mxfp4."""
     params_published: Count | None = None
     """Parameters as published, held to within 1 % by the tests."""
     params_active_published: Count | None = None
@@ -266,6 +269,14 @@ class ModelSchema(StrictRecord):
     """Where the dimensions come from."""
     notes: list[Text] = Field(default_factory=list)
     """Printed by model show."""
+
+    @model_validator(mode="after")
+    def _has_formats(self) -> ModelSchema:
+        try:
+            parse_cache_formats(self.weight_dtype or "bf16", what="weight dtype")
+        except UserError as error:
+            raise rule(str(error), "weight_dtype") from None
+        return self
 
     @model_validator(mode="after")
     def _has_an_mlp(self) -> ModelSchema:
@@ -312,6 +323,7 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
         vocab_size=schema.vocab_size, tied_embeddings=schema.tied_embeddings, parallel_block=schema.parallel_block,
         learned_positions=schema.learned_positions, cross_attention=attention.cross_attention,
         encoder_layers=schema.encoder_layers, residual_passes=schema.residual_passes, max_context=schema.max_context,
+        weight_dtype=schema.weight_dtype,
         params_published=schema.params_published, params_active_published=schema.params_active_published,
         active_excludes_embedding=schema.active_excludes_embedding, pretraining_tokens=schema.pretraining_tokens,
         source=schema.source, notes=tuple(schema.notes), file=source.file)

@@ -256,13 +256,14 @@ def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
     model = workload.model
     if model.mlp is None:
         return []
+    own = workload if model.moe else workload.of_experts
     width = model.mlp.size / workload.heads.ways
     first = width * (model.mlp.matrices - 1)
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),
-        gemm(workload, "mlp_up", group.count, model.hidden_size, first,
+        gemm(own, "mlp_up", group.count, model.hidden_size, first,
              vector_flops=GATE_FLOPS * workload.rows * width),
-        gemm(workload, "mlp_down", group.count, width, model.hidden_size),
+        gemm(own, "mlp_down", group.count, width, model.hidden_size),
     ]
 
 

@@ -56,8 +56,10 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
     # Shared experts read the hidden state: their columns count as so many of the routed experts' width.
     shared_size = moe.shared_size * workload.model.hidden_size / width
     computed = (routing.choices * workload.ep * moe.expert_size + rows * shared_size) / ways
-    read = (routing.distinct * workload.ep * moe.expert_size + shared_size) / ways
-    bytes_w, bytes_a = workload.weight_format.bytes_per_element, workload.activation_bytes_per_element
+    routed, bytes_a = workload.of_experts, workload.activation_bytes_per_element
+    bytes_w = routed.weight_format.bytes_per_element
+    read_bytes = (routing.distinct * workload.ep * moe.expert_size * bytes_w
+                  + shared_size * workload.weight_format.bytes_per_element) / ways
     # Shared experts count as so many routed ones that every row chooses.
     own_size = moe.expert_size * workload.ep / ways
     shared = shared_size / ways / own_size
@@ -68,11 +70,11 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
     def one(name: str, matrices: int, width_in: Any, width_out: Any, vector_flops: Any) -> Operator:
         return Operator(
             name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
-            weight_bytes=1.0 * matrices * width * read * bytes_w,
+            weight_bytes=1.0 * matrices * width * read_bytes,
             activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
-            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype,
+            query_rows=rows * moe.top_k / distinct, dtype=routed.gemm_dtype,
             product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
-                                input_bytes=workload.gemm_input_bytes, grouped=True,
+                                input_bytes=routed.gemm_input_bytes, grouped=True,
                                 routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))
 
     return [

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile, MemoryLevel, Tensor
-from simkit.model.architecture import encoder_parameters, mlp_parameters
+from simkit.model.architecture import encoder_parameters, mlp_parameters, routed_elements
 from simkit.step.build import chip_elements
 from simkit.step.workload import DecodeWorkload
 
@@ -65,6 +65,9 @@ def demand(workload: DecodeWorkload) -> Demand:
     ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions, both_ends)
     elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
     weights = elements * workload.weight_format.bytes_per_element
+    if workload.expert_format is not None:
+        weights = weights + share * routed_elements(model) / heads.ways * (
+            workload.expert_format.bytes_per_element - workload.weight_format.bytes_per_element)
     # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them. Kinds of layers with
     # different heads are dealt out differently.
     per_sequence: Any = 0.0

@@ -18,8 +18,6 @@ from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_num
 
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
-# Weight formats that matrix units multiply as they are; others are widened to the activations' type first.
-NATIVE_GEMM_FORMATS: Final = ("fp8", "fp4")
 
 AttentionKernel = Literal["grouped", "grouped-unsplit", "per-query-head", "unfused"]
 ATTENTION_KERNELS: Final[tuple[AttentionKernel, ...]] = ("grouped", "grouped-unsplit", "per-query-head", "unfused")
@@ -52,7 +50,8 @@ class DecodeWorkload:
     ``machine``: the chips, and how they share the model; ``ep`` of those that share a layer hold different experts;
     ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head is
     replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
-    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``. ``grouped-unsplit`` is
+    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``, and ``expert_format``
+    that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
@@ -67,6 +66,7 @@ class DecodeWorkload:
     q_len: Any
     kv_format: ElementFormat
     weight_format: ElementFormat
+    expert_format: ElementFormat | None = None
     value_format: ElementFormat | None = None
     policy: KvPolicy = field(default_factory=KvPolicy)
     kernel: AttentionKernel = "grouped"
@@ -132,16 +132,21 @@ class DecodeWorkload:
         """Stored bytes of one activation."""
         return ACTIVATION_BYTES[self.activation_dtype]
 
+    @cached_property
+    def of_experts(self) -> DecodeWorkload:
+        """The step as routed experts see it: with the format of their weights."""
+        own = self.expert_format
+        return self if own is None else replace(self, weight_format=own, expert_format=None)
+
     @property
     def gemm_dtype(self) -> str:
         """The type in which weight products run."""
-        name = self.weight_format.name
-        return name if name in NATIVE_GEMM_FORMATS else self.activation_dtype
+        return self.weight_format.native or self.activation_dtype
 
     @property
     def gemm_input_bytes(self) -> float:
         """Bytes of an input element as a weight product reads it: quantised to the weights' format where it runs."""
-        if self.weight_format.name in NATIVE_GEMM_FORMATS:
+        if self.weight_format.native:
             return self.weight_format.bytes_per_element
         return self.activation_bytes_per_element
 
