@@ -270,6 +270,14 @@ class DecodeWorkload:
         return sum(self.held_heads(array) * self._bytes_of(array, 1.0) / array.tokens_per_entry
                    for array in self.layout.arrays if array.part in ("entry", "index") and self.layout.kept)
 
+    def page_bytes(self, page_tokens: float) -> list[tuple[Any, float]]:
+        """Bytes of a page of tokens of each array on this chip, and tokens at which the array stops growing."""
+        return [(self.held_heads(array) * (self._bytes_of(array, self.q_len) if array.part == "state" else
+                                           self._bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
+                 page_tokens if array.part == "state" else
+                 self.layout.compression.window if array.part == "recent" and self.layout.compression else np.inf)
+                for array in self.layout.arrays if self.layout.kept]
+
     def mean_over_lengths(self, group: LayerGroup, of_tokens: Callable[[Any], Any]) -> Any:
         """Mean over the batch's lengths of a function of the tokens that a layer keeps of one sequence."""
         return self.policy.lengths.mean_of(lambda kv_len: of_tokens(self.policy.kept(kv_len, group)), self.kv_len)
