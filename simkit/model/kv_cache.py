@@ -37,6 +37,8 @@ class ElementFormat:
     scale_bytes: float = 0.0
     zero_bytes: float = 0.0
     axis: Literal["token", "channel"] = "token"
+    wide: int = 0
+    """Elements of a vector that stay in 16 bits: the rotary part of a latent."""
     native: str = ""
     """The type in which matrix units multiply weights of this format as they are; others are widened first."""
 
@@ -78,6 +80,8 @@ class ElementFormat:
         >>> float(FORMATS["int4"].stored_bytes(4096, 128))
         294912.0
         """
+        if self.wide:
+            return replace(self, wide=0).stored_bytes(tokens, dim - self.wide) + np.asarray(tokens) * self.wide * 2.0
         elements = np.asarray(tokens, dtype=float) * dim * (self.bits / 8)
         if not self.group:
             return elements
@@ -112,6 +116,8 @@ FORMATS: Final = MappingProxyType({
     "fp4": ElementFormat(name="fp4", bits=4, group=16, scale_bytes=1, native="fp4"),
     "nvfp4": ElementFormat(name="nvfp4", bits=4, group=16, scale_bytes=1, native="fp4"),
     "mxfp4": ElementFormat(name="mxfp4", bits=4, group=32, scale_bytes=1, native="fp4"),
+    # DeepSeek-V3.2's latents as FlashMLA and vLLM keep them: 512 elements with four fp32 scales, 64 rotary in bf16.
+    "fp8-ds-mla": ElementFormat(name="fp8-ds-mla", bits=8, group=128, scale_bytes=4, wide=64),
     "fp8-block": ElementFormat(name="fp8-block", bits=8, group=128 * 128, scale_bytes=4, native="fp8"),
     "int4": ElementFormat(name="int4", bits=4, group=64, scale_bytes=2, zero_bytes=2),
     "int2": ElementFormat(name="int2", bits=2, group=32, scale_bytes=2, zero_bytes=2),

@@ -184,8 +184,9 @@ class DecodeWorkload:
                    for read in self.entry_reads)
 
     def format_of(self, array: StoredArray) -> ElementFormat:
-        """How an array's elements are stored."""
-        return self.value_format or self.kv_format if array.role == "value" else self.kv_format
+        """How an array's elements are stored; what has no rotary part of a latent has no elements in 16 bits."""
+        own = self.value_format or self.kv_format if array.role == "value" else self.kv_format
+        return FORMATS["fp8"] if own.wide and array.role != "latent" else own
 
     @property
     def unpack_flops_per_token(self) -> int:

@@ -15,6 +15,7 @@ from simkit.step.build import build_step, chip_elements, products, step_totals
 from simkit.step.machine import Machine
 from simkit.step.placement import cached_bytes_per_sequence, demand
 from simkit.step.workload import DecodeWorkload
+from simkit.study.point import decode_step
 from tests.laws.strategies import divisors
 from tests.reference.dense_choices import Chosen, execute_chosen, execute_state
 
@@ -176,3 +177,13 @@ def test_fewer_stored_elements_never_mean_more_bytes_and_quantised_ones_fewer(na
     heads = [float(cached_bytes_per_sequence(workload_of(SHAPES[name], layout=layout, lengths=(400,), kv_format=form)))
              for layout in ("mqa", "gqa-4", "mha")]
     assert heads == sorted(heads)
+
+
+def test_a_gathered_latent_of_deepseek_v3_2_has_656_bytes_and_an_index_key_132():
+    found = decode_step("h200-sxm", "deepseek-v3.2", attention="as-trained", batch=1, kv_len=131072, chips=8, tp=1, pp=8,
+                        kv_dtype="fp8-ds-mla", weight_dtype="fp8")
+    assert found["kv_read_bytes"] == 61 * (2048 * 656 + 131072 * 132)
+    assert found["kv_cache_bytes"] == 61 * 131072 * (656 + 132)
+    heads = [decode_step("h200-sxm", "qwen3-8b", attention="as-trained", batch=1, kv_len=1024, kv_dtype=form)["kv_cache_bytes"]
+             for form in ("fp8-ds-mla", "fp8")]
+    assert heads[0] == heads[1]
