@@ -20,7 +20,7 @@ from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
 from simkit.model.import_families import FAMILIES
-from simkit.model.import_fields import NO_EFFECT, Family, published_format
+from simkit.model.import_fields import Family, no_effect, published_format
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 
@@ -119,7 +119,7 @@ def _name(path: Path, name: str | None) -> str:
 
 def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[ConfigField, ...]]:
     """Fields that nothing read: unknown ones, and those known to be without effect, in the file's order."""
-    reasons = {key: reason for reason, keys in NO_EFFECT.items() for key in keys} | config.no_effect
+    reasons = no_effect() | config.no_effect
     unknown: list[ConfigField] = []
     without_effect: list[ConfigField] = []
     for section in config.sections.values():

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from typing import Any, Final
 
+from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.config_fields import ConfigFields
 
 Fields = dict[str, Any]
@@ -27,73 +30,12 @@ class Family:
     inner: tuple[str, ...] = ()
 
 
-# Fields that say nothing about the bytes and flops of a decode step, and why.
-NO_EFFECT: Final[dict[str, frozenset[str]]] = {
-    "a name or a version": frozenset({
-        "problem_type", "tokenizer_class", "finetuning_task", "task_specific_params", "id2label", "label2id",
-        "torchscript", "num_labels",
-        "architectures", "model_type", "_name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype",
-        "is_decoder", "is_encoder_decoder"}),
-    "training only": frozenset({
-        "attention_probs_dropout_prob", "rescale_prenorm_residual", "time_step_floor", "time_step_limit",
-        "time_step_max", "time_step_min", "residual_in_fp32", "router_z_loss_coef",
-        "initializer_cutoff_factor", "output_attentions", "output_hidden_states",
-        "moe_router_force_load_balancing", "load_balance_coeff",
-        "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "initializer_range", "aux_loss_alpha",
-        "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "seq_aux", "pretraining_tp", "ep_size",
-        "gradient_checkpointing"}),
-    "token numbers": frozenset({
-        "ignore_index", "image_placeholder", "media_placeholder_token_id", "video_token_id",
-        "vision_start_token_id", "vision_end_token_id", "image_token_id", "audio_token_id", "boa_token_id",
-        "boi_token_id", "eoa_token_id", "eoa_token_index", "eoi_token_id", "video_placeholder",
-        "use_unified_vision_chunk", "sep_token_id", "decoder_start_token_id", "forced_bos_token_id",
-        "forced_eos_token_id",
-        "bos_token_id", "eos_token_id", "pad_token_id", "boi_token_index", "eoi_token_index", "image_token_index"}),
-    "rotary positions: work on one token's query and key, no bytes of the cache": frozenset({
-        "indexer_rope_interleave",
-        "compress_rope_theta", "swa_rope_theta", "mla_use_nope", "use_mrope",
-        "attn_temperature_tuning", "attn_scale", "floor_scale", "use_rope_layers", "yarn_only_types",
-        "partial_rotary_factors", "no_rope_layers", "mrope_section", "attention_rope",
-        "rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_dim", "rope_interleave",
-        "partial_rotary_factor", "initial_context_length", "original_max_position_embeddings", "alibi"}),
-    "norms, biases and activations: below 0.1 % of the parameters": frozenset({
-        "norm_eps", "hc_eps", "hc_sinkhorn_iters", "layernorm_epsilon", "mlp_hidden_act", "mamba_hidden_act",
-        "mamba_proj_bias", "use_bias", "use_conv_bias", "add_swa_attention_sink_bias",
-        "add_full_attention_sink_bias", "attention_value_scale", "swiglu_alpha", "swiglu_limits",
-        "swiglu_limits_shared", "use_gemma_norm", "activation_situ_beta", "activation_situ_linear_beta",
-        "latent_moe_use_norm", "gate_lower_bound", "use_sliding_norm", "layernorm_full_attention_beta",
-        "layernorm_linear_attention_beta", "layernorm_mlp_beta", "layernorm_full_attention_alpha",
-        "layernorm_linear_attention_alpha", "layernorm_mlp_alpha", "postnorm", "mup_enabled",
-        "attn_output_gate_bias", "vision_soft_tokens_per_image",
-        "rms_norm_eps", "layer_norm_epsilon", "hidden_act", "hidden_activation", "activation", "attention_bias",
-        "mlp_bias", "bias", "swiglu_limit", "use_qk_norm", "qk_norm_type", "num_ln_in_parallel_attn",
-        "apply_residual_connection_post_layernorm", "query_pre_attn_scalar", "attn_logit_softcapping",
-        "final_logit_softcapping", "use_bidirectional_attention"}),
-    "which experts are chosen, not how many": frozenset({
-        "num_hash_layers", "num_expert_group", "use_grouped_topk", "moe_renormalize",
-        "moe_router_activation_func", "moe_router_dtype", "use_moe_router_bias", "moe_router_scaling_factor",
-        "norm_expert_weight", "need_fp32_gate", "moe_router_activation", "route_norm", "route_scale",
-        "score_func", "num_expert_groups", "num_limited_groups", "use_qkv_bias",
-        "n_group", "topk_group", "topk_method", "norm_topk_prob", "routed_scaling_factor", "scoring_func",
-        "use_routing_bias"}),
-    "multi-token prediction: a draft beside the decoder": frozenset({
-        "mtp_hybrid_override_pattern", "mtp_layers_block_type", "mtp_num_hidden_layers",
-        "mtp_use_dedicated_embeddings", "index_share_for_mtp_iteration",
-        "num_nextn_predict_layers", "use_mtp", "mtp_transformer_layers", "num_mtp_modules"}),
-    "how the software runs": frozenset({
-        "chunk_size", "num_logits_to_keep", "use_mamba_kernels", "moe_shared_expert_overlap", "mamba_expand",
-        "expand", "attn_implementation", "_attn_implementation", "top_k", "top_p", "temperature", "num_beams",
-        "num_beam_groups", "num_return_sequences", "max_length", "min_length", "repetition_penalty",
-        "length_penalty", "diversity_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
-        "typical_p", "do_sample", "early_stopping", "exponential_decay_length_penalty", "suppress_tokens",
-        "begin_suppress_tokens", "bad_words_ids", "remove_invalid_values", "return_dict",
-        "return_dict_in_generate", "output_scores", "pruned_heads", "tie_encoder_decoder", "tf_legacy_loss",
-        "use_bfloat16", "chunk_size_feed_forward", "prefix", "language_model_only", "use_cache",
-        "cache_implementation"}),
-    "images, beside the text decoder": frozenset({
-        "audio_config", "vision_tower_config", "vocab_size_per_layer_input", "projector_hidden_act",
-        "image_size","vision_config", "mm_tokens_per_image"}),
-}
+@lru_cache(maxsize=1)
+def no_effect() -> dict[str, str]:
+    """Fields that say nothing about the bytes and flops of a decode step, and why."""
+    name = "fields_without_effect.yaml"
+    text = resources.files("simkit.model").joinpath(name).read_text(encoding="utf-8")
+    return {key: reason for reason, keys in parse_yaml(text, file=name).data.items() for key in keys}
 
 
 def heads(config: ConfigFields, *, kv_default: bool = False, head_dim_default: bool = True) -> Fields:
