@@ -43,6 +43,8 @@ DIMENSIONLESS = {
     "acceptance": "the probability that a drafted token is accepted",
     "n_kv_heads": "a count; the head layouts of an axis may make an array of it",
     "point_cost": "time of a point, in points of the closed form",
+    "elements": "a count; of a state's convolution a part of one for each head",
+    "residual_passes": "how often a hidden state passes the memory beside a norm",
     "mha_own_batch": "a count of sequences",
     "own_batch": "a count of sequences",
     "pp": "a count of stages, which may be an array",

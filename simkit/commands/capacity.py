@@ -77,12 +77,14 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
         "kv_dtype": Column(heading="kv_dtype", optional=3, liftable=True), "attention": Column(heading="attention"),
         "batch": Column(heading="batch", dimension=COUNT), "kv_len": Column(heading="kv_len", dimension=COUNT),
         "max_batch": Column(heading="max batch", dimension=COUNT),
-        "max_kv_len": Column(heading="longest context", dimension=COUNT),
+        "usable_kv_len": Column(heading="longest context", dimension=COUNT),
+        "max_kv_len": Column(heading="memory holds", dimension=COUNT, optional=1),
         "kv_copies": Column(heading="copies", dimension=COUNT, optional=2),
         "kv_bytes_per_sequence_per_chip": Column(heading="KV/sequence/chip", dimension=BYTES, optional=1),
         "weight_bytes_per_chip": Column(heading="weights/chip", dimension=BYTES, optional=4),
         "allocation_waste_fraction": Column(heading="waste", dimension=COUNT, optional=5),
     }
     if to.is_table:
-        records = [record | ({"max_kv_len": "unlimited"} if record["unlimited_context"] else {}) for record in records]
+        records = [record | {key: "unlimited" for key in ("max_kv_len", "usable_kv_len") if record[key] is None}
+                   for record in records]
     emit(records, to, table)

@@ -29,8 +29,8 @@ _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA;
 
 @click.command()
 @click.option("--data", metavar="FILE.csv[.gz]", default=None,
-              help="Measured kernels (attention, MLA, products or all-reduces, told apart by columns) instead of the "
-                   "shipped tables.")
+              help="Measured kernels (attention, MLA, products, mixtures, all-reduces, modules of sparse attention, "
+                   "recurrences, told apart by columns) instead of the shipped tables.")
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
 @click.option("--target", default="best", show_default=True, metavar="NAME",
               help="best of the frameworks, sglang, trtllm or vllm.")

@@ -184,9 +184,9 @@ def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | 
 
 
 def weight_dtype_option(function: Decorated) -> Decorated:
-    """``--weight-dtype``: one format."""
+    """``--weight-dtype``: one format, or that of experts apart."""
     return click.option("--weight-dtype", default="bf16", show_default=True, metavar="NAME",
-                        help="Format of the weights.")(function)
+                        help="Format of the weights, of experts after a slash (bf16/mxfp4), or as-published.")(function)
 
 
 def _forget(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's signature

@@ -135,4 +135,6 @@ def _what_binds(records: list[dict[str, Any]]) -> str:
     """A line that says what takes most of the step, over all points."""
     counts = Counter(record["bound"] or "nothing: does not fit" for record in records)
     share = ", ".join(f"{cause} ({count})" for cause, count in counts.most_common())
-    return f"what binds the step, in points: {share}"
+    beyond = sorted({record["model"] for record in records if record["beyond_max_context"]})
+    longer = f"\nlonger than the contexts that {', '.join(beyond)} was made for" if beyond else ""
+    return f"what binds the step, in points: {share}{longer}"

@@ -29,11 +29,11 @@ from simkit.hardware.catalog import Chips, load_hardware
 from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.model.kv_cache import FORMATS
 from simkit.serving.replica import build_replicas, paged
 from simkit.serving.requests import CHUNK_REQUESTS, Requests, Stream
 from simkit.serving.runtime import Runtime, load_runtime
 from simkit.serving.serve import Policy, Server, build_server, serve
-from simkit.step.workload import NATIVE_GEMM_FORMATS
 from simkit.study.scenario import parse_scenario
 
 MODELS: Final = {
@@ -186,7 +186,7 @@ def _token_flops_and_peak(chips: Chips, system: str, model: str, precision: str)
     """Flops of a prompt token in the linear layers, and a chip's peak in the format that multiplies them."""
     compute, architecture = chips(CHIPS[system]).compute, load_model(MODELS[model])
     active = count_parameters(architecture, parse_layout("as-trained", architecture)).active_without_embedding
-    dtype = compute.matrix_dtype(precision if precision in NATIVE_GEMM_FORMATS else "bf16")
+    dtype = compute.matrix_dtype(FORMATS[precision].native or "bf16")
     return 2.0 * active, float(compute.matrix_peak_flop_per_s[dtype])
 
 

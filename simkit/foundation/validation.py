@@ -232,7 +232,7 @@ _TYPE_WORDS: Final = {
 }
 
 
-def rule(text: str, *at: str) -> PydanticCustomError:
+def rule(text: str, *at: str | int) -> PydanticCustomError:
     """The error that a model validator raises when fields contradict each other; ``at``: the key path to show."""
     return PydanticCustomError("rule", "{text}", {"text": text, "at": at})
 

@@ -6,11 +6,12 @@ themselves are counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from simkit.model.attention import layer_layout
 from simkit.model.kinds.base import AttentionLayout
-from simkit.model.kinds.widths import Mla
+from simkit.model.kinds.widths import LayerShape, Mla
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,18 @@ class Mlp:
 
 @dataclass(frozen=True, kw_only=True)
 class Moe:
-    """A mixture of ``experts`` experts of which each token uses ``top_k``, plus shared experts that all use."""
+    """A mixture of ``experts`` experts of which each token uses ``top_k``, plus shared experts that all use.
+
+    ``latent_size``: routed experts read and write so many elements, projected from the hidden state and back once for
+    all of them; None: the hidden state itself.
+    """
 
     experts: int
     top_k: int
     expert_size: int
     shared_size: int
     gated: bool
+    latent_size: int | None = None
 
     @cached_property
     def matrices(self) -> int:
@@ -46,25 +52,34 @@ class Moe:
 class LayerGroup:
     """``count`` layers that are alike: the same attention window (None: the whole context) and MLP kind.
 
-    ``budget`` scales an eviction rule's kept tokens on these layers.
+    ``budget`` scales an eviction rule's kept tokens on these layers. ``shape``: attention of their own; None: that of
+    the model. Blocks that are attention alone, or an MLP alone, do not ``feed`` or do not ``attend`` (Nemotron).
     """
 
     count: int
     window: int | None
     moe: bool
     budget: float = 1.0
+    shape: LayerShape | None = None
+    attends: bool = True
+    feeds: bool = True
 
     def with_budget(self, budget: float, count: int) -> LayerGroup:
         """``count`` of these layers with another eviction budget."""
-        return LayerGroup(count=count, window=self.window, moe=self.moe, budget=budget)
+        return replace(self, budget=budget, count=count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArchitecture:
     """One decoder. ``n_q_heads`` query heads of ``head_dim`` share ``n_kv_heads`` key/value heads as trained.
 
+    These are the widths of the first kind of layer that has heads; layers of other kinds have shapes of their own.
+    ``residual_passes``: how often a norm and the residual beside it read or write a hidden state; more than 4 where the
+    residual stream is several states wide (DeepSeek-V4's hyper-connections, Kimi-K3's attention residuals).
+
     ``encoder_layers`` are stored beside the decoder of an encoder-decoder model (T5); decoding never reads them.
-    ``active_excludes_embedding`` says how the publisher counted ``params_active_published``.
+    ``active_excludes_embedding`` says how the publisher counted ``params_active_published``; ``weight_dtype`` is the
+    format in which the weights are published, experts' after a slash.
     """
 
     name: str
@@ -83,7 +98,9 @@ class ModelArchitecture:
     learned_positions: int = 0
     cross_attention: bool = False
     encoder_layers: int = 0
+    residual_passes: float = 4.0
     max_context: int | None = None
+    weight_dtype: str | None = None
     params_published: float | None = None
     params_active_published: float | None = None
     active_excludes_embedding: bool = False
@@ -96,6 +113,28 @@ class ModelArchitecture:
     def n_layers(self) -> int:
         """Decoder layers of all kinds together."""
         return sum(group.count for group in self.layer_groups)
+
+    @cached_property
+    def shape(self) -> LayerShape:
+        """The attention that layouts are named after: of the first kind of layer that has heads to group."""
+        shapes = [group.shape for group in self.layer_groups if group.shape is not None and group.attends]
+        grouped = [shape for shape in shapes if shape.state is None]
+        own = LayerShape(name=self.name, hidden_size=self.hidden_size, n_q_heads=self.n_q_heads,
+                         n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, mla=self.mla,
+                         cross_attention=self.cross_attention)
+        return own if len(shapes) < len(self.attending_groups) or not grouped else grouped[0]
+
+    @cached_property
+    def attending_groups(self) -> tuple[LayerGroup, ...]:
+        """Layers that have attention or a state."""
+        return tuple(group for group in self.layer_groups if group.attends)
+
+    @cached_property
+    def reductions(self) -> int:
+        """Blocks after which chips that share a layer add up their parts."""
+        both = 1 if self.parallel_block else 2
+        return sum(group.count * (min(both, group.attends + group.feeds) + group.attends * self.cross_attention)
+                   for group in self.layer_groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +158,38 @@ class ParameterCount:
 @lru_cache(maxsize=1024)
 def attention_parameters(model: ModelArchitecture, layout: AttentionLayout) -> int:
     r"""Weights of one attention block: :math:`D (n_q + 2 n_{kv}) d + n_q d D`, or what the layout's kind projects."""
-    matrices = {"query": model.n_q_heads, "attended": model.n_q_heads, "kv": layout.n_kv_heads, "one": 1}
-    own = sum(matrices[p.heads] * p.rows * p.columns for p in layout.projections)
+    matrices = {"query": layout.n_q_heads, "attended": layout.n_q_heads, "kv": layout.n_kv_heads, "one": 1}
+    own = sum((p.groups if p.heads == "group" else matrices[p.heads]) * p.rows * p.columns for p in layout.projections)
     return own * 2 if model.cross_attention else own
+
+
+def group_layout(model: ModelArchitecture, layout: AttentionLayout, group: LayerGroup) -> AttentionLayout:
+    """What a layout of the model means on one kind of layer: its heads there, or what those layers have instead."""
+    return layout if group.shape is None or group.shape is model.shape else layer_layout(layout.name, group.shape)
 
 
 @lru_cache(maxsize=1024)
 def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCount:
     """Weights of one layer's MLP or mixture of experts, router included."""
     moe = model.moe
+    if not group.feeds:
+        return ParameterCount(total=0, active=0)
     if not group.moe or moe is None:
         own = model.mlp.matrices * model.hidden_size * model.mlp.size if model.mlp else 0
         return ParameterCount(total=own, active=own)
-    expert = moe.matrices * model.hidden_size * moe.expert_size
-    always = moe.matrices * model.hidden_size * moe.shared_size + model.hidden_size * moe.experts
+    expert = moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
+    always = (moe.matrices * model.hidden_size * moe.shared_size + model.hidden_size * moe.experts
+              + 2 * model.hidden_size * (moe.latent_size or 0))
     return ParameterCount(total=moe.experts * expert + always, active=moe.top_k * expert + always)
+
+
+def routed_elements(model: ModelArchitecture) -> int:
+    """Weights of all routed experts, or of the MLPs of a model without any, which may have a format of their own."""
+    moe = model.moe
+    layers = sum(group.count for group in model.layer_groups if group.moe == (moe is not None) and group.feeds)
+    if moe is None:
+        return 0 if model.mlp is None else layers * model.mlp.matrices * model.hidden_size * model.mlp.size
+    return layers * moe.experts * moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
 
 
 @lru_cache(maxsize=1024)
@@ -157,10 +213,10 @@ def count_parameters(model: ModelArchitecture, layout: AttentionLayout) -> Param
     """
     embedding = model.vocab_size * model.hidden_size
     ends = embedding * (1 if model.tied_embeddings else 2) + model.learned_positions * model.hidden_size
-    attention = attention_parameters(model, layout)
     total = active = ends
     for group in model.layer_groups:
         mlp = mlp_parameters(model, group)
+        attention = attention_parameters(model, group_layout(model, layout, group)) if group.attends else 0
         total += group.count * (attention + mlp.total)
         active += group.count * (attention + mlp.active)
     return ParameterCount(total=total + encoder_parameters(model), active=active,

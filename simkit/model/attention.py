@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Protocol
 
 from simkit.foundation.errors import UserError, did_you_mean
-from simkit.model.architecture import ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kinds.catalogue import AS_TRAINED, KINDS, LAYOUT_FORMS
+from simkit.model.kinds.widths import LayerShape
+
+
+class Shaped(Protocol):
+    """A model, as far as layouts need it."""
+
+    @property
+    def shape(self) -> LayerShape:
+        """Attention of the layers that layouts are named after."""
 
 
 def parse_layout_name(text: str) -> str:
@@ -24,26 +33,33 @@ def parse_layout_name(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def parse_layout(text: str, model: ModelArchitecture) -> AttentionLayout:
+def parse_layout(text: str, model: Shaped) -> AttentionLayout:
     """The layout that ``text`` names on this model.
 
     Accepts ``as-trained`` and the names of every kind: ``mha``, ``gqa-K`` with K dividing the query heads, ``mqa``,
     ``mla`` and ``mla-expanded`` (un-absorbed) of a model trained with it, and so on. On an MLA model the head layouts
-    replace the latent by ordinary heads of the same width.
+    replace the latent by ordinary heads of the same width. On a model of several kinds of layers a layout is that of
+    those with heads (:func:`layer_layout`).
     Raises :class:`UserError` naming what would do. Programs ask for the same few in a loop: each is made once.
     """
-    name = text.strip().lower()
-    found = next((layout for kind in KINDS if (layout := _asked(kind, name, model)) is not None), None)
+    return layer_layout(text.strip().lower(), model.shape, text)
+
+
+@lru_cache(maxsize=1024)
+def layer_layout(name: str, shape: LayerShape, text: str = "") -> AttentionLayout:
+    """The layout on layers of a shape: layers with a state keep it whatever the layout of those with heads."""
+    kept = AS_TRAINED if shape.state is not None else name
+    found = next((layout for kind in KINDS if (layout := _asked(kind, kept, shape)) is not None), None)
     if found is None:
-        _check_composed(text)
-        raise _unknown_layout(text)
-    why_not = found.refuses.get("cross-attention") if model.cross_attention else None
+        _check_composed(text or name)
+        raise _unknown_layout(text or name)
+    why_not = found.refuses.get("cross-attention") if shape.cross_attention else None
     if why_not:
-        raise UserError(f"{name}: {model.name} {why_not}", hint="expected as-trained, mha, gqa-K or mqa")
+        raise UserError(f"{name}: {shape.name} {why_not}", hint="expected as-trained, mha, gqa-K or mqa")
     return found
 
 
-def _asked(kind: type[AttentionLayout], name: str, model: ModelArchitecture) -> AttentionLayout | None:
+def _asked(kind: type[AttentionLayout], name: str, model: LayerShape) -> AttentionLayout | None:
     if name == AS_TRAINED:
         return kind.as_trained(name, model)
     return kind.of_model(name, model) if kind.spells(name) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Any, Final
 
 from simkit.foundation.errors import Location, UserError, shown
@@ -26,7 +27,9 @@ class ConfigFields:
     defaults: dict[str, Any] = field(default_factory=dict)
     no_effect: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, ConfigFields] = field(default_factory=dict)
     _family_defaults: dict[str, Any] = field(default_factory=dict)
+    _contradictions: dict[str, UserError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, value in self.source.data.items():
@@ -38,14 +41,33 @@ class ConfigFields:
         for key, value in nested.items():
             if key in _OUTER_WINS and key in self.values:
                 continue
-            if key in self.values and self.values[key] != value:
-                raise UserError(f"{shown(value)} contradicts {shown(self.values[key])} outside {_NESTED}",
-                                where=self.source.locate([_NESTED, key]))
+            if key in self.values and self.values[key] != value:  # of no concern where nothing reads it
+                self._contradictions[key] = UserError(
+                    f"{shown(value)} contradicts {shown(self.values[key])} outside {_NESTED}",
+                    where=self.source.locate([_NESTED, key]))
             self.values[key], self.paths[key] = value, (_NESTED, key)
 
     def has(self, key: str) -> bool:
         """Whether the file gives the field a value (null is how transformers writes that it does not)."""
         return self.values.get(key) is not None
+
+    @property
+    def inner_type(self) -> str | None:
+        """``model_type`` of a nested text configuration."""
+        nested = self.source.data.get(_NESTED)
+        found = nested.get("model_type") if isinstance(nested, dict) else None
+        return found if isinstance(found, str) else None
+
+    def section(self, key: str) -> ConfigFields:
+        """The fields of an object inside this one."""
+        value = self._given(key, None)
+        if not isinstance(value, dict):
+            raise self.error(key, f"{shown(value)} is not an object of fields")
+        if key not in self.sections:
+            inner = ConfigFields(YamlSource(file=self.source.file, data={}, places=self.source.places))
+            inner.values, inner.paths = dict(value), {name: (*self.paths[key], name) for name in value}
+            self.sections[key] = inner
+        return self.sections[key]
 
     def place(self, key: str) -> Location:
         """Where a field stands; of an absent one, the file's first line."""
@@ -69,6 +91,12 @@ class ConfigFields:
             self.values[new], self.paths[new] = self.values[old], self.paths[old]
             self.used.add(old)
 
+    def says(self, key: str, value: Any) -> None:
+        """A field that another one already gives, which it may repeat and not contradict."""
+        self.used.add(key)
+        if self.has(key) and self.values[key] != value:
+            raise self.error(key, f"{shown(self.values[key])} contradicts {shown(value)} of another field")
+
     def without_effect(self, key: str, reason: str) -> None:
         """Mark a field that this model's other fields make meaningless."""
         if key in self.values:
@@ -82,7 +110,8 @@ class ConfigFields:
     def whole(self, key: str, *, default: int | None = None, least: int = 1, most: int = _LARGEST) -> int:
         """A whole number. Absent or null: the default when there is one, else an error."""
         value = self._given(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or (
+                value != int(value)):
             raise self.error(key, f"{shown(value)} is not a whole number")
         most = MAX_LAYERS if key == "num_hidden_layers" else most
         if not least <= value <= most:
@@ -96,7 +125,7 @@ class ConfigFields:
         self.used.add(key)
         return self.whole(key, least=least) if self.has(key) else None
 
-    def wholes(self, key: str, *, default: list[int]) -> list[int]:
+    def wholes(self, key: str, *, default: list[int] | None) -> list[int]:
         """A list of whole numbers."""
         value = self._given(key, default)
         if not isinstance(value, list) or not all(type(item) is int for item in value):
@@ -113,13 +142,13 @@ class ConfigFields:
     def ratio(self, key: str, *, default_ratio: float | None = None) -> float:
         """A number above zero."""
         value = self._given(key, default_ratio)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
             raise self.error(key, f"{shown(value)} is not a number above 0")
         return float(value)
 
-    def text(self, key: str) -> str:
-        """A text that must be there."""
-        value = self._given(key, None)
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """A text, which must be there where no default says what its absence means."""
+        value = self._given(key, default)
         if not isinstance(value, str):
             raise self.error(key, f"{shown(value)} is not a text")
         return value
@@ -136,11 +165,13 @@ class ConfigFields:
 
     def _given(self, key: str, default: Any) -> Any:
         self.used.add(key)
+        if key in self._contradictions:
+            raise self._contradictions[key]
         if self.has(key):
             return self.values[key]
         default = self._family_defaults.get(key, default)
         if default is None:
             raise self.error(key, "missing key" if key not in self.values else "null: expected a value")
-        if default != []:  # an absent list of exceptions is no parameter that anyone would want to check
+        if default not in ([], ""):  # an absent list of exceptions is no parameter that anyone would want to check
             self.defaults[key] = default
         return default

@@ -1,8 +1,8 @@
 """From a Hugging Face ``config.json`` to an architecture YAML, with every field accounted for.
 
 Each field of the file is one of: used, known to be without effect on a decode step, or unknown. Unknown ones are
-reported and never guessed at; fields that are missing, malformed or contradict each other are errors with their
-line.
+reported and never guessed at, and refused where their name says that a step may feel them; fields that are missing,
+malformed or contradict each other are errors with their line.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from simkit.foundation.validation import check
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
-from simkit.model.import_families import FAMILIES, NO_EFFECT, Family
+from simkit.model.import_families import FAMILIES
+from simkit.model.import_fields import Family, no_effect, published_format
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LINE_LENGTH: Final = 110  # of the YAML that is written, as in the shipped files
 _LONGEST_KEY: Final = 60
+# Words of names that speak of what a step stores, reads or multiplies by.
+_FELT: Final = re.compile(
+    r"att(n|ention)|head|kv|cache|window|layer|expert|moe|rank|dim|size|sparse|index|compress|state|conv|ssm|mamba|linear"
+    r"|shar(e|ing)|chunk|block|top_?k|freq|interval|latent|mlp|ratio|pool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
     fields: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "name": _name(path, name)}
     model_type = config.text("model_type")
     fields["title"] = f"{fields['name']} (imported)"
-    fields |= family.read(config)
+    fields |= family.read(config) | published_format(config)
     fields["source"] = f"config.json of model_type {model_type}, imported by simkit"
     places = {ours: config.place(theirs) for ours, theirs in config.origins.items()}
     check(ModelSchema, fields, source, places)
@@ -86,6 +91,11 @@ def family_of(config: ConfigFields) -> Family:
         raise UserError(f"model_type '{model_type[:40]}' is not a family that simkit imports",
                         where=config.place("model_type"),
                         hint=did_you_mean(model_type, FAMILIES) or "known: " + ", ".join(sorted(FAMILIES)))
+    inner = config.inner_type
+    if family.inner and inner is not None and inner not in (model_type, *family.inner):
+        raise UserError(f"a text decoder of model_type '{inner[:40]}' is not that of a {model_type}: "
+                        f"expected {' or '.join(family.inner)}",
+                        where=config.source.locate(["text_config", "model_type"]))
     classes = config.texts_or_none("architectures") or []
     # Qwen3MoeForCausalLM begins with Qwen3 and is not of its family: what follows the prefix must begin a new word.
     fitting = re.compile(rf"{family.class_prefix}(For|Text|Model)")
@@ -109,12 +119,20 @@ def _name(path: Path, name: str | None) -> str:
 
 def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[ConfigField, ...]]:
     """Fields that nothing read: unknown ones, and those known to be without effect, in the file's order."""
-    reasons = {key: reason for reason, keys in NO_EFFECT.items() for key in keys} | config.no_effect
-    unknown, without_effect = [], []
-    for key in config.values:
+    reasons = no_effect() | config.no_effect
+    unknown: list[ConfigField] = []
+    without_effect: list[ConfigField] = []
+    for section in config.sections.values():
+        further, plain = _account(section)
+        unknown += further
+        without_effect += plain
+    for key, value in config.values.items():
         if key in reasons and (key not in config.used or key in config.no_effect):
             without_effect.append(ConfigField(key=key, where=config.place(key), reason=reasons[key]))
         elif key not in config.used:
+            if value not in (None, False, 0, "", [], {}) and _FELT.search(key.lower()):
+                raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
+                                        "multiplies by: expected a file without it")
             unknown.append(ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key),
                                        reason="not known to simkit"))
     return tuple(unknown), tuple(without_effect)

@@ -28,8 +28,9 @@ _TOKEN: Final = re.compile(
     |(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)
     |(?P<word>[A-Za-z_+-][A-Za-z_]*)""", re.VERBOSE | re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\r\n]*", re.ASCII)
-_WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
-_NOT_NUMBERS: Final = frozenset({"NaN", "nan", "Infinity", "-Infinity", "inf", "-inf"})
+# Infinity is no JSON, but what Python writes for a limit that is none (Nemotron's time_step_limit).
+_WORDS: Final[dict[str, bool | float | None]] = {"true": True, "false": False, "null": None, "Infinity": math.inf}
+_NOT_NUMBERS: Final = frozenset({"NaN", "nan", "-Infinity", "inf", "-inf"})
 
 
 def load_json(path: Path | str, *, most_bytes: int = MAX_FILE_BYTES, most_values: int = MAX_VALUES) -> YamlSource:

@@ -37,6 +37,10 @@ class ElementFormat:
     scale_bytes: float = 0.0
     zero_bytes: float = 0.0
     axis: Literal["token", "channel"] = "token"
+    wide: int = 0
+    """Elements of a vector that stay in 16 bits: the rotary part of a latent."""
+    native: str = ""
+    """The type in which matrix units multiply weights of this format as they are; others are widened first."""
 
     @property
     def bytes_per_element(self) -> float:
@@ -76,6 +80,8 @@ class ElementFormat:
         >>> float(FORMATS["int4"].stored_bytes(4096, 128))
         294912.0
         """
+        if self.wide:
+            return replace(self, wide=0).stored_bytes(tokens, dim - self.wide) + np.asarray(tokens) * self.wide * 2.0
         elements = np.asarray(tokens, dtype=float) * dim * (self.bits / 8)
         if not self.group:
             return elements
@@ -99,13 +105,20 @@ class ElementFormat:
 
 # fp8 caches carry one scale a tensor (vLLM, TensorRT-LLM): no bytes an element. int8 keeps an fp16 scale per
 # 128 elements; int4 an fp16 scale and zero point per 64 (4.5 bits); int2 per 32 (3 bits: KIVI, arXiv 2402.02750).
+# nvfp4 has an fp8 scale for 16 elements, mxfp4 one of 8 bits (E8M0) for 32 (OCP MX 1.0), and weights in block fp8 an
+# fp32 scale for 128 x 128 (DeepSeek-V3, arXiv 2412.19437, section 3.3).
 FORMATS: Final = MappingProxyType({
     "fp32": ElementFormat(name="fp32", bits=32),
     "bf16": ElementFormat(name="bf16", bits=16),
     "fp16": ElementFormat(name="fp16", bits=16),
-    "fp8": ElementFormat(name="fp8", bits=8),
+    "fp8": ElementFormat(name="fp8", bits=8, native="fp8"),
     "int8": ElementFormat(name="int8", bits=8, group=128, scale_bytes=2),
-    "fp4": ElementFormat(name="fp4", bits=4, group=16, scale_bytes=1),
+    "fp4": ElementFormat(name="fp4", bits=4, group=16, scale_bytes=1, native="fp4"),
+    "nvfp4": ElementFormat(name="nvfp4", bits=4, group=16, scale_bytes=1, native="fp4"),
+    "mxfp4": ElementFormat(name="mxfp4", bits=4, group=32, scale_bytes=1, native="fp4"),
+    # DeepSeek-V3.2's latents as FlashMLA and vLLM keep them: 512 elements with four fp32 scales, 64 rotary in bf16.
+    "fp8-ds-mla": ElementFormat(name="fp8-ds-mla", bits=8, group=128, scale_bytes=4, wide=64),
+    "fp8-block": ElementFormat(name="fp8-block", bits=8, group=128 * 128, scale_bytes=4, native="fp8"),
     "int4": ElementFormat(name="int4", bits=4, group=64, scale_bytes=2, zero_bytes=2),
     "int2": ElementFormat(name="int2", bits=2, group=32, scale_bytes=2, zero_bytes=2),
 })
@@ -117,12 +130,11 @@ _FORMS: Final = ("a group as in int4-g128, groups along tokens as in int2-channe
 def parse_format(text: str, *, what: str = "KV dtype") -> ElementFormat:
     """Read ``bf16``, ``fp8``, ``int4``, ``int4-g128`` (a group of 128) or ``int2-channel``. Raises UserError."""
     name = text.strip().lower()
+    if name in FORMATS:
+        return FORMATS[name]
     match = _VARIANT.fullmatch(name)
     if match and match[1] in FORMATS:
         base = FORMATS[match[1]]
-        plain = match[2] is None and match[3] is None
-        if plain:
-            return base
         if not base.group:
             raise UserError(f"{what} '{text[:40]}': {match[1]} shares no scale in groups",
                             hint="groups go with " + ", ".join(f for f, v in FORMATS.items() if v.group))
@@ -134,11 +146,14 @@ def parse_format(text: str, *, what: str = "KV dtype") -> ElementFormat:
                     hint=did_you_mean(name, FORMATS) or _FORMS)
 
 
-def parse_cache_formats(text: str) -> tuple[ElementFormat, ElementFormat]:
-    """Formats of keys and of values: one name for both, or ``keys/values``. Raises :class:`UserError`."""
+def parse_cache_formats(text: str, *, what: str = "KV dtype") -> tuple[ElementFormat, ElementFormat]:
+    """Formats of keys and of values (of weights and of experts): one name for both, or ``keys/values``.
+
+    Raises :class:`UserError`.
+    """
     keys, slash, values = text.partition("/")
-    first = parse_format(keys)
-    return first, parse_format(values) if slash else first
+    first = parse_format(keys, what=what)
+    return first, parse_format(values, what=what) if slash else first
 
 
 SCORE_BYTES: Final = 4  # H2O accumulates attention probabilities in fp32

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from simkit.foundation.errors import UserError, shown
+from simkit.foundation.errors import UserError, did_you_mean, shown
 from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
 from simkit.foundation.yaml_source import YamlSource
 from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
-from simkit.model.kinds.widths import Mla
+from simkit.model.kinds.widths import Compression, Indexer, LayerShape, Mla, State, StateKind
+from simkit.model.kv_cache import parse_cache_formats
 
 Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]
@@ -36,7 +38,111 @@ class MlaSchema(StrictRecord):
     """Width of the compressed query; without it queries are projected directly."""
 
 
-class AttentionSchema(StrictRecord):
+class IndexerSchema(StrictRecord):
+    """What chooses the entries that a query reads."""
+
+    heads: Heads
+    """Index query heads."""
+    dim: Heads
+    """Elements of an index key."""
+    top_k: Window
+    """Blocks that a query reads."""
+    block: Window = 1
+    """Entries of a block."""
+    shared: Flag = False
+    """true: the layer takes the choice of an earlier one and has no index of its own."""
+    weighted: Flag = True
+    """false: index heads have no weights of their own."""
+    by_kv_head: Flag = False
+    """true: each KV head's query heads choose for themselves."""
+    key_bytes: Annotated[Number, Field(gt=0, le=8)] | None = 132 / 128
+    """Bytes of an element of a key, scales included; null: in the cache's format."""
+
+
+class CompressionSchema(StrictRecord):
+    """One cached entry for several tokens."""
+
+    ratio: Annotated[int, WholeNumber(2, 1_000_000)]
+    """Tokens of an entry."""
+    window: Window
+    """Newest tokens that are kept one by one beside them."""
+    overlap: Flag = False
+    """true: an entry mixes its tokens with those of the entry before it."""
+
+
+class StateSchema(StrictRecord):
+    """A recurrence in place of a cache."""
+
+    kind: StateKind
+    """Rule by which a token changes the state."""
+    key_heads: Heads
+    """Heads of queries and keys (groups of mamba-2)."""
+    key_dim: Heads
+    """Elements of a key (mamba-2's state size)."""
+    value_heads: Heads
+    """Heads of values, each with a state."""
+    value_dim: Heads
+    """Elements of a value."""
+    conv_width: Annotated[int, WholeNumber(0, 64)]
+    """Taps of the short convolution before it; 0: none."""
+    decay_rank: Rank | None = None
+    """Width through which the decay of every key element is projected."""
+    gate_rank: Rank | None = None
+    """Width through which the output's gate is projected."""
+    state_bytes: Annotated[int, WholeNumber(1, 8)] = 4
+    """Bytes of an element of the state."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> StateSchema:
+        if self.value_heads % self.key_heads:
+            raise rule(f"key_heads {self.key_heads} does not divide value_heads {self.value_heads}", "key_heads")
+        return self
+
+
+class LayerFields(StrictRecord):
+    """What layers of one kind may have of their own."""
+
+    mla: MlaSchema | None = None
+    """Latent attention in place of key/value heads."""
+    value_dim: Heads | None = None
+    """Elements of a value where they are not those of a key."""
+    tied_values: Flag | None = None
+    """true: the key is the value too, and stored once."""
+    gate_dim: Annotated[int, WholeNumber(0, 4096)] | None = None
+    """Columns a query head of a gate on attention's output."""
+    query_rank: Rank | None = None
+    """Width of a compressed query."""
+    output_groups: Heads | None = None
+    """Groups of heads that are projected apart before the output."""
+    output_rank: Rank | None = None
+    """Width to which each of them is projected."""
+    kept: Flag | None = None
+    """false: the layer reads the cache of an earlier one."""
+    indexer: IndexerSchema | None = None
+    """What chooses the entries that a query reads."""
+    compression: CompressionSchema | None = None
+    """One cached entry for several tokens."""
+    sliding_window: Window | None = None
+    """Tokens that 'local' layers see."""
+
+
+class LayerKindSchema(LayerFields):
+    """A kind of layer; what it leaves out is as in the attention section."""
+
+    n_q_heads: Heads | None = None
+    """Query heads."""
+    n_kv_heads: Heads | None = None
+    """Key/value heads."""
+    head_dim: Heads | None = None
+    """Elements of a head."""
+    state: StateSchema | None = None
+    """A recurrence in place of a cache."""
+
+
+NO_ATTENTION: Final = "none"
+
+
+class AttentionSchema(LayerFields):
     """Heads, and which layers see how much of the context."""
 
     n_q_heads: Heads
@@ -45,22 +151,37 @@ class AttentionSchema(StrictRecord):
     """Key/value heads as trained; it divides n_q_heads."""
     head_dim: Heads
     """Elements of a head."""
-    mla: MlaSchema | None = None
-    """Latent attention in place of key/value heads."""
-    sliding_window: Window | None = None
-    """Tokens that 'local' layers see."""
-    pattern: Annotated[list[Literal["local", "global"]], Field(min_length=1, max_length=1000)] | None = None
-    """Layer kinds, repeated over the layers; 'local' layers see sliding_window tokens. Default: all local when a
-    sliding_window is given, else all global."""
+    pattern: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+    """Layer kinds, repeated over the layers: 'local' ones see sliding_window tokens, 'global' ones all, 'none' have no
+    attention, and others are those of kinds. Default: all local when a sliding_window is given, else all global."""
+    kinds: dict[Name, LayerKindSchema] = Field(default_factory=dict, max_length=20)
+    """Further kinds of layers by the names that pattern gives them."""
     cross_attention: Flag = False
     """true for encoder-decoder models (T5): each layer also attends to the encoder's output."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> AttentionSchema:
+    def _kinds_agree(self) -> AttentionSchema:
         if self.n_q_heads % self.n_kv_heads:
             raise rule(f"n_kv_heads {self.n_kv_heads} does not divide n_q_heads {self.n_q_heads}", "n_kv_heads")
         if self.pattern and "local" in self.pattern and self.sliding_window is None:
             raise rule("'local' layers need sliding_window: expected a number of tokens", "pattern")
+        words = ("local", "global", *self.kinds)
+        for index, word in enumerate(self.pattern or []):
+            if word not in (*words, NO_ATTENTION):
+                wanted = ", ".join(f"'{known}'" for known in words[:-1]) + f" or '{words[-1]}'"
+                hint = did_you_mean(word, words)
+                raise rule("; ".join([f"'{word}' is not known: expected {wanted}", *([hint] if hint else [])]),
+                           "pattern", index)
+        for name in ("global", *self.kinds):
+            shape = layer_shape(self, name, "", 1)
+            where = ("kinds", name) if name in self.kinds else ()
+            if shape.n_q_heads % shape.n_kv_heads:
+                raise rule(f"n_kv_heads {shape.n_kv_heads} does not divide n_q_heads {shape.n_q_heads}", *where)
+            if (shape.compression or not shape.kept) and shape.mla:
+                raise rule("a compressed or borrowed cache of latents is not modelled: expected no mla", *where)
+            if bool(shape.output_groups) != bool(shape.output_rank) or (
+                    shape.output_groups and shape.n_q_heads % shape.output_groups):
+                raise rule("output_groups and output_rank go together, and output_groups divides n_q_heads", *where)
         return self
 
 
@@ -86,6 +207,8 @@ class MoeSchema(StrictRecord):
     """Total width of the experts that every token uses."""
     gated: Flag = True
     """As for the dense block."""
+    latent_size: Width | None = None
+    """Width of what routed experts read and write, where it is not the hidden size."""
     first_dense_layers: Annotated[int, WholeNumber(0, 10_000)] = 0
     """Layers before the first with experts, which use the dense mlp."""
 
@@ -119,6 +242,11 @@ class ModelSchema(StrictRecord):
     """The dense feed-forward block."""
     moe: MoeSchema | None = None
     """The mixture of experts, in place of it or beside it."""
+    feed_pattern: Annotated[list[Literal["mlp", "moe", "none"]], Field(min_length=1, max_length=1000)] | None = None
+    """Feed-forward blocks, repeated over the layers: dense, experts, or none. Default: experts in all layers but
+    moe.first_dense_layers."""
+    residual_passes: Annotated[Number, Field(ge=4, le=1000)] = 4
+    """How often a norm and the residual beside it read or write a hidden state."""
     parallel_block: Flag = False
     """true: attention and MLP read the same input and their outputs are reduced together (PaLM, Falcon)."""
     learned_positions: Annotated[int, WholeNumber(0, 100_000_000)] = 0
@@ -127,6 +255,8 @@ class ModelSchema(StrictRecord):
     """Layers of the encoder beside the decoder (T5): stored, never read while decoding."""
     max_context: Window | None = None
     """Tokens that the model was made for."""
+    weight_dtype: Text | None = None
+    """Format of the published weights, such as fp8-block; that of routed experts after a slash: bf16/mxfp4."""
     params_published: Count | None = None
     """Parameters as published, held to within 1 % by the tests."""
     params_active_published: Count | None = None
@@ -141,11 +271,29 @@ class ModelSchema(StrictRecord):
     """Printed by model show."""
 
     @model_validator(mode="after")
+    def _has_formats(self) -> ModelSchema:
+        try:
+            parse_cache_formats(self.weight_dtype or "bf16", what="weight dtype")
+        except UserError as error:
+            raise rule(str(error), "weight_dtype") from None
+        return self
+
+    @model_validator(mode="after")
     def _has_an_mlp(self) -> ModelSchema:
         if self.mlp is None and self.moe is None:
             raise rule("missing key 'mlp' or 'moe': expected such as 'mlp: {size: 28672, gated: true}'", "mlp")
         if self.moe is not None and self.moe.first_dense_layers and self.mlp is None:
             raise rule("needs the dense 'mlp' of those layers", "moe", "first_dense_layers")
+        for word, block in (("mlp", self.mlp), ("moe", self.moe)):
+            if word in (self.feed_pattern or []) and block is None:
+                raise rule(f"'{word}' layers need a section '{word}'", "feed_pattern")
+        if self.feed_pattern and self.moe is not None and self.moe.first_dense_layers:
+            raise rule("says the same as feed_pattern: expected one of them", "moe", "first_dense_layers")
+        for name in ("global", *self.attention.kinds):
+            index = layer_shape(self.attention, name, "", 1).indexer
+            if index is not None and self.max_context is not None and index.top_k * index.block > self.max_context:
+                raise rule(f"the index chooses {index.top_k * index.block} of at most {self.max_context} tokens",
+                           "max_context")
         if self.moe is not None and self.moe.first_dense_layers >= self.layers:
             raise rule(f"leaves none of the {self.layers} layers for the experts",
                        "moe", "first_dense_layers")
@@ -169,27 +317,58 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     return ModelArchitecture(
         name=schema.name, title=schema.title, hidden_size=schema.hidden_size, n_q_heads=attention.n_q_heads,
         n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema),
-        mlp=None if schema.mlp is None else Mlp(size=schema.mlp.size, gated=schema.mlp.gated),
-        moe=None if moe is None else Moe(experts=moe.experts, top_k=moe.top_k, expert_size=moe.expert_size,
-                                         shared_size=moe.shared_size, gated=moe.gated),
-        mla=None if attention.mla is None else Mla(
-            kv_lora_rank=attention.mla.kv_lora_rank, rope_head_dim=attention.mla.rope_head_dim,
-            nope_head_dim=attention.mla.nope_head_dim, v_head_dim=attention.mla.v_head_dim,
-            q_lora_rank=attention.mla.q_lora_rank),
+        mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
+        moe=None if moe is None else Moe(**moe.model_dump(exclude={"first_dense_layers"})),
+        mla=None if attention.mla is None else Mla(**attention.mla.model_dump()),
         vocab_size=schema.vocab_size, tied_embeddings=schema.tied_embeddings, parallel_block=schema.parallel_block,
         learned_positions=schema.learned_positions, cross_attention=attention.cross_attention,
-        encoder_layers=schema.encoder_layers, max_context=schema.max_context, params_published=schema.params_published,
-        params_active_published=schema.params_active_published,
+        encoder_layers=schema.encoder_layers, residual_passes=schema.residual_passes, max_context=schema.max_context,
+        weight_dtype=schema.weight_dtype,
+        params_published=schema.params_published, params_active_published=schema.params_active_published,
         active_excludes_embedding=schema.active_excludes_embedding, pretraining_tokens=schema.pretraining_tokens,
         source=schema.source, notes=tuple(schema.notes), file=source.file)
 
 
+def layer_shape(attention: AttentionSchema, name: str, model: str, hidden_size: int) -> LayerShape:
+    """The attention of one kind of layer: its own widths, and where it leaves them out those of the section."""
+    kind = attention.kinds.get(name)
+    given = {key: getattr(kind, key) for key in LayerKindSchema.model_fields} if kind is not None else {}
+
+    def one(key: str) -> Any:
+        own = given.get(key)
+        return own if own is not None else getattr(attention, key, None)
+
+    def record(key: str, made: Callable[..., Any]) -> Any:
+        replaced = given.get("state") is not None and key != "state"  # what attention layers have, a state has not
+        return None if one(key) is None or replaced else made(**one(key).model_dump())
+
+    plain = {key: one(key) for key in ("n_q_heads", "n_kv_heads", "head_dim", "value_dim", "query_rank")}
+    return LayerShape(
+        name=model, hidden_size=hidden_size, **plain, tied_values=bool(one("tied_values")),
+        gate_dim=one("gate_dim") or 0, output_groups=one("output_groups") or 0, output_rank=one("output_rank") or 0,
+        kept=one("kept") is not False, mla=record("mla", Mla), indexer=record("indexer", Indexer),
+        compression=record("compression", Compression), state=record("state", State),
+        cross_attention=attention.cross_attention)
+
+
 def layer_groups(schema: ModelSchema) -> tuple[LayerGroup, ...]:
-    """Layers gathered by kind (window, MLP or MoE); their order in the stack does not matter to a decode step."""
+    """Layers gathered by kind (attention, window, MLP or MoE); their order in the stack does not matter to a step."""
     attention, moe = schema.attention, schema.moe
     pattern = attention.pattern or (["local"] if attention.sliding_window else ["global"])
-    kinds: Counter[tuple[int | None, bool]] = Counter()
-    for index in range(schema.layers):
-        window = attention.sliding_window if pattern[index % len(pattern)] == "local" else None
-        kinds[window, moe is not None and index >= moe.first_dense_layers] += 1
-    return tuple(LayerGroup(count=count, window=window, moe=is_moe) for (window, is_moe), count in kinds.items())
+    dense = moe.first_dense_layers if moe is not None else schema.layers
+    feeds = schema.feed_pattern or ["mlp"] * dense + ["moe"] * (schema.layers - dense)
+    # Layers whose attention is that of plain heads or latents need no shape of their own.
+    plain = {"n_q_heads", "n_kv_heads", "head_dim", "mla", "sliding_window", "pattern", "cross_attention"}
+    own_shapes = bool(attention.model_dump(exclude_defaults=True, exclude=plain))
+    counted: Counter[tuple[str, str]] = Counter(
+        (pattern[index % len(pattern)], feeds[index % len(feeds)]) for index in range(schema.layers))
+
+    def group(word: str, feed: str, count: int) -> LayerGroup:
+        kind = attention.kinds.get(word)
+        window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
+        attends = word != NO_ATTENTION
+        return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
+                          shape=layer_shape(attention, word, schema.name, schema.hidden_size)
+                          if own_shapes and attends else None)
+
+    return tuple(group(word, feed, count) for (word, feed), count in counted.items())

@@ -76,7 +76,9 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
     """
     kernel, task = hardware.kernel, operator.attention
     if task is None:
-        scanned = moved_bytes(operator.product) if start == "warm" and operator.product is not None else None
+        scanned = None
+        if start == "warm":
+            scanned = operator.kv_read_bytes if operator.product is None else moved_bytes(operator.product)
         return streamed_times(operator, placement, hardware, alone=alone, scanned_bytes=scanned)
     hits: Any = 0.0
     if start == "warm" and kernel is not None:

@@ -83,15 +83,23 @@ class Replica:
     def block_kinds(self) -> tuple[tuple[int, float], ...]:
         """``(layers, most tokens)`` of each kind of layer: a block holds ``page`` tokens of one layer of the model.
 
-        Layer counts are divided by what they have in common, so that a uniform model counts one block a page.
+        Layer counts are divided by what they have in common, so that a uniform model counts one block a page. Where
+        layers store unlike amounts a block is as large as the smallest of them; a state takes its blocks once.
         """
         workload = self._workload_of_a_page()
-        limits: dict[float, int] = {}
-        for group in workload.layer_groups:
+        limits: dict[float, float] = {}
+        for group in workload.layer_groups if all(g.shape is None for g in workload.layer_groups) else ():
             most = float(workload.policy.kept(np.inf, group))
             limits[most] = limits.get(most, 0) + group.count
-        common = math.gcd(*limits.values())
-        return tuple((count // common, most) for most, count in limits.items())
+        if limits:
+            common = math.gcd(*(int(count) for count in limits.values()))
+            return tuple((int(count) // common, most) for most, count in limits.items())
+        for group in workload.model.attending_groups:
+            for bytes_, longest in workload.of(group).page_bytes(float(self.page_tokens)):
+                most = min(longest, float(workload.policy.kept(np.inf, group)))
+                limits[most] = limits.get(most, 0.0) + group.count * float(bytes_)
+        least = min(bytes_ for bytes_ in limits.values() if bytes_ > 0)
+        return tuple((max(round(bytes_ / least), 1), most) for most, bytes_ in limits.items() if bytes_ > 0)
 
     @cached_property
     def total_blocks(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import Expansion, Projection
+from simkit.step.choices import PARTS_READ, choice_of_entries, state_update
 from simkit.step.mixture import mixture
 from simkit.step.operators import (
     GATE_FLOPS,
@@ -34,11 +35,14 @@ def chip_heads(workload: DecodeWorkload, projection: Projection) -> Any:
     """How many heads' matrices one chip has; a part of one where a head's outputs are dealt out."""
     heads = workload.heads
     if projection.heads == "query":
-        return workload.model.n_q_heads / heads.ways
+        return workload.layout.n_q_heads / heads.ways
     if projection.heads == "attended":
         return heads.q_per_chip
     if projection.heads == "one":
         return workload.whole(1)
+    if projection.heads == "group":
+        return np.maximum(projection.groups / heads.ways,
+                          0.0 if workload.static or projection.joined != "columns" else 1.0)
     # Where chips divide the batch or the context, new keys and values are computed head by head all the same.
     return workload.computed_kv_heads
 
@@ -72,22 +76,26 @@ EXPAND_LATENT: Final = "expand_latent"
 CROSS_ATTENTION: Final = "cross_attention"
 ROTARY_FLOPS: Final = 3  # a rotation is 4 multiplies and 2 adds for 2 elements
 SCORE_FLOPS: Final = 2  # H2O: add this step's probability to the running score, compare for the least one
+OF_THE_CACHE: Final = (CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND, "eviction_scores", *PARTS_READ)
 UNFUSED_PASSES: Final = 4  # scores written, read by softmax, probabilities written, read for the values' product
 
 
 def attention_block(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
-    """Norm, projections, append, attention and output projection of one kind of layer."""
-    expansion = workload.layout.core.expansion
-    return [
-        norm(workload, group.count),
-        *products(workload, group, after_core=False),
-        _kv_append(workload, group.count),
-        *([] if expansion is None else [_expand(workload, group, expansion)]),
-        _attention(workload, group),
-        *_score_upkeep(workload, group),
-        *products(workload, group, after_core=True),
-        *(_cross_attention(workload, group) if workload.model.cross_attention else []),
-    ]
+    """Norm, projections, append, attention (or a state's update) and output projection of one kind of layer."""
+    own = workload.of(group)
+    before, after = (products(own, group, after_core=later) for later in (False, True))
+    if own.layout.state is not None:
+        core = state_update(own, group, own.layout.state)
+    else:
+        expansion = own.layout.core.expansion
+        core = [*([] if not own.layout.writes.appended else [_kv_append(own, group.count)]),
+                *([] if expansion is None else [_expand(own, group, expansion)]),
+                *(choice_of_entries(own, group) if own.layout.indexer else []), _attention(own, group),
+                *_score_upkeep(own, group)]
+    found = [norm(workload, group.count), *before, *core, *after]
+    if group.shape is not None:  # what step_totals asks for; layers without a shape are as the workload has them
+        found = [replace(operator, layers=group) for operator in found]
+    return found + (_cross_attention(workload, group) if workload.model.cross_attention else [])
 
 
 def _cross_attention(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
@@ -104,17 +112,17 @@ def _cross_attention(workload: DecodeWorkload, group: LayerGroup) -> list[Operat
     bytes_a = workload.activation_bytes_per_element
     core = Operator(
         name=CROSS_ATTENTION, count=count, matrix_flops=2.0 * scores * both_dims, exponentials=scores,
-        vector_flops=SOFTMAX_FLOPS * scores, kv_read_bytes=1.0 * sequences * workload.read_bytes(tokens),
+        vector_flops=SOFTMAX_FLOPS * scores, kv_read_bytes=1.0 * sequences * workload.read_bytes(workload.encoder_len),
         unpack_flops=1.0 * sequences * readers * tokens * workload.unpack_flops_per_token,
         cache_dtype=workload.native_cache_dtype,
-        kv_reread_bytes=1.0 * sequences * workload.reread_bytes(tokens, readers),
-        widened_read_bytes=1.0 * sequences * workload.widened.read_bytes(tokens),
-        widened_reread_bytes=1.0 * sequences * workload.widened.reread_bytes(tokens, readers),
+        kv_reread_bytes=1.0 * sequences * workload.reread_bytes(workload.encoder_len, readers),
+        widened_read_bytes=1.0 * sequences * workload.widened.read_bytes(workload.encoder_len),
+        widened_reread_bytes=1.0 * sequences * workload.widened.reread_bytes(workload.encoder_len, readers),
         activation_bytes=sequences * workload.q_len * heads.q_per_chip * both_dims * bytes_a
         + (UNFUSED_PASSES * scores * bytes_a if workload.kernel == "unfused" else 0.0),
         query_rows=workload.q_len * (1.0 if by_query_head else heads.group_size), dtype=workload.activation_dtype,
         launches=3 if workload.kernel == "unfused" else 1)
-    own_width = workload.model.n_q_heads / heads.ways * workload.model.head_dim
+    own_width = layout.n_q_heads / heads.ways * workload.model.head_dim
     return [norm(workload, count), gemm(workload, "cross_q_projection", count, layout.hidden_size, own_width), core,
             gemm(workload, "cross_output_projection", count, own_width, layout.hidden_size)]
 
@@ -138,7 +146,7 @@ def _kv_append(workload: DecodeWorkload, count: int) -> Operator:
     """Rotary embedding of the new queries and keys, and the write of the new entries: ``B q n_kv (d_k + d_v) b_kv``."""
     rows, heads, writes = workload.rows, workload.heads, workload.layout.writes
     own_kv = workload.computed_kv_heads
-    rotary_elements = (workload.model.n_q_heads / heads.ways * writes.rotary_per_query_head
+    rotary_elements = (workload.layout.n_q_heads / heads.ways * writes.rotary_per_query_head
                        + own_kv * writes.rotary_per_kv_head + writes.rotary_shared)
     # Batch-sharded chips write their own sequences only; of a context-sharded group one chip takes the new tokens.
     new_tokens = np.ceil(workload.sequences / heads.batch_ways) * workload.q_len
@@ -161,7 +169,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     scores = 1.0 * sequences * workload.q_len * heads.q_per_chip * tokens
     read = workload.layer_read_bytes(group)
     tables = sequences * policy.lengths.mean_of(
-        lambda kv_len: policy.paging.table_bytes(np.ceil(policy.kept(kv_len, group) / heads.context_ways)),
+        lambda kv_len: policy.paging.table_bytes(workload.on_chip(layout.attended(policy.kept(kv_len, group)))),
         workload.kv_len)
     # Where entries are expanded first, they are read once for that, and no two query heads share a key.
     sharing = heads.group_size if core.shared_keys else 1.0
@@ -171,11 +179,13 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     wide_rereads: Any = 0.0
     shared_rereads: Any = 0.0
     wide = workload.widened
-    if by_query_head or workload.has_mixed_arrays:
+    gathered = layout.indexer is not None
+    shared = len({one.array.shared for one in workload.entry_reads}) > 1
+    if by_query_head or shared or gathered:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
         wide_rereads = rereads if wide is workload else sequences * workload.mean_over_lengths(
             group, lambda kept: wide.reread_bytes(kept, readers))
-    if workload.has_mixed_arrays:
+    if shared:
         shared_rereads = sequences * workload.mean_over_lengths(
             group, lambda kept: workload.shared_reread_bytes(kept, readers))
     unpacked = sequences * readers * tokens * workload.unpack_flops_per_token
@@ -183,7 +193,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     bytes_a = workload.activation_bytes_per_element
     task = AttentionTask(
         sequences=sequences, kv_heads=heads.q_per_chip / sharing, query_rows=sharing * workload.q_len, tokens=tokens,
-        key_dim=core.key_dim, value_dim=core.value_dim, latent=core.latent_kernel, arrays=len(layout.reads),
+        key_dim=core.key_dim, value_dim=core.value_dim, latent=core.latent_kernel, arrays=len(workload.entry_reads),
         cached_elements=workload.elements_per_kv_head,
         bytes_per_token_head=read / tokens * (sharing / heads.q_per_chip), kernel=workload.kernel,
         page=policy.paging.page, length_factors=policy.lengths.factors,
@@ -202,10 +212,14 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
 
 
 def _stride_tokens(workload: DecodeWorkload, group: LayerGroup) -> Any:
-    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written; windows and sinks are runs,
-    and what SnapKV keeps is copied together after the prompt (arXiv 2306.14048, 2404.14469).
+    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written, and an index finds entries
+    wherever they lie, a block in a row; windows and sinks are runs, and what SnapKV keeps is copied together after the
+    prompt (arXiv 2306.14048, 2404.14469).
     """
-    rule = workload.policy.eviction
+    rule, index = workload.policy.eviction, workload.layout.indexer
+    if index is not None and index.block == 1:
+        entries = workload.mean_over_lengths(group, lambda kept: workload.on_chip(workload.layout.entries(kept)))
+        return np.maximum(entries / np.maximum(workload.tokens_read(group), 1.0), 1.0)
     if rule is None or not rule.keeps_scores or group.window is not None:
         return 1.0
     return np.maximum(workload.kv_len / (workload.tokens_read(group) * workload.heads.context_ways), 1.0)
@@ -230,9 +244,10 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
     """Turn a workload into operators (the table of model.md section 1, per chip). Raises :class:`UserError`."""
     layers: list[Operator] = []
     for group in workload.layer_groups:
-        layers += attention_block(workload, group)
+        layers += attention_block(workload, group) if group.attends else []
         moe = workload.model.moe
-        layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
+        if group.feeds:
+            layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
     return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
                       collectives=_collectives(workload))
 
@@ -241,13 +256,14 @@ def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
     model = workload.model
     if model.mlp is None:
         return []
+    own = workload if model.moe else workload.of_experts
     width = model.mlp.size / workload.heads.ways
     first = width * (model.mlp.matrices - 1)
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),
-        gemm(workload, "mlp_up", group.count, model.hidden_size, first,
+        gemm(own, "mlp_up", group.count, model.hidden_size, first,
              vector_flops=GATE_FLOPS * workload.rows * width),
-        gemm(workload, "mlp_down", group.count, width, model.hidden_size),
+        gemm(own, "mlp_down", group.count, width, model.hidden_size),
     ]
 
 
@@ -274,8 +290,7 @@ def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
     moe_layers = sum(group.count for group in model.layer_groups if group.moe)
     spread = np.asarray(workload.ep) > 1
     # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
-    a_layer = (1 if model.parallel_block else 2) + (1 if model.cross_attention else 0)
-    reductions = 1 + a_layer * model.n_layers - np.where(spread, moe_layers, 0)
+    reductions = 1 + model.reductions - np.where(spread, moe_layers, 0)
     found = [
         Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
         Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.machine.tp,
@@ -286,27 +301,33 @@ def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
     if moe_layers and model.moe is not None:
         # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
         found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
-                                bytes=hidden * model.moe.top_k / workload.ep, chips=workload.machine.tp))
-    return (*found, *_resharding(workload))
+                                bytes=hidden * model.moe.top_k / workload.ep
+                                * ((model.moe.latent_size or model.hidden_size) / model.hidden_size),
+                                chips=workload.machine.tp))
+    kinds = [(workload.of(group), group.count) for group in workload.layer_groups if group.attends]
+    layouts = {own.layout for own, _ in kinds}
+    if len(layouts) == 1:
+        kinds = [(kinds[0][0], sum(count for _, count in kinds))]
+    return (*found, *(one for own, layers in kinds for one in _resharding(own, layers)))
 
 
-def _resharding(workload: DecodeWorkload) -> list[Collective]:
+def _resharding(workload: DecodeWorkload, layers: int) -> list[Collective]:
     """Batch sharding moves queries and new keys to the chips of their sequences, and outputs back; context sharding
     gathers the queries and combines the partial outputs.
     """
-    heads, layout, layers = workload.heads, workload.layout, workload.model.n_layers
+    heads, layout = workload.heads, workload.layout
     core = layout.core
     mapping = workload.machine.mapping
     if workload.static or (isinstance(mapping, str) and mapping == "heads"):
         return []
     bytes_a = workload.activation_bytes_per_element
-    queries = workload.rows * workload.model.n_q_heads * core.key_dim * bytes_a / heads.ways
-    outputs = workload.rows * workload.model.n_q_heads * core.value_dim / heads.ways
+    queries = workload.rows * layout.n_q_heads * core.key_dim * bytes_a / heads.ways
+    outputs = workload.rows * layout.n_q_heads * core.value_dim / heads.ways
     found: list[Collective] = []
     # Points of every mapping may stand side by side: those that another one serves exchange among one chip, in no time.
     if not isinstance(mapping, str) or mapping == "batch":
         # What heads share every chip computes itself; keys and values are computed head by head.
-        per_head = sum(array.elements for array in layout.arrays if not array.shared)
+        per_head = sum(array.elements for array in layout.writes.appended if not array.shared)
         new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
         found += [
             Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
@@ -342,39 +363,32 @@ def step_totals(step: DecodeStep) -> StepTotals:
     count :math:`B/(b\,p_b)` times; of :math:`p_c` chips that deal out a context one writes a new token.
     """
     workload = step.workload
-    operators = _even(step).operators
-    heads = workload.heads
-    ways, batch = heads.ways, np.asarray(workload.batch, dtype=float)
+    ways, batch = workload.heads.ways, np.asarray(workload.batch, dtype=float)
     by_token = ways * batch / workload.sequences
-    by_sequence = ways * batch / (workload.attention_sequences * heads.batch_ways)
 
     weights: Any = 0.0
     read: Any = 0.0
     written: Any = 0.0
-    appended: Any = 0.0
-    of_tokens: Any = 0.0
-    of_cache: Any = 0.0
-    for op in operators:
+    flops: Any = 0.0
+    for op in _even(step).operators:
         weights = weights + op.count * op.weight_bytes
-        read = read + op.count * op.kv_read_bytes
-        if op.name == KV_APPEND:
-            appended = appended + op.count * op.kv_write_bytes
-        else:
-            written = written + op.count * op.kv_write_bytes
-        if _works_on_cache(op):
-            of_cache = of_cache + op.count * op.matrix_flops
-        else:
-            of_tokens = of_tokens + op.count * op.matrix_flops
-    return StepTotals(
-        weight_bytes=weights * ways * workload.microbatches,
-        kv_read_bytes=read * by_sequence * workload.evenness,
-        kv_write_bytes=(written + appended / heads.context_ways) * by_sequence * workload.evenness,
-        matrix_flops=of_tokens * by_token + of_cache * by_sequence)
+        flops = flops + op.count * op.matrix_flops * by_token
+        if not _works_on_cache(op):
+            continue
+        own = workload if op.layers is None else workload.of(op.layers)
+        by_sequence = ways * batch / (own.attention_sequences * own.heads.batch_ways)
+        alike = op.count * by_sequence * own.evenness(PARTS_READ.get(op.name, ("entry", "recent")))
+        read = read + alike * op.kv_read_bytes
+        written = written + alike * op.kv_write_bytes / (own.heads.context_ways if op.name == KV_APPEND else 1.0)
+        if op.name != KV_APPEND:
+            flops = flops + op.count * op.matrix_flops * (by_sequence - by_token)
+    return StepTotals(weight_bytes=weights * ways * workload.microbatches, kv_read_bytes=read, kv_write_bytes=written,
+                      matrix_flops=flops)
 
 
 def _works_on_cache(operator: Operator) -> bool:
     """True for what a chip does for the sequences whose cache it holds, not for every row of its stage."""
-    return operator.attention is not None or operator.name in (CROSS_ATTENTION, EXPAND_LATENT)
+    return operator.attention is not None or operator.name in OF_THE_CACHE
 
 
 def _even(step: DecodeStep) -> DecodeStep:

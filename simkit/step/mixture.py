@@ -30,11 +30,15 @@ class Routing:
 
 def mixture(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
     """Norm, router and experts of one kind of layer."""
-    model = workload.model
+    model, inner = workload.model, moe.latent_size
+    # Every chip brings all rows to the experts' width, as it routes them; back goes what its own experts made.
+    latent = [] if inner is None else [
+        gemm(workload, "latent_down", group.count, model.hidden_size, workload.whole(inner)),
+        gemm(workload, "latent_up", group.count, inner / workload.heads.ways, model.hidden_size)]
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),
         gemm(workload, "router", group.count, model.hidden_size, workload.whole(moe.experts)),
-        *experts(workload, group.count, moe, uniform_routing(workload, moe)),
+        *latent[:1], *experts(workload, group.count, moe, uniform_routing(workload, moe)), *latent[1:],
     ]
 
 
@@ -48,13 +52,17 @@ def uniform_routing(workload: DecodeWorkload, moe: Moe) -> Routing:
 
 def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) -> list[Operator]:
     """Up-projections (with the gate) and down-projection of all experts, routed and shared, each a grouped product."""
-    rows, ways, width = workload.rows, workload.heads.ways, workload.model.hidden_size
-    computed = (routing.choices * workload.ep * moe.expert_size + rows * moe.shared_size) / ways
-    read = (routing.distinct * workload.ep * moe.expert_size + moe.shared_size) / ways
-    bytes_w, bytes_a = workload.weight_format.bytes_per_element, workload.activation_bytes_per_element
+    rows, ways, width = workload.rows, workload.heads.ways, moe.latent_size or workload.model.hidden_size
+    # Shared experts read the hidden state: their columns count as so many of the routed experts' width.
+    shared_size = moe.shared_size * workload.model.hidden_size / width
+    computed = (routing.choices * workload.ep * moe.expert_size + rows * shared_size) / ways
+    routed, bytes_a = workload.of_experts, workload.activation_bytes_per_element
+    bytes_w = routed.weight_format.bytes_per_element
+    read_bytes = (routing.distinct * workload.ep * moe.expert_size * bytes_w
+                  + shared_size * workload.weight_format.bytes_per_element) / ways
     # Shared experts count as so many routed ones that every row chooses.
     own_size = moe.expert_size * workload.ep / ways
-    shared = moe.shared_size / ways / own_size
+    shared = shared_size / ways / own_size
     batches = routing.distinct + shared
     mean_rows = (routing.choices + rows * shared) / batches
     distinct = distinct_experts(moe.experts, moe.top_k, rows)
@@ -62,11 +70,11 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
     def one(name: str, matrices: int, width_in: Any, width_out: Any, vector_flops: Any) -> Operator:
         return Operator(
             name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
-            weight_bytes=1.0 * matrices * width * read * bytes_w,
+            weight_bytes=1.0 * matrices * width * read_bytes,
             activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
-            query_rows=rows * moe.top_k / distinct, dtype=workload.gemm_dtype,
+            query_rows=rows * moe.top_k / distinct, dtype=routed.gemm_dtype,
             product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
-                                input_bytes=workload.gemm_input_bytes, grouped=True,
+                                input_bytes=routed.gemm_input_bytes, grouped=True,
                                 routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))
 
     return [

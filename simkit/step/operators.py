@@ -7,11 +7,14 @@ field may be an array; all arrays of a step broadcast together. Engines read ope
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from simkit.model.architecture import LayerGroup
 from simkit.step.workload import DecodeWorkload
 
+# What stands in the place of attention in a layer, in the order in which it runs.
+ATTENTION_PARTS: Final = ("index_scores", "top_k", "attention", "convolution", "state_update")
 # Work of the vector unit, in flops an element, counted from the formulas of each function.
 NORM_FLOPS: Final = 5  # residual add, square, sum, scale, weight (RMSNorm)
 GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
@@ -76,6 +79,7 @@ class Operator:
     widen a quantised cache on the vector unit, unless the matrix unit multiplies ``cache_dtype`` as it is;
     ``widened_read_bytes`` and ``.._reread_..`` would be read if it were kept in 16 bits. ``sums`` are totals over the
     whole operand that the operator needs besides (a norm's square sums): messages where the operand is dealt out.
+    ``layers``: the layers that it belongs to, where their attention is not that of the workload.
     """
 
     name: str
@@ -98,6 +102,7 @@ class Operator:
     launches: int = 1
     attention: AttentionTask | None = None
     product: ProductTask | None = None
+    layers: LayerGroup | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,4 +161,4 @@ def norm(workload: DecodeWorkload, count: int) -> Operator:
     """Residual add and RMSNorm: reads and writes the hidden state and the residual."""
     elements = workload.rows * workload.model.hidden_size
     return Operator(name="norm", count=count, vector_flops=1.0 * NORM_FLOPS * elements, sums=workload.rows,
-                    activation_bytes=4.0 * elements * workload.activation_bytes_per_element)
+                    activation_bytes=workload.model.residual_passes * elements * workload.activation_bytes_per_element)

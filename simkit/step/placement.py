@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile, MemoryLevel, Tensor
-from simkit.model.architecture import encoder_parameters, mlp_parameters
+from simkit.model.architecture import encoder_parameters, mlp_parameters, routed_elements
 from simkit.step.build import chip_elements
 from simkit.step.workload import DecodeWorkload
 
@@ -65,23 +65,37 @@ def demand(workload: DecodeWorkload) -> Demand:
     ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions, both_ends)
     elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
     weights = elements * workload.weight_format.bytes_per_element
-    resident = sum(group.count * (workload.layer_stored_bytes(group, allocated=True) + workload.score_bytes(group))
-                   for group in workload.layer_groups) + workload.cross_cache_bytes
-    # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them.
-    per_sequence = share * resident / heads.batch_ways
-    held = np.ceil(np.asarray(workload.batch) / heads.batch_ways) * heads.batch_ways
-    return Demand(weight_bytes=weights, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * held,
-                  batch_ways=heads.batch_ways)
+    if workload.expert_format is not None:
+        weights = weights + share * routed_elements(model) / heads.ways * (
+            workload.expert_format.bytes_per_element - workload.weight_format.bytes_per_element)
+    # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them. Kinds of layers with
+    # different heads are dealt out differently.
+    per_sequence: Any = 0.0
+    held: Any = 0.0
+    ways: Any = 1.0
+    kinds = [(workload.of(group), group.count * (workload.layer_stored_bytes(group, allocated=True)
+                                                 + workload.of(group).score_bytes(group)))
+             for group in workload.layer_groups if group.attends]
+    for own, resident in [*kinds, (workload, workload.cross_cache_bytes)]:
+        batch_ways = own.heads.batch_ways
+        one = share * resident / batch_ways
+        per_sequence = per_sequence + one
+        held = held + one * (np.ceil(np.asarray(workload.batch) / batch_ways) * batch_ways)
+        ways = np.maximum(ways, batch_ways)
+    return Demand(weight_bytes=weights, kv_bytes_per_sequence=per_sequence, kv_bytes=held, batch_ways=ways)
 
 
 def _layer_elements(workload: DecodeWorkload) -> Any:
     """Weights of all layers that one chip of a stage holds, replicated projections and KV heads included."""
     model, heads = workload.model, workload.heads
     mlps = routers = 0
+    attention: Any = 0.0
     for group in model.layer_groups:
         mlps += group.count * mlp_parameters(model, group).total
-        routers += group.count * model.hidden_size * model.moe.experts if group.moe and model.moe is not None else 0
-    return (mlps - routers) / heads.ways + workload.whole(routers) + model.n_layers * chip_elements(workload)
+        if group.moe and group.feeds and model.moe is not None:
+            routers += group.count * model.hidden_size * (model.moe.experts + (model.moe.latent_size or 0))
+        attention = attention + group.count * (chip_elements(workload.of(group)) if group.attends else 0.0)
+    return (mlps - routers) / heads.ways + workload.whole(routers) + attention
 
 
 def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
@@ -99,9 +113,20 @@ def cached_bytes_per_sequence(workload: DecodeWorkload) -> Any:
 def allocated_bytes_per_sequence(workload: DecodeWorkload) -> Any:
     """Room given to one sequence's cache over all layers, one copy: page rounding, reservation and scores included."""
     whole = _on_one_chip(workload)
-    own = sum(group.count * (whole.layer_stored_bytes(group, allocated=True) + whole.score_bytes(group))
+    own = sum(group.count * (whole.layer_stored_bytes(group, allocated=True)
+                             + whole.of(group).score_bytes(group))
               for group in whole.layer_groups)
     return 1.0 * (own + whole.cross_cache_bytes)
+
+
+def kv_copies(workload: DecodeWorkload) -> Any:
+    """How often the whole cache is stored over all chips; layers of several kinds weighed by what they store."""
+    if all(group.shape is None for group in workload.layer_groups):
+        return workload.copies
+    whole = _on_one_chip(workload)
+    stored = [(workload.of(group).copies, group.count * whole.layer_stored_bytes(group))
+              for group in workload.layer_groups if group.attends]
+    return sum(copies * bytes_ for copies, bytes_ in stored) / sum(bytes_ for _, bytes_ in stored)
 
 
 def _on_one_chip(workload: DecodeWorkload) -> DecodeWorkload:

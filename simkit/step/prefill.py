@@ -11,18 +11,22 @@ Chunked prefill: Agrawal et al. 2024, "Sarathi-Serve" (arXiv 2403.02310); causal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.model.architecture import LayerGroup
+from simkit.model.kinds.widths import State
 from simkit.step.build import EXPAND_LATENT
-from simkit.step.operators import SOFTMAX_FLOPS, Operator
+from simkit.step.choices import INDEX_FLOPS
+from simkit.step.operators import ATTENTION_PARTS, SOFTMAX_FLOPS, Operator
 from simkit.step.workload import DecodeWorkload
 
 # Operators of a decode step that a prompt's row does not run: they belong to sampled tokens or to the cache.
 SAMPLED_ONLY: Final = ("lm_head", "gather_logits", "sampling", "medusa_blocks", "medusa_heads")
-CACHE_ONLY: Final = ("attention", "eviction_scores", EXPAND_LATENT, "draft")
+CACHE_ONLY: Final = (*ATTENTION_PARTS, "eviction_scores", EXPAND_LATENT, "draft")
+STATE_PIECE: Final = 64
 
 
 def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any) -> list[Operator]:
@@ -37,8 +41,9 @@ def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: A
     A full pipeline works on ``pp`` parts of the chunk at once, so that a stage runs ``1/pp`` of it; chips that deal out
     the batch or the context deal out the chunk's work evenly.
     """
-    return [operator for group in workload.layer_groups
-            for operator in _of_group(workload, group, np.asarray(chunk_tokens, float), np.asarray(end_tokens, float))]
+    return [operator for group in workload.layer_groups if group.attends
+            for operator in _of_group(workload.of(group), group, np.asarray(chunk_tokens, float),
+                                      np.asarray(end_tokens, float))]
 
 
 def causal_pairs(chunk_tokens: Any, end_tokens: Any, most_tokens: float = np.inf) -> Any:
@@ -56,20 +61,38 @@ def causal_pairs(chunk_tokens: Any, end_tokens: Any, most_tokens: float = np.inf
 
 
 def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any) -> list[Operator]:
-    heads, core = workload.heads, workload.layout.prefill_core
+    heads, layout = workload.heads, workload.layout
+    core, index, pooled = layout.prefill_core, layout.indexer, layout.compression
     both_dims, expansion = core.key_dim + core.value_dim, core.expansion
+    bytes_a = workload.activation_bytes_per_element
+    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.machine.pp, 1)
+    if layout.state is not None:
+        return [_chunked_state(workload, group, layout.state, chunk / parts)]
     # A prompt is read in full: what an eviction rule drops goes after it. Windows are part of the model.
     window = np.inf if group.window is None else float(group.window)
-    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.machine.pp, 1)
-    scores = causal_pairs(chunk, end, window) * heads.q_per_chip / parts
+    ratio = 1 if pooled is None else pooled.ratio
+    most = np.inf if index is None else float(index.most_entries * ratio)
+    pairs = causal_pairs(chunk, end, min(window, most)) / ratio
+    if pooled is not None:
+        pairs = pairs + causal_pairs(chunk, end, float(pooled.window))
+    scores = pairs * heads.q_per_chip / parts
     seen = np.minimum(end, window + chunk)
-    bytes_a = workload.activation_bytes_per_element
     found = [Operator(
         name="prefill_attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=1.0 * SOFTMAX_FLOPS * scores, exponentials=scores,
-        kv_read_bytes=1.0 * workload.read_bytes(seen) / parts,
+        kv_read_bytes=1.0 * replace(workload, q_len=np.maximum(chunk, 1.0)).read_bytes(seen)
+        * (heads.context_ways / parts),
         activation_bytes=chunk * heads.q_per_chip * both_dims * bytes_a / parts,
-        query_rows=np.maximum(chunk, 1.0) * heads.group_size, dtype=workload.activation_dtype)]
+        # Each query gathers what it has chosen, so only its own heads share what is read.
+        query_rows=heads.group_size * (np.maximum(chunk, 1.0) if index is None else 1.0),
+        dtype=workload.activation_dtype)]
+    if index is not None and not index.shared:
+        scored = causal_pairs(chunk, end) / ratio * index.heads / parts
+        found.append(Operator(
+            name="prefill_index", count=group.count, matrix_flops=2.0 * scored * index.dim,
+            vector_flops=INDEX_FLOPS * scored, query_rows=np.maximum(chunk, 1.0) * index.heads,
+            kv_read_bytes=1.0 * workload.read_bytes(end, ("index",)) * (heads.context_ways / parts),
+            dtype=workload.activation_dtype if index.key_bytes is None else "fp8"))
     if expansion is not None:
         # The chunk's own entries are expanded by its rows' up-projections; those of earlier chunks once more.
         earlier = (seen - chunk) / parts
@@ -80,3 +103,20 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
             activation_bytes=2.0 * earlier * width * bytes_a, query_rows=np.maximum(earlier, 1.0),
             dtype=workload.gemm_dtype))
     return found
+
+
+def _chunked_state(workload: DecodeWorkload, group: LayerGroup, state: State, tokens: Any) -> Operator:
+    r"""A recurrence over many tokens as products of pieces of ``C`` = 64: :math:`2 C (d_k + d_v) + 4 d_k d_v` flops a
+    token and head, and for delta rules half as much again for the products that undo writes (Yang et al. 2024, arXiv
+    2406.06484, section 3; flash-linear-attention's pieces). The state is read and written once.
+    """
+    held = workload.heads.kv_per_chip
+    of_token = 2.0 * STATE_PIECE * (state.key_dim + state.value_dim) + 4.0 * state.key_dim * state.value_dim
+    moved = 1.0 * workload.read_bytes(1.0, ("state",))
+    delta = 1.5 if state.takes_back else 1.0
+    return Operator(
+        name="prefill_state", count=group.count, matrix_flops=delta * of_token * tokens * held,
+        kv_read_bytes=moved, kv_write_bytes=moved,
+        activation_bytes=2.0 * tokens * held * (state.key_dim + state.value_dim)
+        * workload.activation_bytes_per_element,
+        query_rows=STATE_PIECE, dtype=workload.activation_dtype)

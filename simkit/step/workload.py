@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -10,16 +10,14 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
-from simkit.model.architecture import LayerGroup, ModelArchitecture
-from simkit.model.kinds.base import AttentionLayout, Read, StoredArray
+from simkit.model.architecture import LayerGroup, ModelArchitecture, group_layout
+from simkit.model.kinds.base import ArrayPart, AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
 from simkit.step.machine import Machine
 from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_numbers
 
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
-# Weight formats that matrix units multiply as they are; others are widened to the activations' type first.
-NATIVE_GEMM_FORMATS: Final = ("fp8", "fp4")
 
 AttentionKernel = Literal["grouped", "grouped-unsplit", "per-query-head", "unfused"]
 ATTENTION_KERNELS: Final[tuple[AttentionKernel, ...]] = ("grouped", "grouped-unsplit", "per-query-head", "unfused")
@@ -52,7 +50,8 @@ class DecodeWorkload:
     ``machine``: the chips, and how they share the model; ``ep`` of those that share a layer hold different experts;
     ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head is
     replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
-    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``. ``grouped-unsplit`` is
+    ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``, and ``expert_format``
+    that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
@@ -67,6 +66,7 @@ class DecodeWorkload:
     q_len: Any
     kv_format: ElementFormat
     weight_format: ElementFormat
+    expert_format: ElementFormat | None = None
     value_format: ElementFormat | None = None
     policy: KvPolicy = field(default_factory=KvPolicy)
     kernel: AttentionKernel = "grouped"
@@ -101,10 +101,10 @@ class DecodeWorkload:
     def heads(self) -> ShardedHeads:
         """Heads per chip under this sharding."""
         try:
-            return shard_numbers(self.model.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
+            return shard_numbers(self.layout.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
                                  sharding=self.machine.mapping)
         except TypeError:  # arrays have no hash
-            return shard_heads(self.model.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
+            return shard_heads(self.layout.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
                                sharding=self.machine.mapping)
 
     @property
@@ -120,27 +120,43 @@ class DecodeWorkload:
         """Layers by kind, split further where eviction budgets differ. Raises :class:`UserError`."""
         return self.policy.groups(self.model)
 
+    def of(self, group: LayerGroup) -> DecodeWorkload:
+        """The step as the layers of a group see it: with the layout that they have."""
+        if group.shape is None:
+            return self
+        layout = group_layout(self.model, self.layout, group)
+        return self if layout is self.layout else replace(self, layout=layout, n_kv_heads=layout.n_kv_heads)
+
     @property
     def activation_bytes_per_element(self) -> float:
         """Stored bytes of one activation."""
         return ACTIVATION_BYTES[self.activation_dtype]
 
+    @cached_property
+    def of_experts(self) -> DecodeWorkload:
+        """The step as routed experts see it: with the format of their weights."""
+        own = self.expert_format
+        return self if own is None else replace(self, weight_format=own, expert_format=None)
+
     @property
     def gemm_dtype(self) -> str:
         """The type in which weight products run."""
-        name = self.weight_format.name
-        return name if name in NATIVE_GEMM_FORMATS else self.activation_dtype
+        return self.weight_format.native or self.activation_dtype
 
     @property
     def gemm_input_bytes(self) -> float:
         """Bytes of an input element as a weight product reads it: quantised to the weights' format where it runs."""
-        if self.weight_format.name in NATIVE_GEMM_FORMATS:
+        if self.weight_format.native:
             return self.weight_format.bytes_per_element
         return self.activation_bytes_per_element
 
     def tokens_read(self, group: LayerGroup) -> Any:
-        """Cached tokens of one sequence that one chip's layer reads, averaged over the batch's lengths."""
-        return self.mean_over_lengths(group, lambda tokens: tokens)
+        """Cached entries of one sequence that a query on one chip's layer multiplies by, averaged over the lengths."""
+        return self.mean_over_lengths(group, lambda kept: self.on_chip(self.layout.attended(kept)))
+
+    def on_chip(self, tokens: Any) -> Any:
+        """Tokens of one sequence on the busiest of the chips that deal them out."""
+        return np.ceil(tokens / self.heads.context_ways)
 
     def whole(self, width: int) -> Any:
         """This chip's part of what chips repeat (routers, projections that no head owns); static machines cut it."""
@@ -156,19 +172,26 @@ class DecodeWorkload:
         return len({array.shared for array in self.layout.arrays}) > 1
 
     @property
+    def entry_reads(self) -> tuple[Read, ...]:
+        """The arrays of one entry that attention multiplies by."""
+        return tuple(read for read in self.layout.reads if read.array.part == "entry")
+
+    @property
     def elements_per_kv_head(self) -> Any:
-        """Elements that this chip holds of a token, over its KV heads: what they share counts in parts."""
-        return sum(array.elements * (1.0 if not array.shared else self.held_heads(array) / self.heads.kv_per_chip)
-                   for array in self.layout.arrays)
+        """Elements that this chip holds of an entry, over its KV heads: what they share counts in parts."""
+        return sum(read.array.elements
+                   * (1.0 if not read.array.shared else self.held_heads(read.array) / self.heads.kv_per_chip)
+                   for read in self.entry_reads)
 
     def format_of(self, array: StoredArray) -> ElementFormat:
-        """How an array's elements are stored."""
-        return self.value_format or self.kv_format if array.role == "value" else self.kv_format
+        """How an array's elements are stored; what has no rotary part of a latent has no elements in 16 bits."""
+        own = self.value_format or self.kv_format if array.role == "value" else self.kv_format
+        return FORMATS["fp8"] if own.wide and array.role != "latent" else own
 
     @property
     def unpack_flops_per_token(self) -> int:
         """Vector work per token, layer and KV head to widen a quantised cache before a kernel multiplies by it."""
-        return sum(read.array.elements * self.format_of(read.array).unpack_flops for read in self.layout.reads)
+        return sum(int(read.array.elements) * self.format_of(read.array).unpack_flops for read in self.entry_reads)
 
     @cached_property
     def widened(self) -> DecodeWorkload:
@@ -182,49 +205,94 @@ class DecodeWorkload:
         same = self.kv_format == values and self.kv_format.is_quantised and not self.kv_format.group
         return self.kv_format.name if same else ""
 
-    def stored_bytes(self, tokens: Any) -> Any:
-        """Bytes that this chip keeps of ``tokens`` tokens of one sequence in one layer, with scales."""
-        return sum(
-            self.held_heads(array) * self.format_of(array).stored_bytes(array.stored_tokens(tokens), array.elements)
-            for array in self.layout.arrays)
+    def stored_bytes(self, tokens: Any, *, allocated: bool = False) -> Any:
+        """Bytes that this chip keeps of ``tokens`` kept tokens of one sequence in one layer, with scales.
 
-    def read_bytes(self, tokens: Any) -> Any:
-        """Bytes that this chip reads of them in a step, each once."""
-        return sum(self.held_heads(read.array) * self._one_head_bytes(read, tokens) for read in self.layout.reads)
+        ``allocated``: in the room given to them. States are no tokens and have no pages; of each token that is verified
+        together with others one is kept, for the token may be the last that is accepted.
+        """
+        def rows(array: StoredArray) -> Any:
+            if array.part == "state":
+                return array.stored_tokens(tokens) * self.q_len
+            own = self.on_chip(array.stored_tokens(tokens))
+            return self.policy.paging.allocated(own) if allocated and self.layout.kept else own
+
+        return sum(self.held_heads(array) * self._bytes_of(array, rows(array)) for array in self.layout.arrays)
+
+    def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
+        """Bytes that this chip reads in a step, each once, of what attention multiplies by (or of other arrays)."""
+        return sum(self.held_heads(read.array) * self._one_head_bytes(read, tokens)
+                   for read in self.layout.reads if read.array.part in parts)
 
     def reread_bytes(self, tokens: Any, readers: Any) -> Any:
-        """Bytes that are read again when each of ``readers`` work items of one sequence reads what it multiplies by."""
-        return sum((readers - self.held_heads(read.array)) * self._one_head_bytes(read, tokens)
-                   for read in self.layout.reads)
+        """Bytes that are read again when each of ``readers`` work items of one sequence reads what it multiplies by,
+        and when each query of a step gathers what it has chosen.
+        """
+        return sum(readers * self._all_queries_bytes(read, tokens) - self.held_heads(read.array)
+                   * self._one_head_bytes(read, tokens) for read in self._attention_reads)
 
     def shared_reread_bytes(self, tokens: Any, readers: Any) -> Any:
         """Those of them beyond ``readers / kv_per_chip`` reads of everything: what KV heads share, for each but one."""
         kv_heads = self.heads.kv_per_chip
         return sum(readers / kv_heads * (kv_heads - self.held_heads(read.array)) * self._one_head_bytes(read, tokens)
-                   for read in self.layout.reads if read.array.shared)
+                   for read in self._attention_reads if read.array.shared)
+
+    @property
+    def _attention_reads(self) -> tuple[Read, ...]:
+        return tuple(read for read in self.layout.reads if read.array.part in ("entry", "recent"))
 
     def _one_head_bytes(self, read: Read, tokens: Any) -> Any:
-        return self.format_of(read.array).stored_bytes(read.tokens(tokens), read.array.elements)
+        """Each entry once: queries of a step that choose for themselves may choose as many each as there are in all."""
+        rows = read.tokens(tokens)
+        if read.pattern == "gathered":
+            rows = np.minimum(rows * self.q_len, self.layout.entries(tokens))
+        return self._bytes_of(read.array, rows if read.array.part == "state" else self.on_chip(rows))
+
+    def _all_queries_bytes(self, read: Read, tokens: Any) -> Any:
+        once = self._bytes_of(read.array, self.on_chip(read.tokens(tokens)))
+        return once * self.q_len if read.pattern == "gathered" else once
+
+    def _bytes_of(self, array: StoredArray, rows: Any) -> Any:
+        if array.own_bytes is not None:
+            return rows * array.elements * array.own_bytes
+        return self.format_of(array).stored_bytes(rows, int(array.elements))
 
     @property
     def appended_bytes(self) -> Any:
-        """Bytes that this chip writes for one new token of a sequence in one layer."""
-        return sum(self.held_heads(array) * self.format_of(array).appended_bytes(array.elements)
+        """Bytes that this chip writes for one new token of a sequence in one layer; of a compressed entry its part."""
+        return sum(self.held_heads(array) / array.tokens_per_entry
+                   * (self.format_of(array).appended_bytes(int(array.elements)) if array.own_bytes is None
+                      else array.elements * array.own_bytes)
                    for array in self.layout.writes.appended)
 
+    @property
+    def token_bytes(self) -> Any:
+        """Bytes by which one token lets the cache of a layer grow, begun groups of a format counted whole."""
+        return sum(self.held_heads(array) * self._bytes_of(array, 1.0) / array.tokens_per_entry
+                   for array in self.layout.arrays if array.part in ("entry", "index") and self.layout.kept)
+
+    def page_bytes(self, page_tokens: float) -> list[tuple[Any, float]]:
+        """Bytes of a page of tokens of each array on this chip, and tokens at which the array stops growing."""
+        return [(self.held_heads(array) * (self._bytes_of(array, self.q_len) if array.part == "state" else
+                                           self._bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
+                 page_tokens if array.part == "state" else
+                 self.layout.compression.window if array.part == "recent" and self.layout.compression else np.inf)
+                for array in self.layout.arrays if self.layout.kept]
+
     def mean_over_lengths(self, group: LayerGroup, of_tokens: Callable[[Any], Any]) -> Any:
-        """Mean over the batch's lengths of a function of the tokens that this chip's layer keeps of one sequence."""
-        return self.policy.lengths.mean_of(
-            lambda kv_len: of_tokens(np.ceil(self.policy.kept(kv_len, group) / self.heads.context_ways)), self.kv_len)
+        """Mean over the batch's lengths of a function of the tokens that a layer keeps of one sequence."""
+        return self.policy.lengths.mean_of(lambda kv_len: of_tokens(self.policy.kept(kv_len, group)), self.kv_len)
 
     def layer_read_bytes(self, group: LayerGroup) -> Any:
-        """Bytes of one sequence's cache that this chip reads of one layer in a step, averaged over the batch."""
+        """Bytes of one sequence's cache by which this chip's attention multiplies in one layer, on average."""
         return self.mean_over_lengths(group, self.read_bytes)
 
     def layer_stored_bytes(self, group: LayerGroup, *, allocated: bool = False) -> Any:
         """Bytes that it keeps; ``allocated`` rounds up to pages or to the reserved length: the room given."""
-        return self.mean_over_lengths(
-            group, lambda tokens: self.stored_bytes(self.policy.paging.allocated(tokens) if allocated else tokens))
+        own = self.of(group)
+        if not group.attends:
+            return 0.0
+        return self.mean_over_lengths(group, lambda kept: own.stored_bytes(kept, allocated=allocated))
 
     @property
     def encoder_tokens(self) -> Any:
@@ -234,7 +302,7 @@ class DecodeWorkload:
     @property
     def cross_cache_bytes(self) -> Any:
         """Encoder keys and values of one sequence over all layers, on one chip."""
-        return self.model.n_layers * self.stored_bytes(self.encoder_tokens)
+        return self.model.n_layers * self.stored_bytes(self.encoder_len) if self.model.cross_attention else 0.0
 
     def score_bytes(self, group: LayerGroup) -> Any:
         """Bytes of H2O's running scores of one sequence in one layer on one chip; 0 without such a rule."""
@@ -253,23 +321,30 @@ class DecodeWorkload:
         """How often the whole cache is stored over all chips: above 1 when chips outnumber its heads."""
         if not self.has_mixed_arrays:
             return self.heads.copies
-        return self._over_arrays(self._heads_stored) / self._over_arrays(
-            lambda array: 1.0 if array.shared else self.n_kv_heads)
+        arrays = self.layout.arrays
+        return self._over(arrays, self._heads_stored) / self._over(
+            arrays, lambda array: 1.0 if array.shared else self.n_kv_heads)
 
-    @property
-    def evenness(self) -> Any:
+    def evenness(self, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
         """Cache of all chips over that of as many like the busiest: below 1 where heads do not deal out evenly."""
-        if not self.has_mixed_arrays:
-            return self.heads.copies * self.n_kv_heads / (self.heads.kv_per_chip * self.storing_ways)
-        return self._over_arrays(self._heads_stored) / self._over_arrays(
-            lambda array: self.storing_ways * self.held_heads(array))
+        arrays = tuple(array for array in self.layout.arrays if array.part in parts)
+        if len({array.shared for array in arrays}) > 1:
+            return self._over(arrays, self._heads_stored) / self._over(
+                arrays, lambda array: self.storing_ways * self.held_heads(array))
+        if arrays and arrays[0].shared:
+            return 1.0
+        return self.heads.copies * self.n_kv_heads / (self.heads.kv_per_chip * self.storing_ways)
 
     def _heads_stored(self, array: StoredArray) -> Any:
         """Heads of an array over all chips of a stage, copies included."""
         return self.storing_ways * self.held_heads(array) if array.shared else self.heads.copies * self.n_kv_heads
 
-    def _over_arrays(self, heads: Callable[[StoredArray], Any]) -> Any:
-        """Stored bytes of one sequence when every array has so many heads."""
+    def _over(self, arrays: Iterable[StoredArray], heads: Callable[[StoredArray], Any]) -> Any:
+        """Bytes of one sequence when every array has so many heads."""
         return sum(
-            heads(array) * array.stored_tokens(self.kv_len) * array.elements * self.format_of(array).bytes_per_element
-            for array in self.layout.arrays)
+            heads(array) * self._entries_of(array) * array.elements
+            * (self.format_of(array).bytes_per_element if array.own_bytes is None else array.own_bytes)
+            for array in arrays)
+
+    def _entries_of(self, array: StoredArray) -> Any:
+        return self.layout.entries(self.kv_len) if array.part == "entry" else array.stored_tokens(self.kv_len)

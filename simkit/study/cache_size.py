@@ -5,12 +5,13 @@ from __future__ import annotations
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import parse_format
-from simkit.step.placement import cached_bytes_per_sequence
 from simkit.step.workload import DecodeWorkload
 
 
 def kv_bytes_per_token(model: ModelArchitecture, layout: AttentionLayout, kv_dtype: str = "bf16") -> int:
     r"""Cache of one token over all layers, one copy: :math:`\sum_\ell n_{kv} (d_k + d_v) b_{kv}`.
+
+    Of a compressed cache a token's part of an entry; states do not grow and are not in it.
 
     >>> from simkit.model.attention import parse_layout
     >>> from simkit.model.catalog import load_model
@@ -20,4 +21,4 @@ def kv_bytes_per_token(model: ModelArchitecture, layout: AttentionLayout, kv_dty
     """
     one = DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=1, kv_len=1, q_len=1,
                          kv_format=parse_format(kv_dtype), weight_format=parse_format("bf16"))
-    return round(float(cached_bytes_per_sequence(one)))
+    return round(float(sum(group.count * one.of(group).token_bytes for group in model.attending_groups)))

@@ -18,7 +18,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.machine import Machine
-from simkit.step.placement import place, usable_levels
+from simkit.step.placement import kv_copies, place, usable_levels
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
@@ -41,7 +41,8 @@ def capacity(hardware: HardwareProfile, model: ModelArchitecture, layouts: list[
     chips: a number, or ``fit``: those of the least cost of a token that hold ``batch`` x ``kv_len`` of every layout.
     tp, pp: as in ``decode_step``.
 
-    Returns columns of shape [layouts, points]. Raises :class:`UserError` when the weights alone do not fit.
+    Returns columns of shape [layouts, points]; ``max_kv_len`` is what memory holds, and ``usable_kv_len``
+    stops at the context that the model was made for. Raises :class:`UserError` when the weights alone do not fit.
     """
     both = np.broadcast_arrays(np.asarray(batch, float), np.asarray(kv_len, float))
     batch, kv_len = (array.ravel() for array in both)
@@ -69,6 +70,7 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
         return np.full(shape, value, dtype=object if text else None)
 
     workload = points.workload(layout, machine)
+    longest = _longest_context(points, layout, machine)
     stored = sum(group.count * workload.layer_stored_bytes(group) for group in workload.layer_groups)
     given = sum(group.count * workload.layer_stored_bytes(group, allocated=True) for group in workload.layer_groups)
     return {
@@ -76,11 +78,11 @@ def _layout_columns(points: Points, layout: AttentionLayout, name: str, machine:
         "mapping": full(name_of(machine.mapping)),
         "model": full(points.model.name), "attention": full(name), "n_kv_heads": full(layout.n_kv_heads),
         "kv_dtype": full(points.scenario.kv_dtype), "weight_dtype": full(points.scenario.weight_dtype),
-        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(workload.copies),
+        "batch": points.batch, "kv_len": points.kv_len, "kv_copies": full(kv_copies(workload)),
         "weight_bytes_per_chip": full(need.weight_bytes), "usable_bytes_per_chip": full(room),
         "kv_bytes_per_sequence_per_chip": full(need.kv_bytes_per_sequence),
         "allocation_waste_fraction": full(1 - stored / given), "max_batch": full(placed.max_batch),
-        "max_kv_len": _longest_context(points, layout, machine),
+        "max_kv_len": longest, "usable_kv_len": np.minimum(longest, points.model.max_context or np.inf),
     }
 
 

@@ -17,14 +17,16 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.units import SECONDS
+from simkit.model.architecture import group_layout
 from simkit.model.attention import parse_layout
 from simkit.step.build import CROSS_ATTENTION, EXPAND_LATENT, KV_APPEND
+from simkit.step.operators import ATTENTION_PARTS
 from simkit.study.record import Field
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION, StepTiming
 
 _ROUNDING: Final = 1e-12  # of a step
 # Operators that read or write the cache.
-_OF_THE_CACHE: Final = ("attention", CROSS_ATTENTION, KV_APPEND, "eviction_scores")
+_OF_THE_CACHE: Final = (*ATTENTION_PARTS, CROSS_ATTENTION, KV_APPEND, "eviction_scores")
 # Waiting of the whole step, beside its operators.
 LAYER_LATENCY: Final = "layer_latency"
 _IDLE: Final = (LAYER_LATENCY, "pipeline_wait", "host")
@@ -82,7 +84,8 @@ def gains_s(at: Any) -> dict[str, Any]:
     """
     if at.mha is None:
         return dict.fromkeys(GAINS, np.nan)
-    products = {p.product for layout in (at.layout, parse_layout("mha", at.model)) for p in layout.projections}
+    products = {p.product for layout in (at.layout, parse_layout("mha", at.model))
+                for group in at.model.attending_groups for p in group_layout(at.model, layout, group).projections}
     before, after = (_gain_parts_s(timing, products | {EXPAND_LATENT}) for timing in (at.mha.timing, at.timing))
     fits, mha = at.fits & at.mha.fits, at.mha.timing
     parts = {part: np.where(fits, before[part] - after[part], np.nan) for part in GAINS if part != "other"}

@@ -183,9 +183,9 @@ class Points:
         """
         # Of a mixture's weights a step reads what its rows choose.
         weights = 0.0 if self.model.moe else (count_parameters(self.model, layout).active_without_embedding
-                                              * self.scenario.weight_format.bytes_per_element)
+                                              * self.scenario.weights_of(self.model)[0].bytes_per_element)
         alone = self.workload(layout, Machine(chips=1.0, tp=1.0, pp=1.0))
-        cache = self.batch * sum(group.count * alone.layer_read_bytes(group) for group in alone.layer_groups)
+        cache = self.batch * sum(g.count * alone.of(g).layer_read_bytes(g) for g in alone.layer_groups if g.attends)
         rates = [max((np.max(level.chip_bandwidth_bytes_per_s) for level in self.hardware.homes(tensor)
                       if level.chip_bandwidth_bytes_per_s is not None), default=np.inf) for tensor in ("weights", "kv")]
 

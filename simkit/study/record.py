@@ -22,7 +22,12 @@ from simkit.foundation.units import BYTES, COUNT, SECONDS
 from simkit.hardware.profile import HardwareProfile, Price
 from simkit.step.build import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
-from simkit.step.placement import Placement, allocated_bytes_per_sequence, cached_bytes_per_sequence
+from simkit.step.placement import (
+    Placement,
+    allocated_bytes_per_sequence,
+    cached_bytes_per_sequence,
+    kv_copies,
+)
 from simkit.study.machine_search import name_of
 from simkit.study.ranges import speedup_bound, time_bound
 
@@ -146,6 +151,8 @@ _FIELDS: Final = (
           value_of=lambda at: at.hardware.assumption),
     Field(name="fits", meaning="true when weights and cache fit on these chips",
           value_of=lambda at: at.fits),
+    Field(name="beyond_max_context", meaning="true when the context is longer than the model was made for",
+          value_of=lambda at: np.asarray(at.points.kv_len) > (at.model.max_context or np.inf)),
     Field(name="step_time_s", meaning="time of one step; what a user waits for a token", dimension=SECONDS,
           heading="step",
           value_of=lambda at: at.step_time_s),
@@ -163,7 +170,7 @@ _FIELDS: Final = (
           dimension=BYTES,
           value_of=lambda at: at.points.batch * allocated_bytes_per_sequence(at.step.workload)),
     Field(name="kv_copies", meaning="how often that cache is stored, for chips that outnumber KV heads",
-          value_of=lambda at: at.step.workload.copies),
+          value_of=lambda at: kv_copies(at.step.workload)),
     Field(name="kv_read_bytes", meaning="cache bytes that all chips read in a step, replicas counted",
           dimension=BYTES, heading="KV read",
           value_of=lambda at: at.totals.kv_read_bytes),

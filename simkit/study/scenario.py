@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import ModelArchitecture
+from simkit.model.architecture import ModelArchitecture, group_layout
 from simkit.model.equal_parameters import with_parameters_of_mha
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import (
@@ -19,7 +19,6 @@ from simkit.model.kv_cache import (
     KvPolicy,
     parse_cache_formats,
     parse_eviction,
-    parse_format,
     parse_lengths,
     parse_paging,
 )
@@ -35,6 +34,7 @@ from simkit.step.workload import (
 from simkit.study.speculation import Speculation, parse_speculation
 
 # What a layout is compared with: MHA of the same MLP, or layouts whose MLP is wider by what they save beside MHA.
+AS_PUBLISHED: Final = "as-published"
 COMPARISONS: Final = ("mha", "mha-equal-parameters")
 
 
@@ -113,7 +113,7 @@ class Scenario:
     weight_dtype: str = "bf16"
     key_format: ElementFormat = FORMATS["bf16"]
     value_format: ElementFormat = FORMATS["bf16"]
-    weight_format: ElementFormat = FORMATS["bf16"]
+    weight_formats: tuple[ElementFormat, ElementFormat] | None = (FORMATS["bf16"], FORMATS["bf16"])
     policy: KvPolicy = field(default_factory=KvPolicy)
     kernel: AttentionKernel = "grouped"
     cache_order: CacheOrder = "head-major"
@@ -138,12 +138,18 @@ class Scenario:
         if self.comparison != "mha":
             model = with_parameters_of_mha(model, layout)
         verified = q_len if self.speculation is None else q_len * 0 + self.speculation.draft_tokens + 1.0
+        weights, experts = self.weights_of(model)
         return DecodeWorkload(
             model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=batch, kv_len=kv_len, q_len=verified,
-            kv_format=self.key_format, value_format=self.value_format, weight_format=self.weight_format,
+            kv_format=self.key_format, value_format=self.value_format, weight_format=weights,
+            expert_format=experts if experts != weights else None,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
             machine=machine, ep=self._expert_ways(model, machine.tp),
             static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
+
+    def weights_of(self, model: ModelArchitecture) -> tuple[ElementFormat, ElementFormat]:
+        """Formats of a model's weights and of its routed experts'; those that it is published in where asked for."""
+        return self.weight_formats or parse_cache_formats(model.weight_dtype or "bf16", what="weight dtype")
 
     def mapping(self, hardware: HardwareProfile) -> AttentionSharding | None:
         """How attention is dealt out, as asked for or as the chip's profile says; None: the fastest way."""
@@ -151,14 +157,20 @@ class Scenario:
 
     def _check_composes(self, model: ModelArchitecture, layout: AttentionLayout) -> None:
         """Raise :class:`UserError` when the layout does not go with the formats or the eviction rule."""
-        why = layout.refuses.get("separate formats")
-        if why and self.key_format != self.value_format:
-            raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
-                            hint=f"give one format, such as {self.key_format.name}")
-        rule, why = self.policy.eviction, layout.refuses.get("eviction by score")
-        if why and rule is not None and rule.chooses_by_head:
-            raise UserError(f"eviction {rule.kind}: {model.name} under {layout.name} {why}",
-                            hint="a streaming rule keeps the same tokens for every head")
+        rule = self.policy.eviction
+        for refuses in {id(one): one.refuses for group in model.attending_groups
+                        for one in [group_layout(model, layout, group)]}.values():
+            why = refuses.get("separate formats")
+            if why and self.key_format != self.value_format:
+                raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
+                                hint=f"give one format, such as {self.key_format.name}")
+            why = refuses.get("eviction")
+            if why and rule is not None:
+                raise UserError(f"eviction {rule.kind}: {model.name} {why}", hint="expected none")
+            why = refuses.get("eviction by score")
+            if why and rule is not None and rule.chooses_by_head:
+                raise UserError(f"eviction {rule.kind}: {model.name} under {layout.name} {why}",
+                                hint="a streaming rule keeps the same tokens for every head")
 
     def _expert_ways(self, model: ModelArchitecture, tp: Any) -> Any:
         """Chips with different experts: as many as were asked for, as far as tp and the model's experts allow."""
@@ -177,7 +189,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     Parameters
     ----------
     kv_dtype: ``bf16``, ``fp8``, ``int4``, ``int4-g128``, ``int2-channel/int2`` (keys/values).
-    weight_dtype: as kv_dtype, one name.
+    weight_dtype: as kv_dtype, with routed experts' after a slash: ``nvfp4``, ``bf16/mxfp4``; or ``as-published``.
     eviction: ``none``, ``streaming:4+1020``, ``h2o:512+512``, ``snapkv:1024+256``.
     layer_budgets: factors on the eviction budget, repeated over the layers.
     page: tokens a page; not together with ``reserve``.
@@ -217,7 +229,9 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
     keys, values = parse_cache_formats(kv_dtype)
     return Scenario(
         kv_dtype=kv_dtype.strip().lower(), weight_dtype=weight_dtype.strip().lower(), key_format=keys,
-        value_format=values, weight_format=parse_format(weight_dtype, what="weight dtype"),
+        value_format=values,
+        weight_formats=None if weight_dtype.strip().lower() == AS_PUBLISHED else parse_cache_formats(
+            weight_dtype, what="weight dtype"),
         policy=KvPolicy(eviction=parse_eviction(eviction, layer_budgets), paging=parse_paging(page, reserve),
                         lengths=parse_lengths(lengths)),
         kernel=parse_kernel(attention_kernel), cache_order=parse_cache_order(cache_order),

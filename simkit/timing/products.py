@@ -212,7 +212,7 @@ def streamed_times(operator: Operator, placement: Placement, hardware: HardwareP
     """
     task, kernel = operator.product, product_kernel_of(operator, hardware)
     hits: Any = 0.0
-    if scanned_bytes is not None and kernel is not None and hardware.kernel is not None:
+    if scanned_bytes is not None and hardware.kernel is not None and (task is None or kernel is not None):
         hits = cyclic_hit_share(scanned_bytes, last_shared_cache(hardware), hardware.kernel)
     level_s, level_bytes = memory_times(operator, placement, hardware, hit_share=hits)
     found = OperatorTime(

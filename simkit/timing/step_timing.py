@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.step.operators import DecodeStep, Operator
+from simkit.step.operators import ATTENTION_PARTS, DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.timing.exchanges import exchange_times_s, layers_wait_s
 
@@ -210,7 +210,8 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
     host_s = hardware.overheads.step_s
     operator_time |= links | {"layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}
     return StepTiming(
-        step_time_s=stages_s + waiting_s + host_s, attention_time_s=operator_time["attention"],
+        step_time_s=stages_s + waiting_s + host_s,
+        attention_time_s=sum(operator_time.get(name, 0.0) for name in ATTENTION_PARTS),
         operator_time_s=operator_time,
         account=lambda: _account(timed, hardware, links, {
             "layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}))
@@ -229,7 +230,7 @@ def _account(timed: list[tuple[Operator, Timed]], hardware: HardwareProfile, lin
             whole = operator.count * time
             cause_time[cause] = cause_time[cause] + whole
             own[cause] = own.get(cause, 0.0) + whole
-            if operator.attention is not None:
+            if operator.name in ATTENTION_PARTS:
                 attention_cause[cause] = attention_cause[cause] + whole
         for name, moved in one.level_bytes.items():
             level_bytes[name] = level_bytes[name] + operator.count * moved

@@ -25,6 +25,14 @@ def test_the_longest_context_fits_and_one_token_more_does_not(cli):
     assert [point["fits"] for point in points] == [True, False]
 
 
+def test_the_longest_context_stops_where_the_model_does_and_a_point_beyond_says_so(cli):
+    record = records_of(cli("capacity", "-A", "gqa-8", "--chips", "8", "--batch", "4", "--format", "json"))[0]
+    assert record["usable_kv_len"] == 4096 < record["max_kv_len"]
+    points = json.loads(cli("simulate", "-A", "gqa-8", "--chips", "8", "--kv-len", "4096,4097", "--format", "json").stdout)
+    assert [point["beyond_max_context"] for point in points] == [False, True]
+    assert "was made for" in cli("simulate", "-A", "gqa-8", "--chips", "8", "--kv-len", "8k").stdout
+
+
 def test_mqa_holds_no_more_than_gqa_8_on_eight_chips(cli):
     """Past one chip a KV head the head is replicated (model.md section 2): eight copies of MQA's one head."""
     gqa, mqa = records_of(cli("capacity", "-A", "gqa-8,mqa", "--chips", "8", "--tp", "8", "--attention-sharding", "heads",

@@ -103,9 +103,16 @@ def fault(tmp_path: Path, fields: dict[str, Any]) -> str:
 
 def test_unknown_fields_are_reported_with_their_line_and_change_nothing(tmp_path: Path) -> None:
     plain = imported(tmp_path, config())
-    result = imported(tmp_path, {"kv_sharing_factor": 4} | config())
-    assert [(field.key, field.where.line) for field in result.unknown] == [("kv_sharing_factor", 2)]
+    result = imported(tmp_path, {"favourite_number": 4} | config())
+    assert [(field.key, field.where.line) for field in result.unknown] == [("favourite_number", 2)]
     assert result.model == plain.model
+
+
+def test_an_unknown_field_that_a_step_may_feel_is_refused(tmp_path: Path) -> None:
+    said = fault(tmp_path, {"kv_sharing_factor": 4} | config())
+    assert ":2:2: kv_sharing_factor: not known to simkit, and by its name it may change what a step reads" in said
+    for nothing in (None, False, 0, [], {}):
+        assert imported(tmp_path, {"kv_sharing_factor": nothing} | config()).unknown
 
 
 def test_a_missing_kv_head_count_means_multi_head_attention_for_llama_and_is_reported(tmp_path: Path) -> None:

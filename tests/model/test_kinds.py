@@ -77,7 +77,7 @@ def test_nobody_but_the_catalogue_knows_a_kind():
 
 @pytest.mark.parametrize("model", list_models(), ids=lambda model: model.name)
 def test_exactly_one_kind_is_the_one_that_a_model_was_trained_with(model):
-    assert sum(kind.as_trained("as-trained", model) is not None for kind in KINDS) == 1
+    assert sum(kind.as_trained("as-trained", model.shape) is not None for kind in KINDS) == 1
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

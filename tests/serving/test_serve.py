@@ -194,3 +194,14 @@ def test_quantiles_are_within_half_a_percent(server):
     for probability, name in ((0.5, "latency_p50_s"), (0.99, "latency_p99_s")):
         exact = np.sort(latency)[math.ceil(probability * 400) - 1]
         assert served.record[name] == pytest.approx(exact, rel=0.005)
+
+
+def test_a_state_takes_its_room_once_and_only_layers_with_attention_grow():
+    """Qwen3.5-122B: 12 of 48 layers keep 2 x 2 x 256 elements a token, 36 a state of 64 x 128 x 128 in fp32."""
+    replica = build_replicas(load_hardware("h200-sxm"), load_model("qwen3.5-122b-a10b"), ["as-trained"],
+                             scenario=paged(parse_scenario(weight_dtype="fp8"), 16), chips=4, tp=4)[0]
+    kinds = {most: count for count, most in replica.block_kinds}
+    assert set(kinds) == {16.0, float("inf")}
+    growing, state = 12 * 2 * 2 * 256 * 2 * 16, 36 * (64 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 64 * 128) * 2)
+    # Of two KV heads each of four chips keeps one: copies of the cache, and parts of the state.
+    assert kinds[16.0] / kinds[float("inf")] == pytest.approx(state / 4 / (growing / 2), rel=0.01)

@@ -6,6 +6,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from simkit.hardware.catalog import load_hardware
+from simkit.model.architecture import count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
@@ -15,6 +17,8 @@ from simkit.step.mixture import distinct_experts
 from simkit.step.placement import demand
 from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
 from simkit.step.workload import DecodeWorkload
+from simkit.study.point import decode_step
+from simkit.study.scenario import parse_scenario
 from tests.step.machine_words import machine_words
 
 # experts, top k, rows, groups of experts: Mixtral, gpt-oss, Qwen3-MoE, DeepSeek-V2 and V3, and a switch of top 1.
@@ -128,3 +132,21 @@ def workload_of_experts(ep):
     layout = parse_layout("as-trained", model)
     return DecodeWorkload(model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=5.0, kv_len=100.0, q_len=1.0,
                           kv_format=FORMATS["bf16"], weight_format=FORMATS["bf16"], machine=Machine.split(tp=4.0), ep=ep)
+
+
+def test_weights_published_in_two_formats_are_read_and_kept_in_them():
+    """gpt-oss-120b: experts in MXFP4 of 4.25 bits, the rest in 16 (its model card, section 2)."""
+    model = load_model("gpt-oss-120b")
+    assert model.weight_dtype == "bf16/mxfp4"
+    words = {"attention": "as-trained", "batch": 1, "kv_len": 1024, "chips": 1}
+    both, narrow, wide = (decode_step("h200-sxm", model, weight_dtype=name, **words)
+                          for name in ("as-published", "mxfp4", "fp8"))
+    experts = 36 * 128 * 3 * 2880 * 2880
+    rest = count_parameters(model, parse_layout("as-trained", model)).total - experts
+    assert narrow["weight_read_bytes"] < both["weight_read_bytes"] < wide["weight_read_bytes"]
+    held = float(demand(parse_scenario(weight_dtype="as-published").workload(
+        load_hardware("h200-sxm"), model, parse_layout("as-trained", model), batch=1.0, kv_len=1024.0, q_len=1.0,
+        machine=Machine.split())).weight_bytes)
+    assert held == pytest.approx(experts * 4.25 / 8 + rest * 2, rel=1e-9)
+    assert {name: FORMATS[name].native for name in ("nvfp4", "mxfp4", "fp8-block")} == {
+        "nvfp4": "fp4", "mxfp4": "fp4", "fp8-block": "fp8"}

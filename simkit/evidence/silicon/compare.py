@@ -15,10 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.evidence.silicon.attention_rows import attention_operators, attention_times_s
+from simkit.evidence.silicon.layer_rows import layer_times_s, layer_totals
 from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import allreduce_times_s, gemm_times_s
 from simkit.evidence.silicon.score import median_advantage_error, regimes, score, streamed_bytes
-from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
+from simkit.evidence.silicon.tables import LAYERS, MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -159,6 +160,8 @@ def predicted_times_s(rows: MeasuredTimes, hardware: HardwareProfile, engine: st
         return attention_times_s(rows, hardware, engine)
     if not engine_named(engine).closed_form:
         raise UserError(f"the {engine} engine replays attention; products and exchanges have the roofline engine only")
+    if rows.kind in LAYERS:
+        return layer_times_s(rows, hardware)
     if rows.kind == "decode_moe":
         return mixture_times_s(mixture_operators(rows), len(rows), hardware)
     return gemm_times_s(rows, hardware) if rows.kind == "decode_gemm" else allreduce_times_s(rows, hardware)
@@ -175,6 +178,9 @@ def baseline_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     if rate is None:
         raise UserError(f"{hardware.name}: no source gives the bandwidth of its main memory")
     flops, peak = np.empty(len(rows)), np.empty(len(rows))
+    if rows.kind in LAYERS:
+        moved, flops = layer_totals(rows)
+        return np.maximum(moved / rate, flops / _peak(hardware, "bf16"))
     if rows.kind == "decode_gemm":
         flops[:] = 2.0 * rows.columns["m"] * rows.columns["n"] * rows.columns["k"]
         for dtype in np.unique(rows.columns["dtype"]):

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.evidence.silicon.layer_rows import layer_totals
 from simkit.evidence.silicon.mixture_rows import weight_bytes
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, LAYERS, MeasuredTimes
 from simkit.hardware.profile import HardwareProfile
 
 REGIMES: Final = ("all", "serving", "beyond_cache", "in_cache")
@@ -37,6 +38,8 @@ def streamed_bytes(rows: MeasuredTimes) -> Any:
         return columns["n"] * columns["k"] * _element_bytes(columns["dtype"])
     if rows.kind == "decode_moe":
         return weight_bytes(rows)
+    if rows.kind in LAYERS:
+        return layer_totals(rows)[0]
     return columns["elements"] * _element_bytes(columns["dtype"])
 
 

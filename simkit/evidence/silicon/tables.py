@@ -20,20 +20,26 @@ from simkit.foundation.csv_rows import table_rows
 from simkit.foundation.errors import Location, UserError, did_you_mean
 from simkit.foundation.input_file import read_text
 
-Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce"]
-KINDS: Final[tuple[Kind, ...]] = ("decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce")
+Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce", "decode_sparse_attention",
+               "decode_linear_attention"]
+LAYERS: Final[tuple[Kind, ...]] = ("decode_sparse_attention", "decode_linear_attention")
+KINDS: Final[tuple[Kind, ...]] = (*LAYERS, "decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce")
 TARGETS: Final = ("best", "sglang", "trtllm", "vllm")
 FRAMEWORKS: Final = ("sglang", "trtllm", "vllm")
 
 _TEXTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("system", "kv_dtype"), "decode_mla": ("system", "dtype", "kv_dtype"),
     "decode_gemm": ("system", "dtype"), "decode_moe": ("system", "dtype", "distribution"),
-    "allreduce": ("system", "dtype")})
+    "allreduce": ("system", "dtype"),
+    "decode_sparse_attention": ("system", "framework", "op", "kernel", "model", "weight_dtype", "kv_dtype"),
+    "decode_linear_attention": ("system", "framework", "op", "kernel")})
 _COUNTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len"),
     "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"),
     "decode_moe": ("tokens", "hidden_size", "expert_size", "top_k", "experts", "moe_tp", "moe_ep"),
-    "allreduce": ("chips", "elements")})
+    "allreduce": ("chips", "elements"), "decode_sparse_attention": ("n_q_heads", "q_len", "batch", "kv_len"),
+    "decode_linear_attention": ("n_k_heads", "k_head_dim", "n_v_heads", "v_head_dim", "state_dim", "conv_width",
+                                "n_groups", "batch", "q_len")})
 # What measurements call a format, and what simkit calls it.
 FORMATS: Final[Mapping[str, str]] = MappingProxyType({
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "fp8": "fp8",
@@ -141,9 +147,11 @@ def _checked_columns(kind: Kind, texts: Mapping[str, Any], name: str, at: Any) -
         if column == "distribution":
             known = np.array([DISTRIBUTION.fullmatch(str(cell)) is not None for cell in texts[column]])
             _refuse(~known, "expected balanced or power_law_X, X not 1", column, texts[column], name, at)
-        elif column != "system":
+        elif column.endswith("dtype"):
             columns[column] = _formats(texts[column], column, name, at)
-    columns |= {column: _numbers(texts[column], column, name, at, whole=True) for column in _COUNTS[kind]}
+    # Groups are Mamba-2's alone.
+    columns |= {column: _numbers(np.where(texts[column] == "", "1", texts[column]) if column == "n_groups" else
+                                 texts[column], column, name, at, whole=True) for column in _COUNTS[kind]}
     if kind == "decode_moe":
         _refuse(columns["top_k"] > columns["experts"], "above experts", "top_k", texts["top_k"], name, at)
         _refuse((columns["experts"] % columns["moe_ep"]) != 0, "does not divide experts", "moe_ep", texts["moe_ep"],
@@ -201,7 +209,11 @@ def _latency_us(kind: Kind, texts: Mapping[str, Any], target: str, name: str, li
         raise UserError(f"missing column '{column}'", where=Location(file=name, line=1))
     found = np.full(len(lines), np.nan)
     for column in wanted:
-        found = np.fmin(found, _numbers(texts[column], column, name, lines, whole=False))
+        cells = texts[column]
+        if kind == "decode_sparse_attention":
+            # Less than a microsecond: there was nothing to choose, and no kernel ran.
+            cells = np.where(np.char.startswith(cells, "0"), "", cells)
+        found = np.fmin(found, _numbers(cells, column, name, lines, whole=False))
     return found
 
 

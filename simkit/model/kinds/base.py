@@ -12,20 +12,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Final, Literal, Self
 
+import numpy as np
+
 from simkit.foundation.errors import UserError
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.widths import Compression, Indexer, LayerShape, State
 
 CacheRole = Literal["key", "value", "latent"]
 """What an array is to the cache formats: ``value`` takes the values' own format, the others the keys'."""
-ReadPattern = Literal["contiguous"]
-"""How the tokens that a step reads of an array lie in it; the replay must know every one."""
-Feature = Literal["separate formats", "eviction by score", "cross-attention"]
-FEATURES: Final[tuple[Feature, ...]] = ("separate formats", "eviction by score", "cross-attention")
-READ_PATTERNS: Final[tuple[ReadPattern, ...]] = ("contiguous",)
+ArrayPart = Literal["entry", "recent", "index", "state"]
+"""What an array is to the step: entries that attention multiplies by (``recent``: the newest tokens of a compressed
+cache), keys of an index, or a state that each step replaces."""
+ReadPattern = Literal["contiguous", "gathered"]
+"""How the tokens that a step reads of an array lie in it: in a row, or wherever each query's choice fell."""
+Feature = Literal["separate formats", "eviction", "eviction by score", "cross-attention"]
+FEATURES: Final[tuple[Feature, ...]] = ("separate formats", "eviction", "eviction by score", "cross-attention")
+READ_PATTERNS: Final[tuple[ReadPattern, ...]] = ("contiguous", "gathered")
+_LONG_CONTEXT: Final = 2**30  # tokens by which growth is measured: what does not grow is nothing beside them
 
 
 def every_token(context_tokens: Any) -> Any:
@@ -33,7 +39,17 @@ def every_token(context_tokens: Any) -> Any:
     return context_tokens
 
 
-def heads_that_divide(name: str, model: ModelShape) -> int:
+def no_token(context_tokens: Any) -> Any:
+    """What a layer stores that reads another one's cache."""
+    return context_tokens * 0.0
+
+
+def one_a_sequence(context_tokens: Any) -> Any:
+    """A state: one of it, however long the context."""
+    return context_tokens * 0.0 + 1.0
+
+
+def heads_that_divide(name: str, model: LayerShape) -> int:
     """``K`` of a layout's name ``kind-K``. Raises :class:`UserError` when it does not divide the query heads."""
     n_kv_heads, n_q = int(name.rpartition("-")[2]), model.n_q_heads
     if n_kv_heads < 1 or n_q % n_kv_heads:
@@ -48,14 +64,20 @@ class StoredArray:
     """An array of the cache: ``elements`` of every stored token, once a KV head or, when ``shared``, once for all.
 
     A shared array can be sharded over no heads: chips that divide the heads keep a copy each. ``stored_tokens`` gives
-    the tokens stored of a context (arrays broadcast).
+    the tokens stored of a context (arrays broadcast), one entry for ``tokens_per_entry`` of them. ``own_bytes`` an
+    element where the cache's format does not apply. ``derived``: made by pooling or a recurrence, so that no projection
+    has its width.
     """
 
     name: str
-    elements: int
+    elements: float
     role: CacheRole
     shared: bool
     stored_tokens: Callable[[Any], Any]
+    part: ArrayPart = "entry"
+    tokens_per_entry: int = 1
+    own_bytes: float | None = None
+    derived: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +89,6 @@ class Read:
     pattern: ReadPattern
 
 
-def read_in_full(arrays: tuple[StoredArray, ...]) -> tuple[Read, ...]:
-    """Every kept token of each array, one after another."""
-    return tuple(Read(array=array, tokens=every_token, pattern="contiguous") for array in arrays)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
     r"""A weight matrix of every head, and the product of the step that multiplies by it.
@@ -81,23 +98,26 @@ class Projection:
     name, rows, columns: of one head's matrix.
     heads: which heads have one. ``query``: every query head, dealt out over the chips; ``attended``: every query head
         that a chip attends with (all of them where the batch or the context is dealt out instead); ``kv``: every KV
-        head; ``one``: a single matrix, which chips repeat.
+        head; ``one``: a single matrix, which chips repeat; ``group``: one for each group of heads. Of
+        groups that read one input chips repeat one when they outnumber them; others they cut along their rows.
     joined: how heads' matrices make one. ``columns``: they read the same input; ``rows``: their outputs add up;
         ``none``: each head multiplies its own input.
     product: the step's operator; projections of one name and the same input are one product. Empty: an
         :class:`Expansion` multiplies by it.
     after_core: True for what multiplies attention's output.
     makes: name of the cached array that this projection computes, if any.
+    groups: how many matrices a ``group`` projection has.
     """
 
     name: str
     rows: int
     columns: int
-    heads: Literal["query", "attended", "kv", "one"]
+    heads: Literal["query", "attended", "kv", "one", "group"]
     joined: Literal["columns", "rows", "none"] = "columns"
     product: str
     after_core: bool = False
     makes: str = ""
+    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +173,10 @@ class AttentionLayout(ABC):
     hidden_size: int
     n_q_heads: int
     n_kv_heads: int
+    indexer: Indexer | None = None
+    compression: Compression | None = None
+    kept: bool = True
+    """False: the layer reads what an earlier layer has stored."""
 
     @classmethod
     @abstractmethod
@@ -161,12 +185,12 @@ class AttentionLayout(ABC):
 
     @classmethod
     @abstractmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
         """The layout that a name of this kind means on a model. Raises :class:`UserError`, saying what would do."""
 
     @classmethod
     @abstractmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         """The model's own layout, called ``name``, when it was trained with this kind."""
 
     @property
@@ -221,18 +245,92 @@ class AttentionLayout(ABC):
                 raise TypeError(f"{type(self).__name__} reads {read.array.name} {read.pattern}: no engine knows how")
         for array in self.arrays:
             made = {(p.columns, p.heads) for p in self.projections if p.makes == array.name}
-            if made != {(array.elements, "one" if array.shared else "kv")}:
+            if self.kept and not array.derived and made != {(array.elements, "one" if array.shared else "kv")}:
                 raise TypeError(f"{type(self).__name__} stores {array.elements} elements of {array.name}, "
                                 f"and projects {made}")
         if not any(p.after_core for p in self.projections) or set(self.refuses) - set(FEATURES):
             raise TypeError(f"{type(self).__name__} has no output projection, or refuses what is not in {FEATURES}")
 
+    def spanned(self, own: tuple[StoredArray, ...]) -> tuple[StoredArray, ...]:
+        """What is kept of a layer whose tokens have these arrays: compressed, indexed, or by another layer."""
+        entries, pooled, index = every_token, self.compression, self.indexer
+        ratio, found = 1, own
+        if pooled is not None:
+            entries, ratio = pooled.entries, pooled.ratio
+            found = (*(replace(array, name=f"compressed {array.name}", stored_tokens=entries, tokens_per_entry=ratio,
+                               derived=True) for array in own),
+                     *(replace(array, stored_tokens=pooled.recent, part="recent") for array in own))
+        if not self.kept:
+            found = tuple(replace(array, stored_tokens=no_token) for array in found)
+        if index is not None and not index.shared:
+            found = (*found, StoredArray(name="index", elements=index.dim, role="key", shared=True, part="index",
+                                         stored_tokens=entries, tokens_per_entry=ratio, own_bytes=index.key_bytes,
+                                         derived=pooled is not None))
+        return found
+
+    def spanned_reads(self) -> tuple[Read, ...]:
+        """Of entries what the index chooses, or all of them; of other arrays what there is."""
+        chosen = self.indexer is not None
+        return tuple(
+            Read(array=array, tokens=self.chosen, pattern="gathered") if chosen and array.part == "entry" else
+            Read(array=array, pattern="contiguous",
+                 tokens=self.entries if array.part == "entry" else array.stored_tokens) for array in self.arrays)
+
+    def entries(self, context_tokens: Any) -> Any:
+        """Entries of a context, the newest tokens of a compressed cache apart."""
+        return context_tokens if self.compression is None else self.compression.entries(context_tokens)
+
+    def chosen(self, context_tokens: Any) -> Any:
+        """Entries of them that one query reads."""
+        entries = self.entries(context_tokens)
+        return entries if self.indexer is None else np.minimum(entries, self.indexer.most_entries)
+
+    def attended(self, context_tokens: Any) -> Any:
+        """Entries and recent tokens by which one query multiplies."""
+        recent = 0.0 if self.compression is None else self.compression.recent(context_tokens)
+        return self.chosen(context_tokens) + recent
+
+    def span_projections(self, own: tuple[StoredArray, ...], query_rank: int | None) -> tuple[Projection, ...]:
+        """Weights of the compressor and of the index, whose queries are made from ``query_rank`` elements."""
+        wide, pooled, index, found = self.hidden_size, self.compression, self.indexer, []
+        # An entry's candidates and their weights in the pool, of its own tokens and of those before them.
+        pool = 1 if pooled is None else 2 * (2 if pooled.overlap else 1)
+        if pooled is not None:
+            found = [Projection(name=f"compressor {a.name}", rows=wide, columns=int(pool * a.elements),
+                                heads="one" if a.shared else "kv", product="compressor_projection") for a in own]
+        if index is not None and not index.shared:
+            found.append(Projection(
+                name="index_query", rows=query_rank or wide, product="index_query_projection",
+                columns=index.dim * (1 if index.by_kv_head else index.heads),
+                heads="group" if index.by_kv_head else "one", groups=index.heads if index.by_kv_head else 1))
+            found.append(Projection(name="index_key", rows=wide, columns=pool * index.dim, heads="one",
+                                    product="index_key_projection", makes="" if pooled else "index"))
+            if index.weighted:
+                found.append(Projection(name="index_weight", rows=wide, columns=index.heads, heads="one",
+                                        product="index_key_projection"))
+        return tuple(found)
+
+    @property
+    def span_refuses(self) -> dict[Feature, str]:
+        """What does not compose with an index, a compressed cache or one that another layer keeps."""
+        if self.compression is not None:
+            return {"eviction": f"keeps one entry for {self.compression.ratio} tokens, which no rule drops one by one"}
+        if self.indexer is not None:
+            return {"eviction": "chooses by an index over all tokens, none of which may be dropped"}
+        return {} if self.kept else {"eviction": "reads a cache that another layer keeps, and has none to drop from"}
+
+    @property
+    def state(self) -> State | None:
+        """The recurrence that stands in place of attention, if one does."""
+        return None
+
     @cached_property
     def elements_per_token(self) -> int:
-        """Cached elements of one token and layer, one copy, over all heads."""
-        return sum(array.elements * (1 if array.shared else self.n_kv_heads) for array in self.arrays)
+        """Elements by which one token lets the cache of a layer grow, one copy, over all heads."""
+        return round(sum(array.elements * (1 if array.shared else self.n_kv_heads)
+                         * float(array.stored_tokens(_LONG_CONTEXT)) / _LONG_CONTEXT for array in self.arrays))
 
     @cached_property
     def keeps_keys_and_values(self) -> bool:
         """True where every KV head has a key and a value of its own: what measured kernels of ordinary heads read."""
-        return {array.role for array in self.arrays} == {"key", "value"}
+        return [array.role for array in self.arrays] == ["key", "value"]

@@ -30,10 +30,9 @@ from simkit.model.kinds.base import (
     Writes,
     every_token,
     heads_that_divide,
-    read_in_full,
 )
-from simkit.model.kinds.mla import query_projections, up_projections
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.projections import query_projections, up_projections
+from simkit.model.kinds.widths import LayerShape
 
 _NAME: Final = re.compile(r"gla-(\d{1,6})", re.ASCII)
 LATENT_HEADS: Final = 2
@@ -57,16 +56,17 @@ class GroupedLatent(AttentionLayout):
         return _NAME.fullmatch(name) is not None
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
         if model.head_dim % 2:
             raise UserError(f"{name}: the rotary key has half a head, and {model.name} has heads of {model.head_dim} "
                             "elements")
         rank = QUERY_RANK_HEADS * model.head_dim if model.mla is None else model.mla.q_lora_rank
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
-                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank)
+                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank,
+                   indexer=model.indexer, compression=model.compression, kept=model.kept)
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         del name, model  # no architecture file names it yet
         return None
 
@@ -83,15 +83,19 @@ class GroupedLatent(AttentionLayout):
         return self.head_dim // 2
 
     @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
+    def _own(self) -> tuple[StoredArray, ...]:
         return (StoredArray(name="latent", elements=self._latent_dim, role="latent", shared=False,
                             stored_tokens=every_token),
                 StoredArray(name="rotary", elements=self._rotary_dim, role="key", shared=True,
                             stored_tokens=every_token))
 
     @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return self.spanned(self._own)
+
+    @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -102,6 +106,7 @@ class GroupedLatent(AttentionLayout):
                        makes="latent"),
             Projection(name="rotary", rows=wide, columns=self._rotary_dim, heads="one", product="kv_down_projection",
                        makes="rotary"),
+            *self.span_projections(self._own, self.query_rank),
             *up_projections(self._latent_dim, d, d, absorbed=True),
             Projection(name="output", rows=d, columns=wide, heads="query", joined="rows",
                        product="output_projection", after_core=True),
@@ -121,12 +126,13 @@ class GroupedLatent(AttentionLayout):
 
     @cached_property
     def writes(self) -> Writes:
-        return Writes(appended=self.arrays, rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
+        return Writes(appended=self.arrays if self.kept else (),
+                      rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
                       rotary_shared=self._rotary_dim)
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:
-        why: dict[Feature, str] = {
+        why: dict[Feature, str] = self.span_refuses | {
             "separate formats": "caches latents that are both key and value",
             "cross-attention": "has cross-attention, whose keys carry no rotary part"}
         if self.n_kv_heads > 1:

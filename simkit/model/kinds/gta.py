@@ -27,9 +27,8 @@ from simkit.model.kinds.base import (
     Writes,
     every_token,
     heads_that_divide,
-    read_in_full,
 )
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.widths import LayerShape
 
 _NAME: Final = re.compile(r"gta-(\d{1,6})", re.ASCII)
 
@@ -48,14 +47,15 @@ class GroupedTied(AttentionLayout):
         return _NAME.fullmatch(name) is not None
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
         if model.head_dim % 2:
             raise UserError(f"{name}: half a key is rotary, and {model.name} has heads of {model.head_dim} elements")
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
-                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim)
+                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, indexer=model.indexer,
+                   compression=model.compression, kept=model.kept)
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         del name, model  # no architecture file names it yet
         return None
 
@@ -68,15 +68,19 @@ class GroupedTied(AttentionLayout):
         return self.head_dim // 2
 
     @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
+    def _own(self) -> tuple[StoredArray, ...]:
         return (StoredArray(name="tied", elements=self.head_dim, role="latent", shared=False,
                             stored_tokens=every_token),
                 StoredArray(name="rotary", elements=self._rotary_dim, role="key", shared=True,
                             stored_tokens=every_token))
 
     @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return self.spanned(self._own)
+
+    @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -86,6 +90,7 @@ class GroupedTied(AttentionLayout):
             Projection(name="tied", rows=wide, columns=d, heads="kv", product="qkv_projection", makes="tied"),
             Projection(name="rotary", rows=wide, columns=self._rotary_dim, heads="one", product="qkv_projection",
                        makes="rotary"),
+            *self.span_projections(self._own, None),
             Projection(name="output", rows=d, columns=wide, heads="query", joined="rows",
                        product="output_projection", after_core=True),
         )
@@ -101,12 +106,13 @@ class GroupedTied(AttentionLayout):
 
     @cached_property
     def writes(self) -> Writes:
-        return Writes(appended=self.arrays, rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
+        return Writes(appended=self.arrays if self.kept else (),
+                      rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
                       rotary_shared=self._rotary_dim)
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:
-        why: dict[Feature, str] = {
+        why: dict[Feature, str] = self.span_refuses | {
             "separate formats": "caches one state that is both key and value",
             "cross-attention": "has cross-attention, whose keys carry no rotary half"}
         if self.n_kv_heads > 1:

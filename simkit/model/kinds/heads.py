@@ -22,39 +22,47 @@ from simkit.model.kinds.base import (
     Writes,
     every_token,
     heads_that_divide,
-    read_in_full,
 )
-from simkit.model.kinds.widths import ModelShape
+from simkit.model.kinds.projections import output_projections, query_projections
+from simkit.model.kinds.widths import LayerShape
 
 _GQA: Final = re.compile(r"gqa-(\d{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads(AttentionLayout):
-    """``n_kv_heads`` keys and values of ``head_dim``."""
+    """``n_kv_heads`` keys of ``head_dim`` and values of ``value_dim``; ``tied``: the key is the value too."""
 
     kind: ClassVar = "heads"
     forms: ClassVar = ("mha", "gqa-K", "mqa")
 
     head_dim: int
+    value_dim: int | None = None
+    tied: bool = False
+    gate_dim: int = 0
+    query_rank: int | None = None
+    output_groups: int = 0
+    output_rank: int = 0
 
     @classmethod
     def spells(cls, name: str) -> bool:
         return name in ("mha", "mqa") or _GQA.fullmatch(name) is not None
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
         all_or_one = {"mha": model.n_q_heads, "mqa": 1}
         return cls._of_heads(name, model, all_or_one.get(name) or heads_that_divide(name, model))
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
-        return cls._of_heads(name, model, model.n_kv_heads) if model.mla is None else None
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
+        return cls._of_heads(name, model, model.n_kv_heads) if model.mla is None and model.state is None else None
 
     @classmethod
-    def _of_heads(cls, name: str, model: ModelShape, n_kv_heads: int) -> Self:
+    def _of_heads(cls, name: str, model: LayerShape, n_kv_heads: int) -> Self:
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads, n_kv_heads=n_kv_heads,
-                   head_dim=model.head_dim)
+                   head_dim=model.head_dim, value_dim=model.value_dim, tied=model.tied_values,
+                   gate_dim=model.gate_dim, query_rank=model.query_rank, output_groups=model.output_groups,
+                   output_rank=model.output_rank, indexer=model.indexer, compression=model.compression, kept=model.kept)
 
     @property
     def label(self) -> str:
@@ -62,30 +70,41 @@ class Heads(AttentionLayout):
             return "mha"
         return "mqa" if self.n_kv_heads == 1 else f"gqa-{self.n_kv_heads}"
 
+    @property
+    def _value_width(self) -> int:
+        return self.value_dim or self.head_dim
+
+    @cached_property
+    def _own(self) -> tuple[StoredArray, ...]:
+        key = StoredArray(name="key", elements=self.head_dim, role="latent" if self.tied else "key", shared=False,
+                          stored_tokens=every_token)
+        value = StoredArray(name="value", elements=self._value_width, role="value", shared=False,
+                            stored_tokens=every_token)
+        return (key,) if self.tied else (key, value)
+
     @cached_property
     def arrays(self) -> tuple[StoredArray, ...]:
-        return (StoredArray(name="key", elements=self.head_dim, role="key", shared=False, stored_tokens=every_token),
-                StoredArray(name="value", elements=self.head_dim, role="value", shared=False,
-                            stored_tokens=every_token))
+        return self.spanned(self._own)
 
     @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
-        wide, d = self.hidden_size, self.head_dim
-        return (
-            Projection(name="query", rows=wide, columns=d, heads="query", product="qkv_projection"),
-            Projection(name="key", rows=wide, columns=d, heads="kv", product="qkv_projection", makes="key"),
-            Projection(name="value", rows=wide, columns=d, heads="kv", product="qkv_projection", makes="value"),
-            Projection(name="output", rows=d, columns=wide, heads="query", joined="rows",
-                       product="output_projection", after_core=True),
-        )
+        wide, own = self.hidden_size, tuple(
+            Projection(name=array.name, rows=self.hidden_size, columns=int(array.elements), heads="kv",
+                       product="qkv_projection", makes=array.name) for array in self._own if self.kept)
+        queries = (Projection(name="query", rows=wide, columns=self.head_dim, heads="query",
+                              product="qkv_projection"),) if self.query_rank is None else query_projections(
+                                  wide, self.query_rank, self.head_dim)
+        return (*queries, *own, *self.span_projections(self._own, self.query_rank),
+                *output_projections(wide, self._value_width, self.gate_dim, self.output_groups,
+                                    self.output_rank, self.n_q_heads))
 
     @cached_property
     def core(self) -> Core:
-        return Core(key_dim=self.head_dim, value_dim=self.head_dim, shared_keys=True, latent_kernel=False,
+        return Core(key_dim=self.head_dim, value_dim=self._value_width, shared_keys=True, latent_kernel=False,
                     expansion=None)
 
     @cached_property
@@ -94,9 +113,10 @@ class Heads(AttentionLayout):
 
     @cached_property
     def writes(self) -> Writes:
-        return Writes(appended=self.arrays, rotary_per_query_head=self.head_dim, rotary_per_kv_head=self.head_dim,
-                      rotary_shared=0)
+        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=self.head_dim,
+                      rotary_per_kv_head=self.head_dim if self.kept else 0, rotary_shared=0)
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:
-        return {}
+        tied: dict[Feature, str] = {"separate formats": "caches one vector that is both key and value"}
+        return self.span_refuses | (tied if self.tied else {})

@@ -23,9 +23,9 @@ from simkit.model.kinds.base import (
     StoredArray,
     Writes,
     every_token,
-    read_in_full,
 )
-from simkit.model.kinds.widths import Mla, ModelShape
+from simkit.model.kinds.projections import output_projections, query_projections, up_projections
+from simkit.model.kinds.widths import LayerShape, Mla
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +38,25 @@ class Latent(AttentionLayout):
 
     widths: Mla
     absorbed: bool
+    gate_dim: int = 0
 
     @classmethod
     def spells(cls, name: str) -> bool:
         return name in ("mla", "mla-expanded")
 
     @classmethod
-    def of_model(cls, name: str, model: ModelShape) -> Self:
+    def of_model(cls, name: str, model: LayerShape) -> Self:
         if model.mla is None:
             raise UserError(f"{model.name} was not trained with multi-head latent attention",
                             hint="expected as-trained, mha, gqa-K or mqa")
+        if name == "mla-expanded" and model.indexer is not None:
+            raise UserError(f"{name}: {model.name} gathers what its index chooses, which no kernel expands",
+                            hint="expected mla or as-trained")
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads, n_kv_heads=1,
-                   widths=model.mla, absorbed=name != "mla-expanded")
+                   widths=model.mla, absorbed=name != "mla-expanded", gate_dim=model.gate_dim, indexer=model.indexer)
 
     @classmethod
-    def as_trained(cls, name: str, model: ModelShape) -> Self | None:
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
         return cls.of_model(name, model) if model.mla is not None else None
 
     @property
@@ -60,13 +64,17 @@ class Latent(AttentionLayout):
         return "mla" if self.absorbed else "mla-expanded"
 
     @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
+    def _own(self) -> tuple[StoredArray, ...]:
         return (StoredArray(name="latent", elements=self.widths.latent_dim, role="latent", shared=True,
                             stored_tokens=every_token),)
 
     @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return self.spanned(self._own)
+
+    @cached_property
     def reads(self) -> tuple[Read, ...]:
-        return read_in_full(self.arrays)
+        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -76,9 +84,9 @@ class Latent(AttentionLayout):
             *query_projections(wide, widths.q_lora_rank, self._query_dim),
             Projection(name="kv_down", rows=wide, columns=widths.latent_dim, heads="one",
                        product="kv_down_projection", makes="latent"),
+            *self.span_projections(self._own, widths.q_lora_rank),
             *up_projections(d_c, nope, value, absorbed=self.absorbed),
-            Projection(name="output", rows=value, columns=wide, heads="query", joined="rows",
-                       product="output_projection", after_core=True),
+            *output_projections(wide, value, self.gate_dim),
         )
 
     @property
@@ -106,25 +114,5 @@ class Latent(AttentionLayout):
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:
-        return {"separate formats": "caches one latent that is both key and value",
+        return {**self.span_refuses, "separate formats": "caches one latent that is both key and value",
                 "cross-attention": "has cross-attention, which is counted for ordinary heads only"}
-
-
-def query_projections(hidden_size: int, rank: int | None, query_dim: int) -> tuple[Projection, ...]:
-    """Queries of ``query_dim`` a head, through a compressed one of ``rank`` where there is a rank."""
-    if not rank:
-        return (Projection(name="q_up", rows=hidden_size, columns=query_dim, heads="query",
-                           product="q_up_projection"),)
-    return (Projection(name="q_down", rows=hidden_size, columns=rank, heads="one", product="q_down_projection"),
-            Projection(name="q_up", rows=rank, columns=query_dim, heads="query", product="q_up_projection"))
-
-
-def up_projections(rank: int, key_dim: int, value_dim: int, *, absorbed: bool) -> tuple[Projection, Projection]:
-    """From a latent of ``rank`` to each query head's key and value; ``absorbed`` into the query and the output."""
-    if absorbed:
-        return (Projection(name="k_up", rows=key_dim, columns=rank, heads="query", joined="none",
-                           product="absorb_key"),
-                Projection(name="v_up", rows=rank, columns=value_dim, heads="query", joined="none",
-                           product="absorb_value", after_core=True))
-    return (Projection(name="k_up", rows=rank, columns=key_dim, heads="attended", product=""),
-            Projection(name="v_up", rows=rank, columns=value_dim, heads="attended", product=""))
