@@ -13,7 +13,7 @@ from simkit.foundation.errors import Location, UserError
 LONGEST_CELL: Final = 200
 
 
-def table_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+def table_rows(text: str, name: str, longest_cell: int = LONGEST_CELL) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of each row that is neither empty nor a comment (``#``).
 
     Raises :class:`UserError` with the line, in a file called ``name``, when it is not CSV or a cell is too long.
@@ -23,8 +23,8 @@ def table_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
         for cells in reader:
             if not cells or cells[0].startswith("#"):
                 continue
-            if max(map(len, cells)) > LONGEST_CELL:
-                raise UserError(f"a cell longer than {LONGEST_CELL} characters",
+            if max(map(len, cells)) > longest_cell:
+                raise UserError(f"a cell longer than {longest_cell} characters",
                                 where=Location(file=name, line=reader.line_num))
             yield reader.line_num, cells
     except csv.Error as problem:

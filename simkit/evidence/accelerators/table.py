@@ -1,0 +1,114 @@
+"""The table of measured decode on accelerators: one row a figure, empty cells where a source says nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from simkit.foundation.csv_rows import table_rows
+from simkit.foundation.errors import Location, UserError
+from simkit.foundation.input_file import read_text
+
+SHIPPED: Final = "accelerators.csv.gz"
+MOST_BYTES: Final = 50_000_000
+LONGEST_CELL: Final = 2_000  # notes are sentences
+MOST: Final = 1e15
+NEEDED: Final = ("series", "chip", "quantity", "value")
+# Quantities of which more is faster; their inverse is a time.
+RATES: Final = ("output_tokens_per_s", "user_tokens_per_s", "bandwidth_bytes_per_s")
+TIMES: Final = ("request_s", "step_s", "kernel_s", "collective_s", "gemm_s", "slope_s_per_token", "cycles")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRow:
+    """One measured figure; texts are empty and numbers None where the table is silent. SI units."""
+
+    series: str
+    chip: str
+    quantity: str
+    value: float
+    id: str = ""
+    model: str = ""
+    weight_dtype: str = ""
+    kv_dtype: str = ""
+    op: str = ""
+    software: str = ""
+    source: str = ""
+    speculation: str = ""
+    chips: float | None = None
+    tp: float | None = None
+    pp: float | None = None
+    layers: float | None = None
+    n_q_heads: float | None = None
+    n_kv_heads: float | None = None
+    head_dim: float | None = None
+    batch: float | None = None
+    prompt_tokens: float | None = None
+    output_tokens: float | None = None
+    kv_len: float | None = None
+    bytes: float | None = None
+    m: float | None = None
+    n: float | None = None
+    k: float | None = None
+
+    def time_of(self, value: float) -> float:
+        """What grows with time of a value of this row's quantity: rates inverted."""
+        return 1.0 / value if self.quantity in RATES else value
+
+
+_TEXTS: Final = tuple(one.name for one in fields(MeasuredRow) if one.type == "str")
+_NUMBERS: Final = tuple(one.name for one in fields(MeasuredRow) if "float" in str(one.type))
+
+
+def read_rows(path: Path | None = None) -> list[MeasuredRow]:
+    """All rows of a table, the shipped one by default. Raises :class:`UserError` with file and line."""
+    file = str(path or resources.files("simkit.evidence").joinpath("data", SHIPPED))
+    rows = table_rows(read_text(file, most_bytes=MOST_BYTES, unpack=True), file, LONGEST_CELL)
+    _, header = next(rows, (1, []))
+    missing = [name for name in NEEDED if name not in header]
+    if missing:
+        raise UserError("missing columns " + ", ".join(missing), where=Location(file=file, line=1))
+    found = []
+    for line, cells in rows:
+        where = Location(file=file, line=line)
+        if len(cells) != len(header):
+            raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=where)
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        numbers = {name: _number(name, row.get(name, ""), where) for name in _NUMBERS}
+        texts = {name: row.get(name, "") for name in _TEXTS}
+        if numbers["value"] is None:
+            raise UserError("value: expected a number above 0", where=where)
+        found.append(MeasuredRow(**texts, **numbers))  # type: ignore[arg-type]  # value is a number by now
+    return found
+
+
+def _number(name: str, cell: str, where: Location) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MOST:
+        raise UserError(f"{name}: '{cell[:40]}' is not a number above 0", where=where)
+    return value
+
+
+def head_pairs(rows: Sequence[MeasuredRow]) -> list[tuple[int, int]]:
+    """Places of an MHA and a grouped row of one point: same query heads, chips, software, lengths and formats.
+
+    What may differ is the model and its KV heads. The rows' own columns say what the heads are.
+    """
+    same: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    free = ("id", "model", "n_kv_heads", "value")
+    kept = [one.name for one in fields(MeasuredRow) if one.name not in free]
+    for place, row in enumerate(rows):
+        if row.n_q_heads and row.n_kv_heads and row.op in ("", "attention", "step"):
+            same[tuple(getattr(row, name) for name in kept)].append(place)
+    return [(mha, grouped) for places in same.values() for mha in places for grouped in places
+            if rows[mha].n_kv_heads == rows[mha].n_q_heads and rows[grouped].n_kv_heads != rows[grouped].n_q_heads]
