@@ -76,9 +76,9 @@ def exchange_times(rows: Sequence[MeasuredRow], chip: HardwareProfile) -> tuple[
     link, one = chip.scale_up, rows[0]
     if link is None:
         raise UserError(f"{chip.name} has no scale_up link in its profile")
-    if any(row.bytes is None or row.chips is None for row in rows):
+    if any(row.moved_bytes is None or row.chips is None for row in rows):
         raise UserError("the bytes are not stated")
-    moved, chips = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("bytes", "chips"))
+    moved, chips = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("moved_bytes", "chips"))
     share = (chips - 1.0) / np.maximum(chips, 1.0)
     if one.op == "all_reduce":
         own, passes = all_reduce_time_s(moved, chips, link), 2.0

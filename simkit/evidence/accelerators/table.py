@@ -43,18 +43,18 @@ class MeasuredRow:
     chips: float | None = None
     tp: float | None = None
     pp: float | None = None
-    layers: float | None = None
-    n_q_heads: float | None = None
-    n_kv_heads: float | None = None
-    head_dim: float | None = None
+    layers: int | None = None
+    n_q_heads: int | None = None
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
     batch: float | None = None
     prompt_tokens: float | None = None
     output_tokens: float | None = None
     kv_len: float | None = None
-    bytes: float | None = None
-    m: float | None = None
-    n: float | None = None
-    k: float | None = None
+    moved_bytes: float | None = None
+    m: int | None = None
+    n: int | None = None
+    k: int | None = None
 
     def time_of(self, value: float) -> float:
         """What grows with time of a value of this row's quantity: rates inverted."""
@@ -62,7 +62,8 @@ class MeasuredRow:
 
 
 _TEXTS: Final = tuple(one.name for one in fields(MeasuredRow) if one.type == "str")
-_NUMBERS: Final = tuple(one.name for one in fields(MeasuredRow) if "float" in str(one.type))
+_NUMBERS: Final = {one.name: str(one.type) for one in fields(MeasuredRow) if one.name not in _TEXTS}
+_COLUMNS: Final = {"moved_bytes": "bytes"}  # where a field is not called as its column
 
 
 def read_rows(path: Path | None = None) -> list[MeasuredRow]:
@@ -79,7 +80,8 @@ def read_rows(path: Path | None = None) -> list[MeasuredRow]:
         if len(cells) != len(header):
             raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=where)
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        numbers = {name: _number(name, row.get(name, ""), where) for name in _NUMBERS}
+        numbers = {name: _number(_COLUMNS.get(name, name), row, where, whole=kind.startswith("int"))
+                   for name, kind in _NUMBERS.items()}
         texts = {name: row.get(name, "") for name in _TEXTS}
         if numbers["value"] is None:
             raise UserError("value: expected a number above 0", where=where)
@@ -87,7 +89,8 @@ def read_rows(path: Path | None = None) -> list[MeasuredRow]:
     return found
 
 
-def _number(name: str, cell: str, where: Location) -> float | None:
+def _number(name: str, row: dict[str, str], where: Location, *, whole: bool) -> float | None:
+    cell = row.get(name, "")
     if not cell:
         return None
     try:
@@ -96,7 +99,9 @@ def _number(name: str, cell: str, where: Location) -> float | None:
         value = math.nan
     if not 0 < value <= MOST:
         raise UserError(f"{name}: '{cell[:40]}' is not a number above 0", where=where)
-    return value
+    if whole and value != int(value):
+        raise UserError(f"{name}: '{cell[:40]}' is not a whole number", where=where)
+    return int(value) if whole else value
 
 
 def head_pairs(rows: Sequence[MeasuredRow]) -> list[tuple[int, int]]:
