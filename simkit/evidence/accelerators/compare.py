@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from simkit.evidence.accelerators.conditions import model_of
 from simkit.evidence.accelerators.parts import (
     exchange_times,
     kernel_times,
@@ -27,7 +28,6 @@ from simkit.evidence.accelerators.whole_models import whole_model_times
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import Chips, load_hardware
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.catalog import load_model
 from simkit.serving.runtime import runtime_of
 from simkit.study.engines import DEFAULT, engine_named
 
@@ -162,7 +162,7 @@ def points(found: Compared) -> list[dict[str, Any]]:
 def _alike(mha: MeasuredRow, grouped: MeasuredRow) -> bool:
     """Two models of one kind: a mixture beside a dense model would compare experts and not heads."""
     try:
-        return not mha.model or (load_model(mha.model).moe is None) == (load_model(grouped.model).moe is None)
+        return not mha.model or (model_of(mha.model).moe is None) == (model_of(grouped.model).moe is None)
     except UserError:
         return False
 

@@ -13,6 +13,7 @@ from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.foundation.errors import UserError
 from simkit.model.architecture import ModelArchitecture, attention_parameters, mlp_parameters
 from simkit.model.attention import parse_layout
+from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS, ElementFormat
 
 # Bits of a stored element with its scales. Tenstorrent's block formats share 8 bits of exponent among 16 elements
@@ -21,6 +22,19 @@ _BITS: Final = {"bfp8": 8.5, "bfp4": 4.5, "q8_0": 8.5, "q4_0": 4.5, "q4_k_m": 4.
 FP8_SCALES: Final = "fp8 blockscale"
 # Precision by software that states none: argonne and others print none and 16 bits fit, tt-metal caches in bfp8.
 _UNSTATED: Final = "bf16"
+
+
+# Published names of models whose dimensions the catalogue has under another: chat versions, later training.
+SAME_DIMENSIONS: Final = {
+    "baichuan2-7b-chat": "baichuan2-7b", "baichuan2-13b-chat": "baichuan2-13b", "bloomz": "bloom-176b",
+    "bloomz-7b1": "bloom-7b1", "chatglm3-6b": "chatglm2-6b", "codellama-13b-hf": "llama-2-13b",
+    "persimmon-8b-base": "persimmon-8b", "phi-3.5-mini": "phi-3-mini-128k", "qwen2.5-coder-32b": "qwen2.5-32b",
+    "qwq-32b": "qwen2.5-32b"}
+
+
+def model_of(name: str) -> ModelArchitecture:
+    """The catalogue's model that a table calls so. Raises :class:`UserError`."""
+    return load_model(SAME_DIMENSIONS.get(name, name))
 
 
 def format_of(name: str) -> ElementFormat:
@@ -69,6 +83,8 @@ class Lengths:
 
 
 LENGTHS: Final = (
+    Lengths(software="llama.cpp", prompt_tokens=0.0, output_tokens=512.0,
+            source="generation starts from an empty cache: ggml-org/llama.cpp tools/llama-bench"),
     Lengths(software="JetStream", prompt_tokens=161.0, output_tokens=338.0,
             source="ShareGPT's means: Kwon et al. 2023, arXiv 2309.06180, figure 11"),
     Lengths(software="optimum-habana", prompt_tokens=16.0, output_tokens=100.0,

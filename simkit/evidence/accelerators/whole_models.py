@@ -19,11 +19,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.accelerators.conditions import format_of, lengths_of, weight_format
+from simkit.evidence.accelerators.conditions import format_of, lengths_of, model_of, weight_format
 from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.catalog import load_model
 from simkit.serving.replica import Replica, build_replicas
 from simkit.serving.runtime import Runtime
 from simkit.step.build import step_totals
@@ -32,9 +31,7 @@ from simkit.study.scenario import Scenario, parse_scenario
 
 KNOTS: Final = 6  # of the mean over an answer: the step is linear between few kinks
 SLOPE_TOKENS: Final = (512.0, 65536.0)  # ends of a slope whose source does not say them
-# Software whose stated rate of one user holds the prompt too, and such as generates its tokens from an empty cache.
-RATE_WITH_PROMPT: Final = ("WaferLLM",)
-FROM_EMPTY: Final = ("llama.cpp",)
+RATE_WITH_PROMPT: Final = ("WaferLLM",)  # software whose stated rate of one user holds the prompt too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,7 @@ class Served:
 
 def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: str) -> tuple[Served, float, str]:
     """What a group of rows shares, the copies of the model, and what is assumed. Raises :class:`UserError`."""
-    model = load_model(row.model)
+    model = model_of(row.model)
     weights, cache = weight_format(row.weight_dtype, model), format_of(row.kv_dtype)
     scenario: Scenario = replace(
         parse_scenario(attention_kernel=runtime.attention_kernel,
@@ -145,8 +142,6 @@ def _quantity(at: Served, rows: Sequence[MeasuredRow], batch: Any) -> tuple[Any,
     asked = [lengths_of(row) for row in rows]
     prompt = np.array([tokens for tokens, _, _ in asked])
     if one.output_tokens is None and asked[0][1] is None:
-        if one.software.startswith(FROM_EMPTY):
-            return *at.mean_step_s(batch, np.zeros(len(rows)), prompt), ""
         return *at.step_s(batch, prompt), ""
     output = np.array([tokens or 1.0 for _, tokens, _ in asked])
     with_prompt = one.quantity in ("request_s", "output_tokens_per_s") or one.software.startswith(RATE_WITH_PROMPT)
