@@ -143,7 +143,7 @@ class Scenario:
             kv_format=self.key_format, value_format=self.value_format, weight_format=self.weight_format,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
             machine=machine, ep=self._expert_ways(model, machine.tp),
-            static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
+            static=hardware.sharding == "layer-pipelined", devices=hardware.devices or 1, encoder_len=self.encoder_len)
 
     def mapping(self, hardware: HardwareProfile) -> AttentionSharding | None:
         """How attention is dealt out, as asked for or as the chip's profile says; None: the fastest way."""
