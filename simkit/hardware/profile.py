@@ -325,7 +325,7 @@ class HardwareProfile:
     attention_sharding: Annotated[Literal["heads", "batch", "context"] | None, Key("system.attention_sharding")] = None
     """What is split when chips outnumber KV heads: replicated heads, sequences (Pope et al. 2022) or tokens."""
     devices: Annotated[Chips | None, Key("system.devices")] = None
-    """Devices of a chip that take whole heads, by software that pads where they do not go round; default: 1, no padding."""
+    """Devices of a chip that take whole heads, by software that pads where they do not go round; default: 1, none."""
     max_chips: Annotated[Chips, Key("system.max_chips")] = 1
     """Largest system that may be asked for."""
     overheads: Overheads = Overheads()

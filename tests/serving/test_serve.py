@@ -194,3 +194,8 @@ def test_quantiles_are_within_half_a_percent(server):
     for probability, name in ((0.5, "latency_p50_s"), (0.99, "latency_p99_s")):
         exact = np.sort(latency)[math.ceil(probability * 400) - 1]
         assert served.record[name] == pytest.approx(exact, rel=0.005)
+
+
+def test_a_runtime_whose_attention_reads_whole_caches_is_refused():
+    with pytest.raises(UserError, match="attention does not read pages of grouped heads"):
+        serve(server_of(policy=Policy(runtime=load_runtime("neuron"), most_running=2, chunk_tokens=64)), requests(count=2))

@@ -6,6 +6,7 @@ the same point (:func:`simkit.evidence.accelerators.table.head_pairs`) drops wha
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from simkit.evidence.accelerators.whole_models import whole_model_times
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import Chips, load_hardware
 from simkit.hardware.profile import HardwareProfile
-from simkit.serving.runtime import runtime_of
+from simkit.serving.runtime import IDEAL, Runtime, runtime_of
 from simkit.study.engines import DEFAULT, engine_named
 
 
@@ -42,11 +43,22 @@ class Compared:
     naive: Any
     why: list[str]
     assumed: list[str]
+    runtimes: list[Runtime]
 
     @property
     def error(self) -> Any:
         """Predicted over measured, less 1."""
         return self.predicted / self.measured - 1.0
+
+    def calibrated(self, place: int) -> bool:
+        """Whether the constants of a row's runtime were fitted to this very row."""
+        row = self.rows[place]
+        return row.series in self.runtimes[place].calibrated_on and fitted(row)
+
+
+def fitted(row: MeasuredRow) -> bool:
+    """The half of a series' rows that runtimes may be fitted to, by a check sum of their ids."""
+    return zlib.crc32(row.id.encode()) % 2 == 0
 
 
 def compare_rows(data: Path | None = None, *, engine: str = DEFAULT, chips: Chips = load_hardware,
@@ -60,11 +72,17 @@ def compare_rows(data: Path | None = None, *, engine: str = DEFAULT, chips: Chip
     chips: gives a profile by its name.
     only: names of the chips wanted; None: all.
     """
+    return predict_rows([row for row in read_rows(data) if only is None or row.chip in only], engine=engine,
+                        chips=chips)
+
+
+def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips = load_hardware,
+                 runtime: Runtime | None = None) -> Compared:
+    """Predictions of some rows; ``runtime``: one for all of them instead of that of each row's software."""
     engine_named(engine)
-    rows = [row for row in read_rows(data) if only is None or row.chip in only]
     found = Compared(rows=rows, measured=np.array([row.time_of(row.value) for row in rows]),
                      predicted=np.full(len(rows), np.nan), naive=np.full(len(rows), np.nan),
-                     why=[""] * len(rows), assumed=[""] * len(rows))
+                     why=[""] * len(rows), assumed=[""] * len(rows), runtimes=[runtime or IDEAL] * len(rows))
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups[_group(row)].append(place)
@@ -72,7 +90,11 @@ def compare_rows(data: Path | None = None, *, engine: str = DEFAULT, chips: Chip
     for places in groups.values():
         own = [rows[place] for place in places]
         try:
-            time, naive, assumed = _times(own, profile(own[0].chip), engine)
+            chip = profile(own[0].chip)
+            own_runtime = runtime or runtime_of(own[0].software, own[0].series, chip.vendor)
+            for place in places:
+                found.runtimes[place] = own_runtime
+            time, naive, assumed = _times(own, chip, own_runtime, engine)
         except UserError as error:
             for place in places:
                 found.why[place] = error.message
@@ -99,10 +121,10 @@ def _group(row: MeasuredRow) -> tuple[Any, ...]:
             (row.chips or 1) > 1, *stated)
 
 
-def _times(rows: Sequence[MeasuredRow], chip: HardwareProfile, engine: str) -> tuple[Any, Any, str]:
+def _times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,
+           engine: str) -> tuple[Any, Any, str]:
     """Predicted and naive times of the rows of one group, and what is assumed. Raises :class:`UserError`."""
     one = rows[0]
-    runtime = runtime_of(one.software)
     if one.quantity == "bandwidth_bytes_per_s":
         return memory_times(rows, chip)
     if one.quantity == "collective_s" and not one.model:
@@ -153,7 +175,7 @@ def points(found: Compared) -> list[dict[str, Any]]:
         "id": row.id, "chip": row.chip, "series": row.series, "quantity": row.quantity, "model": row.model or None,
         "op": row.op or None, "chips": row.chips, "batch": row.batch, "prompt_tokens": row.prompt_tokens,
         "output_tokens": row.output_tokens, "kv_len": row.kv_len, "software": row.software,
-        "runtime": runtime_of(row.software).name, "measured": row.value,
+        "runtime": found.runtimes[place].name, "calibrated": found.calibrated(place), "measured": row.value,
         "predicted": plain(row.time_of(found.predicted[place])), "error": plain(found.error[place]),
         "naive": plain(row.time_of(found.naive[place])), "assumed": found.assumed[place] or None,
         "why": found.why[place] or None} for place, row in enumerate(found.rows)]

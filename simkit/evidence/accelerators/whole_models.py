@@ -59,7 +59,7 @@ class Served:
         step, placement, timing = points.timed(self.replica.layout, self.replica.machine)
         totals, (bandwidth, peak) = step_totals(step), self._peaks
         naive = np.maximum((totals.weight_bytes + totals.kv_read_bytes) / bandwidth, totals.matrix_flops / peak)
-        time = (timing.step_time_s + runtime.kernel_gap_s * self.replica.kernels + runtime.step_s
+        time = (timing.step_time_s + runtime.host_step_s(self.replica.kernels, self.replica.exchanges)
                 + runtime.host_sequence_s * points.batch)
         return np.where(placement.fits, time, np.nan), np.broadcast_to(naive, points.shape)
 
@@ -99,8 +99,9 @@ def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: st
         parse_scenario(attention_kernel=runtime.attention_kernel,
                        attention_sharding=chip.attention_sharding or "heads"),
         kv_dtype=cache.name, weight_dtype=weights.name, key_format=cache, value_format=cache, weight_format=weights)
-    pp = int(row.pp or 1)
-    tp = None if row.chips is None else int(row.tp or max(row.chips / pp, 1.0))
+    layers_split = runtime.split == "layers" and row.chips is not None
+    pp = int(row.chips or 1) if layers_split else int(row.pp or 1)
+    tp = None if row.chips is None else 1 if layers_split else int(row.tp or max(row.chips / pp, 1.0))
     copies = 1.0 if row.chips is None or tp is None else max(row.chips // (tp * pp), 1.0)
     assumed = "as many chips as fit" if tp is None else "all chips share a layer"
     (replica,) = build_replicas(chip, model, ["as-trained"], scenario=scenario, engine=engine, tp=tp,
