@@ -115,7 +115,7 @@ def test_unpredicted_rows_are_counted_with_their_reasons(tmp_path: Path) -> None
 @pytest.mark.parametrize(("line", "message"), [
     ("a,s,gaudi2,1,1,m,1,1,1,bf16,4,128,64,,request_s,,,0,ideal,none", "value: '0' is not a number above 0"),
     ("a,s,gaudi2,1,1,m,1,1,1,bf16,many,128,64,,request_s,,,1,ideal,none", "batch: 'many' is not a number"),
-    ("a,s,gaudi2,1,1,m,1,1,1,bf16,4,128,64,,request_s,,,,ideal,none", "value: expected a number"),
+    ("a,s,gaudi2,1,1,m,1,1,1,bf16,4,128,64,,request_s,,,,ideal,none", "value: '' is not a number"),
     ("a,s,gaudi2", "expected 20 columns, found 3")])
 def test_bad_tables_are_refused_with_their_line(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from simkit.foundation.csv_rows import table_rows
-from simkit.foundation.errors import Location, UserError
+from simkit.foundation.csv_rows import named_rows, number_cell
 from simkit.foundation.input_file import read_text
 
 SHIPPED: Final = "accelerators.csv.gz"
@@ -69,39 +67,15 @@ _COLUMNS: Final = {"moved_bytes": "bytes"}  # where a field is not called as its
 def read_rows(path: Path | None = None) -> list[MeasuredRow]:
     """All rows of a table, the shipped one by default. Raises :class:`UserError` with file and line."""
     file = str(path or resources.files("simkit.evidence").joinpath("data", SHIPPED))
-    rows = table_rows(read_text(file, most_bytes=MOST_BYTES, unpack=True), file, LONGEST_CELL)
-    _, header = next(rows, (1, []))
-    missing = [name for name in NEEDED if name not in header]
-    if missing:
-        raise UserError("missing columns " + ", ".join(missing), where=Location(file=file, line=1))
     found = []
-    for line, cells in rows:
-        where = Location(file=file, line=line)
-        if len(cells) != len(header):
-            raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=where)
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        numbers = {name: _number(_COLUMNS.get(name, name), row, where, whole=kind.startswith("int"))
-                   for name, kind in _NUMBERS.items()}
+    text = read_text(file, most_bytes=MOST_BYTES, unpack=True)
+    for where, row in named_rows(text, file, NEEDED, LONGEST_CELL):
+        numbers = {name: number_cell(column, row, where, most=MOST, whole=kind.startswith("int"))
+                   for name, kind in _NUMBERS.items()
+                   if row.get(column := _COLUMNS.get(name, name)) or name == "value"}
         texts = {name: row.get(name, "") for name in _TEXTS}
-        if numbers["value"] is None:
-            raise UserError("value: expected a number above 0", where=where)
-        found.append(MeasuredRow(**texts, **numbers))  # type: ignore[arg-type]  # value is a number by now
+        found.append(MeasuredRow(**texts, **numbers))  # type: ignore[arg-type]  # whole numbers are whole
     return found
-
-
-def _number(name: str, row: dict[str, str], where: Location, *, whole: bool) -> float | None:
-    cell = row.get(name, "")
-    if not cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= MOST:
-        raise UserError(f"{name}: '{cell[:40]}' is not a number above 0", where=where)
-    if whole and value != int(value):
-        raise UserError(f"{name}: '{cell[:40]}' is not a whole number", where=where)
-    return int(value) if whole else value
 
 
 def head_pairs(rows: Sequence[MeasuredRow]) -> list[tuple[int, int]]:
