@@ -6,7 +6,6 @@ nothing stands the row is not predicted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from simkit.evidence.accelerators.table import MeasuredRow
@@ -20,10 +19,9 @@ from simkit.model.kv_cache import FORMATS, ElementFormat
 # (tenstorrent/tt-metal tech_reports/data_formats); llama.cpp's q4_0 and Q4_K_M by its own table (examples/quantize).
 _BITS: Final = {"bfp8": 8.5, "bfp4": 4.5, "q8_0": 8.5, "q4_0": 4.5, "q4_k_m": 4.85}
 FP8_SCALES: Final = "fp8 blockscale"
-# Precision by software that states none: argonne and others print none and 16 bits fit, tt-metal caches in bfp8.
-_UNSTATED: Final = "bf16"
-
-
+# Weights and cache of software where a row states none: tt_transformers' performance mode, and what alone fits
+# (gaudi-intel's batches); other tables print no precision, and 16 bits fit.
+UNSTATED: Final = {"tt-": ("mixed bfp4/bfp8", "bfp8"), "Intel Gaudi software": ("fp8", "fp8"), "": ("bf16", "bf16")}
 # Published names of models whose dimensions the catalogue has under another: chat versions, later training.
 SAME_DIMENSIONS: Final = {
     "baichuan2-7b-chat": "baichuan2-7b", "baichuan2-13b-chat": "baichuan2-13b", "bloomz": "bloom-176b",
@@ -38,8 +36,8 @@ def model_of(name: str) -> ModelArchitecture:
 
 
 def format_of(name: str) -> ElementFormat:
-    """The element format of a cell. Raises :class:`UserError` for words that are none."""
-    word = name.strip().lower() or _UNSTATED
+    """The element format of a cell; 16 bits where it is empty. Raises :class:`UserError` for words that are none."""
+    word = name.strip().lower() or "bf16"
     if word.startswith(FP8_SCALES):
         return FORMATS["fp8"]
     if word in _BITS:
@@ -47,6 +45,14 @@ def format_of(name: str) -> ElementFormat:
     if word in FORMATS:
         return FORMATS[word]
     raise UserError(f"no element format is called '{name[:40]}'")
+
+
+def formats_of(row: MeasuredRow, model: ModelArchitecture) -> tuple[ElementFormat, ElementFormat, str]:
+    """Formats of a row's weights and cache, and what of them is assumed. Raises :class:`UserError`."""
+    weights, cache = next(words for software, words in UNSTATED.items() if row.software.startswith(software))
+    assumed = [f"{what} in {word}" for what, stated, word in (
+        ("weights", row.weight_dtype, weights), ("cache", row.kv_dtype, cache)) if not stated]
+    return (weight_format(row.weight_dtype or weights, model), format_of(row.kv_dtype or cache), ", ".join(assumed))
 
 
 def weight_format(name: str, model: ModelArchitecture) -> ElementFormat:
@@ -72,34 +78,22 @@ def weight_format(name: str, model: ModelArchitecture) -> ElementFormat:
     return ElementFormat(name=word.replace(" ", "-"), bits=mean)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """Tokens of a request where a row gives none, from what its software's benchmark is known to ask."""
-
-    software: str
-    prompt_tokens: float
-    output_tokens: float
-    source: str
-
-
-LENGTHS: Final = (
-    Lengths(software="llama.cpp", prompt_tokens=0.0, output_tokens=512.0,
-            source="generation starts from an empty cache: ggml-org/llama.cpp tools/llama-bench"),
-    Lengths(software="JetStream", prompt_tokens=161.0, output_tokens=338.0,
-            source="ShareGPT's means: Kwon et al. 2023, arXiv 2309.06180, figure 11"),
-    Lengths(software="optimum-habana", prompt_tokens=16.0, output_tokens=100.0,
-            source="a sentence: huggingface/optimum-habana examples/text-generation, its default prompts"),
-    Lengths(software="TGI, optimum-neuron", prompt_tokens=1500.0, output_tokens=245.0,
-            source="huggingface/optimum-neuron benchmark/text-generation-inference/performance: its means"),
-)
+# Prompt and output tokens of a request where a row gives none, from what its software's benchmark is known to ask.
+LENGTHS: Final = {
+    "llama.cpp": (0.0, 512.0, "generation starts from an empty cache: ggml-org/llama.cpp tools/llama-bench"),
+    "JetStream": (161.0, 338.0, "ShareGPT's means: Kwon et al. 2023, arXiv 2309.06180, figure 11"),
+    "optimum-habana": (16.0, 100.0, "a sentence: huggingface/optimum-habana examples/text-generation, default prompts"),
+    "TGI, optimum-neuron": (1500.0, 245.0,
+                            "huggingface/optimum-neuron benchmark/text-generation-inference/performance: its means"),
+}
 
 
 def lengths_of(row: MeasuredRow) -> tuple[float, float | None, str]:
     """Prompt and output tokens of a row, and what of them is assumed. Raises :class:`UserError` where nothing says."""
     if row.prompt_tokens is not None:
         return row.prompt_tokens, row.output_tokens, ""
-    known = next((one for one in LENGTHS if row.software.startswith(one.software)), None)
+    known = next((one for software, one in LENGTHS.items() if row.software.startswith(software)), None)
     if known is None:
         raise UserError("neither prompt nor context is stated")
-    return (known.prompt_tokens, row.output_tokens or known.output_tokens,
-            f"prompt of {known.prompt_tokens:g} tokens ({known.source})")
+    prompt, output, source = known
+    return prompt, row.output_tokens or output, f"prompt of {prompt:g} tokens ({source})"

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.accelerators.conditions import format_of, lengths_of, model_of, weight_format
+from simkit.evidence.accelerators.conditions import formats_of, lengths_of, model_of
 from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
@@ -94,7 +94,7 @@ class Served:
 def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: str) -> tuple[Served, float, str]:
     """What a group of rows shares, the copies of the model, and what is assumed. Raises :class:`UserError`."""
     model = model_of(row.model)
-    weights, cache = weight_format(row.weight_dtype, model), format_of(row.kv_dtype)
+    weights, cache, assumed = formats_of(row, model)
     scenario: Scenario = replace(
         parse_scenario(attention_kernel=runtime.attention_kernel,
                        attention_sharding=chip.attention_sharding or "heads"),
@@ -103,11 +103,11 @@ def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: st
     pp = int(row.chips or 1) if layers_split else int(row.pp or 1)
     tp = None if row.chips is None else 1 if layers_split else int(row.tp or max(row.chips / pp, 1.0))
     copies = 1.0 if row.chips is None or tp is None else max(row.chips // (tp * pp), 1.0)
-    assumed = "as many chips as fit" if tp is None else "all chips share a layer"
     (replica,) = build_replicas(chip, model, ["as-trained"], scenario=scenario, engine=engine, tp=tp,
                                 chips=FIT if tp is None else tp * pp, pp=None if tp is None else pp)
-    known = tp is not None and (row.tp is not None or row.chips == 1)
-    return Served(replica=replica, runtime=runtime), copies, "" if known else assumed
+    if tp is None or (row.tp is None and row.chips != 1):
+        assumed += "; " * bool(assumed) + ("as many chips as fit" if tp is None else "all chips share a layer")
+    return Served(replica=replica, runtime=runtime), copies, assumed
 
 
 def whole_model_times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,
