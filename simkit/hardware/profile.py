@@ -358,6 +358,13 @@ class HardwareProfile:
         return tuple(level for level in self.memory if tensor in level.holds)
 
     @property
+    def known_by(self) -> str:
+        """What its times rest on: measured kernels, those of a measured chip like it, its tiles, a data sheet."""
+        if self.kernel_parameters is not None:
+            return "measured kernels" if self.kernel_like is None else "a measured chip like it"
+        return "tiles" if self.fabric is not None and self.fabric.has_rates else "data sheet"
+
+    @property
     def has_range(self) -> bool:
         """Whether parameters are assumed, with a range each."""
         return bool(self.assumed) and not self.ideal

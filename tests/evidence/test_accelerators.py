@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from simkit.errors import UserError
-from simkit.evidence.accelerators.compare import compare_rows, points, records
+from simkit.evidence.accelerators.compare import compare_rows, records
 from simkit.evidence.accelerators.conditions import weight_format
+from simkit.evidence.accelerators.intervals import coverage, factors, points
 from simkit.evidence.accelerators.table import MeasuredRow, head_pairs, read_rows
 from simkit.evidence.accelerators.whole_models import whole_model_times
 from simkit.hardware.catalog import load_hardware
@@ -140,3 +141,26 @@ def test_the_whole_table_is_compared_within_its_time() -> None:
     assert time.process_time() - start < 120
     assert sum(one["rows"] + one["rows_unpredicted"] for one in made) == len(found.rows) == len(points(found))
     assert all(one["why"] or not one["rows_unpredicted"] for one in made)
+
+
+def test_bounds_weigh_clusters_the_same_and_widen_with_their_share() -> None:
+    """Nine clusters at ln 1.1 to 1.9, one of them with a thousand rows: the median of clusters, not of rows."""
+    of_each = np.log(np.arange(1.1, 2.0, 0.1))
+    residuals = np.concatenate([of_each, np.full(1000, of_each[0])])
+    clusters = [*range(9), *[0] * 1000]
+    half, most = factors(residuals, clusters, 0.5), factors(residuals, clusters, 0.9)
+    assert most[0] <= half[0] < half[1] <= most[1]
+    assert half[0] < 1.5 < half[1]
+    assert most == pytest.approx((1.1, 1.9))
+
+
+def test_nine_of_ten_steps_lie_in_the_bounds_that_other_chips_give() -> None:
+    """Chip by chip, but for the two wafers, whose cycles no other machine shares."""
+    found = compare_rows()
+    steps = [one for one in coverage(found) if one["kind"] == "step"]
+    assert len(steps) >= 14
+    assert sum(one["rows"] * one["inside_90"] for one in steps) / sum(one["rows"] for one in steps) >= 0.9
+    assert all(one["inside_90"] >= 0.85 and one["inside_50"] <= one["inside_90"] for one in steps)
+    rows = points(found)
+    assert all(one["low_90"] <= one["low_50"] <= one["high_50"] <= one["high_90"] for one in rows if one["low_90"])
+    assert all((one["predicted"] is None) == (one["why"] is not None) for one in rows)

@@ -147,7 +147,7 @@ def records(found: Compared) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for place, row in enumerate(found.rows):
         groups[row.chip, row.series, row.quantity].append(place)
-    pairs = [pair for pair in head_pairs(found.rows) if _alike(*(found.rows[place] for place in pair))]
+    pairs = alike_pairs(found.rows)
     made = []
     for key, places in groups.items():
         known = [place for place in places if np.isfinite(found.predicted[place])]
@@ -166,19 +166,9 @@ def records(found: Compared) -> list[dict[str, Any]]:
     return made
 
 
-def points(found: Compared) -> list[dict[str, Any]]:
-    """One record a row: what was measured, what was predicted, what was assumed for it."""
-    def plain(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
-    return [{
-        "id": row.id, "chip": row.chip, "series": row.series, "quantity": row.quantity, "model": row.model or None,
-        "op": row.op or None, "chips": row.chips, "batch": row.batch, "prompt_tokens": row.prompt_tokens,
-        "output_tokens": row.output_tokens, "kv_len": row.kv_len, "software": row.software,
-        "runtime": found.runtimes[place].name, "calibrated": found.calibrated(place), "measured": row.value,
-        "predicted": plain(row.time_of(found.predicted[place])), "error": plain(found.error[place]),
-        "naive": plain(row.time_of(found.naive[place])), "assumed": found.assumed[place] or None,
-        "why": found.why[place] or None} for place, row in enumerate(found.rows)]
+def alike_pairs(rows: Sequence[MeasuredRow]) -> list[tuple[int, int]]:
+    """Pairs of an MHA and a grouped row whose models are of one kind."""
+    return [pair for pair in head_pairs(rows) if _alike(*(rows[place] for place in pair))]
 
 
 def _alike(mha: MeasuredRow, grouped: MeasuredRow) -> bool:
