@@ -108,17 +108,15 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
 
 
 def _unfit(row: MeasuredRow) -> str:
-    if row.quantity == "collective_s":
-        return f"between chips inside one {row.chip}"
     return f"does not fit on {row.chips or 1:g} x {row.chip}"
 
 
 def _group(row: MeasuredRow) -> tuple[Any, ...]:
     """What rows of one broadcast share."""
     stated = tuple(value is None for value in (row.prompt_tokens, row.output_tokens, row.kv_len, row.batch))
-    return (row.chip, row.series, row.quantity, row.op, row.model, row.software, row.chips if row.model else None,
+    return (row.chip, row.series, row.quantity, row.op, row.model, row.software, row.chips,
             row.tp, row.pp, row.weight_dtype, row.kv_dtype, row.n_q_heads if not row.model else None, row.head_dim,
-            (row.chips or 1) > 1, *stated)
+            *stated)
 
 
 def _times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,

@@ -53,8 +53,8 @@ def residuals_of(found: Compared, chips: Chips = load_hardware) -> list[tuple[in
         return place, kind, how, (row.chip, row.software), float(value)
 
     rows = [one(place, kind_of(found.rows[place]), log[place]) for place in np.flatnonzero(np.isfinite(log)).tolist()]
-    pairs = [one(mha, f"{kind_of(found.rows[mha])} ratio", log[mha] - log[grouped]) for mha, grouped in alike_pairs(found.rows)
-             if np.isfinite(log[mha] + log[grouped])]
+    pairs = [one(mha, f"{kind_of(found.rows[mha])} ratio", log[mha] - log[grouped])
+             for mha, grouped in alike_pairs(found.rows) if np.isfinite(log[mha] + log[grouped])]
     return rows + pairs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,9 +13,10 @@ from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.evidence.accelerators.whole_models import served
 from simkit.evidence.silicon.product_rows import product_times_s
 from simkit.foundation.errors import UserError
-from simkit.hardware.profile import HardwareProfile
+from simkit.hardware.profile import HardwareProfile, Link
 from simkit.serving.runtime import Runtime
 from simkit.study.single_kernel import attention_kernel
+from simkit.timing.chip_slices import GRIDS
 from simkit.timing.exchanges import all_gather_time_s, all_reduce_time_s
 
 # What a profiler calls the operators of a step; an operation that is none of these, or several at once, has no
@@ -24,6 +26,7 @@ OPERATORS: Final = {
     "tail: LM head matmul (Matmul_0)": "lm_head", "attention": "attention"}
 # A product so large that only the memory counts: what `gemm` rates of DRAM are of (decode products of 70B models).
 STREAMED_K, STREAMED_N, STREAMED_ROWS = 8192.0, 28672.0, 32.0
+RING_CHIPS: Final = 4  # boards of a T3000, whose eight chips lie on a ring; two boards are a line
 PER_QUERY_HEAD: Final = "per-query-head"
 
 
@@ -78,17 +81,31 @@ def exchange_times(rows: Sequence[MeasuredRow], chip: HardwareProfile) -> tuple[
         raise UserError(f"{chip.name} has no scale_up link in its profile")
     if any(row.moved_bytes is None or row.chips is None for row in rows):
         raise UserError("the bytes are not stated")
-    moved, chips = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("moved_bytes", "chips"))
-    share = (chips - 1.0) / np.maximum(chips, 1.0)
+    moved = np.array([row.moved_bytes for row in rows], dtype=float)
+    chips = float(one.chips or 1) * (chip.devices or 1)
+    link = device_link(link, chip.devices or 1, one.chips or 1)
     if one.op == "all_reduce":
         own, passes = all_reduce_time_s(moved, chips, link), 2.0
     elif one.op in ("all_gather", "reduce_scatter"):
         own, passes = all_gather_time_s(moved / chips, chips, link), 1.0
     else:
         raise UserError(f"no collective is called '{one.op[:40]}'")
-    # An exchange inside one unit of the profile is not between its units.
-    return np.where(chips > 1, own, np.nan), np.where(
-        chips > 1, passes * share * moved / link.bandwidth_bytes_per_s, np.nan), ""
+    naive = passes * (chips - 1.0) / chips * moved / link.bandwidth_bytes_per_s
+    return np.where(chips > 1, own, np.nan), np.where(chips > 1, naive, np.nan), ""
+
+
+def device_link(link: Link, devices: int, chips: float) -> Link:
+    """The link between the devices of a grid's chips (the two of a board) along one line, or the ring of four chips up.
+
+    A chip's hop passes half of its devices on the mean, and its start holds the hops inside; each of a chip's four
+    sides has a link of every device.
+    """
+    if devices == 1 or link.topology not in GRIDS:
+        return link
+    hop_s = link.latency_s * 2.0 / (1 + devices)
+    return replace(link, topology="torus" if chips >= RING_CHIPS else "mesh", shape=(int(chips * devices),), wraps=None,
+                   bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / (2 * devices), latency_s=hop_s,
+                   collective_launch_s=link.collective_launch_s - (devices - 1) * hop_s)
 
 
 def memory_times(rows: Sequence[MeasuredRow], chip: HardwareProfile) -> tuple[Any, Any, str]:
