@@ -34,12 +34,13 @@ def gemm_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     return times
 
 
-def product_times_s(m: Any, n: Any, k: Any, weight_format: ElementFormat, hardware: HardwareProfile) -> Any:
-    """Seconds of products whose weights are stored so, alone and in a loop over :data:`WEIGHT_COPIES` of them."""
+def product_times_s(m: Any, n: Any, k: Any, weight_format: ElementFormat, hardware: HardwareProfile,
+                    copies: float | None = WEIGHT_COPIES) -> Any:
+    """Seconds of products whose weights are stored so, alone, in a loop over so many of them; None: always cold."""
     operator = gemm(_step_of_rows(m, weight_format), "gemm", 1, k, n)
     assert operator.product is not None  # noqa: S101  # gemm makes nothing else
     return streamed_times(operator, weights_in_main_memory(hardware), hardware, alone=True,
-                          scanned_bytes=WEIGHT_COPIES * moved_bytes(operator.product)).total_s
+                          scanned_bytes=copies and copies * moved_bytes(operator.product)).total_s
 
 
 def _step_of_rows(rows: Any, weight_format: ElementFormat) -> DecodeWorkload:
