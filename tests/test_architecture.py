@@ -21,7 +21,7 @@ LAYERS = (
     {"study"},
     {"sweep", "serving", "claims"},
     {"evidence", "evidence.silicon"},
-    {"evidence.host"},
+    {"evidence.host", "evidence.accelerators"},
     {"report.drawing"},
     {"report.figures"},
     {"report"},

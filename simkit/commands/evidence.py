@@ -11,6 +11,8 @@ from simkit.commands.lazy_group import CommandGroup, LazyCommand
 from simkit.commands.options import destination, format_options
 
 COMMANDS: Final = {
+    "accelerators": LazyCommand(target="simkit.commands.evidence_accelerators:accelerators",
+                                help="Requests, steps, kernels and exchanges of accelerators, beside predictions."),
     "published": LazyCommand(target="simkit.commands.evidence_published:published",
                              help="Figures that papers and vendors print, beside the engines' for the same setup."),
     "host": LazyCommand(target="simkit.commands.evidence_host:host",

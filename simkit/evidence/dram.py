@@ -25,7 +25,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.foundation.csv_rows import table_rows
+from simkit.foundation.csv_rows import named_rows
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.input_file import read_text
 from simkit.replay.dram.patterns import generate
@@ -95,24 +95,9 @@ def read_runs(data: Path | None = None) -> list[ReferenceRun]:
     else:
         name = str(data)
         text = read_text(data, most_bytes=MOST_BYTES, failure="cannot read the DRAM table")
-    rows = table_rows(text, name)
-    header_line, header = next(rows, (1, []))
-    if not header:
-        raise UserError("the DRAM table is empty", where=Location(file=name, line=1),
-                        hint="expected a header line with " + ", ".join(REQUIRED_COLUMNS))
-    header = [cell.strip() for cell in header]
-    missing = [column for column in REQUIRED_COLUMNS if column not in header]
-    if missing:
-        raise UserError("missing column " + ", ".join(f"'{column}'" for column in missing),
-                        where=Location(file=name, line=header_line))
-    runs = []
-    for number, cells in rows:
-        if len(cells) != len(header):
-            raise UserError(f"expected {len(header)} columns, found {len(cells)}",
-                            where=Location(file=name, line=number))
-        runs.append(_read_run(dict(zip(header, cells, strict=True)), name, number))
+    runs = [_read_run(row, name, where.line or 0) for where, row in named_rows(text, name, REQUIRED_COLUMNS)]
     if not runs:
-        raise UserError("the DRAM table has a header but no rows", where=Location(file=name, line=header_line))
+        raise UserError("the DRAM table has a header but no rows", where=Location(file=name, line=1))
     return runs
 
 

@@ -12,7 +12,6 @@ Rows that no machine of that many chips can serve as they are labelled, by the a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.csv_rows import table_rows
+from simkit.foundation.csv_rows import named_rows, number_cell
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.input_file import read_text
 from simkit.hardware.catalog import Chips, load_hardware
@@ -44,7 +43,6 @@ MODELS: Final = {
     "nvidia/DeepSeek-R1-NVFP4": "deepseek-v3", "nvidia/DeepSeek-V3.1-NVFP4": "deepseek-v3",
     "MiniMaxAI/MiniMax-M2.5": "minimax-m2.5", "moonshotai/Kimi-K2.5": "kimi-k2",
 }
-CHIPS: Final = {"h100_sxm": "h100-sxm", "b200_sxm": "b200-sxm"}
 REQUESTS_A_CLIENT: Final = 10
 PAGE_TOKENS: Final = 16
 NODE_CHIPS: Final = 8
@@ -83,9 +81,9 @@ class ServedModel:
 
     @property
     def comparable(self) -> bool:
-        """True for a chip and model of the catalogue, split by tensors (and experts) within one group of chips."""
-        return (self.system in CHIPS and self.model in MODELS and self.attention_dp == 1 and self.pp == 1
-                and self.moe_ep <= self.shared_by)
+        """True for a model of the catalogue, split by tensors (and experts) within one group of chips."""
+        return (self.model in MODELS and self.attention_dp == self.pp == 1
+                and 1 <= self.moe_ep <= self.shared_by)
 
     @property
     def kv_dtype(self) -> str:
@@ -95,50 +93,31 @@ class ServedModel:
 
 def read_rows(path: Path | str) -> list[ServedModel]:
     """All rows of a table of measurements. Raises :class:`UserError` with file and line."""
-    file = str(path)
-    rows = table_rows(read_text(path, most_bytes=MOST_BYTES, unpack=True), file)
-    _, header = next(rows, (1, []))
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise UserError("missing columns " + ", ".join(missing), where=Location(file=file, line=1))
-    found = []
-    for line, cells in rows:
-        where = Location(file=file, line=line)
-        if len(cells) != len(header):
-            raise UserError(f"expected {len(header)} columns, found {len(cells)}", where=where)
-        found.append(_measured(dict(zip(header, cells, strict=True)), where))
-    return found
+    text = read_text(path, most_bytes=MOST_BYTES, unpack=True)
+    return [_measured(row, where) for where, row in named_rows(text, str(path), COLUMNS)]
 
 
 def _measured(row: dict[str, str], where: Location) -> ServedModel:
-    def number(name: str, default: str = "", *, most: float = MOST_TOKENS) -> float:
-        try:
-            value = float(row[name] or default)
-        except ValueError:
-            value = math.nan
-        if not 0 < value <= most:
-            raise UserError(f"{name}: '{row[name][:40]}' is not a number above 0 and up to {most:,.0f}", where=where)
-        return value
+    def number(name: str, *, most: float = MOST_TOKENS, whole: bool = True) -> Any:
+        return number_cell(name, row, where, most=most, whole=whole)
 
-    def count(name: str, default: str = "", *, most: float = MOST_TOKENS) -> int:
-        value = number(name, default, most=most)
-        if value != int(value):
-            raise UserError(f"{name}: '{row[name][:40]}' is not a whole number", where=where)
-        return int(value)
+    def split(name: str) -> int:
+        """Chips that share something; 0 where that is no whole number of them, as where only some layers are split."""
+        value = float(row[name]) if row[name].replace(".", "", 1).isdigit() else number(name) if row[name] else 1.0
+        return int(value) if value == int(value) else 0
 
     return ServedModel(
         system=row["system"], model=row["model"], precision=row["precision"] or "bf16", framework=row["framework"],
-        prompt_tokens=count("isl"), output_tokens=count("osl"), clients=count("concurrency", most=MOST_CLIENTS),
-        tp=count("tp"), pp=count("pp", "1"), attention_dp=count("attention_dp", "1"),
-        moe_ep=count("moe_ep", "1"), ttft_s=number("ttft_ms") / 1e3, tpot_s=number("tpot_ms") / 1e3,
-        line=where.line or 0)
+        prompt_tokens=number("isl"), output_tokens=number("osl"), clients=number("concurrency", most=MOST_CLIENTS),
+        tp=split("tp"), pp=split("pp"), attention_dp=split("attention_dp"), moe_ep=split("moe_ep"),
+        ttft_s=number("ttft_ms", whole=False) / 1e3, tpot_s=number("tpot_ms", whole=False) / 1e3, line=where.line or 0)
 
 
 @lru_cache(maxsize=256)
 def _server(chips: Chips, system: str, model: str, precision: str, kv_dtype: str, tp: int, ep: int,
             engine: str) -> Server:
     scenario = paged(parse_scenario(kv_dtype=kv_dtype, weight_dtype=precision, ep=ep), PAGE_TOKENS)
-    (found,) = build_replicas(chips(CHIPS[system]), load_model(MODELS[model]), ["as-trained"],
+    (found,) = build_replicas(chips(system), load_model(MODELS[model]), ["as-trained"],
                               scenario=scenario, chips=tp, tp=tp, engine=engine)
     return build_server(found, Policy(chunk_tokens=CHUNK_TOKENS, most_running=1024))
 
@@ -184,7 +163,7 @@ def prompts_over_peak(row: ServedModel, chips: Chips = load_hardware) -> float:
 @lru_cache(maxsize=256)
 def _token_flops_and_peak(chips: Chips, system: str, model: str, precision: str) -> tuple[float, float]:
     """Flops of a prompt token in the linear layers, and a chip's peak in the format that multiplies them."""
-    compute, architecture = chips(CHIPS[system]).compute, load_model(MODELS[model])
+    compute, architecture = chips(system).compute, load_model(MODELS[model])
     active = count_parameters(architecture, parse_layout("as-trained", architecture)).active_without_embedding
     dtype = compute.matrix_dtype(FORMATS[precision].native or "bf16")
     return 2.0 * active, float(compute.matrix_peak_flop_per_s[dtype])
@@ -208,7 +187,7 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
         key = (row.system, row.model, row.framework, row.precision)
         groups.setdefault(key, [])
         left_out.setdefault(key, 0)
-        if row.comparable:
+        if row.comparable and _is_known(chips, row.system):
             groups[key].append(row)
         else:
             left_out[key] += 1
@@ -229,6 +208,15 @@ def compare(data: Path | str, *, runtime: str | None = None, engine: str = "roof
             records.append(_record(("all", kind, "all", "all"), engine, errors, sum(part[1] for part in parts),
                                    sum(part[2] for part in parts)))
     return records
+
+
+@lru_cache(maxsize=256)
+def _is_known(chips: Chips, system: str) -> bool:
+    """Whether a profile has the system's name or alias."""
+    try:
+        return bool(chips(system))
+    except UserError:
+        return False
 
 
 def _errors(row: ServedModel, runtime: str | None, engine: str, chips: Chips) -> tuple[float, float] | None:

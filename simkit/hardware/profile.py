@@ -324,6 +324,8 @@ class HardwareProfile:
     """tensor: every layer is split over the chips; layer-pipelined: chips hold successive layers."""
     attention_sharding: Annotated[Literal["heads", "batch", "context"] | None, Key("system.attention_sharding")] = None
     """What is split when chips outnumber KV heads: replicated heads, sequences (Pope et al. 2022) or tokens."""
+    devices: Annotated[Chips | None, Key("system.devices")] = None
+    """Devices of a chip that take whole heads, by software that pads where they do not go round; default: 1, none."""
     max_chips: Annotated[Chips, Key("system.max_chips")] = 1
     """Largest system that may be asked for."""
     overheads: Overheads = Overheads()
@@ -354,6 +356,13 @@ class HardwareProfile:
     def homes(self, tensor: Tensor) -> tuple[MemoryLevel, ...]:
         """Levels in which a tensor may live between steps, nearest first."""
         return tuple(level for level in self.memory if tensor in level.holds)
+
+    @property
+    def known_by(self) -> str:
+        """What its times rest on: measured kernels, those of a measured chip like it, its tiles, a data sheet."""
+        if self.kernel_parameters is not None:
+            return "measured kernels" if self.kernel_like is None else "a measured chip like it"
+        return "tiles" if self.fabric is not None and self.fabric.has_rates else "data sheet"
 
     @property
     def has_range(self) -> bool:

@@ -186,6 +186,12 @@ class Replica:
         return float(sum(times * operator.count * operator.launches
                          for times, workload in steps for operator in build_step(workload).operators))
 
+    @cached_property
+    def exchanges(self) -> float:
+        """Exchanges between chips in a step, those of a draft model's steps left out."""
+        workload = self.points(1.0, float(self.page_tokens)).workload(self.layout, self.machine)
+        return float(sum(np.max(one.count * (np.asarray(one.chips) > 1)) for one in build_step(workload).collectives))
+
     @property
     def fixed_step_s(self) -> float:
         """Host time that the profile itself states for a step."""

@@ -100,7 +100,10 @@ class Server:
 
     def rules(self) -> state_of.Rules:
         """The scheduler's rules in the event loop's terms."""
-        replica, policy = self.replica, self.policy
+        replica, policy, runtime = self.replica, self.policy, self.policy.runtime
+        if runtime.cache == "whole" or runtime.attention_kernel not in ("grouped", replica.scenario.kernel):
+            raise UserError(f"--runtime {runtime.name}: attention does not read pages of grouped heads",
+                            hint="simkit evidence accelerators knows it")
         chips, swapping = float(replica.machine.chips), policy.preemption == "swap"
         return state_of.Rules(
             page=replica.page_tokens, kind_counts=np.array([count for count, _ in replica.block_kinds], dtype=np.int64),
@@ -110,7 +113,7 @@ class Server:
             chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
             swap_s_per_block=replica.bytes_per_block / (policy.swap_bytes_per_s * chips),
             host_blocks=int(policy.swap_bytes * chips / replica.bytes_per_block) if swapping else 0,
-            host_step_s=policy.runtime.kernel_gap_s * replica.kernels,
+            host_step_s=policy.runtime.host_step_s(replica.kernels, replica.exchanges),
             host_sequence_s=policy.runtime.host_sequence_s,
             prefill_fraction=policy.runtime.prefill_fraction, slo_ttft_s=policy.slo_ttft_s,
             slo_tpot_s=policy.slo_tpot_s, clients=policy.clients)

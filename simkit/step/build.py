@@ -35,7 +35,7 @@ def chip_heads(workload: DecodeWorkload, projection: Projection) -> Any:
     """How many heads' matrices one chip has; a part of one where a head's outputs are dealt out."""
     heads = workload.heads
     if projection.heads == "query":
-        return workload.layout.n_q_heads / heads.ways
+        return workload.computed_q_heads
     if projection.heads == "attended":
         return heads.q_per_chip
     if projection.heads == "one":
@@ -122,7 +122,7 @@ def _cross_attention(workload: DecodeWorkload, group: LayerGroup) -> list[Operat
         + (UNFUSED_PASSES * scores * bytes_a if workload.kernel == "unfused" else 0.0),
         query_rows=workload.q_len * (1.0 if by_query_head else heads.group_size), dtype=workload.activation_dtype,
         launches=3 if workload.kernel == "unfused" else 1)
-    own_width = layout.n_q_heads / heads.ways * workload.model.head_dim
+    own_width = workload.computed_q_heads * workload.model.head_dim
     return [norm(workload, count), gemm(workload, "cross_q_projection", count, layout.hidden_size, own_width), core,
             gemm(workload, "cross_output_projection", count, own_width, layout.hidden_size)]
 
@@ -146,7 +146,7 @@ def _kv_append(workload: DecodeWorkload, count: int) -> Operator:
     """Rotary embedding of the new queries and keys, and the write of the new entries: ``B q n_kv (d_k + d_v) b_kv``."""
     rows, heads, writes = workload.rows, workload.heads, workload.layout.writes
     own_kv = workload.computed_kv_heads
-    rotary_elements = (workload.layout.n_q_heads / heads.ways * writes.rotary_per_query_head
+    rotary_elements = (workload.computed_q_heads * writes.rotary_per_query_head
                        + own_kv * writes.rotary_per_kv_head + writes.rotary_shared)
     # Batch-sharded chips write their own sequences only; of a context-sharded group one chip takes the new tokens.
     new_tokens = np.ceil(workload.sequences / heads.batch_ways) * workload.q_len

@@ -59,31 +59,36 @@ def is_cut_by(mapping: Mapping, name: AttentionSharding) -> Any:
     return mapping == name if isinstance(mapping, str) else mapping == ATTENTION_SHARDINGS.index(name)
 
 
-def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool,
-                sharding: Mapping = "heads") -> ShardedHeads:
+def shard_heads(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: Mapping = "heads",
+                devices: int = 1) -> ShardedHeads:
     r"""Heads, sequences and tokens on the busiest of ``ways`` chips.
 
     A chip with ``n_q/p`` consecutive query heads needs every KV head that they touch; past ``p = n_kv`` each chip
     still needs one, so the cache is stored ``p/n_kv`` times. Static machines cut a head's tokens or channels instead
-    and never replicate.
+    and never replicate. Each of a chip's ``devices`` takes whole heads by itself, and where they do not go round, heads
+    are padded: all devices do what the busiest one does.
 
     >>> shard_heads(64, 8, 8, static=False).copies, shard_heads(64, 1, 8, static=False).copies
     (1.0, 8.0)
     >>> shard_heads(64, 1, 8, static=False, sharding="batch").batch_ways
     8.0
+    >>> shard_heads(32, 32, 12, static=False, devices=2).kv_per_chip  # 24 devices: 48 heads
+    4.0
     """
     if not isinstance(sharding, str):
-        return _sharded_each(n_q_heads, n_kv_heads, ways, static, sharding)
-    return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding)
+        return _sharded_each(n_q_heads, n_kv_heads, ways, static, sharding, devices)
+    return _sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=sharding, devices=devices)
 
 
 shard_numbers = lru_cache(maxsize=4096)(shard_heads)
 """The same for plain numbers, which programs ask for in loops."""
 
 
-def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapping: Any) -> ShardedHeads:  # noqa: FBT001
+def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapping: Any,  # noqa: FBT001
+                  devices: int) -> ShardedHeads:
     """Points of different mappings side by side."""
-    kinds = [_sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=name) for name in ATTENTION_SHARDINGS]
+    kinds = [_sharded(n_q_heads, n_kv_heads, ways, static=static, sharding=name, devices=devices)
+             for name in ATTENTION_SHARDINGS]
 
     def chosen(field: str) -> Any:
         return np.choose(mapping, [getattr(kind, field) for kind in kinds])
@@ -92,7 +97,8 @@ def _sharded_each(n_q_heads: int, n_kv_heads: Any, ways: Any, static: bool, mapp
                         copies=chosen("copies"), batch_ways=chosen("batch_ways"), context_ways=chosen("context_ways"))
 
 
-def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: str) -> ShardedHeads:
+def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, sharding: str,
+             devices: int = 1) -> ShardedHeads:
     if static:
         return ShardedHeads(ways=ways, q_per_chip=n_q_heads / ways, kv_per_chip=n_kv_heads / ways, copies=1.0)
     if sharding != "heads":
@@ -104,18 +110,22 @@ def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, shardi
             context_ways=_plain(rest if sharding == "context" else rest * 0 + 1.0))
     if np.size(ways) > MANY_POINTS and np.ndim(n_kv_heads) == 0 and np.max(ways) <= n_q_heads:
         # Few widths, many points: each width once, and a look-up. Widths are whole numbers here.
-        widths = _sharded(n_q_heads, n_kv_heads, np.arange(1.0, n_q_heads + 1), static=False, sharding=sharding)
+        widths = _sharded(n_q_heads, n_kv_heads, np.arange(1.0, n_q_heads + 1), static=False, sharding=sharding,
+                          devices=devices)
         at = np.asarray(ways, dtype=np.int64) - 1
         return ShardedHeads(ways=ways, q_per_chip=widths.q_per_chip[at], kv_per_chip=widths.kv_per_chip[at],
                             copies=widths.copies[at])
-    own = np.asarray(n_q_heads // np.asarray(ways), dtype=np.int64)
+    takers = np.asarray(ways) * devices
+    own = np.asarray(np.ceil(n_q_heads / takers), dtype=np.int64)
     group = np.asarray(n_q_heads // np.asarray(n_kv_heads), dtype=np.int64)
     # A run of `own` query heads starting anywhere on a grid of gcd(own, group) touches at most this many groups.
-    kv_per_chip = np.ceil((own - np.gcd(own, group)) / group) + 1
+    touched = np.minimum(np.ceil((own - np.gcd(own, group)) / group) + 1, n_kv_heads)
     # Chips and groups cut the query heads into p + n_kv - gcd(p, n_kv) runs, and each run needs its KV head stored.
-    common = np.gcd(np.asarray(ways, dtype=np.int64), np.asarray(n_kv_heads, dtype=np.int64))
-    runs = ways + np.asarray(n_kv_heads) - common
-    return ShardedHeads(ways=ways, q_per_chip=_plain(own * 1.0), kv_per_chip=_plain(kv_per_chip),
+    common = np.gcd(np.asarray(takers, dtype=np.int64), np.asarray(n_kv_heads, dtype=np.int64))
+    # Where KV heads go round among the takers, or these among them, queries are padded group by group.
+    kv_heads = np.where(common == np.minimum(takers, n_kv_heads), np.maximum(n_kv_heads / takers, 1.0), touched)
+    runs = takers + np.asarray(n_kv_heads) - common
+    return ShardedHeads(ways=ways, q_per_chip=_plain(own * 1.0 * devices), kv_per_chip=_plain(kv_heads * 1.0 * devices),
                         copies=_plain(runs / n_kv_heads * 1.0))
 
 

@@ -49,7 +49,8 @@ class DecodeWorkload:
 
     ``machine``: the chips, and how they share the model; ``ep`` of those that share a layer hold different experts;
     ``static`` machines (compiled schedules) may cut any dimension, so ``tp`` need not be whole and no KV head is
-    replicated. ``n_kv_heads`` overrides the layout's count so that several head layouts can be one array axis.
+    replicated; each of a chip's ``devices`` takes whole heads. ``n_kv_heads`` overrides the layout's count so that
+    several head layouts can be one array axis.
     ``value_format`` is the values' own storage when it differs from the keys' ``kv_format``, and ``expert_format``
     that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
@@ -75,6 +76,7 @@ class DecodeWorkload:
     machine: Machine = field(default_factory=Machine.split)
     ep: Any = 1
     static: bool = False
+    devices: int = 1
     encoder_len: Any = 0
 
     @cached_property
@@ -102,10 +104,20 @@ class DecodeWorkload:
         """Heads per chip under this sharding."""
         try:
             return shard_numbers(self.layout.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
-                                 sharding=self.machine.mapping)
+                                 sharding=self.machine.mapping, devices=self.devices)
         except TypeError:  # arrays have no hash
             return shard_heads(self.layout.n_q_heads, self.n_kv_heads, self.machine.tp, static=self.static,
-                               sharding=self.machine.mapping)
+                               sharding=self.machine.mapping, devices=self.devices)
+
+    @property
+    def computed_q_heads(self) -> Any:
+        """Query heads whose projections this chip computes: padded where each takes whole heads, else its part."""
+        part = self.layout.n_q_heads / self.heads.ways
+        if self.static:
+            return part
+        if isinstance(self.machine.mapping, str):
+            return self.heads.q_per_chip if self.machine.mapping == "heads" else part
+        return np.where(is_cut_by(self.machine.mapping, "heads"), self.heads.q_per_chip, part)
 
     @property
     def computed_kv_heads(self) -> Any:

@@ -60,7 +60,7 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
     if tp is None:
         limit = min(widest, chips if pp is None else chips // pp)
         tp = max(t for t in tensor_widths(n_q_heads, limit) if chips % t == 0)
-    if n_q_heads % tp:
+    if n_q_heads % tp and hardware.devices is None:
         divisors = ", ".join(str(t) for t in range(1, min(n_q_heads, 64) + 1) if n_q_heads % t == 0)
         raise UserError(f"--tp {tp} does not divide the {n_q_heads} query heads", hint=f"tp may be {divisors}")
     if tp > widest:

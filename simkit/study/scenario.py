@@ -145,7 +145,7 @@ class Scenario:
             expert_format=experts if experts != weights else None,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
             machine=machine, ep=self._expert_ways(model, machine.tp),
-            static=hardware.sharding == "layer-pipelined", encoder_len=self.encoder_len)
+            static=hardware.sharding == "layer-pipelined", devices=hardware.devices or 1, encoder_len=self.encoder_len)
 
     def weights_of(self, model: ModelArchitecture) -> tuple[ElementFormat, ElementFormat]:
         """Formats of a model's weights and of its routed experts'; those that it is published in where asked for."""

@@ -20,7 +20,7 @@ from simkit.model.kv_cache import parse_format
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
-from simkit.step.workload import DecodeWorkload
+from simkit.step.workload import AttentionKernel, DecodeWorkload
 from simkit.study.engines import CLOSED_FORM, DEFAULT, ENGINES, engine_named
 from simkit.study.ranges import Timer, timed_together
 from simkit.study.record import FIELDS, Field
@@ -64,7 +64,8 @@ def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str],
 
 def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: Any, head_dim: int = 128, batch: Any = 1,
                      kv_len: Any = 4096, q_len: Any = 1, kv_dtype: str = "bf16",
-                     engine: str = DEFAULT, cache: str = "cold") -> dict[str, Any]:
+                     engine: str = DEFAULT, cache: str = "cold",
+                     kernel: AttentionKernel = "grouped") -> dict[str, Any]:
     """Time attention over a cache that one chip holds.
 
     Parameters
@@ -78,6 +79,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
     engine: ``roofline`` or ``replay``.
     cache: what the chip's cache holds at the start: ``cold`` (other layers went through it since) or ``warm`` (the
         kernel loops alone; ``replay`` only).
+    kernel: how it reads grouped heads, as ``--attention-kernel``.
 
     Returns columns of the broadcast shape. Times are NaN where the cache does not fit on the chip. The time is
     the engine's for the attention operator alone: its launch, and the roofs or the replay of its reads.
@@ -92,7 +94,8 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
     def timed(heads: Any) -> tuple[DecodeStep, Any, Placement, StepTiming]:
         workload = DecodeWorkload(
             model=model, layout=parse_layout("mha", model), n_kv_heads=heads, batch=batch, kv_len=kv_len, q_len=q_len,
-            kv_format=kv_format, weight_format=parse_format("bf16"), static=hardware.sharding == "layer-pipelined")
+            kv_format=kv_format, weight_format=parse_format("bf16"), kernel=kernel,
+            static=hardware.sharding == "layer-pipelined")
         whole = build_step(workload)
         step = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
         per_sequence = cached_bytes_per_sequence(workload)

@@ -93,7 +93,7 @@ def table(tmp_path: Path, *lines: str) -> Path:
 
 
 @pytest.mark.parametrize(("lines", "said"), [
-    ([], "runs.csv:1: the DRAM table is empty"),
+    ([], "runs.csv:1: the table is empty"),
     ([HEADER], "runs.csv:1: the DRAM table has a header but no rows"),
     ([HEADER.replace(",seed", ""), ROW], "runs.csv:1: missing column 'seed'"),
     ([HEADER, ROW, ROW.replace("0.899", "fast")],

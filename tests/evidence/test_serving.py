@@ -104,7 +104,7 @@ def test_most_squares_stand_in_the_table_a_second_time_with_the_same_times():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("a,b\n1,2\n", r"rows\.csv:1: missing columns system"),
+    ("a,b\n1,2\n", r"rows\.csv:1: missing column 'system'"),
     (",".join(COLUMNS) + "\n" + ROW.replace("1024", "many") + "\n", r"rows\.csv:2: isl: 'many' is not a number"),
 ])
 def test_a_wrong_table_is_refused_with_its_line(text, message, tmp_path):

@@ -46,11 +46,13 @@ def test_the_whole_catalogue_is_there():
 # What is unusual and true all the same; a new warning is looked into before it is listed here.
 UNUSUAL = {
     ("apple-m2-ultra", "memory.lpddr"), ("apple-m4-max", "memory.lpddr"),  # nobody's STREAM of their GPUs was found
-    ("apple-m2-ultra", "memory.lpddr.bandwidth"),  # Apple rounds 819 GB/s down to 800
+    ("apple-m3-max", "memory.lpddr"),  # likewise
+    ("apple-m2-ultra", "memory.lpddr.bandwidth"), ("apple-m3-max", "memory.lpddr.bandwidth"),  # 819 and 410, rounded down
     ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
     ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
     ("hbm-pim", "compute.clock"),  # logic in a DRAM process
     ("tenstorrent-wormhole-n300", "compute.matrix.peak.fp8"),  # at the lowest fidelity
+    ("tenstorrent-wormhole-n150", "compute.matrix.peak.fp8"),  # likewise
     ("trainium3", "compute.matrix.peak.fp8"),  # microscaled formats at four times bf16
     ("v100-sxm2-32gb", "compute.matrix.peak.int8"),  # on the vector pipes
 }

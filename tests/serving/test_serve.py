@@ -205,3 +205,8 @@ def test_a_state_takes_its_room_once_and_only_layers_with_attention_grow():
     growing, state = 12 * 2 * 2 * 256 * 2 * 16, 36 * (64 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 64 * 128) * 2)
     # Of two KV heads each of four chips keeps one: copies of the cache, and parts of the state.
     assert kinds[16.0] / kinds[float("inf")] == pytest.approx(state / 4 / (growing / 2), rel=0.01)
+
+
+def test_a_runtime_whose_attention_reads_whole_caches_is_refused():
+    with pytest.raises(UserError, match="attention does not read pages of grouped heads"):
+        serve(server_of(policy=Policy(runtime=load_runtime("neuron"), most_running=2, chunk_tokens=64)), requests(count=2))

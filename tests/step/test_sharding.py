@@ -196,3 +196,13 @@ def test_stages_read_their_weights_once_a_microbatch_and_heads_that_are_copied_a
     assert staged.kv_write_bytes == whole.kv_write_bytes == 32 * 4 * 2 * 4096 * 2
     copied = step_totals(build_step(workload_of("llama-2-7b", "mqa", batch=4.0, kv_len=100.0, tp=8)))
     assert copied.kv_write_bytes == 8 * 32 * 4 * 2 * 128 * 2
+
+
+@pytest.mark.parametrize(("heads", "ways", "devices", "queries", "keys"), [
+    # AWS Neuron, transformers-neuronx: heads are padded to a multiple of the cores, KV heads copied to each.
+    ((32, 32), 12, 2, 4, 4), ((32, 8), 12, 2, 4, 2), ((64, 8), 12, 2, 6, 2), ((40, 40), 12, 2, 4, 4),
+    ((28, 4), 8, 1, 4, 1), ((32, 8), 1, 2, 32, 8), ((64, 8), 4, 2, 16, 2)])
+def test_devices_take_whole_heads_and_pad_the_rest(heads, ways, devices, queries, keys) -> None:
+    found = shard_heads(*heads, ways, static=False, devices=devices)
+    assert (found.q_per_chip, found.kv_per_chip) == (queries, keys)
+    assert ways * found.q_per_chip >= heads[0]

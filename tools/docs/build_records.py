@@ -35,6 +35,10 @@ TABLES: Final = {
     "serving.csv": ("system,model,precision,framework,isl,osl,concurrency,tp,pp,attention_dp,moe_ep,ttft_ms,tpot_ms\n"
                     "h100_sxm,meta-llama/Llama-3.1-8B-Instruct,bf16,vllm,128,16,1,1,1,1,1,20,10\n"
                     "unknown,meta-llama/Llama-3.1-8B-Instruct,bf16,vllm,128,16,1,1,1,1,1,20,10\n"),
+    "accelerators.csv": ("series,chip,chips,tp,model,n_q_heads,n_kv_heads,head_dim,batch,kv_len,quantity,value\n"
+                         "s,gaudi2,1,1,llama-2-7b,32,32,128,16,2048,step_s,0.012\n"
+                         "s,gaudi2,1,1,llama-3-8b,32,8,128,16,2048,step_s,0.009\n"
+                         "s,unknown,1,1,llama-3-8b,32,8,128,16,2048,step_s,0.009\n"),
 }
 # Points that fit and points that do not, chips with every figure and chips without prices, energies or kernels.
 _POINTS: Final = "-A mha,gqa-8 --batch 1,64 --kv-len 4k,128k"
@@ -60,6 +64,7 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "model list": ("model list",),
     "model show": ("model show llama-2-70b", "model show deepseek-v3"),
     "model uptrain": ("model uptrain llama-2-7b -A gqa-8 -H h100-sxm",),
+    "evidence accelerators": ("evidence accelerators --data accelerators.csv",),
     "evidence published": ("evidence published",),
     "evidence serving": ("evidence serving --data serving.csv",),
     "evidence silicon": ("evidence silicon", "evidence silicon --data attention.csv"),

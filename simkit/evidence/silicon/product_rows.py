@@ -11,7 +11,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
-from simkit.model.kv_cache import parse_format
+from simkit.model.kv_cache import ElementFormat, parse_format
 from simkit.step.operators import gemm
 from simkit.step.placement import Placement
 from simkit.step.workload import DecodeWorkload
@@ -27,25 +27,30 @@ def gemm_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     """Predicted seconds of ``y[m, n] = x[m, k] w[k, n]``: a step's own operator, timed by itself and in its loop."""
     columns = rows.columns
     times = np.empty(len(rows))
-    placement = weights_in_main_memory(hardware)
     for dtype in np.unique(columns["dtype"]):
         where = np.flatnonzero(columns["dtype"] == dtype)
         m, n, k = (columns[name][where] for name in ("m", "n", "k"))
-        operator = gemm(_step_of_rows(m, str(dtype)), "gemm", 1, k, n)
-        assert operator.product is not None  # noqa: S101  # gemm makes nothing else
-        times[where] = streamed_times(operator, placement, hardware, alone=True,
-                                      scanned_bytes=WEIGHT_COPIES * moved_bytes(operator.product)).total_s
+        times[where] = product_times_s(m, n, k, parse_format(str(dtype)), hardware)
     return times
 
 
-def _step_of_rows(rows: Any, dtype: str) -> DecodeWorkload:
+def product_times_s(m: Any, n: Any, k: Any, weight_format: ElementFormat, hardware: HardwareProfile,
+                    copies: float | None = WEIGHT_COPIES) -> Any:
+    """Seconds of products whose weights are stored so, alone, in a loop over so many of them; None: always cold."""
+    operator = gemm(_step_of_rows(m, weight_format), "gemm", 1, k, n)
+    assert operator.product is not None  # noqa: S101  # gemm makes nothing else
+    return streamed_times(operator, weights_in_main_memory(hardware), hardware, alone=True,
+                          scanned_bytes=copies and copies * moved_bytes(operator.product)).total_s
+
+
+def _step_of_rows(rows: Any, weight_format: ElementFormat) -> DecodeWorkload:
     """A decode step of so many sequences whose weights have this format, of a model that plays no further part."""
     model = ModelArchitecture(
         name="products", title="products alone", hidden_size=1, n_q_heads=1, n_kv_heads=1, head_dim=1,
         layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None, moe=None, mla=None, vocab_size=1,
         tied_embeddings=True)
     return DecodeWorkload(model=model, layout=parse_layout("mha", model), n_kv_heads=1, batch=rows, kv_len=1.0,
-                          q_len=1.0, kv_format=parse_format("bf16"), weight_format=parse_format(dtype))
+                          q_len=1.0, kv_format=parse_format("bf16"), weight_format=weight_format)
 
 
 def weights_in_main_memory(hardware: HardwareProfile) -> Placement:

@@ -1,0 +1,83 @@
+"""``simkit evidence accelerators``: decode as measured on accelerators, beside predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from simkit.commands.options import (
+    destination,
+    format_options,
+    hardware_option,
+    load_profiles,
+    profile_loader,
+    profile_options,
+)
+
+if TYPE_CHECKING:
+    from simkit.hardware.profile import HardwareProfile
+
+
+@click.command()
+@click.option("--data", metavar="FILE.csv[.gz]", default=None,
+              help="A table of measurements with the shipped one's columns.")
+@click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
+@click.option("--points", is_flag=True, help="One record a row: what was assumed for it, and bounds of its value.")
+@click.option("--coverage", is_flag=True, help="How often rows lie within bounds that other chips' rows give.")
+@hardware_option(default=None)
+@profile_options
+@format_options
+def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool, hardware: list[str],
+                 settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None,
+                 force: bool) -> None:
+    """Requests, steps, kernels, products and exchanges: errors of times by chip and series, and of the MHA/GQA ratio.
+
+    Errors are of times, predicted over measured less 1, as fractions; naive: bytes and flops at the vendor's peaks.
+    Rows that cannot be predicted are counted with the reason. -H compares its profiles only, each with the rows of
+    its name and aliases.
+
+    \b
+    simkit evidence accelerators
+    simkit evidence accelerators -H gaudi2 --points --format csv
+    """
+    to = destination(form, output, force=force)
+    from simkit.commands.console import Column
+    from simkit.commands.emit import emit
+    from simkit.evidence.accelerators.compare import compare_rows, records
+    from simkit.evidence.accelerators.intervals import coverage as covered
+    from simkit.evidence.accelerators.intervals import points as of_rows
+    from simkit.evidence.silicon.compare import systems_of
+    from simkit.foundation.units import COUNT
+
+    load = profile_loader(settings, profiles)
+    named = {name: chip for chip in load_profiles(hardware, settings, profiles) for name in systems_of(chip)}
+
+    def chips(name: str) -> HardwareProfile:
+        return named.get(name) or load(name)
+
+    # Bounds of a chip's rows come from those of all others.
+    only = None if points or coverage else named or None
+    found = compare_rows(Path(data) if data else None, engine=engine, only=only, chips=chips)
+    wanted = set(named)
+    texts = {"chip": "chip", "series": "series", "quantity": "quantity"}
+    columns = {name: Column(heading=heading, liftable=name == "chip") for name, heading in texts.items()}
+    if points:
+        columns |= {"model": Column(heading="model")} | {name: Column(heading=name, dimension=COUNT) for name in (
+            "chips", "batch", "prompt_tokens", "output_tokens", "kv_len", "measured", "predicted", "error")}
+        rows = [one for one in of_rows(found, chips) if not wanted or one["chip"] in wanted]
+        emit(rows, to, columns | {"why": Column(heading="why", optional=1)})
+        return
+    if coverage:
+        shown = {"known_by": Column(heading="known by"), "kind": Column(heading="kind")} | {
+            name: Column(heading=name.replace("_", " "), dimension=COUNT) for name in (
+                "rows", "inside_50", "inside_90", "low_90", "high_90")}
+        emit([one for one in covered(found, chips) if not wanted or one["chip"] in wanted], to,
+             {"chip": columns["chip"]} | shown)
+        return
+    numbers = {"rows": "rows", "mape": "MAPE", "median_ape": "median", "bias": "bias", "ratio_rows": "pairs",
+               "ratio_median_ape": "ratio", "baseline_mape": "naive MAPE", "baseline_ratio_median_ape": "naive ratio",
+               "rows_unpredicted": "unpredicted"}
+    columns |= {name: Column(heading=heading, dimension=COUNT) for name, heading in numbers.items()}
+    emit(records(found), to, columns | {"why": Column(heading="why", optional=1)})

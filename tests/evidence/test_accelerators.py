@@ -1,0 +1,166 @@
+"""Measured decode on accelerators beside predictions: reading, pairs, what a request is made of, and nothing dropped."""
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simkit.errors import UserError
+from simkit.evidence.accelerators.compare import compare_rows, records
+from simkit.evidence.accelerators.conditions import weight_format
+from simkit.evidence.accelerators.intervals import coverage, factors, points
+from simkit.evidence.accelerators.table import MeasuredRow, head_pairs, read_rows
+from simkit.evidence.accelerators.whole_models import whole_model_times
+from simkit.hardware.catalog import load_hardware
+from simkit.model.catalog import load_model
+from simkit.serving.runtime import IDEAL
+from tests.reference_data import reference_path
+
+KEYS = ["chip", "series", "quantity", "rows", "mape", "median_ape", "bias", "ratio_rows", "ratio_median_ape",
+        "baseline_mape", "baseline_ratio_median_ape", "rows_unpredicted", "why"]
+HEADER = ("id,series,chip,chips,tp,model,n_q_heads,n_kv_heads,head_dim,weight_dtype,batch,prompt_tokens,"
+          "output_tokens,kv_len,quantity,op,bytes,value,software,speculation\n")
+
+
+def row(**changes: object) -> MeasuredRow:
+    given = {"series": "s", "chip": "gaudi2", "quantity": "request_s", "value": 1.0, "model": "llama-2-7b", "chips": 1.0,
+             "batch": 4.0, "prompt_tokens": 128.0, "output_tokens": 64.0, **changes}
+    return MeasuredRow(**given)  # type: ignore[arg-type]
+
+
+def table(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_the_shipped_table_has_every_row_of_the_reference() -> None:
+    shipped = read_rows()
+    assert shipped == read_rows(reference_path("accelerators/measurements.csv.gz"))
+
+
+def test_pairs_are_those_of_the_reference_and_of_other_models_alike() -> None:
+    rows = read_rows()
+    found = {(rows[mha].id, rows[grouped].id) for mha, grouped in head_pairs(rows)}
+    with reference_path("accelerators/pairs.csv").open() as lines:
+        told = {(pair["id_mha"], pair["id_gqa"]): float(pair["ratio"]) for pair in csv.DictReader(lines)}
+    assert len(told) == 693
+    assert set(told) <= found
+    by_id = {one.id: one for one in rows}
+    for (mha, grouped), ratio in told.items():
+        own = by_id[mha].time_of(by_id[mha].value) / by_id[grouped].time_of(by_id[grouped].value)
+        assert own == pytest.approx(ratio, rel=1e-3)
+
+
+def test_a_request_is_its_prompts_and_its_steps() -> None:
+    """A request of one token is the prefill; each further token adds a step of its context, which grows."""
+    chip = load_hardware("gaudi2")
+    first, _, _ = whole_model_times([row(output_tokens=1.0)], chip, IDEAL, "roofline")
+    whole, naive, _ = whole_model_times([row()], chip, IDEAL, "roofline")
+    steps, _, _ = whole_model_times([row(quantity="step_s")], chip, IDEAL, "roofline")
+    short, _, _ = whole_model_times([row(quantity="step_s", kv_len=128.0)], chip, IDEAL, "roofline")
+    long, _, _ = whole_model_times([row(quantity="step_s", kv_len=192.0)], chip, IDEAL, "roofline")
+    assert whole == pytest.approx(first + 63 * steps, rel=1e-12)
+    assert short < steps < long
+    assert naive < whole
+
+
+def test_the_naive_step_is_bytes_over_bandwidth() -> None:
+    """Llama-2-7B's 6.61e9 multiplied weights in 16 bits and 512 KiB of cache a token, over 2.46 TB/s."""
+    _, naive, _ = whole_model_times([row(quantity="step_s", kv_len=1000.0, batch=1.0)], load_hardware("gaudi2"), IDEAL,
+                                    "roofline")
+    assert naive == pytest.approx((6.607e9 * 2 + 1000 * 524288) / 2.46e12, rel=2e-3)
+
+
+def test_rates_are_the_inverse_of_times(tmp_path: Path) -> None:
+    """A system's tokens a second are the batch over what a token of each takes."""
+    data = table(tmp_path, "a,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,4,128,64,,request_s,,,2,ideal,none",
+                 "b,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,4,128,64,,output_tokens_per_s,,,128,ideal,none")
+    found = compare_rows(data)
+    assert found.predicted[1] == pytest.approx(found.predicted[0] / (4 * 64), rel=1e-12)
+    assert found.measured[1] == 2 / (4 * 64)
+    assert found.error[0] == pytest.approx(found.error[1])
+
+
+def test_mixed_formats_are_between_their_parts() -> None:
+    """bfp4 for two of three MLP products, bfp8 elsewhere: 4.5 and 8.5 bits with their exponents."""
+    model = load_model("llama-3.1-8b")
+    mixed = weight_format("bfp4 MLP + bfp8 attention weights", model).bits
+    wider = weight_format("bfp8 MLP + bf16 attention weights", model).bits
+    assert 4.5 < mixed < 8.5 < wider < 16
+    # Gate and up projections hold 3.76 of the 7.50 billion weights that a step reads.
+    assert mixed == pytest.approx(8.5 - 4 * 3.758 / 7.504, rel=1e-3)
+
+
+def test_unpredicted_rows_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    data = table(tmp_path, "a,s,gaudi2,1,1,no-such-model,32,32,128,bf16,4,128,64,,request_s,,,2,ideal,none",
+                 "b,s,gaudi2,1,1,llama-2-70b,64,8,128,bf16,4,128,64,,request_s,,,2,ideal,none",
+                 "c,s,no-such-chip,1,1,llama-2-7b,32,32,128,bf16,4,128,64,,request_s,,,2,ideal,none",
+                 "d,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,4,,,,step_s,,,2,ideal,none",
+                 "e,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,,128,,,step_s,,,2,ideal,none",
+                 "f,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,4,128,,,step_s,,,2,ideal,yes")
+    made = records(compare_rows(data))
+    assert [list(one) for one in made] == [KEYS] * len(made)
+    assert sum(one["rows"] for one in made) == 0
+    assert sum(one["rows_unpredicted"] for one in made) == 6
+    why = "; ".join(one["why"] for one in made)
+    for reason in ("no-such-model", "does not fit on 1 x gaudi2", "no-such-chip", "neither prompt nor context",
+                   "the batch is not stated", "speculates"):
+        assert reason in why
+    json.dumps(made)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("a,s,gaudi2,1,1,m,1,1,1,bf16,4,128,64,,request_s,,,0,ideal,none", "value: '0' is not a number above 0"),
+    ("a,s,gaudi2,1,1,m,1,1,1,bf16,many,128,64,,request_s,,,1,ideal,none", "batch: 'many' is not a number"),
+    ("a,s,gaudi2,1,1,m,1,1,1,bf16,4,128,64,,request_s,,,,ideal,none", "value: '' is not a number"),
+    ("a,s,gaudi2", "expected 20 columns, found 3")])
+def test_bad_tables_are_refused_with_their_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read_rows(table(tmp_path, line))
+    assert caught.value.where is not None
+    assert caught.value.where.line == 2
+
+
+def test_all_collectives_grow_with_bytes_and_none_is_free(tmp_path: Path) -> None:
+    lines = [f"x,s,gaudi2,8,,,,,,,,,,,collective_s,{op},{moved},1,,none" for op in ("all_reduce", "all_gather")
+             for moved in (1e3, 1e6, 1e9)]
+    found = compare_rows(table(tmp_path, *lines)).predicted.reshape(2, 3)
+    assert np.all(np.diff(found) > 0)
+    # A gather is half of an all-reduce of large data: one pass instead of two.
+    assert found[0, 2] / found[1, 2] == pytest.approx(2.0, rel=0.01)
+
+
+def test_the_whole_table_is_compared_within_its_time() -> None:
+    start = time.process_time()
+    found = compare_rows()
+    made = records(found)
+    assert time.process_time() - start < 120
+    assert sum(one["rows"] + one["rows_unpredicted"] for one in made) == len(found.rows) == len(points(found))
+    assert all(one["why"] or not one["rows_unpredicted"] for one in made)
+
+
+def test_bounds_weigh_clusters_the_same_and_widen_with_their_share() -> None:
+    """Nine clusters at ln 1.1 to 1.9, one of them with a thousand rows: the median of clusters, not of rows."""
+    of_each = np.log(np.arange(1.1, 2.0, 0.1))
+    residuals = np.concatenate([of_each, np.full(1000, of_each[0])])
+    clusters = [*range(9), *[0] * 1000]
+    half, most = factors(residuals, clusters, 0.5), factors(residuals, clusters, 0.9)
+    assert most[0] <= half[0] < half[1] <= most[1]
+    assert half[0] < 1.5 < half[1]
+    assert most == pytest.approx((1.1, 1.9))
+
+
+def test_nine_of_ten_steps_lie_in_the_bounds_that_other_chips_give() -> None:
+    """Chip by chip, but for the two wafers, whose cycles no other machine shares."""
+    found = compare_rows()
+    steps = [one for one in coverage(found) if one["kind"] == "step"]
+    assert len(steps) >= 14
+    assert sum(one["rows"] * one["inside_90"] for one in steps) / sum(one["rows"] for one in steps) >= 0.9
+    assert all(one["inside_90"] >= 0.85 and one["inside_50"] <= one["inside_90"] for one in steps)
+    rows = points(found)
+    assert all(one["low_90"] <= one["low_50"] <= one["high_50"] <= one["high_90"] for one in rows if one["low_90"])
+    assert all((one["predicted"] is None) == (one["why"] is not None) for one in rows)
