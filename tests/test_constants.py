@@ -18,7 +18,7 @@ from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import load_profile_source
 from tests.reference_data import REPOSITORY
 
-PHYSICS = ("hardware", "model", "decode", "roofline", "replay", "study/serving")
+PHYSICS = ("hardware", "model", "step", "timing", "roofline", "spatial", "replay", "serving")
 BOUND = re.compile(r"_?(MOST|MAX|LONGEST|LARGEST|LEAST)_?")
 TRIVIAL = (0, 1)
 

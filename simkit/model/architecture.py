@@ -98,7 +98,7 @@ class ModelArchitecture:
     learned_positions: int = 0
     cross_attention: bool = False
     encoder_layers: int = 0
-    residual_passes: float = 4.0
+    residual_passes: float = 4.0  # in and out of the norm and of the addition after it
     max_context: int | None = None
     weight_dtype: str | None = None
     params_published: float | None = None

@@ -22,7 +22,7 @@ from simkit.step.workload import DecodeWorkload
 
 PARTS_READ: Final[Mapping[str, tuple[ArrayPart, ...]]] = {
     "index_scores": ("index",), "top_k": ("index",), "convolution": ("state",), "state_update": ("state",)}
-SCORE_BYTES: Final = 4
+SCORE_BYTES: Final = 4  # fp32, as the published kernels write scores
 INDEX_BYTES: Final = 4  # of an entry's number
 TOP_K_PASSES: Final = 2  # one to find the digit at which the choice ends, one to gather; later ones see few values
 INDEX_FLOPS: Final = 3  # rectify, weigh and add a head's score

@@ -26,7 +26,7 @@ from simkit.step.workload import DecodeWorkload
 # Operators of a decode step that a prompt's row does not run: they belong to sampled tokens or to the cache.
 SAMPLED_ONLY: Final = ("lm_head", "gather_logits", "sampling", "medusa_blocks", "medusa_heads")
 CACHE_ONLY: Final = (*ATTENTION_PARTS, "eviction_scores", EXPAND_LATENT, "draft")
-STATE_PIECE: Final = 64
+STATE_PIECE: Final = 64  # tokens between stored states: the chunk of the published kernels (flash-linear-attention)
 
 
 def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any) -> list[Operator]:

@@ -41,8 +41,8 @@ import numpy as np
 from simkit.hardware.profile import Link, Wraps
 
 GRIDS: Final = ("torus", "mesh")
-UNSTATED_DIMENSIONS: Final = 2
-BLOCK: Final = 4
+UNSTATED_DIMENSIONS: Final = 2  # assumed of a grid without a shape: a plane
+BLOCK: Final = 4  # side of the cubes that optical switches join (TPU v4, arXiv 2304.01433)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def product_times(rows: Sequence[MeasuredRow], chip: HardwareProfile) -> tuple[A
         raise UserError("how several chips share a product is not stated")
     m, n, k = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("m", "n", "k"))
     dtype = format_of(rows[0].weight_dtype)
-    own = product_times_s(m, n, k, dtype, chip, copies=None)  # benchmarks rotate their operands
+    own = product_times_s(m, n, k, dtype, chip, n_copies=None)  # benchmarks rotate their operands
     peak = chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype(dtype.name)]
     moved = n * k * dtype.bytes_per_element + m * (k + n) * 2.0
     return own, np.maximum(moved / _peak_bytes_per_s(chip), 2.0 * m * n * k / peak), ""
@@ -117,7 +117,7 @@ def memory_times(rows: Sequence[MeasuredRow], chip: HardwareProfile) -> tuple[An
         dtype = format_of(one.weight_dtype)
         m, n, k = (np.array([value]) for value in (STREAMED_ROWS, STREAMED_N, STREAMED_K))
         streamed = STREAMED_N * STREAMED_K * dtype.bytes_per_element
-        own = product_times_s(m, n, k, dtype, chip, copies=None)[0] / streamed
+        own = product_times_s(m, n, k, dtype, chip, n_copies=None)[0] / streamed
     else:
         raise UserError("batch and length of the kernel are not stated")
     return np.full(len(rows), own), np.full(len(rows), 1.0 / _peak_bytes_per_s(chip)), ""

@@ -20,7 +20,7 @@ from simkit.timing.products import moved_bytes, streamed_times
 
 # The benchmark of products goes round about six sets of buffers: with fewer or more the times of products near the
 # cache's size make no sense (scan of 1, 3, 4, 5, 6, 7, 8, 12 over the measured rows: least error at 6).
-WEIGHT_COPIES: Final = 6.0
+WEIGHT_COPIES: Final = 6
 
 
 def gemm_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
@@ -35,12 +35,12 @@ def gemm_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
 
 
 def product_times_s(m: Any, n: Any, k: Any, weight_format: ElementFormat, hardware: HardwareProfile,
-                    copies: float | None = WEIGHT_COPIES) -> Any:
+                    n_copies: int | None = WEIGHT_COPIES) -> Any:
     """Seconds of products whose weights are stored so, alone, in a loop over so many of them; None: always cold."""
     operator = gemm(_step_of_rows(m, weight_format), "gemm", 1, k, n)
     assert operator.product is not None  # noqa: S101  # gemm makes nothing else
     return streamed_times(operator, weights_in_main_memory(hardware), hardware, alone=True,
-                          scanned_bytes=copies and copies * moved_bytes(operator.product)).total_s
+                          scanned_bytes=n_copies and n_copies * moved_bytes(operator.product)).total_s
 
 
 def _step_of_rows(rows: Any, weight_format: ElementFormat) -> DecodeWorkload:

@@ -30,7 +30,7 @@ from simkit.model.kinds.widths import LayerShape, State, StateKind
 _GATED: Final = ("gated-delta", "mamba-2")  # the gate is one more value in the input's projection
 _NUMBERS: Final[Mapping[StateKind, int]] = {"gated-delta": 2, "kda": 1, "lightning": 0, "mamba-2": 1}
 """Numbers that a token gives each head: decay and rate of writing, the rate alone, none, or the time step."""
-CONV_BYTES: Final = 2
+CONV_BYTES: Final = 2  # inputs kept for the short convolution, in 16 bits as activations are
 
 
 @dataclass(frozen=True, kw_only=True)

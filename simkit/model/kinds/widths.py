@@ -49,7 +49,7 @@ class Indexer:
     shared: bool = False
     weighted: bool = True
     by_kv_head: bool = False
-    key_bytes: float | None = 132 / 128
+    key_bytes: float | None = 132 / 128  # 128 elements of fp8 and one scale in fp32 (DeepSeek-V3.2)
 
     @property
     def most_entries(self) -> int:
@@ -97,7 +97,7 @@ class State:
     conv_width: int
     decay_rank: int | None = None
     gate_rank: int | None = None
-    state_bytes: int = 4
+    state_bytes: int = 4  # fp32, as the published kernels keep it
 
     @property
     def takes_back(self) -> bool:
