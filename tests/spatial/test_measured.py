@@ -89,3 +89,13 @@ def _llama() -> ModelArchitecture:
     from simkit.model.catalog import load_model
 
     return load_model("llama-3-8b")
+
+
+@pytest.mark.parametrize("part", ["hbm-pim", "gddr6-aim"])
+def test_memory_that_multiplies_each_element_once_gains_no_time_from_shared_heads(part):
+    """One multiply-add for an element read: a head that eight query heads share is multiplied eight times."""
+    from simkit.study.single_kernel import attention_kernel
+
+    mha, grouped = (float(attention_kernel(load_hardware(part), n_q_heads=32, n_kv_heads=heads, head_dim=128, batch=1,
+                                           kv_len=4096)["time_s"]) for heads in (32, 4))
+    assert 1.0 <= mha / grouped < 1.2
