@@ -33,6 +33,9 @@ class Tile:
     """What reaches the engine from the tile's own memory; default: the memory level's bandwidth."""
     shared_bytes_per_cycle: BytesPerCycle | None = None
     """What one tile can take in from memory that all tiles share, such as DRAM."""
+    attention_bytes_per_cycle: BytesPerCycle | None = None
+    """Of a cache in shared memory that one tile works through in attention, by a kernel measured alone; default:
+    shared_bytes_per_cycle."""
     stationary: TwoSides | None = None
     """Rows and columns of the operand that a systolic engine holds while rows of the other stream past it; printed."""
     engines: Annotated[int, WholeNumber(1, 65536)] = 1

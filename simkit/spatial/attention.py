@@ -65,6 +65,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     most_copies: of a KV head, for which the memory has room; [regions, points] or a number.
     """
     count = int(np.prod(shape))
+    rate = fabric.tile.attention_bytes_per_cycle
+    fabric = fabric if rate is None else replace(fabric, tile=replace(fabric.tile, shared_bytes_per_cycle=rate))
 
     def flat(value: Any) -> Any:
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)

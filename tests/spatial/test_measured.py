@@ -99,3 +99,14 @@ def test_memory_that_multiplies_each_element_once_gains_no_time_from_shared_head
     mha, grouped = (float(attention_kernel(load_hardware(part), n_q_heads=32, n_kv_heads=heads, head_dim=128, batch=1,
                                            kv_len=4096)["time_s"]) for heads in (32, 4))
     assert 1.0 <= mha / grouped < 1.2
+
+
+def test_a_grid_of_cores_reads_a_cache_at_what_a_kernel_alone_does():
+    """Wormhole: slopes over the context give 190, 144 and 53 to 60 GB/s with 8, 4 and 1 KV heads on the chip."""
+    from simkit.study.single_kernel import attention_kernel
+
+    chip = load_hardware("tenstorrent-wormhole-n150")
+    found = [float(attention_kernel(chip, n_q_heads=32, n_kv_heads=heads, head_dim=128, batch=1, kv_len=65536,
+                                    kv_dtype="fp8", engine="replay")["achieved_bytes_per_s"]) for heads in (8, 4, 1)]
+    assert found == pytest.approx([190e9, 144e9, 56e9], rel=0.25)
+    assert found[0] > found[1] > 3 * found[2]
