@@ -104,8 +104,7 @@ def _best_of(target: ReplayTarget, operator: Operator, task: AttentionTask, plac
     """The fastest of what a kernel may do with what it has: leave buffers idle, or not count on the cache.
 
     Granules are discrete, so that twice the buffers can happen to serve a queue in a worse order; a kernel that
-    measured this would use half of them. The halvings end where a slot waits for every single load and another one
-    could change nothing, or only what takes longer whatever its items do.
+    measured this would use half of them. Halving stops once a slot has one load in flight.
     """
     starts: tuple[Start, ...] = ("cold",) if start == "cold" else ("warm", "cold")
     token_bytes = float(task.bytes_per_token_head)

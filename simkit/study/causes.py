@@ -28,18 +28,16 @@ _ROUNDING: Final = 1e-12  # of a step
 # Operators that read or write the cache.
 _OF_THE_CACHE: Final = (*ATTENTION_PARTS, CROSS_ATTENTION, KV_APPEND, "eviction_scores")
 # Waiting of the whole step, beside its operators.
-LAYER_LATENCY: Final = "layer_latency"
-_IDLE: Final = (LAYER_LATENCY, "pipeline_wait", "host")
+_IDLE: Final = ("layer_latency", "pipeline_wait", "host")
 # A gain's parts by the name in records: what of a step's time each is.
 GAINS: Final[Mapping[str, str]] = MappingProxyType({
     "cache": "reading and writing the cache",
     "load_path": "kernels' load paths, which read the cache too",
-    "kv_weights": "weight products of attention, whose K and V parts are smaller, and the layer latency that follows "
-                  "from weights",
+    "kv_weights": "weight products of attention, whose K and V parts are smaller",
     "arithmetic": "attention's arithmetic: tile padding, widening a quantised cache",
     "launches": "launches, work items' set-up, partial results",
     "links": "exchanges between chips",
-    "latency": "waiting stages and host work",
+    "latency": "pipeline bubbles, layer latency and host work",
     "other": "everything else",
 })
 # What a step's time is shared out to in words.
@@ -102,9 +100,7 @@ def _gain_parts_s(timing: StepTiming, products: Collection[str]) -> dict[str, An
     for name, causes in timing.operator_cause_s.items():
         for cause, seconds in causes.items():
             share = _share_of(name, cause)
-            if name == LAYER_LATENCY:  # grows with a layer's weights where it depends on the layout at all
-                share = "kv_weights"
-            elif share in ("weights", "arithmetic") and name not in _OF_THE_CACHE:
+            if share in ("weights", "arithmetic") and name not in _OF_THE_CACHE:
                 share = "kv_weights" if name in products else "other"
             found[share] = found[share] + seconds
     return found

@@ -52,13 +52,6 @@ def test_one_cached_token_gains_nothing_by_its_cache(chip):
     assert float(CAUSE_FIELDS["cache_speedup_vs_mha"].value_of(found)) == pytest.approx(1.0, abs=0.002)
 
 
-def test_the_gain_of_a_machine_whose_layers_cost_by_their_weights_is_the_weights():
-    """WSE-3's 1.03x is no cache: a layer's latency there follows from the weights of the layer."""
-    found = point("cerebras-wse3")
-    gains = {part: float(seconds) for part, seconds in gains_s(found).items()}
-    assert gains["kv_weights"] == pytest.approx(sum(gains.values()), rel=1e-3)
-
-
 def test_the_cache_s_part_grows_with_the_context_and_the_weights_part_does_not():
     short, long = (gains_s(replace_chips("h100-sxm", kv_len)) for kv_len in (2048.0, 8192.0))
     assert float(long["cache"]) == pytest.approx(4 * float(short["cache"]), rel=0.03)

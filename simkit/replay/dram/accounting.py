@@ -20,7 +20,7 @@ def account(t, control, counters, banks, column_ok, pseudos, slots, bank, slot, 
         if held > 0:
             counters.refresh += held
             gap -= held
-        # what a refresh held of the time without a request is the refresh's already
+        # idle time that overlaps a refresh is charged to the refresh
         work = min(tick, control.nonempty_since)
         idle = work - start - max(0, min(work, control.refresh_until) - max(start, control.refresh_from))
         if idle > 0:
