@@ -94,6 +94,8 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
             own_runtime = runtime or runtime_of(own[0].software, own[0].series, chip.vendor)
             for place in places:
                 found.runtimes[place] = own_runtime
+            if own_runtime.profile:
+                chip = load_hardware(chip.file or chip.name, overrides=own_runtime.profile)
             time, naive, assumed = _times(own, chip, own_runtime, engine)
         except UserError as error:
             for place in places:
@@ -130,7 +132,7 @@ def _times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,
     if one.quantity == "gemm_s" and one.m and one.n and one.k:
         return product_times(rows, chip)
     if one.quantity == "kernel_s" and not one.model:
-        return kernel_times(rows, chip, engine)
+        return kernel_times(rows, chip, runtime, engine)
     if one.quantity in ("kernel_s", "gemm_s", "collective_s"):
         return operator_times(rows, chip, runtime, engine)
     if one.quantity in TIMES or one.quantity in ("output_tokens_per_s", "user_tokens_per_s"):
