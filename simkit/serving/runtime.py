@@ -7,7 +7,7 @@ the software's, not the chip's, and that is why they do not stand in a profile.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,12 @@ class Runtime:
     vendors: tuple[str, ...] = ()
     calibrated_on: tuple[str, ...] = ()
     profile: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def without_constants(self) -> Runtime:
+        """What it reads and how it splits a model, without what it adds."""
+        return replace(self, kernel_gap_s=0.0, host_sequence_s=0.0, prefill_fraction=1.0, step_s=0.0,
+                       exchange_gap_s=0.0)
 
     def host_step_s(self, kernels: Any, exchanges: Any) -> Any:
         """What a step of so many kernels and exchanges takes besides the engine's time and its sequences' host work."""
