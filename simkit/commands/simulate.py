@@ -45,6 +45,11 @@ _OWN_BATCH_TABLE: Final = {
     "own_batch_tokens_per_s_vs_mha": 0, "own_batch_tokens_per_j_vs_mha": 1, "cost_usd_per_mtok": 4,
     "own_batch_cost_usd_per_mtok": 2, "own_batch_owned_usd_per_mtok": 3, "unknown_costs": 6,
 }
+_BOUNDS_TABLE: Final = {
+    "hardware": 0, "model": 0, "chips": 0, "attention": 0, "batch": 0, "kv_len": 0, "step_time_s": 0,
+    "step_time_s_low_90": 0, "step_time_s_low_50": 2, "step_time_s_likely": 0, "step_time_s_high_50": 2,
+    "step_time_s_high_90": 0, "speedup_vs_mha": 0, "speedup_vs_mha_low_90": 1, "speedup_vs_mha_high_90": 1,
+}
 _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len")
 
 
@@ -63,11 +68,12 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
 @click.option("--causes", is_flag=True, help="Also say what of MHA's time each layout saves, and by which cause.")
 @click.option("--own-batch", is_flag=True, help="Also each layout at the largest batch that it holds on these chips.")
+@click.option("--bounds", is_flag=True, help="Also where half and nine of ten measurements would lie (always in JSON).")
 @profile_options
 @format_options
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
              q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str, tp: int | None, pp: int | None,
-             engine: str, explain: bool, causes: bool, own_batch: bool, settings: tuple[str, ...], profiles: str | None,
+             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, settings: tuple[str, ...], profiles: str | None,
              form: str | None, output: str | None, force: bool, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
@@ -87,6 +93,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.study.columns import ASKED_FOR
     from simkit.study.engines import ENGINES, engine_named
     from simkit.study.grid import Grid, misfits
+    from simkit.study.likely import LIKELY_FIELDS
     from simkit.study.own_batch import OWN_BATCH_FIELDS
     from simkit.study.record import FIELDS, to_records
 
@@ -99,13 +106,15 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
                 chips=parse_chips(chips), tp=tp, pp=pp, engine=engine,
                 scenario={"weight_dtype": weight_dtype, **scenario},
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
-                        *(OWN_BATCH_FIELDS if own_batch else ())])
+                        *(OWN_BATCH_FIELDS if own_batch else ()),
+                        *(LIKELY_FIELDS if bounds or to.form == "json" else ())])
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
     columns = grid.columns()
     if not columns["fits"].all():
         _tell_misfits(misfits(grid, columns), nothing_fits=not columns["fits"].any())
     records = to_records(columns)
-    table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {})} or _TABLE
+    table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {}),
+             **(_BOUNDS_TABLE if bounds else {})} or _TABLE
     shown = from_fields(table, _LIFTABLE, records, ASKED_FOR)
     if "attention_time_s" in shown:  # beside the layout, which is called attention too
         shown["attention_time_s"] = replace(shown["attention_time_s"], heading="attention time")

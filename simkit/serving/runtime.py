@@ -6,7 +6,8 @@ the software's, not the chip's, and that is why they do not stand in a profile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,7 @@ class Runtime:
     software: what measurements call it: beginnings of their words, after ``series:`` where other series differ.
     vendors: of the chips that it is for; empty: all.
     calibrated_on: series of measurements to whose even rows its parameters were fitted.
+    profile: figures of its kernels on any chip that it is for, by dotted key of a profile.
     """
 
     name: str
@@ -63,6 +65,13 @@ class Runtime:
     software: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
     calibrated_on: tuple[str, ...] = ()
+    profile: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def without_constants(self) -> Runtime:
+        """What it reads and how it splits a model, without what it adds."""
+        return replace(self, kernel_gap_s=0.0, host_sequence_s=0.0, prefill_fraction=1.0, step_s=0.0,
+                       exchange_gap_s=0.0)
 
     def host_step_s(self, kernels: Any, exchanges: Any) -> Any:
         """What a step of so many kernels and exchanges takes besides the engine's time and its sequences' host work."""
@@ -99,7 +108,7 @@ def runtime_of(software: str, series: str = "", vendor: str = "") -> Runtime:
 
 def _runtime(source: YamlSource) -> Runtime:
     data: dict[str, Any] = source.data
-    known = (*_PARAMETERS, *_MORE, *_CHOICES, *_WORDS)
+    known = (*_PARAMETERS, *_MORE, *_CHOICES, *_WORDS, "profile")
     for key in data:
         if key not in (*known, "name", "source", "title"):
             raise UserError("unknown key", where=source.locate([key]), hint="known: " + ", ".join(known))
@@ -120,6 +129,10 @@ def _runtime(source: YamlSource) -> Runtime:
         if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
             raise UserError("expected a list of words", where=source.locate([key]))
         parameters[key] = tuple(words)
+    figures = data.get("profile", {})
+    if not isinstance(figures, dict) or not all(isinstance(value, str) for value in figures.values()):
+        raise UserError("expected keys of a profile, each with a text", where=source.locate(["profile"]))
+    parameters["profile"] = figures
     if not isinstance(data.get("source"), str):
         raise UserError("say where the parameters come from", where=source.locate(["source"]))
     return Runtime(name=Path(source.file).stem, source=data["source"], **parameters)

@@ -2,10 +2,13 @@
 
 import re
 from collections import Counter
+from statistics import median
 
 import pytest
 
 from simkit.evidence import published
+from simkit.evidence.accelerators.compare import compare_rows
+from simkit.evidence.accelerators.intervals import points
 from simkit.evidence.dram import compare as compare_dram
 from simkit.evidence.silicon.compare import compare
 from simkit.evidence.silicon.transfer import transfer
@@ -78,3 +81,15 @@ def test_dram():
     assert says(worst[2], max(one["max_relative_error"] for one in others))
     assert float(worst[3]) <= min(one["rank_correlation"] for one in streams) < float(worst[3]) + 0.01
     assert f"All {sum(one['rows'] for one in records)} runs" in PAGE
+
+
+def test_accelerators():
+    records = points(compare_rows())
+    known = [one for one in records if one["predicted"] is not None]
+    steps = [one for one in known if one["quantity"] in ("request_s", "step_s", "user_tokens_per_s", "output_tokens_per_s", "cycles")]
+    every, honest = (median(abs(one["error"]) for one in rows) for rows in (
+        steps, [one for one in steps if not one["calibrated"]]))
+    told = re.search(r"predicts (\d+) public.*?(\d+) have a prediction.*?err by ([\d.]+) %.*?(?:aim 20\), )([\d.]+) %", PAGE, re.DOTALL)
+    assert (int(told[1]), int(told[2])) == (len(records), len(known))
+    assert says(told[3], every)
+    assert says(told[4], honest)

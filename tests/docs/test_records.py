@@ -10,6 +10,7 @@ import pytest
 
 import simkit
 from simkit.commands.main import main
+from simkit.study.likely import LIKELY_FIELDS
 from simkit.study.record import FIELDS
 from tests.reference_data import REPOSITORY
 from tools.docs.build_records import NOT_RUN, RUNS, SCHEMA, differing, records_schema, renewed_text
@@ -49,7 +50,7 @@ def test_every_command_that_gives_records_is_pinned():
 
 
 def test_steps_have_every_field_of_the_vocabulary_and_no_other():
-    assert set(FIELDS) == set(STATED["$defs"]["simulate"]["items"]["properties"])
+    assert {*FIELDS, *LIKELY_FIELDS} == set(STATED["$defs"]["simulate"]["items"]["properties"])
 
 
 def test_the_schema_refuses_a_key_that_is_missing_unknown_or_of_another_type(cli):

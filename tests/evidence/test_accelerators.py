@@ -14,10 +14,13 @@ from simkit.evidence.accelerators.conditions import weight_format
 from simkit.evidence.accelerators.intervals import coverage, factors, points
 from simkit.evidence.accelerators.table import MeasuredRow, head_pairs, read_rows
 from simkit.evidence.accelerators.whole_models import whole_model_times
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
 from simkit.serving.runtime import IDEAL
 from tests.reference_data import reference_path
+from tools.derive_residuals import derived
 
 KEYS = ["chip", "series", "quantity", "rows", "mape", "median_ape", "bias", "ratio_rows", "ratio_median_ape",
         "baseline_mape", "baseline_ratio_median_ape", "rows_unpredicted", "why"]
@@ -164,3 +167,13 @@ def test_nine_of_ten_steps_lie_in_the_bounds_that_other_chips_give() -> None:
     rows = points(found)
     assert all(one["low_90"] <= one["low_50"] <= one["high_50"] <= one["high_90"] for one in rows if one["low_90"])
     assert all((one["predicted"] is None) == (one["why"] is not None) for one in rows)
+
+
+def test_the_shipped_residuals_are_what_the_measurements_give() -> None:
+    stated = load_yaml(shipped_folder("hardware_profiles") / "priors" / "residuals.yaml").data["residuals"]
+    found = derived()["residuals"]
+    assert {name: list(groups) for name, groups in stated.items()} == {name: list(groups) for name, groups in found.items()}
+    for name, groups in stated.items():
+        for how, entry in groups.items():
+            for key, value in entry.items():
+                assert value == pytest.approx(found[name][how][key], rel=1e-3), (name, how, key)

@@ -136,8 +136,35 @@ def silicon_evidence() -> str:
          for record in records if record["regime"] == "serving" and record["mape"] is not None))
 
 
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def accelerator_evidence() -> str:
+    """Errors on accelerators by chip, series and quantity, and of the MHA-over-GQA ratio."""
+    records = json.loads(run(["evidence", "accelerators", "--format", "json"], REPOSITORY))
+    return markdown_table(
+        ["chip", "series", "quantity", "rows", "mean / median error, %", "naive", "pairs", "error of the ratio",
+         "naive", "not predicted"],
+        ([f"`{one['chip']}`", one["series"], f"`{one['quantity']}`", str(one["rows"]),
+          f"{_percent(one['mape'])} / {_percent(one['median_ape'])}", _percent(one["baseline_mape"]),
+          str(one["ratio_rows"] or "-"), _percent(one["ratio_median_ape"]), _percent(one["baseline_ratio_median_ape"]),
+          str(one["rows_unpredicted"] or "-")] for one in records))
+
+
+def accelerator_coverage() -> str:
+    """How often measured rows lie within bounds that other chips' rows give."""
+    records = json.loads(run(["evidence", "accelerators", "--coverage", "--format", "json"], REPOSITORY))
+    return markdown_table(
+        ["chip", "known by", "of", "rows", "inside 50 %", "inside 90 %", "90 % bound, times the prediction"],
+        ([f"`{one['chip']}`", one["known_by"], one["kind"], str(one["rows"]), _percent(one["inside_50"]),
+          _percent(one["inside_90"]),
+          "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"] for one in records))
+
+
 GENERATED: Final[Mapping[str, Callable[[], str]]] = {
-    **TABLES, "silicon-evidence": silicon_evidence, "rooms": rooms_table, "modules": modules_table}
+    **TABLES, "silicon-evidence": silicon_evidence, "rooms": rooms_table, "modules": modules_table,
+    "accelerator-evidence": accelerator_evidence, "accelerator-coverage": accelerator_coverage}
 
 
 def main() -> None:

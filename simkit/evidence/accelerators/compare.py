@@ -62,7 +62,7 @@ def fitted(row: MeasuredRow) -> bool:
 
 
 def compare_rows(data: Path | None = None, *, engine: str = DEFAULT, chips: Chips = load_hardware,
-                 only: Collection[str] | None = None) -> Compared:
+                 only: Collection[str] | None = None, constants: bool = True) -> Compared:
     """All rows of a table and their predictions.
 
     Parameters
@@ -71,13 +71,14 @@ def compare_rows(data: Path | None = None, *, engine: str = DEFAULT, chips: Chip
     engine: by name.
     chips: gives a profile by its name.
     only: names of the chips wanted; None: all.
+    constants: whether runtimes add their times; False leaves what they read and how they split.
     """
     return predict_rows([row for row in read_rows(data) if only is None or row.chip in only], engine=engine,
-                        chips=chips)
+                        chips=chips, constants=constants)
 
 
 def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips = load_hardware,
-                 runtime: Runtime | None = None) -> Compared:
+                 runtime: Runtime | None = None, constants: bool = True) -> Compared:
     """Predictions of some rows; ``runtime``: one for all of them instead of that of each row's software."""
     engine_named(engine)
     found = Compared(rows=rows, measured=np.array([row.time_of(row.value) for row in rows]),
@@ -92,8 +93,11 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
         try:
             chip = profile(own[0].chip)
             own_runtime = runtime or runtime_of(own[0].software, own[0].series, chip.vendor)
+            own_runtime = own_runtime if constants else own_runtime.without_constants
             for place in places:
                 found.runtimes[place] = own_runtime
+            if own_runtime.profile:
+                chip = load_hardware(chip.file or chip.name, overrides=own_runtime.profile)
             time, naive, assumed = _times(own, chip, own_runtime, engine)
         except UserError as error:
             for place in places:
@@ -130,7 +134,7 @@ def _times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,
     if one.quantity == "gemm_s" and one.m and one.n and one.k:
         return product_times(rows, chip)
     if one.quantity == "kernel_s" and not one.model:
-        return kernel_times(rows, chip, engine)
+        return kernel_times(rows, chip, runtime, engine)
     if one.quantity in ("kernel_s", "gemm_s", "collective_s"):
         return operator_times(rows, chip, runtime, engine)
     if one.quantity in TIMES or one.quantity in ("output_tokens_per_s", "user_tokens_per_s"):

@@ -2,9 +2,11 @@ r"""Bounds of a prediction from what predictions of other chips missed, and how 
 
 Residuals are :math:`\ln(t/\hat t)` of rows to which no constant was fitted. Rows of one chip and software are one
 cluster: clusters weigh the same, whatever their rows. Of a chip's rows, bounds are quantiles over the clusters of the
-other chips that are known as well (leave one chip out); where fewer than :data:`LEAST_CLUSTERS` are left, of all
-others, and where these are fewer too there is no bound. With ``n`` clusters a share ``s`` is asked of the levels
-:math:`\frac{1-s}{2}\frac{n+1}{n} - \frac1n` from either end (split conformal prediction, Vovk et al. 2005).
+other chips that are known as well (leave one chip out); where fewer than :data:`LEAST_CLUSTERS` of
+:data:`LEAST_CHIPS` are left, of all others, and where these are fewer too there is no bound. With ``n`` clusters a
+share ``s`` is asked of the levels
+:math:`\frac{1-s}{2}\frac{n+1}{n} - \frac1n` from either end (split conformal prediction, Vovk et al. 2005), and at the
+least of :math:`\frac{1-s}{2n}`: of the outermost cluster's own rows, not of its outermost row.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.hardware.catalog import Chips, load_hardware
 
 SHARES: Final = (0.5, 0.9)
-LEAST_CLUSTERS: Final = 3
+LEAST_CLUSTERS, LEAST_CHIPS = 3, 2
 KINDS: Final = {"kernel_s": "kernel", "gemm_s": "product", "collective_s": "exchange",
                 "bandwidth_bytes_per_s": "memory", "slope_s_per_token": "slope"}
 
@@ -37,7 +39,8 @@ def factors(residuals: Any, clusters: Sequence[Any], share: float) -> tuple[floa
     order = np.argsort(residuals)
     weight = (1.0 / (np.bincount(of)[of] * count))[order]
     middle = np.cumsum(weight) - weight / 2.0
-    level = max((1.0 - share) / 2.0 * (count + 1) / count - 1.0 / count, 0.0)
+    tail = (1.0 - share) / 2.0
+    level = max(tail * (count + 1) / count - 1.0 / count, tail / count)
     low, high = np.interp([level, 1.0 - level], middle, np.asarray(residuals)[order])
     return float(np.exp(low)), float(np.exp(high))
 
@@ -50,7 +53,7 @@ def residuals_of(found: Compared, chips: Chips = load_hardware) -> list[tuple[in
     def one(place: int, kind: str, value: float) -> tuple[int, str, str, tuple[str, str], float]:
         row = found.rows[place]
         how = known.get(row.chip) or known.setdefault(row.chip, chips(row.chip).known_by)
-        return place, kind, how, (row.chip, row.software), float(value)
+        return place, kind, how, (row.chip, found.runtimes[place].name), float(value)
 
     rows = [one(place, kind_of(found.rows[place]), log[place]) for place in np.flatnonzero(np.isfinite(log)).tolist()]
     pairs = [one(mha, f"{kind_of(found.rows[mha])} ratio", log[mha] - log[grouped])
@@ -69,7 +72,8 @@ def bounds(found: Compared, chips: Chips = load_hardware) -> dict[tuple[int, str
         if key not in made:
             others = [one for one in honest if one[1] == kind and one[3][0] != chip]
             alike = [one for one in others if one[2] == how]
-            used = next((some for some in (alike, others) if len({one[3] for one in some}) >= LEAST_CLUSTERS), [])
+            used = next((some for some in (alike, others) if len({one[3] for one in some}) >= LEAST_CLUSTERS
+                         and len({one[3][0] for one in some}) >= LEAST_CHIPS), [])
             made[key] = [factors([one[4] for one in used], [one[3] for one in used], share) if used else
                          (np.nan, np.nan) for share in SHARES]
         result[place, kind] = made[key]

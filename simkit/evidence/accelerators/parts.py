@@ -27,10 +27,10 @@ OPERATORS: Final = {
 # A product so large that only the memory counts: what `gemm` rates of DRAM are of (decode products of 70B models).
 STREAMED_K, STREAMED_N, STREAMED_ROWS = 8192.0, 28672.0, 32.0
 RING_CHIPS: Final = 4  # boards of a T3000, whose eight chips lie on a ring; two boards are a line
-PER_QUERY_HEAD: Final = "per-query-head"
 
 
-def kernel_times(rows: Sequence[MeasuredRow], chip: HardwareProfile, engine: str) -> tuple[Any, Any, str]:
+def kernel_times(rows: Sequence[MeasuredRow], chip: HardwareProfile, runtime: Runtime,
+                 engine: str) -> tuple[Any, Any, str]:
     """Attention kernels alone, and bytes over peak bandwidth beside them."""
     one = rows[0]
     if not (one.n_q_heads and one.head_dim) or any(not (row.n_kv_heads and row.kv_len and row.batch) for row in rows):
@@ -40,7 +40,7 @@ def kernel_times(rows: Sequence[MeasuredRow], chip: HardwareProfile, engine: str
     found = attention_kernel(
         chip, n_q_heads=int(one.n_q_heads), n_kv_heads=kv_heads, head_dim=int(one.head_dim), batch=batch,
         kv_len=kv_len, kv_dtype=format_of(one.kv_dtype).name, engine=engine,
-        kernel=PER_QUERY_HEAD if one.software.startswith(PER_QUERY_HEAD) else "grouped")
+        kernel=runtime.attention_kernel)
     return found["time_s"], found["kv_cache_bytes"] / _peak_bytes_per_s(chip), ""
 
 
