@@ -164,8 +164,16 @@ def attention_parameters(model: ModelArchitecture, layout: AttentionLayout) -> i
 
 
 def group_layout(model: ModelArchitecture, layout: AttentionLayout, group: LayerGroup) -> AttentionLayout:
-    """What a layout of the model means on one kind of layer: its heads there, or what those layers have instead."""
-    return layout if group.shape is None or group.shape is model.shape else layer_layout(layout.name, group.shape)
+    """What a layout of the model means on one kind of layer: its heads there, or what those layers have instead.
+
+    Where K of ``gqa-K`` does not divide the query heads of these layers, they are grouped as closely as the others.
+    """
+    if group.shape is None or group.shape is model.shape:
+        return layout
+    kind, dash, number = layout.name.rpartition("-")
+    if dash and number.isdigit() and group.shape.n_q_heads % int(number):
+        return layer_layout(f"{kind}-{int(number) * group.shape.n_q_heads // model.shape.n_q_heads}", group.shape)
+    return layer_layout(layout.name, group.shape)
 
 
 @lru_cache(maxsize=1024)

@@ -9,11 +9,11 @@ from simkit.model.import_fields import (
     Family,
     Fields,
     common_fields,
+    experts,
     family,
     gated_mlp,
     heads,
     layer_types,
-    moe_places,
     windows,
 )
 from simkit.model.import_hybrids import HYBRIDS
@@ -35,9 +35,7 @@ def _mistral(config: ConfigFields) -> Fields:
 def _mixtral(config: ConfigFields) -> Fields:
     window = config.whole_or_none("sliding_window")
     attention = heads(config) | windows(config, window, ["local"] * config.whole("num_hidden_layers"))
-    moe = {"experts": config.whole("num_local_experts"), "top_k": config.whole("num_experts_per_tok"),
-           "expert_size": config.whole("intermediate_size")}
-    moe_places(config, "num_local_experts", "intermediate_size")
+    moe = experts(config, "num_local_experts", "intermediate_size", shared=0)
     return common_fields(config, attention, tied=False) | {"moe": moe}
 
 
@@ -77,9 +75,7 @@ def _qwen3_moe(config: ConfigFields) -> Fields:
     if dense != list(range(len(dense))):
         raise config.error("mlp_only_layers", "dense layers are modelled at the start of the stack only: "
                                               "expected [] or [0, 1, ...]")
-    moe = {"experts": config.whole("num_experts"), "top_k": config.whole("num_experts_per_tok"),
-           "expert_size": config.whole("moe_intermediate_size")}
-    moe_places(config, "num_experts", "moe_intermediate_size")
+    moe = experts(config, "num_experts", "moe_intermediate_size", shared=0)
     if not dense:
         config.without_effect("intermediate_size", "the width of dense layers, of which mlp_only_layers names none")
         return fields | {"moe": moe}
@@ -142,7 +138,6 @@ def _falcon(config: ConfigFields) -> Fields:
 
 
 def _gpt_oss(config: ConfigFields) -> Fields:
-    experts, size = config.whole("num_local_experts"), config.whole("intermediate_size")
     top_k = config.whole("num_experts_per_tok")
     if config.whole("experts_per_token", default=top_k) != top_k:
         raise config.error("experts_per_token", f"differs from the {top_k} of num_experts_per_tok")
@@ -151,9 +146,8 @@ def _gpt_oss(config: ConfigFields) -> Fields:
         raise config.error("layer_types", "missing key: expected sliding_attention or full_attention for each layer")
     window = config.whole_or_none("sliding_window", required="local" in kinds)
     attention = heads(config, head_dim_default=False) | windows(config, window, kinds)
-    moe_places(config, "num_local_experts", "intermediate_size")
     return common_fields(config, attention, tied=False) | {
-        "moe": {"experts": experts, "top_k": top_k, "expert_size": size}}
+        "moe": experts(config, "num_local_experts", "intermediate_size", shared=0)}
 
 
 def _minimax_m2(config: ConfigFields) -> Fields:
@@ -161,11 +155,9 @@ def _minimax_m2(config: ConfigFields) -> Fields:
     if any(kind != 1 for kind in kinds):
         raise config.error("attn_type_list", "linear-attention layers (0) are not modelled: expected 1 throughout")
     attention = heads(config, head_dim_default=False)
-    moe = {"experts": config.whole("num_local_experts"), "top_k": config.whole("num_experts_per_tok"),
-           "expert_size": config.whole("intermediate_size")}
     shared = config.whole("shared_intermediate_size", default=0, least=0)
-    moe_places(config, "num_local_experts", "intermediate_size")
-    return common_fields(config, attention, tied=False) | {"moe": moe | ({"shared_size": shared} if shared else {})}
+    return common_fields(config, attention, tied=False) | {
+        "moe": experts(config, "num_local_experts", "intermediate_size", shared=shared)}
 
 
 FAMILIES: Final[dict[str, Family]] = {

@@ -112,17 +112,10 @@ def shortest(pattern: list[str]) -> list[str]:
     return pattern
 
 
-def moe_places(config: ConfigFields, experts: str, size: str) -> None:
-    """Remember where the mixture's numbers stand."""
-    config.came_from("moe.experts", experts)
-    config.came_from("moe.top_k", "num_experts_per_tok")
-    config.came_from("moe.expert_size", size)
-
-
 def experts(config: ConfigFields, count: str, size: str, top_k: str = "num_experts_per_tok", *, shared: int) -> Fields:
     """The mixture's fields, from keys that families name in their own ways."""
-    moe_places(config, count, size)
-    config.came_from("moe.top_k", top_k)
+    for ours, theirs in (("experts", count), ("top_k", top_k), ("expert_size", size)):
+        config.came_from(f"moe.{ours}", theirs)
     found = {"experts": config.whole(count), "top_k": config.whole(top_k), "expert_size": config.whole(size)}
     return found | ({"shared_size": shared} if shared else {})
 

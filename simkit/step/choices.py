@@ -78,5 +78,5 @@ def state_update(workload: DecodeWorkload, group: LayerGroup, state: State) -> l
     found.append(Operator(
         name="state_update", count=count, vector_flops=1.0 * state.flops_per_element * elements * workload.q_len,
         kv_read_bytes=moved("state"), kv_write_bytes=moved("state") * workload.q_len,
-        activation_bytes=1.0 * rows * workload.activation_bytes_per_element, dtype="fp32"))
+        activation_bytes=1.0 * rows * workload.activation_bytes_per_element))
     return found

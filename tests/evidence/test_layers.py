@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from simkit.evidence.silicon.compare import compare, predicted_times_s
-from simkit.evidence.silicon.layer_rows import fitted_overheads, layer_operators, layer_totals, overheads
+from simkit.evidence.silicon.layer_rows import layer_operators, layer_totals, overheads
 from simkit.evidence.silicon.tables import parse_table, read_table
 from simkit.hardware.catalog import load_hardware
 from tests.reference_data import reference_path
+from tools.refit_layers import fitted_overheads
 
 SPARSE = """\
 system,framework,op,kernel,model,n_q_heads,weight_dtype,kv_dtype,q_len,batch,kv_len,latency_us

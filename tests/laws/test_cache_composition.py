@@ -112,10 +112,13 @@ def test_a_reducer_never_adds_bytes_and_pages_add_less_than_one_page_a_layer(mod
     reduced = replace(evicted, kv_format=FORMATS[form])
     assert cached_bytes_per_sequence(evicted) <= cached_bytes_per_sequence(base)
     assert cached_bytes_per_sequence(reduced) <= cached_bytes_per_sequence(evicted)
+    kinds = [(reduced.of(group), group) for group in reduced.layer_groups if group.attends]
     scores = 0 if not reduced.policy.eviction.keeps_scores else sum(
-        group.count * float(reduced.score_bytes(group)) for group in reduced.layer_groups)
+        group.count * float(own.score_bytes(group)) for own, group in kinds)
     room, stored = allocated_bytes_per_sequence(reduced) - scores, cached_bytes_per_sequence(reduced)
-    one_page = model.n_layers * reduced.stored_bytes(page)
+    # A page of every array: the entries of a compressed cache fill pages of their own beside its newest tokens.
+    one_page = sum(group.count * float(own.stored_bytes(page * max(a.tokens_per_entry for a in own.layout.arrays)))
+                   for own, group in kinds)
     assert stored <= room * (1 + 1e-12)
     assert room - stored < one_page * (1 + 1e-9)
 
@@ -180,10 +183,12 @@ def test_windows_and_eviction_gain_from_ragged_lengths(model, kv_len, lengths):
     # what it does not cut.
     even = workload(model.name, "as-trained", float(kv_len))
     ragged = with_policy(even, lengths=parse_lengths(lengths))
-    slack = model.n_layers * float(even.stored_bytes(1))  # whole tokens, see above
+    kinds = [(even.of(group), group.count) for group in model.attending_groups]
+    # Whole tokens, see above, and whole entries of a compressed cache.
+    slack = sum(count * float(own.stored_bytes(max(a.tokens_per_entry for a in own.layout.arrays))) for own, count in kinds)
     assert cached_bytes_per_sequence(ragged) <= cached_bytes_per_sequence(even) + slack
     for group in model.layer_groups:
-        if group.window is None:
+        if group.window is None and group.shape is None:
             assert float(ragged.tokens_read(group)) == pytest.approx(kv_len, abs=1.0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from simkit.foundation.errors import UserError
-from simkit.model.architecture import count_parameters
+from simkit.model.architecture import count_parameters, group_layout
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import list_models, load_model
 from simkit.model.kinds.base import AttentionLayout, Read, StoredArray, every_token
@@ -151,3 +151,11 @@ def test_a_projection_belongs_to_a_product_or_to_an_expansion():
             assert bool(lone) == (layout.core.expansion is not None)
             if lone:
                 assert sum(p.rows * p.columns for p in lone) == layout.core.expansion.rank * layout.core.expansion.columns
+
+
+def test_layers_with_other_query_heads_are_grouped_as_closely_as_the_rest():
+    """Step-3.7-Flash: 64 query heads in global layers, 96 in those with a window."""
+    model = load_model("step-3.7-flash")
+    for name, heads in (("gqa-8", {(64, 8), (96, 8)}), ("gqa-64", {(64, 64), (96, 96)}), ("mha", {(64, 64), (96, 96)}), ("mqa", {(64, 1), (96, 1)})):
+        found = [group_layout(model, parse_layout(name, model), group) for group in model.attending_groups]
+        assert {(one.n_q_heads, one.n_kv_heads) for one in found} == heads

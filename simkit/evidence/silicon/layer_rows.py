@@ -6,9 +6,9 @@ pays the profile's launches instead. So each row is predicted for its framework,
 
 .. math:: T = T_{framework} + r_{framework} \sum_{operators} (T_{engine} - T_{launch})
 
-with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by :func:`fitted_overheads` for each chip
-that was measured; a sibling takes those of the chip that its profile is ``like``; kernels that no chip was measured
-with take the mean of their op.
+with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by tools/refit_layers.py
+for each measured chip; a sibling takes those of the chip that its profile is ``like``; kernels that no chip ran
+take the mean of their op.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ STATE_KINDS: Final[Mapping[str, StateKind]] = {"gdn": "gated-delta", "kda": "kda
 # TensorRT-LLM keeps states in bf16: with 4 bytes its long runs would pass the memory's peak.
 _STATE_BYTES: Final = {"trtllm": 2}
 _PARTS: Final = {"mqa_logits": ("index_scores",), "topk": ("top_k",), "attn": ("attention",)}
-FLOORS_S: Final = np.arange(0.0, 400e-6, 0.25e-6)
-RATIOS: Final = np.arange(0.5, 6.01, 0.1)
 
 LayerRows = Iterator[tuple[Any, tuple[Operator, ...], tuple[str, str]]]
 
@@ -52,7 +50,7 @@ def layer_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     times = np.empty(len(rows))
     for where, operators, key in layer_operators(rows):
         floor_s, ratio = overheads(hardware, *key)
-        times[where] = floor_s + ratio * _engine_s(operators, hardware)
+        times[where] = floor_s + ratio * engine_s(operators, hardware)
     return times
 
 
@@ -64,23 +62,6 @@ def layer_totals(rows: MeasuredTimes) -> tuple[Any, Any]:
             moved[where] += operator.weight_bytes + operator.kv_read_bytes + operator.kv_write_bytes
             flops[where] += operator.matrix_flops
     return moved, flops
-
-
-def fitted_overheads(rows: MeasuredTimes, hardware: HardwareProfile) -> dict[tuple[str, str], tuple[float, float]]:
-    """By framework and module, the time in seconds and the ratio of least mean absolute error, in a scan."""
-    engine: dict[tuple[str, str], list[Any]] = {}
-    measured: dict[tuple[str, str], list[Any]] = {}
-    for where, operators, key in layer_operators(rows):
-        engine.setdefault(key, []).append(_engine_s(operators, hardware))
-        measured.setdefault(key, []).append(rows.time_s[where])
-    found = {}
-    for key, parts in engine.items():
-        own, time_s = np.concatenate(parts), np.concatenate(measured[key])
-        most = FLOORS_S[time_s.min() * 1.2 >= FLOORS_S]
-        errors = [np.abs((most[:, None] + ratio * own) / time_s - 1).mean(axis=1) for ratio in RATIOS]
-        best = int(np.argmin([error.min() for error in errors]))
-        found[key] = float(most[int(np.argmin(errors[best]))]), float(RATIOS[best])
-    return found
 
 
 def overheads(hardware: HardwareProfile, framework: str, module: str) -> tuple[float, float]:
@@ -104,7 +85,8 @@ def _shipped() -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
             for chip, by_framework in parse_yaml(text, file=OVERHEADS_FILE).data.items()}
 
 
-def _engine_s(operators: tuple[Operator, ...], hardware: HardwareProfile) -> Any:
+def engine_s(operators: tuple[Operator, ...], hardware: HardwareProfile) -> Any:
+    """Seconds of the operators in a loop, their launches left out."""
     home = [level for level in hardware.homes("weights") if not level.overflow][-1].name
     placement = Placement(weights={home: 1.0}, kv={home: 1.0}, fits=True, max_batch=np.inf)
     found = [operator_times(operator, placement, hardware, start="warm") for operator in operators]
