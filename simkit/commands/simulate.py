@@ -73,8 +73,8 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @format_options
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
              q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str, tp: int | None, pp: int | None,
-             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, settings: tuple[str, ...], profiles: str | None,
-             form: str | None, output: str | None, force: bool, **scenario: Any) -> None:
+             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, settings: tuple[str, ...],
+             profiles: str | None, form: str | None, output: str | None, force: bool, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
     Lists are comma lists or ranges (1k..128k*2, 0..10+1); rows come in the order hardware, model, KV dtype, attention,
