@@ -68,7 +68,7 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
 @click.option("--causes", is_flag=True, help="Also say what of MHA's time each layout saves, and by which cause.")
 @click.option("--own-batch", is_flag=True, help="Also each layout at the largest batch that it holds on these chips.")
-@click.option("--bounds", is_flag=True, help="Also where half and nine of ten measurements would lie (always in JSON).")
+@click.option("--bounds", is_flag=True, help="Also where half and nine of ten measurements would lie, as records do.")
 @profile_options
 @format_options
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
@@ -107,7 +107,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
                 scenario={"weight_dtype": weight_dtype, **scenario},
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
                         *(OWN_BATCH_FIELDS if own_batch else ()),
-                        *(LIKELY_FIELDS if bounds or to.form == "json" else ())])
+                        *(LIKELY_FIELDS if bounds or not to.is_table else ())])
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
     columns = grid.columns()
     if not columns["fits"].all():
