@@ -46,7 +46,10 @@ def test_the_whole_catalogue_is_there():
 # What is unusual and true all the same; a new warning is looked into before it is listed here.
 UNUSUAL = {
     ("apple-m2-ultra", "memory.lpddr"), ("apple-m4-max", "memory.lpddr"),  # nobody's STREAM of their GPUs was found
-    ("apple-m3-max", "memory.lpddr"),  # likewise
+    ("apple-m3-max", "memory.lpddr"), ("apple-m1-ultra", "memory.lpddr"), ("intel-max-1550", "memory.hbm"),  # likewise
+    ("apple-m1-ultra", "memory.lpddr.bandwidth"), ("apple-m1-ultra", "memory.slc.capacity"),  # 819, and two dies' caches
+    ("apple-m5-pro", "power.tdp"), ("mi350x", "memory.hbm.energy"), ("mi350x", "power.flop_energy"),  # of their siblings
+    ("intel-max-1550", "memory.l2.capacity"),  # stacked below the cores
     ("apple-m2-ultra", "memory.lpddr.bandwidth"), ("apple-m3-max", "memory.lpddr.bandwidth"),  # 819 and 410, rounded down
     ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
     ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
