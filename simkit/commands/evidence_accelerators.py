@@ -15,6 +15,7 @@ from simkit.commands.options import (
     profile_loader,
     profile_options,
 )
+from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from simkit.hardware.profile import HardwareProfile
@@ -61,6 +62,9 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
     only = None if points or coverage else named or None
     found = compare_rows(Path(data) if data else None, engine=engine, only=only, chips=chips)
     wanted = set(named)
+    if wanted and not any(row.chip in wanted for row in found.rows):
+        raise UserError(f"no rows of {', '.join(hardware)}, by name or alias", hint="the table's chips: simkit "
+                        "evidence accelerators without -H lists them")
     texts = {"chip": "chip", "series": "series", "quantity": "quantity"}
     columns = {name: Column(heading=heading, liftable=name == "chip") for name, heading in texts.items()}
     if points:

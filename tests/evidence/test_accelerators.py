@@ -177,3 +177,15 @@ def test_the_shipped_residuals_are_what_the_measurements_give() -> None:
         for how, entry in groups.items():
             for key, value in entry.items():
                 assert value == pytest.approx(found[name][how][key], rel=1e-3), (name, how, key)
+
+
+def test_a_chip_of_ones_own_stands_for_its_name_and_a_chip_without_rows_is_said(cli, tmp_path: Path) -> None:
+    """Twice the bandwidth of a profile shortens the rows of its name; -H of a chip that nobody measured is refused."""
+    data = str(table(tmp_path, "a,s,gaudi2,1,1,llama-2-7b,32,32,128,bf16,4,128,64,,step_s,,,0.006,ideal,none"))
+    runs = [json.loads(cli("evidence", "accelerators", "--data", data, "-H", "gaudi2", *more, "--format", "json").stdout)
+            for more in ((), ("--set", "memory.hbm.bandwidth=4.92TB/s"))]
+    assert [one["rows"] for (one,) in runs] == [1, 1]
+    assert runs[1][0]["bias"] < runs[0][0]["bias"]
+    refused = cli("evidence", "accelerators", "--data", data, "-H", "groq-lpu")
+    assert refused.exit_code == 2
+    assert "no rows of groq-lpu" in refused.output
