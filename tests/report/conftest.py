@@ -46,6 +46,7 @@ figures:
   - kind: predicted_against_measured
   - kind: error_by_regime
   - kind: published_figures
+  - kind: attention_atlas
   - {kind: tile_map, hardware: [groq-lpu, sambanova-sn40l], engine: spatial}
 """
 

@@ -18,7 +18,8 @@ from simkit.report.figures.registry import FIGURES
 from simkit.study.study_file import FIGURE_KINDS
 
 # Drawn from tables that name their own models.
-OF_MEASUREMENTS = ("predicted_against_measured", "advantage_against_measured", "error_by_regime", "published_figures")
+OF_MEASUREMENTS = ("predicted_against_measured", "advantage_against_measured", "error_by_regime", "published_figures",
+                   "attention_atlas")
 NAMES = [*(kind for kind in FIGURE_KINDS if kind != "kv_capacity"), "capacity"]
 
 

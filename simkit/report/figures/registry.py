@@ -10,6 +10,7 @@ from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.figures import (
     advantage_against_measured,
     advantage_heatmap,
+    attention_atlas,
     bandwidth_scaling,
     both_metrics,
     concurrent_users,
@@ -61,6 +62,7 @@ def _serving_goodput(context: FigureContext) -> DrawnFigure:
 FIGURES: Final[Mapping[str, Callable[[FigureContext], DrawnFigure]]] = MappingProxyType({
     "advantage_against_measured": advantage_against_measured.draw,
     "advantage_heatmap": advantage_heatmap.draw,
+    "attention_atlas": attention_atlas.draw,
     "bandwidth_scaling": bandwidth_scaling.draw,
     "both_metrics": both_metrics.draw,
     "concurrent_users": concurrent_users.draw,
