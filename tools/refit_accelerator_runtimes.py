@@ -53,7 +53,7 @@ def own_rows(runtime: Runtime) -> list[MeasuredRow]:
 def refit(runtime: Runtime, names: list[str]) -> None:
     """Fit and print."""
     rows = own_rows(runtime)
-    plain = replace(runtime, prefill_fraction=1.0, **dict.fromkeys(ADDED, 0.0))
+    plain = runtime.model_copy(update={"prefill_fraction": 1.0, **dict.fromkeys(ADDED, 0.0)})
 
     def times(one: Runtime) -> Any:
         return predict_rows(rows, runtime=one).predicted

@@ -8,26 +8,20 @@ from typing import Any, Final
 import click
 
 from simkit.commands import options
-from simkit.commands.lazy_group import CommandGroup, LazyCommand
+from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import Destination
 
 COMMANDS: Final = {
-    "accelerators": LazyCommand(target="simkit.commands.evidence_accelerators:accelerators",
-                                help="Requests, steps, kernels and exchanges of accelerators, beside predictions."),
-    "published": LazyCommand(target="simkit.commands.evidence_published:published",
-                             help="Figures that papers and vendors print, beside the engines' for the same setup."),
-    "host": LazyCommand(target="simkit.commands.evidence_host:host",
-                        help="Real decode attention on this machine, beside the prediction."),
-    "serving": LazyCommand(target="simkit.commands.evidence_serving:serving",
-                           help="Time to first token and per token of served models, beside measured systems."),
-    "silicon": LazyCommand(target="simkit.commands.evidence_silicon:silicon",
-                           help="Predicted times of kernels beside measured ones, and of the advantage over MHA."),
-    "transfer": LazyCommand(target="simkit.commands.evidence_silicon:transfer",
-                            help="Leave one chip out: a chip that nobody measured, predicted from the others."),
+    "accelerators": "Requests, steps, kernels and exchanges of accelerators, beside predictions.",
+    "published": "Figures that papers and vendors print, beside the engines' for the same setup.",
+    "host": "Real decode attention on this machine, beside the prediction.",
+    "serving": "Time to first token and per token of served models, beside measured systems.",
+    "silicon": "Predicted times of kernels beside measured ones, and of the advantage over MHA.",
+    "transfer": "Leave one chip out: a chip that nobody measured, predicted from the others.",
 }
 
 
-@click.group(cls=CommandGroup, lazy=COMMANDS)
+@click.group(cls=CommandGroup, lazy=COMMANDS, prefix="evidence_")
 def evidence() -> None:
     """Predictions beside measured data."""
 

@@ -12,7 +12,6 @@ from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from simkit.commands.console import Column
     from simkit.evidence.silicon.compare import SystemComparison
 
 _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA; naive: peak-rate roofline"
@@ -48,7 +47,6 @@ def silicon(*, data: str | None, engine: str, target: str, sample: int | None, s
     simkit evidence silicon --data my_kernels.csv --target vllm --format json
     """
     from simkit.commands.console import warn
-    from simkit.commands.emit import emit
     from simkit.evidence.silicon.compare import compare_systems, comparison_records
 
     found = compare_systems(Path(data) if data else None, engine=engine, target=target, sample=sample, seed=seed,
@@ -59,34 +57,7 @@ def silicon(*, data: str | None, engine: str, target: str, sample: int | None, s
     for record in records:
         if record["skip_reason"]:
             warn(f"{record['system']}: {record['rows']} rows skipped: {record['skip_reason']}")
-    if to.is_table:
-        emit([_for_people(record) for record in records], to, _columns(), footer=_FOOTER)
-    else:
-        emit(records, to, _columns())
-
-
-@click.command()
-@click.option("--data", metavar="FILE.csv[.gz]", default=None,
-              help="Measured attention kernels of three systems or more instead of the shipped table.")
-@click.option("--sample", type=click.IntRange(min=60), default=250, show_default=True, metavar="N",
-              help="Rows a chip that the fits see; all rows are scored.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Of the draw.")
-@options.profiles_folder
-@options.records
-def transfer(*, data: str | None, sample: int, seed: int, profiles: str | None, to: Destination) -> None:
-    """Leave one chip out: how well a chip that nobody measured is predicted from its datasheet and the others.
-
-    For each chip of the table all kernel figures are fitted anew on the other chips' rows (about a minute in all),
-    carried over by rule, and scored on the chip's own rows.
-    """
-    from simkit.commands.emit import emit
-    from simkit.evidence.silicon.transfer import transfer as leave_one_out
-
-    records = leave_one_out(Path(data) if data else None, sample=sample, seed=seed, profiles=profiles)
-    if to.is_table:
-        emit([_for_people(record) for record in records], to, _columns(), footer=_FOOTER)
-    else:
-        emit(records, to, _columns())
+    emit_errors(records, to)
 
 
 def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
@@ -103,17 +74,21 @@ def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
         write_figure(folder / "error_by_regime.svg", lambda: error_by_regime(found), force=force)
 
 
-def _columns() -> dict[str, Column]:
+def emit_errors(records: list[dict[str, Any]], to: Destination) -> None:
+    """Errors by system and regime; in tables as percentages."""
     from simkit.commands.console import Column
+    from simkit.commands.emit import emit
     from simkit.foundation.units import COUNT
 
-    return {
+    columns = {
         "system": Column(), "regime": Column(), "rows": Column(dimension=COUNT), "mape": Column("MAPE", COUNT),
         "mape_interval": Column("5-95 %", COUNT, optional=2), "median_ape": Column("median", COUNT),
         "median_interval": Column("5-95 %", COUNT, optional=3), "p90_ape": Column("p90", COUNT, optional=1),
         "bias": Column(dimension=COUNT, optional=1), "advantage_median_ape": Column("advantage", COUNT),
         "baseline_mape": Column("naive MAPE", COUNT), "baseline_median_ape": Column("median", COUNT, optional=1),
     }
+    shown = [_for_people(record) for record in records] if to.is_table else records
+    emit(shown, to, columns, footer=_FOOTER)
 
 
 def _for_people(record: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _load(*, trace_file: str | None, rate: str | None, arrivals: str, lengths: s
         stream = read_trace(trace_file)
         if requests is not None:
             stream = stream.first(requests)
-        _, own = stream.mean_rate_per_s()
+        own = stream.mean_rate_per_s()
         if own == float("inf") and (rates or scale != 1.0):
             raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
         # Requests that all come at once have no rate; as they are, they are served at factor 1.

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from simkit.foundation import output
-from simkit.report.drawing.style import house_style, palette
+from simkit.report.drawing.style import DARK, house_style
 
 PNG_DOTS_PER_INCH: Final = 300
 # No dates and no program versions in the files: a rerun gives the same bytes.
@@ -92,7 +92,7 @@ def inline_svg(svg: bytes, *, name: str, alt: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    for colour in palette():
+    for colour in DARK:
         text = text.replace(colour, f"var(--c{colour[1:]})")
     opening = re.match(r"<svg[^>]*>", text)
     box = re.search(r'viewBox="([^"]+)"', text)
