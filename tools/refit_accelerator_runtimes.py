@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -59,8 +58,8 @@ def refit(runtime: Runtime, names: list[str]) -> None:
         return predict_rows(rows, runtime=one).predicted
 
     base = times(plain)
-    prefill = times(replace(plain, prefill_fraction=0.5)) - base
-    columns = [(times(replace(plain, **{name: UNIT_S})) - base) for name in names]
+    prefill = times(plain.model_copy(update={"prefill_fraction": 0.5})) - base
+    columns = [(times(plain.model_copy(update={name: UNIT_S})) - base) for name in names]
     measured = np.array([row.time_of(row.value) for row in rows])
     known = np.isfinite(base)
     half = np.array([fitted(row) for row in rows])

@@ -14,7 +14,6 @@ import argparse
 import math
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -45,8 +44,8 @@ def fitted_rows(rows: list[ServedModel], runtime: str) -> tuple[list[ServedModel
 def runtime_of(name: str, values: Any) -> Runtime:
     """A runtime with these parameters: microseconds a kernel, microseconds a sequence, the prefill's share."""
     gap_us, host_us, fraction = (float(value) for value in values)
-    return replace(IDEAL, name=name, kernel_gap_s=gap_us * UNIT_S, host_sequence_s=host_us * UNIT_S,
-                   prefill_fraction=fraction)
+    return IDEAL.model_copy(update={"name": name, "kernel_gap_s": gap_us * UNIT_S, "host_sequence_s": host_us * UNIT_S,
+                                    "prefill_fraction": fraction})
 
 
 def errors(rows: list[ServedModel], runtime: Runtime) -> Any:

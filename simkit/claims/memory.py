@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import Field
 
-from simkit.claims.verdict import Axis, Claim, Finding, Names, Point, listed, verdict_over, within
+from simkit.claims.verdict import (
+    Axis,
+    Claim,
+    Finding,
+    Names,
+    Point,
+    cache_reduction,
+    listed,
+    verdict_over,
+    within,
+)
 from simkit.foundation.units import BYTES, COUNT, format_quantity
 from simkit.foundation.validation import Number, Quantity, Text
 from simkit.hardware.catalog import Chips
@@ -26,7 +37,6 @@ from simkit.study.scenario import parse_scenario
 Bytes = Annotated[float, Quantity(BYTES, 1, 1e18)]
 Ratio = Annotated[Number, Field(gt=0)]
 ABOUT: Final = 0.1  # "about" and "roughly": within a tenth
-MOST_USERS: Final = 1000
 SECONDS_PER_DAY: Final = 86_400
 
 
@@ -50,8 +60,9 @@ class CacheSize(Claim, test="cache_size"):
         token_bytes = kv_bytes_per_token(model, parse_layout(self.attention, model), self.kv_dtype)
         size = token_bytes * self.kv_len
         own = f"{_size(size)} ({self.attention}, {self.kv_dtype}, {self.kv_len:g} tokens)"
+        finding = Finding(verdict="holds", figure=own, found=size, claimed=self.claimed_bytes, unit="B")
         if within(size, self.claimed_bytes, ABOUT):
-            return Finding(verdict="holds", figure=own, found=size, claimed=self.claimed_bytes, unit="B")
+            return finding
         formats = [name for name in FORMATS if within(self.kv_len * kv_bytes_per_token(
             model, parse_layout(self.attention, model), name), self.claimed_bytes, ABOUT)]
         tokens = np.floor(self.claimed_bytes / token_bytes)
@@ -63,11 +74,8 @@ class CacheSize(Claim, test="cache_size"):
         condition = (f"{_size(self.claimed_bytes)} hold {tokens:g} tokens; at {self.kv_len:g} tokens {nearest} KV "
                      f"heads come nearest ({_size(by_heads[nearest])}); the model as trained has {_size(trained)}")
         if formats:
-            return Finding(verdict="holds when", figure=own, found=size,
-                           condition=f"the cache is in {listed(formats)}; {condition}",
-                           claimed=self.claimed_bytes, unit="B")
-        return Finding(verdict="does not hold", figure=own, condition=condition, found=size, claimed=self.claimed_bytes,
-                       unit="B")
+            return replace(finding, verdict="holds when", condition=f"the cache is in {listed(formats)}; {condition}")
+        return replace(finding, verdict="does not hold", condition=condition)
 
 
 class CacheRatio(Claim, test="cache_ratio"):
@@ -91,8 +99,10 @@ class CacheRatio(Claim, test="cache_ratio"):
 
 
 class _Room(Claim, test="room"):
-    """What both capacity claims share: a machine of each width, and the two layouts on it."""
+    """A smaller cache holds more in the same memory, in proportion: on a machine of each width."""
 
+    column: ClassVar[Literal["max_batch", "max_kv_len"]]
+    what: ClassVar[str]
     hardware: Text
     model: Text
     attention: Text
@@ -102,14 +112,16 @@ class _Room(Claim, test="room"):
     tp: Axis = (1,)
     claimed_ratio: Ratio
 
-    def _gain(self, column: Literal["max_batch", "max_kv_len"], what: str, chips: Chips) -> Finding:
+    def judge(self, engine: str, chips: Chips) -> Finding:
+        """What the two layouts hold on the same chips, width by width."""
+        del engine
         hardware, model = chips(self.hardware), load_model(self.model)
         widths = [int(width) for width in self.tp]
         rows, copies = [], []
         for width in widths:
             columns = capacity(hardware, model, [self.attention, self.against], scenario=parse_scenario(
                 attention_sharding="heads"), batch=self.batch, kv_len=self.kv_len, chips=width, tp=width)
-            rows.append(columns[column][:, 0])
+            rows.append(columns[self.column][:, 0])
             copies.append(float(columns["kv_copies"][0, 0]))
         ours, theirs = np.array(rows).T
         ratio = ours / theirs
@@ -123,7 +135,8 @@ class _Room(Claim, test="room"):
             condition = (f"tensor parallelism is {listed(good)}; on {bad[0][0]} chips the "
                          f"{parse_layout(self.attention, model).n_kv_heads} KV heads are stored {bad[0][1]:g} times")
         return Finding(verdict=verdict, condition=condition, found=float(ratio[0]), claimed=self.claimed_ratio,
-                       figure=f"{what}: {figures} chips; on {widths[0]}: {ours[0]:g} instead of {theirs[0]:g}")
+                       figure=f"{self.what.format(self)}: {figures} chips; on {widths[0]}: {ours[0]:g} instead of "
+                              f"{theirs[0]:g}")
 
 
 class ProportionalReads(Claim, test="proportional_reads"):
@@ -140,8 +153,7 @@ class ProportionalReads(Claim, test="proportional_reads"):
     def judge(self, engine: str, chips: Chips) -> Finding:
         """Bytes of the cache, and of cache and weights, that all chips read in a step, over widths and batches."""
         model, widths = load_model(self.model), [int(width) for width in self.tp]
-        factor = (kv_bytes_per_token(model, parse_layout("mha", model))
-                  / kv_bytes_per_token(model, parse_layout(self.attention, model)))
+        factor = cache_reduction(model, self.attention)
         cache, whole = [], []
         for width in widths:
             read = decode_step(chips(self.hardware), self.model, attention=[["mha"], [self.attention]], engine=engine,
@@ -164,19 +176,15 @@ class ProportionalReads(Claim, test="proportional_reads"):
 class MoreUsers(_Room, test="more_users"):
     """A smaller cache serves more users in the same memory, in proportion."""
 
-    def judge(self, engine: str, chips: Chips) -> Finding:
-        """Largest batches of the two layouts on the same chips, width by width."""
-        del engine
-        return self._gain("max_batch", f"users at {self.kv_len:g} tokens", chips)
+    column = "max_batch"
+    what = "users at {0.kv_len:g} tokens"
 
 
 class LongerContexts(_Room, test="longer_contexts"):
     """A smaller cache serves longer contexts in the same memory, in proportion."""
 
-    def judge(self, engine: str, chips: Chips) -> Finding:
-        """Longest contexts of the two layouts on the same chips, width by width."""
-        del engine
-        return self._gain("max_kv_len", f"context of {self.batch:g} users", chips)
+    column = "max_kv_len"
+    what = "context of {0.batch:g} users"
 
 
 class PracticalContext(Claim, test="practical_context"):

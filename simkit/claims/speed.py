@@ -9,13 +9,21 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from simkit.claims.verdict import Axis, Claim, Finding, Names, Point, listed, verdict_over, within
+from simkit.claims.verdict import (
+    Axis,
+    Claim,
+    Finding,
+    Names,
+    Point,
+    cache_reduction,
+    listed,
+    verdict_over,
+    within,
+)
 from simkit.foundation.validation import Number, Text
 from simkit.hardware.catalog import Chips
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
-from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.point import decode_step
 from simkit.study.single_kernel import attention_kernel
 from simkit.study.stacking import stack
@@ -43,8 +51,7 @@ class ProportionalSpeedup(Claim, test="proportional_speedup"):
     def judge(self, engine: str, chips: Chips) -> Finding:
         """Step and attention speed-ups over the batch, chip by chip."""
         model = load_model(self.model)
-        factor = (kv_bytes_per_token(model, parse_layout("mha", model))
-                  / kv_bytes_per_token(model, parse_layout(self.attention, model)))
+        factor = cache_reduction(model, self.attention)
         result = decode_step(_profiles(self.hardware, chips)[:, None], self.model,
                              attention=[[["mha"]], [[self.attention]]], batch=np.array(self.batch)[None, :],
                              kv_len=self.kv_len, engine=engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +14,9 @@ from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.validation import Name, StrictRecord, Text, rule
 from simkit.hardware.catalog import Chips
+from simkit.model.architecture import ModelArchitecture
+from simkit.model.attention import parse_layout
+from simkit.study.cache_size import kv_bytes_per_token
 
 Verdict = Literal["holds", "holds when", "does not hold"]
 
@@ -105,6 +108,12 @@ def verdict_over(holds: Any) -> Verdict:
     return "holds when" if everywhere.any() else "does not hold"
 
 
+def cache_reduction(model: ModelArchitecture, attention: str) -> float:
+    """How much smaller a token's cache is under a layout than with MHA."""
+    mha, ours = (kv_bytes_per_token(model, parse_layout(name, model)) for name in ("mha", attention))
+    return mha / ours
+
+
 def within(found: float, claimed: float, tolerance: float) -> bool:
     """Whether two figures agree: :math:`|found / claimed - 1| \\le tolerance`.
 
@@ -112,21 +121,6 @@ def within(found: float, claimed: float, tolerance: float) -> bool:
     (False, True)
     """
     return abs(found / claimed - 1) <= tolerance
-
-
-def first_where(holds: Callable[[float], bool], least: float, most: float) -> float | None:
-    """The least whole number in [least, most] from which a monotone statement holds, by bisection; None: nowhere.
-
-    >>> first_where(lambda n: n * n >= 50, 1, 100)
-    8.0
-    """
-    if not holds(most):
-        return None
-    low, high = float(least) - 1, float(most)
-    while high - low > 1:
-        middle = float(np.floor((low + high) / 2))
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
 
 
 def listed(values: Sequence[Any]) -> str:

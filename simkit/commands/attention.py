@@ -6,15 +6,8 @@ from typing import Final
 
 import click
 
-from simkit.commands.options import (
-    axis_option,
-    destination,
-    engine_option,
-    format_options,
-    hardware_option,
-    names_option,
-    profile_options,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 
 _TABLE: Final = {
     "hardware": 0, "kv_dtype": 3, "n_kv_heads": 0, "batch": 0, "kv_len": 0, "q_len": 8, "kv_cache_bytes": 2,
@@ -25,38 +18,33 @@ _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 
 
 @click.command()
-@hardware_option()
+@options.hardware()
 @click.option("--n-q-heads", type=click.IntRange(min=1), default=64, show_default=True, help="Query heads.")
-@axis_option("--n-kv-heads", default="64,8,1", help="Key/value heads; each divides the query heads.")
+@options.axis("--n-kv-heads", default="64,8,1", help="Key/value heads; each divides the query heads.")
 @click.option("--head-dim", type=click.IntRange(min=1), default=128, show_default=True, help="Elements a head.")
-@axis_option("--batch", default="32", help="Sequences decoded together.")
-@axis_option("--kv-len", default="4k", help="Cached tokens a sequence; k is 1024.")
-@axis_option("--q-len", default="1", help="Query tokens a sequence and step.")
-@names_option("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
-@engine_option
+@options.points(batch="32")
+@options.kv_dtypes
+@options.engine
 @click.option("--cache", default="cold", show_default=True, metavar="cold|warm",
               help="What the chip's cache holds: other layers' bytes, or this kernel's, looped (--engine replay).")
-@profile_options
-@format_options
+@options.profiles
+@options.records
 def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], head_dim: int, batch: list[int],
-              kv_len: list[int], q_len: list[int], kv_dtype: list[str], engine: str, cache: str,
-              settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None,
-              force: bool) -> None:
+              kv_len: list[int], q_len: list[int], kv_dtype: list[str], engine: str, cache: str, profiles: Profiles,
+              to: Destination) -> None:
     """Time one attention kernel over a KV cache that a single chip holds.
 
     \b
     simkit attention -H h100-sxm --n-q-heads 64 --n-kv-heads 64,8,1 --head-dim 128 --batch 32 --kv-len 4096
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import warn
     from simkit.commands.emit import emit, from_fields
-    from simkit.commands.options import load_profiles
     from simkit.foundation.errors import UserError
     from simkit.study.record import to_records
     from simkit.study.single_kernel import KERNEL_FIELDS, kernel_grid
 
     columns = kernel_grid(
-        load_profiles(hardware, settings, profiles), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,
+        profiles.load(hardware), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,
         head_dim=head_dim, batch=batch, kv_len=kv_len, q_len=q_len, engine=engine, cache=cache)
     records = to_records(columns)
     unfit = [record for record in records if not record["fits"]]

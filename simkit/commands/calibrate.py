@@ -6,11 +6,10 @@ from typing import Final
 
 import click
 
-from simkit.commands.lazy_group import CommandGroup, LazyCommand
+from simkit.commands.lazy_group import CommandGroup
 
 COMMANDS: Final = {
-    "host": LazyCommand(target="simkit.commands.calibrate_host:host",
-                        help="Measure this machine and write its profile."),
+    "host": "Measure this machine and write its profile.",
 }
 
 
@@ -27,7 +26,8 @@ class FileOrCommand(CommandGroup):
         return "FILE.csv", from_file, args
 
 
-@click.group(cls=FileOrCommand, lazy=COMMANDS, subcommand_metavar="host | FILE.csv --profile NAME [-o PROFILE.yaml]")
+@click.group(cls=FileOrCommand, lazy=COMMANDS, prefix="calibrate_",
+             subcommand_metavar="host | FILE.csv --profile NAME [-o PROFILE.yaml]")
 def calibrate() -> None:
     """Profiles from measurements: of this machine, or a profile's kernel figures fitted to kernel times in a file.
 

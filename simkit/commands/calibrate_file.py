@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from simkit.commands import options
 from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from simkit.evidence.silicon.calibrate import Calibration
-
-_PLOTS: Final = (".svg", ".png", ".pdf")
 
 
 @click.command("calibrate")
@@ -24,7 +23,7 @@ _PLOTS: Final = (".svg", ".png", ".pdf")
 @click.option("--keep", default="", metavar="FIGURE[,...]", help="Figures left as the profile has them.")
 @click.option("--target", default="best", show_default=True, metavar="NAME",
               help="best of the frameworks, sglang, trtllm or vllm.")
-@click.option("--profiles", metavar="DIR", default=None, help="A folder of profiles searched before the shipped ones.")
+@options.profiles_folder
 @click.option("--force", is_flag=True, help="Replace output files that exist.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
               help="How the fitted figures are printed.  [default: table]")
@@ -37,7 +36,6 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     """
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.commands.options import destination
     from simkit.evidence.silicon.calibrate import calibrate as fit_rows
     from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
     from simkit.evidence.silicon.tables import read_table
@@ -45,11 +43,13 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     from simkit.foundation.output import check_target, write_text
     from simkit.foundation.units import COUNT
     from simkit.hardware.catalog import load_hardware
+    from simkit.report.drawing.export import write_figure
+    from simkit.report.figures.residuals import residual_figure
 
     if plot is None and output is not None:
         plot = str(Path(output).with_suffix(".residuals.svg"))
-    if plot is not None and Path(plot).suffix.lower() not in _PLOTS:
-        raise UserError(f"--plot {plot}: expected a name that ends in {', '.join(_PLOTS)}")
+    if plot is not None and options.figure_suffix(plot) is None:
+        raise UserError(f"--plot {plot}: expected a name that ends in {', '.join(options.FIGURE_SUFFIXES)}")
     for path in (output, plot):
         if path is not None:
             check_target(path, force=force)
@@ -62,21 +62,10 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     if output is not None:
         write_text(Path(output), calibrated_text(found, Path(output).stem, file), force=force)
     if plot is not None:
-        _draw(found, Path(plot), force=force)
-    columns = {"figure": Column(heading="figure"), "start": Column(heading="before", dimension=COUNT),
-               "value": Column(heading="fitted", dimension=COUNT), "low": Column(heading="5 %", dimension=COUNT),
-               "high": Column(heading="95 %", dimension=COUNT)}
-    emit(records, destination(form, None, force=False), columns, footer=_errors(found))
-
-
-def _draw(found: Calibration, file: Path, *, force: bool) -> None:
-    from simkit.foundation.output import atomic_file
-    from simkit.report.drawing.export import figure_bytes
-    from simkit.report.drawing.style import house_style
-    from simkit.report.figures.residuals import residual_figure
-
-    with house_style(), atomic_file(file, force=force) as part:
-        part.write_bytes(figure_bytes(residual_figure(found), file.suffix.lower().lstrip(".")))
+        write_figure(Path(plot), lambda: residual_figure(found), force=force)
+    columns = {"figure": Column(), "start": Column("before", COUNT), "value": Column("fitted", COUNT),
+               "low": Column("5 %", COUNT), "high": Column("95 %", COUNT)}
+    emit(records, options.destination(form, None, force=False), columns, footer=_errors(found))
 
 
 def _errors(found: Calibration) -> str:

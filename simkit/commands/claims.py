@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import click
 
-from simkit.commands.options import (
-    destination,
-    engine_option,
-    format_options,
-    hardware_option,
-    profile_loader,
-    profile_options,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY]")
 @click.option("--only", metavar="ID", default=None, help="Claims whose id begins so.")
-@hardware_option(default=None)
-@engine_option
-@profile_options
-@format_options
-def claims(*, study: str | None, only: str | None, hardware: list[str], engine: str, settings: tuple[str, ...],
-           profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.hardware(default=None)
+@options.engine
+@options.profiles
+@options.records
+def claims(*, study: str | None, only: str | None, hardware: list[str], engine: str, profiles: Profiles,
+           to: Destination) -> None:
     """What people say about MQA and GQA: holds, holds when, or does not hold, with figure and condition.
 
     STUDY is a file of claims (workloads/studies/claims.yaml when left out). The engines find figures and conditions.
@@ -31,7 +25,6 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
     \b
     simkit claims --only speed-in-proportion -H h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
-    to = destination(form, output, force=force)
     from simkit.claims.tested_claims import DEFAULT_CLAIMS, judge_claims, read_claims
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
@@ -43,7 +36,7 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
         raise UserError(f"no claim's id begins with '{only}'", hint="known: " + ", ".join(claim.id for claim in stated))
     if hardware:
         chosen = [claim.on(hardware) for claim in chosen]
-    records = judge_claims(chosen, engine, chips=profile_loader(settings, profiles))
+    records = judge_claims(chosen, engine, chips=profiles.loader())
     if to.is_table and to.output is None:
         for record in records:
             click.echo(f"{record['verdict'].upper()}: {record['statement']}")
@@ -51,4 +44,4 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
             if record["condition"]:
                 click.echo(f"    {'when ' if record['verdict'] == 'holds when' else ''}{record['condition']}")
         return
-    emit(records, to, {name: Column(heading=name) for name in ("id", "verdict", "statement", "figure", "condition")})
+    emit(records, to, {name: Column(name) for name in ("id", "verdict", "statement", "figure", "condition")})

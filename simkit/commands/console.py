@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TextIO
 
 import click
@@ -23,15 +23,17 @@ _LOG_EVERY_S: Final = 5.0
 UNKNOWN: Final = "-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Column:
-    """One column: heading, dimension of its numbers (None: text), and how soon it may be left out (0: never).
+    """One column: heading (empty: the name of its key), dimension of its numbers (None: text), and how soon it may be
+    left out (0: never).
 
     ``liftable`` columns move into the heading on a terminal when all rows agree.
     """
 
-    heading: str
+    heading: str = ""
     dimension: str | None = None
+    _: KW_ONLY
     optional: int = 0
     liftable: bool = False
 

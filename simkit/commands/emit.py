@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from simkit.commands.console import Column, cell, plain_table, print_table
+from simkit.commands.console import Column, cell, plain_table, print_table, warn
 from simkit.commands.options import Destination
+from simkit.foundation.errors import UserError
 from simkit.foundation.output import csv_text, json_text, write_text
 from simkit.foundation.units import COUNT
 from simkit.study.record import FIELDS, Field
@@ -32,9 +35,19 @@ def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Re
     for name, optional in shown.items():
         if any(record.get(name) is not None for record in records):
             field = fields[name]
-            columns[name] = Column(heading=field.heading or name, dimension=field.dimension, optional=optional,
-                                   liftable=name in liftable)
+            columns[name] = Column(field.heading or "", field.dimension, optional=optional, liftable=name in liftable)
     return columns
+
+
+def readable(files: Mapping[str, Path], read: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is read of each file; one faulty file of a user must not hide the others: it is told."""
+    records = []
+    for path in files.values():
+        try:
+            records.append(read(path))
+        except UserError as error:
+            warn(str(error).splitlines()[0])
+    return records
 
 
 def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
@@ -60,8 +73,13 @@ def _assumed(records: Records) -> str | None:
 
 def emit(records: Records, to: Destination, columns: Mapping[str, Column], *, title: str | None = None,
          footer: str | None = None) -> None:
-    """Write records in the form asked for; tables show ``columns``, CSV and JSON every key of the records."""
+    """Write records in the form asked for; tables show ``columns``, CSV and JSON every key of the records.
+
+    ``text``, and keys that end in ``_text``, are how a value is written in a table: only tables show them.
+    """
     if not to.is_table:
+        records = [{key: value for key, value in record.items() if key != "text" and not key.endswith("_text")}
+                   for record in records]
         text = json_text(records) if to.form == "json" else csv_text(records)
         if to.output is None:
             click.echo(text, nl=False)
@@ -70,7 +88,7 @@ def emit(records: Records, to: Destination, columns: Mapping[str, Column], *, ti
         return
     rows = [[_with_range(record, name, column) for name, column in columns.items()] for record in records]
     footer = "\n".join(line for line in (footer, _assumed(records)) if line) or None
-    layout = list(columns.values())
+    layout = [replace(column, heading=column.heading or name) for name, column in columns.items()]
     if to.output is None:
         print_table(layout, rows, title=title)
         if footer:

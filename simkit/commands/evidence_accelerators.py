@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from simkit.commands.options import (
-    destination,
-    format_options,
-    hardware_option,
-    load_profiles,
-    profile_loader,
-    profile_options,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,12 +21,11 @@ if TYPE_CHECKING:
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
 @click.option("--points", is_flag=True, help="One record a row: what was assumed for it, and bounds of its value.")
 @click.option("--coverage", is_flag=True, help="How often rows lie within bounds that other chips' rows give.")
-@hardware_option(default=None)
-@profile_options
-@format_options
+@options.hardware(default=None)
+@options.profiles
+@options.records
 def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool, hardware: list[str],
-                 settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None,
-                 force: bool) -> None:
+                 profiles: Profiles, to: Destination) -> None:
     """Requests, steps, kernels, products and exchanges: errors of times by chip and series, and of the MHA/GQA ratio.
 
     Errors are of times, predicted over measured less 1, as fractions; naive: bytes and flops at the vendor's peaks.
@@ -43,7 +36,6 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
     simkit evidence accelerators
     simkit evidence accelerators -H gaudi2 --points --format csv
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.accelerators.compare import compare_rows, records
@@ -52,8 +44,8 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
     from simkit.evidence.silicon.compare import systems_of
     from simkit.foundation.units import COUNT
 
-    load = profile_loader(settings, profiles)
-    named = {name: chip for chip in load_profiles(hardware, settings, profiles) for name in systems_of(chip)}
+    load = profiles.loader()
+    named = {name: chip for chip in profiles.load(hardware) for name in systems_of(chip)}
 
     def chips(name: str) -> HardwareProfile:
         return named.get(name) or load(name)
@@ -66,16 +58,16 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
         raise UserError(f"no rows of {', '.join(hardware)}, by name or alias", hint="the table's chips: simkit "
                         "evidence accelerators without -H lists them")
     texts = {"chip": "chip", "series": "series", "quantity": "quantity"}
-    columns = {name: Column(heading=heading, liftable=name == "chip") for name, heading in texts.items()}
+    columns = {name: Column(heading, liftable=name == "chip") for name, heading in texts.items()}
     if points:
-        columns |= {"model": Column(heading="model")} | {name: Column(heading=name, dimension=COUNT) for name in (
+        columns |= {"model": Column()} | {name: Column(name, COUNT) for name in (
             "chips", "batch", "prompt_tokens", "output_tokens", "kv_len", "measured", "predicted", "error")}
         rows = [one for one in of_rows(found, chips) if not wanted or one["chip"] in wanted]
-        emit(rows, to, columns | {"why": Column(heading="why", optional=1)})
+        emit(rows, to, columns | {"why": Column(optional=1)})
         return
     if coverage:
-        shown = {"known_by": Column(heading="known by"), "kind": Column(heading="kind")} | {
-            name: Column(heading=name.replace("_", " "), dimension=COUNT) for name in (
+        shown = {"known_by": Column("known by"), "kind": Column()} | {
+            name: Column(name.replace("_", " "), dimension=COUNT) for name in (
                 "rows", "inside_50", "inside_90", "low_90", "high_90")}
         emit([one for one in covered(found, chips) if not wanted or one["chip"] in wanted], to,
              {"chip": columns["chip"]} | shown)
@@ -83,5 +75,5 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
     numbers = {"rows": "rows", "mape": "MAPE", "median_ape": "median", "bias": "bias", "ratio_rows": "pairs",
                "ratio_median_ape": "ratio", "baseline_mape": "naive MAPE", "baseline_ratio_median_ape": "naive ratio",
                "rows_unpredicted": "unpredicted"}
-    columns |= {name: Column(heading=heading, dimension=COUNT) for name, heading in numbers.items()}
-    emit(records(found), to, columns | {"why": Column(heading="why", optional=1)})
+    columns |= {name: Column(heading, COUNT) for name, heading in numbers.items()}
+    emit(records(found), to, columns | {"why": Column(optional=1)})

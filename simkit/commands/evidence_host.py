@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from simkit.commands.options import destination, format_options
+from simkit.commands import options
+from simkit.commands.options import Destination
 
 
 @click.command()
@@ -12,16 +13,14 @@ from simkit.commands.options import destination, format_options
               help="This machine's profile (simkit calibrate host); measured now when left out.")
 @click.option("--points", is_flag=True, help="One record a shape instead of errors by regime.")
 @click.option("--quick", is_flag=True, help="Fewer shapes, less time.")
-@format_options
-def host(*, profile: str | None, points: bool, quick: bool, form: str | None, output: str | None,
-         force: bool) -> None:
+@options.records
+def host(*, profile: str | None, points: bool, quick: bool, to: Destination) -> None:
     """Run MHA, GQA and MQA decode attention in float32 on this machine, from cache to DRAM, beside the prediction.
 
     The prediction is the closed-form engine's on the profile as calibrated, with caches as a looped kernel finds them.
     Nothing is fitted to attention. Errors are fractions; baseline is bytes over DRAM bandwidth. Intervals (5-95 %) draw
     the shapes anew.
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column, print_table
     from simkit.commands.emit import emit
     from simkit.evidence.host.compare import compare, compare_here, summarise
@@ -36,18 +35,15 @@ def host(*, profile: str | None, points: bool, quick: bool, form: str | None, ou
     else:
         records = compare(load_hardware(profile), budget_s=budget_s, quick=quick)
     shapes = {
-        "n_kv_heads": Column(heading="KV heads", dimension=COUNT), "kv_len": Column(heading="tokens", dimension=COUNT),
-        "kv_cache_bytes": Column(heading="cache", dimension=BYTES),
-        "measured_s": Column(heading="measured", dimension=SECONDS),
-        "predicted_s": Column(heading="predicted", dimension=SECONDS),
-        "ape": Column(heading="error", dimension=COUNT),
-        "advantage_measured": Column(heading="vs MHA, measured", dimension=COUNT),
-        "advantage_predicted": Column(heading="predicted", dimension=COUNT),
-        "spread": Column(heading="spread", dimension=COUNT, optional=1),
+        "n_kv_heads": Column("KV heads", COUNT), "kv_len": Column("tokens", COUNT),
+        "kv_cache_bytes": Column("cache", BYTES), "measured_s": Column("measured", SECONDS),
+        "predicted_s": Column("predicted", SECONDS), "ape": Column("error", COUNT),
+        "advantage_measured": Column("vs MHA, measured", COUNT), "advantage_predicted": Column("predicted", COUNT),
+        "spread": Column(dimension=COUNT, optional=1),
     }
     errors = {
-        "profile": Column(heading="profile", liftable=True), "regime": Column(heading="regime"),
-        **{name: Column(heading=name.replace("_", " "), dimension=COUNT)
+        "profile": Column(liftable=True), "regime": Column(),
+        **{name: Column(name.replace("_", " "), dimension=COUNT)
            for name in ("rows", "mape", "median_ape", "median_ape_low", "median_ape_high", "p90_ape", "bias",
                         "advantage_median_ape", "baseline_mape")}}
     if to.is_table and to.output is None and not points:

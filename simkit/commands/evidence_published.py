@@ -6,16 +6,17 @@ from pathlib import Path
 
 import click
 
-from simkit.commands.options import assume_option, destination, format_options
+from simkit.commands import options
+from simkit.commands.options import Destination
 
 
 @click.command()
 @click.option("--data", metavar="FILE.yaml", default=None,
               help="A table of published figures instead of the shipped one.")
 @click.option("--only", metavar="ID", default=None, help="Rows whose id begins so, such as groq or cs336.mha.")
-@assume_option
-@format_options
-def published(*, data: str | None, only: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.assume
+@options.records
+def published(*, data: str | None, only: str | None, to: Destination) -> None:
     """Figures that papers and vendors print: theirs, ours, their ratio, what was assumed, and whether it holds.
 
     Exact rows are arithmetic, calib rows may have been fitted, predict rows never are; shape rows keep an order, and
@@ -24,7 +25,6 @@ def published(*, data: str | None, only: str | None, form: str | None, output: s
     \b
     simkit evidence published --only scaling-book
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.published import compare, summary
@@ -38,19 +38,17 @@ def published(*, data: str | None, only: str | None, form: str | None, output: s
         papers = dict.fromkeys(row.id.partition(".")[0] for row in read_published(path))
         raise UserError(f"no row's id begins with '{only}'", hint="known: " + ", ".join(papers))
     columns = {
-        "id": Column(heading="row"), "quantity": Column(heading="quantity", optional=3),
-        "published_text": Column(heading="published"), "ours_text": Column(heading="ours"),
-        "ratio": Column(heading="ratio", dimension=COUNT), "tolerance": Column(heading="tolerance", dimension=COUNT),
-        "split": Column(heading="split"), "verdict": Column(heading="verdict"),
-        "note": Column(heading="note", optional=2),
+        "id": Column("row"), "quantity": Column(optional=3), "published_text": Column("published"),
+        "ours_text": Column("ours"), "ratio": Column(dimension=COUNT), "tolerance": Column(dimension=COUNT),
+        "split": Column(), "verdict": Column(), "note": Column(optional=2),
     }
     assumed = {record["paper"]: record["assumptions"] for record in records}
-    if to.is_table:
-        def text(value: float | None, unit: str) -> str | None:
-            dimension = {"s": SECONDS, "B": BYTES}.get(unit, COUNT)
-            return None if value is None else format_quantity(value, dimension, digits=4)
 
-        records = [{**record, "published_text": text(record["published"], record["unit"]),
-                    "ours_text": text(record["ours"], record["unit"])} for record in records]
+    def text(value: float | None, unit: str) -> str | None:
+        dimension = {"s": SECONDS, "B": BYTES}.get(unit, COUNT)
+        return None if value is None else format_quantity(value, dimension, digits=4)
+
+    records = [{**record, "published_text": text(record["published"], record["unit"]),
+                "ours_text": text(record["ours"], record["unit"])} for record in records]
     lines = [f"{paper}\n  assumed: {assumptions}" for paper, assumptions in assumed.items()]
     emit(records, to, columns, footer="\n".join([*lines, summary(records)]))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from simkit.commands.options import destination, format_options, profile_loader, profile_options
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 
 
 @click.command()
@@ -16,10 +17,9 @@ from simkit.commands.options import destination, format_options, profile_loader,
 @click.option("--runtime", default=None, metavar="NAME",
               help="One runtime for all rows.  [default: the calibrated one of each row's framework]")
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
-@profile_options
-@format_options
-def serving(*, data: str, runtime: str | None, engine: str, settings: tuple[str, ...], profiles: str | None,
-            form: str | None, output: str | None, force: bool) -> None:
+@options.profiles
+@options.records
+def serving(*, data: str, runtime: str | None, engine: str, profiles: Profiles, to: Destination) -> None:
     """Whole systems in a closed loop: errors of TPOT and, beside it, of TTFT, by chip, model, framework and precision.
 
     The last two rows are over all dense models and over all mixtures of experts.
@@ -32,20 +32,16 @@ def serving(*, data: str, runtime: str | None, engine: str, settings: tuple[str,
     simkit evidence serving --data serving_tpot.csv.gz
     simkit evidence serving --data serving_tpot.csv.gz --runtime ideal
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.served_models import compare
     from simkit.foundation.units import COUNT
 
     columns = {
-        "system": Column(heading="system"), "model": Column(heading="model"), "framework": Column(heading="framework"),
-        "precision": Column(heading="precision"), "rows": Column(heading="rows", dimension=COUNT),
-        "tpot_median_ape": Column(heading="TPOT median error", dimension=COUNT),
-        "tpot_mape": Column(heading="TPOT mean error", dimension=COUNT),
-        "tpot_bias": Column(heading="TPOT bias", dimension=COUNT),
-        "ttft_median_ape": Column(heading="TTFT median error", dimension=COUNT),
-        "not_compared": Column(heading="not compared", dimension=COUNT, optional=1),
-        "over_peak": Column(heading="over peak", dimension=COUNT, optional=2),
+        "system": Column(), "model": Column(), "framework": Column(), "precision": Column(),
+        "rows": Column(dimension=COUNT), "tpot_median_ape": Column("TPOT median error", COUNT),
+        "tpot_mape": Column("TPOT mean error", COUNT), "tpot_bias": Column("TPOT bias", COUNT),
+        "ttft_median_ape": Column("TTFT median error", COUNT),
+        "not_compared": Column("not compared", COUNT, optional=1), "over_peak": Column("over peak", COUNT, optional=2),
     }
-    emit(compare(Path(data), runtime=runtime, engine=engine, chips=profile_loader(settings, profiles)), to, columns)
+    emit(compare(Path(data), runtime=runtime, engine=engine, chips=profiles.loader()), to, columns)

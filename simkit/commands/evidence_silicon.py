@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands.options import (
-    destination,
-    format_options,
-    hardware_option,
-    load_profiles,
-    profile_options,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from matplotlib.figure import Figure
-
-    from simkit.commands.console import Column
     from simkit.evidence.silicon.compare import SystemComparison
 
 _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA; naive: peak-rate roofline"
@@ -40,12 +30,11 @@ _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA;
               help="Of the draw and of the intervals.")
 @click.option("--figures", metavar="DIR", default=None,
               help="Also draw predicted_against_measured.svg and error_by_regime.svg there.")
-@hardware_option(default=None)
-@profile_options
-@format_options
+@options.hardware(default=None)
+@options.profiles
+@options.records
 def silicon(*, data: str | None, engine: str, target: str, sample: int | None, seed: int, figures: str | None,
-            hardware: list[str], settings: tuple[str, ...], profiles: str | None, form: str | None,
-            output: str | None, force: bool) -> None:
+            hardware: list[str], profiles: Profiles, to: Destination) -> None:
     """Measured kernels beside predictions: errors by system and regime, and of the advantage over MHA.
 
     Errors are |predicted / measured - 1|, as fractions in CSV and JSON; intervals (5-95 %) resample configurations.
@@ -57,57 +46,22 @@ def silicon(*, data: str | None, engine: str, target: str, sample: int | None, s
     simkit evidence silicon
     simkit evidence silicon --data my_kernels.csv --target vllm --format json
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import warn
-    from simkit.commands.emit import emit
     from simkit.evidence.silicon.compare import compare_systems, comparison_records
-    from simkit.hardware.catalog import parse_overrides
 
     found = compare_systems(Path(data) if data else None, engine=engine, target=target, sample=sample, seed=seed,
-                            profiles=profiles, overrides=parse_overrides(settings),
-                            chips=load_profiles(hardware, settings, profiles))
+                            profiles=profiles.folder, overrides=profiles.overrides, chips=profiles.load(hardware))
     records = [record for one in found for record in comparison_records(one, engine=engine, target=target, seed=seed)]
     if figures is not None:
-        _draw(found, Path(figures), force=force)
+        _draw(found, Path(figures), force=to.force)
     for record in records:
         if record["skip_reason"]:
             warn(f"{record['system']}: {record['rows']} rows skipped: {record['skip_reason']}")
-    if to.is_table:
-        emit([_for_people(record) for record in records], to, _columns(), footer=_FOOTER)
-    else:
-        emit(records, to, _columns())
-
-
-@click.command()
-@click.option("--data", metavar="FILE.csv[.gz]", default=None,
-              help="Measured attention kernels of three systems or more instead of the shipped table.")
-@click.option("--sample", type=click.IntRange(min=60), default=250, show_default=True, metavar="N",
-              help="Rows a chip that the fits see; all rows are scored.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Of the draw.")
-@click.option("--profiles", metavar="DIR", default=None, help="A folder of profiles searched before the shipped ones.")
-@format_options
-def transfer(*, data: str | None, sample: int, seed: int, profiles: str | None, form: str | None, output: str | None,
-             force: bool) -> None:
-    """Leave one chip out: how well a chip that nobody measured is predicted from its datasheet and the others.
-
-    For each chip of the table all kernel figures are fitted anew on the other chips' rows (about a minute in all),
-    carried over by rule, and scored on the chip's own rows.
-    """
-    to = destination(form, output, force=force)
-    from simkit.commands.emit import emit
-    from simkit.evidence.silicon.transfer import transfer as leave_one_out
-
-    records = leave_one_out(Path(data) if data else None, sample=sample, seed=seed, profiles=profiles)
-    if to.is_table:
-        emit([_for_people(record) for record in records], to, _columns(), footer=_FOOTER)
-    else:
-        emit(records, to, _columns())
+    emit_errors(records, to)
 
 
 def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
-    from simkit.foundation.output import atomic_file
-    from simkit.report.drawing.export import figure_bytes
-    from simkit.report.drawing.style import house_style
+    from simkit.report.drawing.export import write_figure
     from simkit.report.figures.error_by_regime import error_by_regime
     from simkit.report.figures.predicted_against_measured import predicted_against_measured
 
@@ -115,31 +69,26 @@ def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"--figures {folder}: {problem.strerror}") from None
-    drawn: dict[str, Callable[[list[SystemComparison]], Figure]] = {
-        "predicted_against_measured": predicted_against_measured}
+    write_figure(folder / "predicted_against_measured.svg", lambda: predicted_against_measured(found), force=force)
     if any(one.rows.kind == "decode_attention" for one in found):
-        drawn["error_by_regime"] = error_by_regime
-    for name, draw in drawn.items():
-        with house_style(), atomic_file(folder / f"{name}.svg", force=force) as part:
-            part.write_bytes(figure_bytes(draw(found), "svg"))
+        write_figure(folder / "error_by_regime.svg", lambda: error_by_regime(found), force=force)
 
 
-def _columns() -> dict[str, Column]:
+def emit_errors(records: list[dict[str, Any]], to: Destination) -> None:
+    """Errors by system and regime; in tables as percentages."""
     from simkit.commands.console import Column
+    from simkit.commands.emit import emit
     from simkit.foundation.units import COUNT
 
-    return {
-        "system": Column(heading="system"), "regime": Column(heading="regime"),
-        "rows": Column(heading="rows", dimension=COUNT), "mape": Column(heading="MAPE", dimension=COUNT),
-        "mape_interval": Column(heading="5-95 %", dimension=COUNT, optional=2),
-        "median_ape": Column(heading="median", dimension=COUNT),
-        "median_interval": Column(heading="5-95 %", dimension=COUNT, optional=3),
-        "p90_ape": Column(heading="p90", dimension=COUNT, optional=1),
-        "bias": Column(heading="bias", dimension=COUNT, optional=1),
-        "advantage_median_ape": Column(heading="advantage", dimension=COUNT),
-        "baseline_mape": Column(heading="naive MAPE", dimension=COUNT),
-        "baseline_median_ape": Column(heading="median", dimension=COUNT, optional=1),
+    columns = {
+        "system": Column(), "regime": Column(), "rows": Column(dimension=COUNT), "mape": Column("MAPE", COUNT),
+        "mape_interval": Column("5-95 %", COUNT, optional=2), "median_ape": Column("median", COUNT),
+        "median_interval": Column("5-95 %", COUNT, optional=3), "p90_ape": Column("p90", COUNT, optional=1),
+        "bias": Column(dimension=COUNT, optional=1), "advantage_median_ape": Column("advantage", COUNT),
+        "baseline_mape": Column("naive MAPE", COUNT), "baseline_median_ape": Column("median", COUNT, optional=1),
     }
+    shown = [_for_people(record) for record in records] if to.is_table else records
+    emit(shown, to, columns, footer=_FOOTER)
 
 
 def _for_people(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
@@ -27,22 +26,17 @@ class Terminated(BaseException):
     """SIGTERM: the system, a batch queue or `kill` asks to end. What is half-written goes, as on Ctrl-C."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LazyCommand:
-    """Where a command lives (``module:attribute``) and its line in the list of commands."""
-
-    target: str
-    help: str
-
-
 class CommandGroup(click.Group):
-    """A group whose unknown commands name the nearest right one; without a command it prints its help."""
+    """A group whose unknown commands name the nearest right one; without a command it prints its help.
 
-    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand] | None = None, **kwargs: Any) -> None:
+    ``lazy`` are commands with their lines in its list: each lies in the module of its name, after ``prefix``.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, prefix: str = "", **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **kwargs)
         self.no_args_is_help = False  # click 8.2 made that an error; see parse_args
-        self.lazy = dict(lazy or {})
+        self.lazy, self._prefix = dict(lazy or {}), prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order in which they were registered."""
@@ -53,8 +47,7 @@ class CommandGroup(click.Group):
         """The command of that name, imported now if need be."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = self.lazy[cmd_name].target.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"simkit.commands.{self._prefix}{cmd_name}"), cmd_name)
         return command
 
     def resolve_command(self, ctx: click.Context,
@@ -70,7 +63,7 @@ class CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing any of them."""
         del ctx
-        rows = [(name, command.help) for name, command in self.lazy.items()]
+        rows = [*self.lazy.items()]
         rows += [(name, command.get_short_help_str(limit=90)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)

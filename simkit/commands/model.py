@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from simkit.commands import options
 from simkit.commands.lazy_group import CommandGroup
-from simkit.commands.options import destination, format_options, load_profiles, profile_options
-from simkit.foundation.errors import UserError
+from simkit.commands.options import Destination, Profiles
 
 if TYPE_CHECKING:
     from simkit.model.architecture import ModelArchitecture
@@ -25,32 +25,22 @@ def model() -> None:
 
 @model.command("list")
 @_MODELS
-@format_options
-def list_command(*, models: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.records
+def list_command(*, models: str | None, to: Destination) -> None:
     """Every architecture of the catalogue, with its heads and the cache of one token."""
-    to = destination(form, output, force=force)
-    from simkit.commands.console import Column, warn
-    from simkit.commands.emit import emit
+    from simkit.commands.console import Column
+    from simkit.commands.emit import emit, readable
     from simkit.foundation.named_files import catalogue_files, user_folders
     from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import KIND, VARIABLE, load_model
 
-    records = []
-    for path in catalogue_files(KIND, user_folders(models, VARIABLE)).values():
-        try:
-            record = _summary(load_model(path))
-            records.append(record | {"text": _billions(record["parameters"])} if to.is_table else record)
-        except UserError as error:  # one faulty file of a user must not hide the others
-            warn(str(error).splitlines()[0])
+    records = readable(catalogue_files(KIND, user_folders(models, VARIABLE)), lambda path: _summary(load_model(path)))
     columns = {
-        "name": Column(heading="name"), "title": Column(heading="title", optional=2),
-        "n_layers": Column(heading="layers", dimension=COUNT),
-        "hidden_size": Column(heading="hidden", dimension=COUNT, optional=1),
-        "n_q_heads": Column(heading="q heads", dimension=COUNT),
-        "n_kv_heads": Column(heading="kv heads", dimension=COUNT), "attention": Column(heading="attention"),
-        "head_dim": Column(heading="head dim", dimension=COUNT, optional=1),
-        "text": Column(heading="parameters", dimension=COUNT),
-        "kv_bytes_per_token": Column(heading="KV/token, bf16", dimension=BYTES),
+        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", COUNT),
+        "hidden_size": Column("hidden", COUNT, optional=1), "n_q_heads": Column("q heads", COUNT),
+        "n_kv_heads": Column("kv heads", COUNT), "attention": Column(),
+        "head_dim": Column("head dim", COUNT, optional=1), "text": Column("parameters", COUNT),
+        "kv_bytes_per_token": Column("KV/token, bf16", BYTES),
     }
     emit(records, to, columns)
 
@@ -69,6 +59,7 @@ def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
         "n_kv_heads": architecture.n_kv_heads, "attention": layout.label,
         "head_dim": architecture.head_dim, "parameters": counted.total, "active_parameters": counted.active,
         "kv_bytes_per_token": kv_bytes_per_token(architecture, layout), "max_context": architecture.max_context,
+        "text": _billions(counted.total),
     }
 
 
@@ -79,10 +70,9 @@ def _billions(count: float) -> str:
 @model.command()
 @click.argument("name")
 @_MODELS
-@format_options
-def show(*, name: str, models: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.records
+def show(*, name: str, models: str | None, to: Destination) -> None:
     """An architecture: shape, parameters, and its KV cache under each layout."""
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.model.catalog import load_model
@@ -92,9 +82,7 @@ def show(*, name: str, models: str | None, form: str | None, output: str | None,
     title = f"{architecture.name}: {architecture.title}"
     footer = "\n".join([f"source: {architecture.source}"] * bool(architecture.source)
                        + [f"note: {note}" for note in architecture.notes])
-    if not to.is_table:
-        records = [{key: value for key, value in record.items() if key != "text"} for record in records]
-    emit(records, to, {"key": Column(heading="figure"), "text": Column(heading="value")}, title=title, footer=footer)
+    emit(records, to, {"key": Column("figure"), "text": Column("value")}, title=title, footer=footer)
 
 
 def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
@@ -134,7 +122,7 @@ def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
 @click.argument("config", metavar="CONFIG.JSON")
 @click.option("--name", default=None, help="Name of the architecture.  [default: the file's, or its folder's]")
 @click.option("-o", "--output", metavar="FILE", default=None, help="Write to a file instead of the standard output.")
-@click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+@options.force
 def import_command(*, config: str, name: str | None, output: str | None, force: bool) -> None:
     """Read a Hugging Face config.json into an architecture file.
 
@@ -197,16 +185,15 @@ def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output:
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True,
               help="Share of pre-training that is repeated (Ainslie et al. 2023).")
 @click.option("--tokens", type=float, default=None, help="Pre-training tokens.  [default: the model file's]")
-@profile_options
-@format_options
+@options.profiles
+@options.records
 def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fraction: float, tokens: float | None,
-            settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
+            profiles: Profiles, to: Destination) -> None:
     """What it costs to turn a multi-head checkpoint into one with fewer KV heads, in flops, chip time and money.
 
     \b
     simkit model uptrain llama-2-7b -A gqa-8 -H h100-sxm --utilization 0.4
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.foundation.units import COUNT, USD
@@ -214,7 +201,7 @@ def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fra
     from simkit.model.uptraining import uptraining_cost
     from simkit.study.record import SECONDS_PER_HOUR
 
-    (chip,) = load_profiles((hardware,), settings, profiles)
+    (chip,) = profiles.load((hardware,))
     cost = uptraining_cost(
         load_model(name), pretraining_tokens=tokens, uptraining_fraction=fraction, layout=attention,
         chip_flop_per_s=chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype("bf16")],
@@ -226,8 +213,8 @@ def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fra
         "uptraining_tokens": cost.uptraining_tokens, "utilization_fraction": utilization,
         "chip_time_s": cost.chip_time_s, "chip_hours": hours, "cost_usd": None if rent is None else hours * rent}
     emit([record], to,
-         {"model": Column(heading="model"), "attention": Column(heading="attention"),
-          "hardware": Column(heading="hardware"), "uptraining_flops": Column(heading="flops", dimension=COUNT),
-          "uptraining_tokens": Column(heading="tokens", dimension=COUNT),
-          "chip_hours": Column(heading="chip hours", dimension=COUNT),
-          "cost_usd": Column(heading="cost", dimension=USD)})
+         {"model": Column(), "attention": Column(),
+          "hardware": Column(), "uptraining_flops": Column("flops", COUNT),
+          "uptraining_tokens": Column("tokens", COUNT),
+          "chip_hours": Column("chip hours", COUNT),
+          "cost_usd": Column("cost", USD)})

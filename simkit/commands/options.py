@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,14 +19,27 @@ if TYPE_CHECKING:
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Option = Callable[[Decorated], Decorated]
+Command = Callable[..., Any]
 
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"
 DEFAULT_ATTENTION: Final = "mha,gqa-8,mqa"
 LAYOUTS: Final = ", ".join(LAYOUT_FORMS)
+FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 
-def names_option(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
+def _options(*options: Option[Any]) -> Callable[[Command], Command]:
+    """Several options as one decorator; the last stands first in the help."""
+
+    def decorate(function: Command) -> Command:
+        for option in options:
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def names(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A repeatable option that also takes comma lists; the command gets a list of names."""
 
     def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
@@ -43,7 +56,7 @@ def names_option(*flags: str, default: str | None, help: str) -> Option[Any]:  #
                         help=help if default is None else f"{help}  [default: {default}]")
 
 
-def axis_option(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
+def axis(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``."""
 
     def read(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
@@ -55,20 +68,26 @@ def axis_option(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A
     return click.option(*flags, default=default, metavar="LIST", callback=read, help=help, show_default=True)
 
 
-def hardware_option(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
+def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
     """``-H``: profiles by name, alias or path."""
-    return names_option("-H", "--hardware", default=default, help="Profile names or paths (simkit profile list).")
+    return names("-H", "--hardware", default=default, help="Profile names or paths (simkit profile list).")
 
 
-def model_option(default: str | None = DEFAULT_MODEL) -> Option[Any]:
+def model(default: str | None = DEFAULT_MODEL) -> Option[Any]:
     """``-M``: architectures by name or path."""
-    return names_option("-M", "--model", default=default, help="Model names or paths (simkit model list).")
+    return names("-M", "--model", default=default, help="Model names or paths (simkit model list).")
 
 
-def attention_option(default: str = DEFAULT_ATTENTION) -> Option[Any]:
+def attention(default: str = DEFAULT_ATTENTION) -> Option[Any]:
     """``-A``: attention layouts."""
-    return names_option("-A", "--attention", default=default,
-                        help=f"Layouts: {LAYOUTS} (K key/value or latent heads).")
+    return names("-A", "--attention", default=default, help=f"Layouts: {LAYOUTS} (K key/value or latent heads).")
+
+
+def points(batch: str) -> Callable[[Command], Command]:
+    """``--batch``, ``--kv-len`` and ``--q-len`` of decode steps; ``batch``: the default."""
+    return _options(axis("--q-len", default="1", help="Query tokens a sequence and step."),
+                    axis("--kv-len", default="4k", help="Cached tokens a sequence; k is 1024."),
+                    axis("--batch", default=batch, help="Sequences decoded together."))
 
 
 def _assume(ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -78,30 +97,48 @@ def _assume(ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
-def assume_option(function: Decorated) -> Decorated:
-    """``--assume``, for every command that times."""
-    return click.option("--assume", type=click.Choice(["priors", "ideal"]), default="priors", show_default=True,
-                            expose_value=False, is_eager=True, callback=_assume,
-                            help="What stands for parameters that a profile does not state: the range of its class, "
-                                 "or ideal values (fractions of 1, no launches).")(function)
+assume: Final = click.option(
+    "--assume", type=click.Choice(["priors", "ideal"]), default="priors", show_default=True, expose_value=False,
+    is_eager=True, callback=_assume,
+    help="What stands for parameters that a profile does not state: the range of its class, or ideal values (fractions "
+         "of 1, no launches).")
+profiles_folder: Final = click.option("--profiles", metavar="DIR", default=None,
+                                      help="A folder of profiles searched before the shipped ones.")
 
 
-def profile_options(function: Decorated) -> Decorated:
-    """``--set``, ``--profiles`` and ``--assume``, for every command that loads a profile."""
-    function = assume_option(function)
-    function = click.option("--profiles", metavar="DIR", default=None,
-                            help="A folder of profiles searched before the shipped ones.")(function)
-    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                        help="Override a profile value, such as memory.hbm.bandwidth=8TB/s; repeatable.")(function)
+def profiles(function: Command) -> Command:
+    """``--set``, ``--profiles`` and ``--assume``, for every command that loads a profile: ``profiles``."""
+
+    @wraps(function)
+    def with_profiles(*args: Any, settings: tuple[str, ...], profiles: str | None, **kwargs: Any) -> Any:
+        return function(*args, profiles=Profiles(settings=settings, folder=profiles), **kwargs)
+
+    return _options(assume, profiles_folder, click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE",
+        help="Override a profile value, such as memory.hbm.bandwidth=8TB/s; repeatable."))(with_profiles)
 
 
-def format_options(function: Decorated) -> Decorated:
-    """``--format``, ``-o`` and ``--force``, for every command that gives records."""
-    function = click.option("--force", is_flag=True, help="Replace the output file when it exists.")(function)
-    function = click.option("-o", "--output", metavar="FILE", default=None,
-                            help="Write to a file; .csv and .json say the format by themselves.")(function)
-    return click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
-                        help="How records are written.  [default: table]")(function)
+force: Final = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+form: Final = click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
+                             help="How records are written.  [default: table]")
+
+
+def records(function: Command, *, figures: bool = False) -> Command:
+    """``--format``, ``-o`` and ``--force``, for every command that gives records: ``to``.
+
+    ``figures``: the file may be a figure.
+    """
+
+    @wraps(function)
+    def with_destination(*args: Any, form: str | None, output: str | None, force: bool, **kwargs: Any) -> Any:
+        return function(*args, to=destination(form, output, force=force, figures=figures), **kwargs)
+
+    return _options(force, click.option(
+        "-o", "--output", metavar="FILE", default=None,
+        help="Write to a file; .csv and .json say the format by themselves."), form)(with_destination)
+
+
+records_or_figure: Final = partial(records, figures=True)
 
 
 def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -123,70 +160,79 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
     return tuple(parse_axis(value, what="layer budget", minimum=None, whole=False))
 
 
-def scenario_options(function: Decorated) -> Decorated:
-    """How the model is served: cache policy, kernel, sharding of attention, experts and speculation."""
-    for option in (
-        click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
-                     callback=_from_workload, help="A workload file whose words stand where these options are silent."),
-        click.option("--owned", default="years=4,utilisation=0.6,power=0.1", metavar="TEXT", show_default=True,
-                     help="For costs of bought chips: years, the part in which they serve, dollars a kWh."),
-        click.option("--baseline", "comparison", default="mha", metavar="NAME", show_default=True,
-                     help="mha, or mha-equal-parameters: layouts with fewer K and V weights get a wider MLP."),
-        click.option("--layer-budgets", default="1", metavar="LIST", callback=_budgets, show_default=True,
-                     help="Factors on the eviction budget, repeated over the layers: 1.5,1,0.5."),
-        click.option("--speculation", default="none", metavar="TEXT", show_default=True,
-                     help="draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6."),
-        click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
-                     help="Chips that hold different experts, as far as tp allows."),
-        click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
-                     help="heads, batch, context, or auto: as the profile says."),
-        click.option("--cache-order", default="head-major", metavar="NAME", show_default=True,
-                     help="What runs on in memory: head-major or token-major."),
-        click.option("--attention-kernel", default="grouped", metavar="NAME", show_default=True,
-                     help="grouped, grouped-unsplit, per-query-head or unfused."),
-        click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
-                     help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
-        click.option("--encoder-len", type=click.IntRange(min=1), default=None, metavar="TOKENS",
-                     help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
-        click.option("--reserve", type=click.IntRange(min=1), default=None,
-                     help="Tokens reserved contiguously for each sequence."),
-        click.option("--page", type=click.IntRange(min=1), default=None, help="Tokens a page of a paged cache."),
-        click.option("--eviction", default="none", metavar="TEXT", show_default=True,
-                     help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
-    ):
-        function = option(function)
-    return function
+scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
+    click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
+                 callback=_from_workload, help="A workload file whose words stand where these options are silent."),
+    click.option("--owned", default="years=4,utilisation=0.6,power=0.1", metavar="TEXT", show_default=True,
+                 help="For costs of bought chips: years, the part in which they serve, dollars a kWh."),
+    click.option("--baseline", "comparison", default="mha", metavar="NAME", show_default=True,
+                 help="mha, or mha-equal-parameters: layouts with fewer K and V weights get a wider MLP."),
+    click.option("--layer-budgets", default="1", metavar="LIST", callback=_budgets, show_default=True,
+                 help="Factors on the eviction budget, repeated over the layers: 1.5,1,0.5."),
+    click.option("--speculation", default="none", metavar="TEXT", show_default=True,
+                 help="draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6."),
+    click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
+                 help="Chips that hold different experts, as far as tp allows."),
+    click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
+                 help="heads, batch, context, or auto: as the profile says."),
+    click.option("--cache-order", default="head-major", metavar="NAME", show_default=True,
+                 help="What runs on in memory: head-major or token-major."),
+    click.option("--attention-kernel", default="grouped", metavar="NAME", show_default=True,
+                 help="grouped, grouped-unsplit, per-query-head or unfused."),
+    click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
+                 help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
+    click.option("--encoder-len", type=click.IntRange(min=1), default=None, metavar="TOKENS",
+                 help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
+    click.option("--reserve", type=click.IntRange(min=1), default=None,
+                 help="Tokens reserved contiguously for each sequence."),
+    click.option("--page", type=click.IntRange(min=1), default=None, help="Tokens a page of a paged cache."),
+    click.option("--eviction", default="none", metavar="TEXT", show_default=True,
+                 help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
+)
 
 
 _CHIPS_WORD: Final = "simkit.chips"
 
 
-def chips_options(function: Decorated) -> Decorated:
-    """``--chips``, ``--fewest``, ``--budget-chips``, ``--tp`` and ``--pp``."""
-    function = click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
-                            callback=_chips_word, help="At most N chips: those that are fastest.")(function)
-    function = click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
-                            help="The fewest chips that hold every layout compared.")(function)
-    function = click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages.")(function)
-    function = click.option("--tp", type=click.IntRange(min=1), default=None,
-                            help="Chips that share each layer.")(function)
-    return click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
-                        help="Chips; fit: those of the least cost of a token that hold every layout compared, "
-                             "without an overflow tier if possible; fit-each: for each point alone.")(function)
+def chips(function: Command) -> Command:
+    """``--chips``, ``--fewest`` and ``--budget-chips`` as one ``chips``; ``--tp`` and ``--pp``."""
+
+    @wraps(function)
+    def with_chips(*args: Any, chips: str, **kwargs: Any) -> Any:
+        return function(*args, chips=_parse_chips(chips), **kwargs)
+
+    return _options(
+        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
+                     callback=_chips_word, help="At most N chips: those that are fastest."),
+        click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
+                     help="The fewest chips that hold every layout compared."),
+        click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages."),
+        click.option("--tp", type=click.IntRange(min=1), default=None, help="Chips that share each layer."),
+        click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
+                     help="Chips; fit: those of the least cost of a token that hold every layout compared, without an "
+                          "overflow tier if possible; fit-each: for each point alone."))(with_chips)
+
+
+def refuse_fit_each(chips: str | int, why: str = "layouts that are compared share their chips here") -> None:
+    """Refuse ``--chips fit-each`` where all that is compared runs on the same chips."""
+    if chips == "fit-each":
+        raise UserError(f"--chips fit-each: {why}", hint="use fit or a number")
 
 
 def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
-    """Another way to name the machine: read by :func:`parse_chips`."""
+    """Another way to name the machine: read by :func:`_parse_chips`."""
     if value:
         if _CHIPS_WORD in ctx.meta:
             raise UserError("--fewest beside --budget-chips: give one of them")
         ctx.meta[_CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 
-def weight_dtype_option(function: Decorated) -> Decorated:
-    """``--weight-dtype``: one format, or that of experts apart."""
-    return click.option("--weight-dtype", default="bf16", show_default=True, metavar="NAME",
-                        help="Format of the weights, of experts after a slash (bf16/mxfp4), or as-published.")(function)
+kv_dtypes: Final = names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
+kv_dtype: Final = click.option("--kv-dtype", default="bf16", show_default=True, metavar="NAME",
+                               help="Format of the KV cache.")
+weight_dtype: Final = click.option(
+    "--weight-dtype", default="bf16", show_default=True, metavar="NAME",
+    help="Format of the weights, of experts after a slash (bf16/mxfp4), or as-published.")
 
 
 def _forget(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's signature
@@ -197,22 +243,17 @@ def _forget(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  
     return value
 
 
-def no_cache_option(function: Decorated) -> Decorated:
-    """``--no-cache``: for this command, neither read nor write replayed points on disk."""
-    return click.option("--no-cache", is_flag=True, expose_value=False, callback=_forget,
-                        help="Replay every point, also those kept on disk (SIMKIT_CACHE).")(function)
-
-
-def engine_option(function: Decorated) -> Decorated:
-    """``--engine``: which engine gives the times; and ``--no-cache`` for the replay."""
-    function = no_cache_option(function)
-    return click.option("--engine", default="roofline", show_default=True, metavar="ENGINE",
-                        help="Engine that gives the times: roofline or replay.")(function)
+# Which engine gives the times; and, for the replay, neither reading nor writing of replayed points on disk.
+engine: Final = _options(
+    click.option("--no-cache", is_flag=True, expose_value=False, callback=_forget,
+                 help="Replay every point, also those kept on disk (SIMKIT_CACHE)."),
+    click.option("--engine", default="roofline", show_default=True, metavar="ENGINE",
+                 help="Engine that gives the times: roofline or replay."))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where records go and in which form."""
+    """Where records go and in which form: table, csv, json or a kind of figure."""
 
     form: str
     output: Path | None
@@ -223,15 +264,32 @@ class Destination:
         """True for a table that people read."""
         return self.form == "table"
 
+    @property
+    def figure(self) -> Path | None:
+        """The file of a figure that is asked for instead of records."""
+        return self.output if figure_suffix(self.output) == self.form else None
 
-def destination(form: str | None, output: str | None, *, force: bool) -> Destination:
-    """Settle the format and refuse an unwritable file before any work is done."""
+
+def figure_suffix(path: str | Path | None) -> str | None:
+    """The kind of figure that a file's name asks for; None for another file."""
+    suffix = "" if path is None else Path(path).suffix.lower()
+    return suffix.lstrip(".") if suffix in FIGURE_SUFFIXES else None
+
+
+def destination(form: str | None, output: str | None, *, force: bool, figures: bool = False) -> Destination:
+    """Settle the format and refuse an unwritable file before any work is done; ``figures``: it may be a figure."""
     from simkit.foundation.output import FORMATS, check_target
 
     if output is None:
         return Destination(form=form or "table", output=None, force=force)
+    drawn = figure_suffix(output) if figures else None
     suffix = Path(output).suffix.lstrip(".").lower()
-    if form is None:
+    if drawn is not None:
+        if form is not None:
+            raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
+                            hint="leave one of them out")
+        form = drawn
+    elif form is None:
         if suffix and suffix not in (*FORMATS, "txt"):
             hint = did_you_mean(suffix, FORMATS)
             raise UserError(f"{output}: no format for '.{suffix}' files: expected .csv, .json or .txt, or --format",
@@ -241,7 +299,7 @@ def destination(form: str | None, output: str | None, *, force: bool) -> Destina
     return Destination(form=form, output=Path(output), force=force)
 
 
-def parse_chips(text: str) -> str | int:
+def _parse_chips(text: str) -> str | int:
     """``--chips``: a whole number of at least 1, ``fit``, ``fit-each``, or what --fewest or --budget-chips ask for."""
     context = click.get_current_context(silent=True)
     word: str | None = None if context is None else context.meta.get(_CHIPS_WORD)
@@ -256,30 +314,43 @@ def parse_chips(text: str) -> str | int:
     raise UserError(f"--chips '{text[:20]}': expected a whole number of at least 1, fit or fit-each")
 
 
-def load_profiles(names: Sequence[str], settings: Sequence[str], profiles: str | None) -> list[HardwareProfile]:
-    """The profiles of ``-H`` with ``--set`` applied to each; a fault of ``--set`` says in which of several."""
-    load = profile_loader(settings, profiles, is_named=len(names) > 1)
-    return [load(name) for name in names]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiles:
+    """Where profiles come from: ``--set`` and ``--profiles``."""
 
+    settings: tuple[str, ...]
+    folder: str | None
 
-def profile_loader(settings: Sequence[str], profiles: str | None, *,
-                   is_named: bool = True) -> Chips:
-    """What loads each profile once, with ``--set`` applied; ``is_named``: a fault of ``--set`` says in which."""
-    from simkit.hardware.catalog import load_hardware, parse_overrides
+    @property
+    def overrides(self) -> dict[str, str]:
+        """``--set`` by key."""
+        from simkit.hardware.catalog import parse_overrides
 
-    overrides = parse_overrides(settings)
+        return parse_overrides(self.settings)
 
-    @cache
-    def load(name: str) -> HardwareProfile:
-        try:
-            return _within_budget(load_hardware(name, overrides=overrides, profiles=profiles))
-        except UserError as error:
-            of_set = error.where is not None and error.where.file == "--set" and not isinstance(error, UserErrorGroup)
-            if not (is_named and of_set):
-                raise
-            raise UserError(f"{error.message} (in {name})", where=error.where, hint=error.hint) from None
+    def load(self, names: Sequence[str]) -> list[HardwareProfile]:
+        """The profiles of ``-H`` with ``--set`` applied to each; a fault of ``--set`` says in which of several."""
+        load = self.loader(is_named=len(names) > 1)
+        return [load(name) for name in names]
 
-    return load
+    def loader(self, *, is_named: bool = True) -> Chips:
+        """What loads each profile once, with ``--set`` applied; ``is_named``: a fault of ``--set`` says in which."""
+        from simkit.hardware.catalog import load_hardware
+
+        overrides = self.overrides
+
+        @cache
+        def load(name: str) -> HardwareProfile:
+            try:
+                return _within_budget(load_hardware(name, overrides=overrides, profiles=self.folder))
+            except UserError as error:
+                of_set = (error.where is not None and error.where.file == "--set"
+                          and not isinstance(error, UserErrorGroup))
+                if not (is_named and of_set):
+                    raise
+                raise UserError(f"{error.message} (in {name})", where=error.where, hint=error.hint) from None
+
+        return load
 
 
 def _within_budget(hardware: HardwareProfile) -> HardwareProfile:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from simkit.commands import options
 from simkit.commands.lazy_group import CommandGroup
-from simkit.commands.options import (
-    DEFAULT_MODEL,
-    destination,
-    format_options,
-    load_profiles,
-    one_value,
-    profile_options,
-)
+from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import Location, UserError, UserErrorGroup
 
 if TYPE_CHECKING:
     from simkit.hardware.parameters import ProfileParameter
     from simkit.hardware.profile import HardwareProfile
 
-_PROFILES: Final = click.option("--profiles", metavar="DIR", default=None,
-                                help="A folder of profiles searched before the shipped ones.")
 _BALANCE: Final = "flop/byte"
-_FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
 _COMPARED: Final = ("chips", "step_time_s", "attention_time_s", "tokens_per_s", "bound", "speedup_vs_mha")
 
 
@@ -37,30 +29,23 @@ def profile() -> None:
 
 
 @profile.command("list")
-@_PROFILES
-@format_options
-def list_command(*, profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.profiles_folder
+@options.records
+def list_command(*, profiles: str | None, to: Destination) -> None:
     """Every profile of the catalogue, with the figures that decide where GQA pays."""
-    to = destination(form, output, force=force)
-    from simkit.commands.console import Column, warn
-    from simkit.commands.emit import emit
+    from simkit.commands.console import Column
+    from simkit.commands.emit import emit, readable
     from simkit.foundation.named_files import catalogue_files, user_folders
     from simkit.foundation.units import BYTES, BYTES_PER_S, COUNT
     from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
 
-    records = []
-    for path in catalogue_files(KIND, user_folders(profiles, VARIABLE)).values():
-        try:
-            records.append(_summary(load_hardware(path)))
-        except UserError as error:  # one faulty file of a user must not hide the others
-            warn(str(error).splitlines()[0])
+    records = readable(catalogue_files(KIND, user_folders(profiles, VARIABLE)),
+                       lambda path: _summary(load_hardware(path)))
     columns = {
-        "name": Column(heading="name"), "title": Column(heading="title", optional=2), "kind": Column(heading="kind"),
-        "memory": Column(heading="memory", optional=1),
-        "capacity_bytes": Column(heading="capacity", dimension=BYTES),
-        "bandwidth_bytes_per_s": Column(heading="bandwidth", dimension=BYTES_PER_S),
-        "ridge_flop_per_byte": Column(heading=_BALANCE, dimension=COUNT),
-        "sharding": Column(heading="sharding", optional=3), "max_chips": Column(heading="max chips", dimension=COUNT),
+        "name": Column(), "title": Column(optional=2), "kind": Column(), "memory": Column(optional=1),
+        "capacity_bytes": Column("capacity", BYTES), "bandwidth_bytes_per_s": Column("bandwidth", BYTES_PER_S),
+        "ridge_flop_per_byte": Column(_BALANCE, COUNT), "sharding": Column(optional=3),
+        "max_chips": Column("max chips", COUNT),
     }
     emit(records, to, columns)
 
@@ -78,10 +63,9 @@ def _summary(chip: HardwareProfile) -> dict[str, Any]:
 
 @profile.command()
 @click.argument("name")
-@profile_options
-@format_options
-def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: str | None, output: str | None,
-         force: bool) -> None:
+@options.profiles
+@options.records_or_figure
+def show(*, name: str, profiles: Profiles, to: Destination) -> None:
     """The memory hierarchy of a profile as a diagram, and every figure with its source and the ridge points.
 
     With -o FILE.svg, .png or .pdf the diagram alone.
@@ -91,21 +75,18 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
     simkit profile show groq-lpu --format json
     simkit profile show h100-sxm -o h100-sxm.svg
     """
-    if output and Path(output).suffix.lower() in _FIGURE_SUFFIXES:
-        if form is not None:
-            raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
-                            hint="leave one of them out")
-        from simkit.foundation.output import check_target
+    (chip,) = profiles.load([name])
+    if to.figure is not None:
+        from simkit.report.drawing.export import write_figure
+        from simkit.report.figures.memory_hierarchy import draw_hierarchy
 
-        check_target(output, force=force)
-        _draw_hierarchy(load_profiles([name], settings, profiles)[0], Path(output), force=force)
+        write_figure(to.figure, lambda: draw_hierarchy(chip).figure, force=to.force)
+        click.echo(str(to.figure))
         return
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.hardware.parameters import profile_parameters
 
-    chip = load_profiles([name], settings, profiles)[0]
     figures = profile_parameters(chip)
     records = [*(_figure_record(chip, figure) for figure in figures), *_ridge_records(chip)]
     if to.is_table and to.output is None:
@@ -117,11 +98,9 @@ def show(*, name: str, settings: tuple[str, ...], profiles: str | None, form: st
         _print_hierarchy(chip)
         click.echo()
     columns = {
-        "key": Column(heading="figure"), "text": Column(heading="value"), "confidence": Column(heading="confidence"),
-        "source": Column(heading="source"), "note": Column(heading="note", optional=1),
+        "key": Column("figure"), "text": Column("value"), "confidence": Column(), "source": Column(),
+        "note": Column(optional=1),
     }
-    if not to.is_table:
-        records = [{name: value for name, value in record.items() if name != "text"} for record in records]
     emit(records, to, columns)
     if to.is_table and to.output is None:
         for note in chip.notes:
@@ -164,20 +143,9 @@ def _print_hierarchy(chip: HardwareProfile) -> None:
         click.echo(f"  {row}")
 
 
-def _draw_hierarchy(chip: HardwareProfile, file: Path, *, force: bool) -> None:
-    from simkit.foundation.output import atomic_file
-    from simkit.report.drawing.export import figure_bytes
-    from simkit.report.drawing.style import house_style
-    from simkit.report.figures.memory_hierarchy import draw_hierarchy
-
-    with house_style(), atomic_file(file, force=force) as part:
-        part.write_bytes(figure_bytes(draw_hierarchy(chip).figure, file.suffix.lower().lstrip(".")))
-    click.echo(str(file))
-
-
 @profile.command()
 @click.argument("files", nargs=-1, metavar="[FILE]...")
-@_PROFILES
+@options.profiles_folder
 def check(*, files: tuple[str, ...], profiles: str | None) -> None:
     """Check profiles (all of the catalogue when none is named): every problem at once, as file:line:column.
 
@@ -225,7 +193,7 @@ def _count(number: int, what: str) -> str:
 
 @profile.command()
 @click.option("-o", "--output", metavar="FILE", default=None, help="Write to a file instead of the standard output.")
-@click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+@options.force
 def schema(*, output: str | None, force: bool) -> None:
     """The JSON Schema of a profile, for editors that complete and check while typing."""
     import json
@@ -243,14 +211,13 @@ def schema(*, output: str | None, force: bool) -> None:
 @profile.command()
 @click.argument("first")
 @click.argument("second")
-@click.option("-M", "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME",
+@click.option("-M", "--model", default=options.DEFAULT_MODEL, show_default=True, metavar="NAME",
               help="Model of the reference decode.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(min=1), help="Its sequences.")
 @click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS", help="Its context.")
-@profile_options
-@format_options
-def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, settings: tuple[str, ...],
-         profiles: str | None, form: str | None, output: str | None, force: bool) -> None:
+@options.profiles
+@options.records
+def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, profiles: Profiles, to: Destination) -> None:
     """Figures in which two profiles differ, and what it does to a reference decode (MHA and GQA-8).
 
     --set applies to the second profile, so that a what-if can be compared with the chip itself:
@@ -259,19 +226,16 @@ def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, settin
     simkit profile diff h100-sxm h200-sxm
     simkit profile diff h100-sxm h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
 
-    chips = (load_profiles([first], (), profiles)[0], load_profiles([second], settings, profiles)[0])
+    chips = (replace(profiles, settings=()).load([first])[0], profiles.load([second])[0])
     records = _figure_differences(*chips)
-    records += _decode_differences(first, second, model, batch, kv_len, settings, profiles)
+    records += _decode_differences(first, second, model, batch, kv_len, profiles)
     records = [record for record in records if record["first"] != record["second"]]
-    columns = {"key": Column(heading="figure"), "first_text": Column(heading=first),
-               "second_text": Column(heading=second + " with --set" * bool(settings)),
-               "ratio": Column(heading="ratio", dimension="a plain number")}
-    if not to.is_table:
-        records = [{name: value for name, value in record.items() if not name.endswith("_text")} for record in records]
+    columns = {"key": Column("figure"), "first_text": Column(first),
+               "second_text": Column(second + " with --set" * bool(profiles.settings)),
+               "ratio": Column(dimension="a plain number")}
     if not records and to.is_table:
         click.echo("no figure differs")
         return
@@ -301,16 +265,15 @@ def _figure_differences(first: HardwareProfile, second: HardwareProfile) -> list
     return records
 
 
-def _decode_differences(first: str, second: str, model: str, batch: int, kv_len: str, settings: tuple[str, ...],
-                        profiles: str | None) -> list[dict[str, Any]]:
+def _decode_differences(first: str, second: str, model: str, batch: int, kv_len: str,
+                        profiles: Profiles) -> list[dict[str, Any]]:
     """The reference decode on both: on the chips that the one with less memory needs, or as many as each needs."""
-    from simkit.hardware.catalog import parse_overrides
     from simkit.study.point import decode_step
     from simkit.study.record import FIELDS, to_records
 
-    point: Mapping[str, Any] = {"attention": ["mha", "gqa-8"], "batch": batch, "profiles": profiles,
-                                "kv_len": one_value(kv_len, "--kv-len")}
-    machines = ((first, None), (second, parse_overrides(settings)))
+    point: Mapping[str, Any] = {"attention": ["mha", "gqa-8"], "batch": batch, "profiles": profiles.folder,
+                                "kv_len": options.one_value(kv_len, "--kv-len")}
+    machines = ((first, None), (second, profiles.overrides))
     results = [to_records(decode_step(name, model, overrides=overrides, **point)) for name, overrides in machines]
     most = max(record["chips"] for records in results for record in records)
     try:  # the same number of chips where both systems have it, so that a ratio is of chips and not of machines
@@ -328,8 +291,8 @@ def _decode_differences(first: str, second: str, model: str, batch: int, kv_len:
 @click.option("--like", default=None, metavar="PROFILE",
               help="The profile to start from, with its comments; without it, questions on a terminal.")
 @click.option("-o", "--output", metavar="FILE", default=None, help="File to write.  [default: NAME.yaml]")
-@click.option("--force", is_flag=True, help="Replace the output file when it exists.")
-@_PROFILES
+@options.force
+@options.profiles_folder
 def new(*, name: str, like: str | None, output: str | None, force: bool, profiles: str | None) -> None:
     """Write a commented profile that starts as a copy of another, or from answers to questions.
 

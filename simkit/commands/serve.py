@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands.options import (
-    attention_option,
-    chips_options,
-    engine_option,
-    hardware_option,
-    load_profiles,
-    model_option,
-    names_option,
-    one_value,
-    parse_chips,
-    profile_options,
-    weight_dtype_option,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
@@ -93,27 +82,26 @@ def _load_options(function: Any) -> Any:
 
 
 @click.command()
-@hardware_option()
-@model_option()
-@attention_option("as-trained")
-@names_option("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
-@weight_dtype_option
-@chips_options
+@options.hardware()
+@options.model()
+@options.attention("as-trained")
+@options.names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
+@options.weight_dtype
+@options.chips
 @click.option("--replicas", type=click.IntRange(min=1, max=10_000), default=1, show_default=True,
               help="Copies that share the requests.")
 @_load_options
 @_scheduler_options
-@engine_option
-@profile_options
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
-              help="How records are written.  [default: table]")
+@options.engine
+@options.profiles
+@options.form
 @click.option("-o", "--output", metavar="DIR", default=None, help="Also write records and figures to a new folder.")
 @click.option("--trace-out", default=None, metavar="FILE", help="A timeline for Perfetto, of the first result.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dtype: list[str], weight_dtype: str,
-          chips: str, tp: int | None, pp: int | None, replicas: int, engine: str, settings: tuple[str, ...],
-          profiles: str | None, form: str | None, output: str | None, trace_out: str | None, force: bool,
-          page: int, find_max_rate: bool, attainment_fraction: float, requests: int | None, **words: Any) -> None:
+          chips: str | int, tp: int | None, pp: int | None, replicas: int, engine: str, profiles: Profiles,
+          form: str | None, output: str | None, trace_out: str | None, force: bool, page: int, find_max_rate: bool,
+          attainment_fraction: float, requests: int | None, **words: Any) -> None:
     """Play requests through a model on its chips: continuous batching over a paged KV cache.
 
     Requests wait first come, first served for free blocks; prompts are cut into chunks that run beside decoding;
@@ -125,7 +113,6 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     simkit serve -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8,mqa --slo-tpot 0.05 --slo-ttft 2 --find-max-rate
     """
     from simkit.commands.emit import emit, from_fields
-    from simkit.commands.options import Destination
     from simkit.foundation.output import check_target
 
     if len(model) != 1:
@@ -146,9 +133,9 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         raise UserError("--chips fit-each: layouts that are compared share their chips here",
                         hint="use fit or a number")
     answers = ask(
-        load_profiles(hardware, settings, profiles), load_model(model[0]), attention, kv_dtype, load=load,
+        profiles.load(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
-            "speculation", "ep", "attention_sharding")}}, chips=parse_chips(chips), tp=tp, pp=pp, replicas=replicas,
+            "speculation", "ep", "attention_sharding")}}, chips=chips, tp=tp, pp=pp, replicas=replicas,
         engine=engine, attainment_fraction=attainment_fraction if find_max_rate else None,
         keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000)
     _warn(answers, searched=find_max_rate)
@@ -175,7 +162,7 @@ def _load(*, trace_file: str | None, rate: str | None, arrivals: str, lengths: s
         stream = read_trace(trace_file)
         if requests is not None:
             stream = stream.first(requests)
-        _, own = stream.mean_rate_per_s()
+        own = stream.mean_rate_per_s()
         if own == float("inf") and (rates or scale != 1.0):
             raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
         # Requests that all come at once have no rate; as they are, they are served at factor 1.
@@ -198,7 +185,7 @@ def _policy(words: dict[str, Any]) -> Any:
     from simkit.serving.runtime import load_runtime
     from simkit.serving.serve import Policy
 
-    chunk = one_value(words["chunk"], "--chunk")
+    chunk = options.one_value(words["chunk"], "--chunk")
     if chunk > 65_536:
         raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
     ttft, tpot = words["slo_ttft"], words["slo_tpot"]

@@ -8,22 +8,8 @@ from typing import Any, Final
 
 import click
 
-from simkit.commands.options import (
-    attention_option,
-    axis_option,
-    chips_options,
-    destination,
-    engine_option,
-    format_options,
-    hardware_option,
-    load_profiles,
-    model_option,
-    names_option,
-    parse_chips,
-    profile_options,
-    scenario_options,
-    weight_dtype_option,
-)
+from simkit.commands import options
+from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import UserError
 
 MOST_POINTS: Final = 100_000
@@ -54,27 +40,25 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 
 
 @click.command()
-@hardware_option()
-@model_option()
-@attention_option()
-@axis_option("--batch", default="1", help="Sequences decoded together.")
-@axis_option("--kv-len", default="4k", help="Cached tokens a sequence; k is 1024.")
-@axis_option("--q-len", default="1", help="Query tokens a sequence and step.")
-@names_option("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
-@weight_dtype_option
-@chips_options
-@scenario_options
-@engine_option
+@options.hardware()
+@options.model()
+@options.attention()
+@options.points(batch="1")
+@options.kv_dtypes
+@options.weight_dtype
+@options.chips
+@options.scenario
+@options.engine
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
 @click.option("--causes", is_flag=True, help="Also say what of MHA's time each layout saves, and by which cause.")
 @click.option("--own-batch", is_flag=True, help="Also each layout at the largest batch that it holds on these chips.")
 @click.option("--bounds", is_flag=True, help="Also where half and nine of ten measurements would lie, as records do.")
-@profile_options
-@format_options
+@options.profiles
+@options.records
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
-             q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str, tp: int | None, pp: int | None,
-             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, settings: tuple[str, ...],
-             profiles: str | None, form: str | None, output: str | None, force: bool, **scenario: Any) -> None:
+             q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str | int, tp: int | None, pp: int | None,
+             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, profiles: Profiles,
+             to: Destination, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
     Lists are comma lists or ranges (1k..128k*2, 0..10+1); rows come in the order hardware, model, KV dtype, attention,
@@ -86,7 +70,6 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit simulate -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8 --kv-len 4k --own-batch
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
     """
-    to = destination(form, output, force=force)
     from simkit.commands.emit import emit, from_fields
     from simkit.model.catalog import load_model
     from simkit.study.causes import CAUSE_FIELDS
@@ -101,9 +84,9 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
         raise UserError(f"--explain: the {engine[:40]} engine keeps no account of waiting",
                         hint=f"--engine {next(name for name, other in ENGINES.items() if other.explains)} does")
 
-    grid = Grid(hardware=load_profiles(hardware, settings, profiles), model=[load_model(name) for name in model],
+    grid = Grid(hardware=profiles.load(hardware), model=[load_model(name) for name in model],
                 kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
-                chips=parse_chips(chips), tp=tp, pp=pp, engine=engine,
+                chips=chips, tp=tp, pp=pp, engine=engine,
                 scenario={"weight_dtype": weight_dtype, **scenario},
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
                         *(OWN_BATCH_FIELDS if own_batch else ()),

@@ -6,18 +6,8 @@ from typing import Any
 
 import click
 
-from simkit.commands.options import (
-    DEFAULT_HARDWARE,
-    DEFAULT_MODEL,
-    chips_options,
-    destination,
-    engine_option,
-    format_options,
-    load_profiles,
-    one_value,
-    parse_chips,
-    profile_options,
-)
+from simkit.commands import options
+from simkit.commands.options import DEFAULT_HARDWARE, DEFAULT_MODEL, Destination, Profiles, refuse_fit_each
 
 
 @click.command()
@@ -26,13 +16,12 @@ from simkit.commands.options import (
 @click.option("-M", "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="One model.")
 @click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences decoded together.")
 @click.option("--kv-len", default="32k", show_default=True, metavar="TOKENS", help="Cached tokens a sequence.")
-@chips_options
-@engine_option
-@profile_options
-@format_options
-def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, kv_len: str, chips: str, tp: int | None,
-          pp: int | None, engine: str, settings: tuple[str, ...], profiles: str | None, form: str | None,
-          output: str | None, force: bool) -> None:
+@options.chips
+@options.engine
+@options.profiles
+@options.records
+def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, kv_len: str, chips: str | int,
+          tp: int | None, pp: int | None, engine: str, profiles: Profiles, to: Destination) -> None:
     """Turn cache reducers on one after another: what each saves in bytes and in time, and the headroom left.
 
     A REDUCER is a layout (mha, gqa-8, mla) or one of kv=FORMAT, weights=FORMAT, evict=RULE, speculate=..., kernel=...,
@@ -41,7 +30,6 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, k
     \b
     simkit stack -H h100-sxm mha gqa-8 kv=fp8 kv=int4 evict=streaming:4+4092 --batch 32 --kv-len 32k
     """
-    to = destination(form, output, force=force)
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
@@ -51,28 +39,21 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, k
     from simkit.study.stacking import DEFAULT_STACK
     from simkit.study.stacking import stack as stacked
 
-    counted = parse_chips(chips)
-    if counted == "fit-each":
-        raise UserError("--chips fit-each: reducers that are compared share their chips", hint="use fit or a number")
+    refuse_fit_each(chips, "reducers that are compared share their chips")
     columns: dict[str, Any] = stacked(
-        load_profiles([hardware], settings, profiles)[0], load_model(model), list(reducers or DEFAULT_STACK),
-        batch=one_value(batch, "--batch"), kv_len=one_value(kv_len, "--kv-len"), chips=counted, tp=tp, pp=pp,
-        engine=engine)
+        profiles.load([hardware])[0], load_model(model), list(reducers or DEFAULT_STACK),
+        batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"), chips=chips, tp=tp,
+        pp=pp, engine=engine)
     records = [{"rung": record["rung"], **record} for record in to_records(columns)]
     if not any(record["fits"] for record in records):
         raise UserError(f"{model} with {reducers[0] if reducers else DEFAULT_STACK[0]} does not fit on {hardware}, "
                         "nor with any further reducer", hint="give more --chips, fewer sequences or a shorter context")
     table = {
-        "hardware": Column(heading="hardware", liftable=True),
-        "chips": Column(heading="chips", dimension=COUNT, liftable=True),
-        "rung": Column(heading="with"), "kv_read_bytes": Column(heading="KV read", dimension=BYTES),
-        "cache_saved": Column(heading="bytes saved x", dimension=COUNT),
-        "attention_time_s": Column(heading="attention", dimension=SECONDS, optional=2),
-        "attention_speedup": Column(heading="attention x", dimension=COUNT),
-        "step_time_s": Column(heading="step", dimension=SECONDS),
-        "step_speedup": Column(heading="step x", dimension=COUNT),
-        "headroom": Column(heading="headroom", dimension=COUNT),
-        "attention_share": Column(heading="share of step", dimension=COUNT, optional=1),
-        "bound": Column(heading="bound"),
+        "hardware": Column(liftable=True), "chips": Column(dimension=COUNT, liftable=True), "rung": Column("with"),
+        "kv_read_bytes": Column("KV read", BYTES), "cache_saved": Column("bytes saved x", COUNT),
+        "attention_time_s": Column("attention", SECONDS, optional=2), "attention_speedup": Column("attention x", COUNT),
+        "step_time_s": Column("step", SECONDS), "step_speedup": Column("step x", COUNT),
+        "headroom": Column(dimension=COUNT), "attention_share": Column("share of step", COUNT, optional=1),
+        "bound": Column(),
     }
     emit(records, to, table)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from simkit.commands.options import profile_options
+from simkit.commands import options
+from simkit.commands.options import Profiles
 
 
 @click.command()
@@ -20,12 +21,11 @@ from simkit.commands.options import profile_options
 @click.option("--engine", default=None, metavar="ENGINE", help="roofline or replay.  [default: the study's]")
 @click.option("--no-cache", is_flag=True, help="Replay every point, also those kept on disk (SIMKIT_CACHE).")
 @click.option("--force", is_flag=True, help="Replace the file and unfinished parts that stand there.")
-@profile_options
+@options.profiles
 @click.option("--studies", metavar="DIR", default=None, help="A folder of studies searched before the shipped ones.")
 @click.pass_context
 def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers: int | None, cluster: str | None,
-          engine: str | None, no_cache: bool, force: bool, settings: tuple[str, ...], profiles: str | None,
-          studies: str | None) -> None:
+          engine: str | None, no_cache: bool, force: bool, profiles: Profiles, studies: str | None) -> None:
     """Evaluate every point of STUDY: its chips, models and layouts at every batch and context.
 
     Points are computed in parts beside the file (FILE.parts) and joined at the end. A run that was killed, ran out of
@@ -38,7 +38,6 @@ def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers:
     from simkit.commands.console import ProgressLine
     from simkit.commands.lazy_group import FAILED
     from simkit.foundation.errors import UserError
-    from simkit.hardware.catalog import parse_overrides
     from simkit.study.engines import engine_named
     from simkit.study.study_file import load_study
     from simkit.sweep import executors
@@ -51,7 +50,7 @@ def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers:
         raise UserError("--resume and --force: give one of them")
     if engine is not None:
         engine_named(engine)
-    loaded = load_study(study, profiles=profiles, studies=studies, overrides=parse_overrides(settings),
+    loaded = load_study(study, profiles=profiles.folder, studies=studies, overrides=profiles.overrides,
                         most_points=None)
     line = ProgressLine("points")
 

@@ -7,40 +7,27 @@ from typing import Any
 
 import click
 
-from simkit.commands.options import (
-    DEFAULT_HARDWARE,
-    DEFAULT_MODEL,
-    LAYOUTS,
-    chips_options,
-    hardware_option,
-    load_profiles,
-    model_option,
-    names_option,
-    one_value,
-    parse_chips,
-    profile_options,
-    scenario_options,
-    weight_dtype_option,
-)
+from simkit.commands import options
+from simkit.commands.options import Profiles
 from simkit.foundation.errors import UserError
 
 
 @click.command()
-@hardware_option(DEFAULT_HARDWARE)
-@model_option(DEFAULT_MODEL)
-@names_option("-A", "--attention", default="gqa-8", help=f"Layout: {LAYOUTS}.")
+@options.hardware(options.DEFAULT_HARDWARE)
+@options.model(options.DEFAULT_MODEL)
+@options.names("-A", "--attention", default="gqa-8", help=f"Layout: {options.LAYOUTS}.")
 @click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences decoded together.")
 @click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS", help="Cached tokens a sequence.")
-@click.option("--kv-dtype", default="bf16", show_default=True, metavar="NAME", help="Format of the KV cache.")
-@weight_dtype_option
-@chips_options
-@scenario_options
-@profile_options
+@options.kv_dtype
+@options.weight_dtype
+@options.chips
+@options.scenario
+@options.profiles
 @click.option("-o", "--output", metavar="FILE", required=True, help="The trace, such as trace.json.")
-@click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+@options.force
 def trace(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str, kv_dtype: str,
-          weight_dtype: str, chips: str, tp: int | None, pp: int | None, settings: tuple[str, ...],
-          profiles: str | None, output: str, force: bool, **scenario: Any) -> None:
+          weight_dtype: str, chips: str | int, tp: int | None, pp: int | None, profiles: Profiles, output: str,
+          force: bool, **scenario: Any) -> None:
     """Write one decode step as a trace: open it at ui.perfetto.dev or chrome://tracing.
 
     Operators stand in a row; inside attention, each compute unit is a track of the work items that the replay engine
@@ -67,9 +54,9 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
     from simkit.study.scenario import parse_scenario
 
     found = evaluate_group(
-        load_profiles(hardware, settings, profiles)[0], load_model(model[0]), attention[0], rivals=attention,
-        batch=np.array([one_value(batch, "--batch")]), kv_len=np.array([one_value(kv_len, "--kv-len")]),
-        q_len=np.array([1.0]), chips=parse_chips(chips), tp=tp, pp=pp, baseline=False,
+        profiles.load(hardware)[0], load_model(model[0]), attention[0], rivals=attention,
+        batch=np.array([options.one_value(batch, "--batch")]), kv_len=np.array([options.one_value(kv_len, "--kv-len")]),
+        q_len=np.array([1.0]), chips=chips, tp=tp, pp=pp, baseline=False,
         scenario=parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype, **scenario))
     made = trace_step(found)
     write_text(output, json.dumps(made, allow_nan=False) + "\n", force=force)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from simkit.foundation.errors import Location, UserError, did_you_mean, shorten, shown
 from simkit.foundation.resources import shipped_folder
 
-Record = TypeVar("Record")
 _SUFFIXES: Final = (".yaml", ".yml")
 
 

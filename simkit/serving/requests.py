@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ class Requests:
     arrival_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+
+    def part(self, chosen: slice) -> Requests:
+        """Some of them."""
+        return Requests(arrival_s=self.arrival_s[chosen], prompt_tokens=self.prompt_tokens[chosen],
+                        output_tokens=self.output_tokens[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,7 @@ class Stream:
         """The same requests arriving ``rate_factor`` times as fast."""
         def faster() -> Iterator[Requests]:
             for part in self.chunks():
-                yield Requests(arrival_s=part.arrival_s / rate_factor, prompt_tokens=part.prompt_tokens,
-                               output_tokens=part.output_tokens)
+                yield replace(part, arrival_s=part.arrival_s / rate_factor)
 
         return Stream(name=self.name, chunks=faster)
 
@@ -49,8 +53,7 @@ class Stream:
             for part in self.chunks():
                 taken = min(left, part.arrival_s.size)
                 left -= taken
-                yield Requests(arrival_s=part.arrival_s[:taken], prompt_tokens=part.prompt_tokens[:taken],
-                               output_tokens=part.output_tokens[:taken])
+                yield part.part(slice(taken))
                 if left == 0:
                     return
 
@@ -63,14 +66,12 @@ class Stream:
             for part in self.chunks():
                 start = (which - seen) % replicas
                 seen += part.arrival_s.size
-                yield Requests(arrival_s=part.arrival_s[start::replicas],
-                               prompt_tokens=part.prompt_tokens[start::replicas],
-                               output_tokens=part.output_tokens[start::replicas])
+                yield part.part(slice(start, None, replicas))
 
         return self if replicas == 1 else Stream(name=self.name, chunks=dealt)
 
-    def mean_rate_per_s(self) -> tuple[int, float]:
-        """How many requests there are, and how many arrive a second between the first and the last."""
+    def mean_rate_per_s(self) -> float:
+        """How many requests arrive a second between the first and the last."""
         count, first, last = 0, None, 0.0
         for part in self.chunks():
             if part.arrival_s.size:
@@ -78,4 +79,4 @@ class Stream:
                 last = float(part.arrival_s[-1])
                 count += part.arrival_s.size
         span_s = last - (first or 0.0)
-        return count, (count - 1) / span_s if span_s > 0 else float("inf")
+        return (count - 1) / span_s if span_s > 0 else float("inf")

@@ -6,72 +6,66 @@ the software's, not the chip's, and that is why they do not stand in a profile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from simkit.foundation.errors import UserError
+from pydantic import Field
+
 from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.validation import Number, StrictRecord, Text, check
 from simkit.foundation.yaml_source import YamlSource, load_yaml
-from simkit.step.workload import ATTENTION_KERNELS, AttentionKernel
+from simkit.step.workload import AttentionKernel
 
 KIND: Final = "workloads/runtimes"
-# Least and most that a file may state of each parameter.
-_PARAMETERS: Final = {"kernel_gap_s": (0.0, 0.001), "host_sequence_s": (0.0, 0.1), "prefill_fraction": (0.01, 1.0)}
-# Those that a file may leave out.
-_MORE: Final = {"step_s": (0.0, 0.1), "exchange_gap_s": (0.0, 0.01)}
-_CHOICES: Final = {"cache": ("filled", "whole"), "attention_kernel": ATTENTION_KERNELS, "split": ("tensor", "layers")}
-_WORDS: Final = ("software", "vendors", "calibrated_on")
+Words = tuple[Text, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """One serving software.
+def _within(least: float, most: float) -> Any:
+    return Field(ge=least, le=most)
 
-    Parameters
-    ----------
-    name: as given on the command line.
-    kernel_gap_s: time of a kernel of the step beyond its operator and its launch: the gap before the next one, and its
-        share of kernels that a step does not count (the activation beside a product, a mixture's top-k and sorting,
-        8-bit inputs' scales), while norm with residual and rotary with append are one launch each, as libraries fuse
-        them. A layer with a latent cache and experts runs 13 kernels where a dense one runs 8, and takes as much
-        longer.
-    host_sequence_s: host time of each sequence of an iteration (scheduling, sampling, detokenising).
-    prefill_fraction: rate of a prompt's linear layers and attention over what the engine gives.
-    source: where the parameters come from.
-    step_s: host time of each step, whatever its batch.
-    exchange_gap_s: time of an exchange between chips beyond the link's own: the collective library's start.
-    cache: what attention reads: the ``filled`` part, or the ``whole`` room of prompt and output (static shapes).
-    attention_kernel: how it reads grouped heads, as ``--attention-kernel``.
-    split: what several chips share where nothing else is said: each layer (``tensor``), or they hold ``layers``.
-    software: what measurements call it: beginnings of their words, after ``series:`` where other series differ.
-    vendors: of the chips that it is for; empty: all.
-    calibrated_on: series of measurements to whose even rows its parameters were fitted.
-    profile: figures of its kernels on any chip that it is for, by dotted key of a profile.
-    """
 
-    name: str
-    kernel_gap_s: float
-    host_sequence_s: float
-    prefill_fraction: float
-    source: str
-    step_s: float = 0.0
-    exchange_gap_s: float = 0.0
-    cache: str = "filled"
+class Runtime(StrictRecord):
+    """One serving software, as its file states it."""
+
+    name: Text
+    """As given on the command line."""
+    title: Text | None = None
+    kernel_gap_s: Annotated[Number, _within(0.0, 0.001)]
+    """Time of a kernel of the step beyond its operator and its launch: the gap before the next one, and its share of
+    kernels that a step does not count (the activation beside a product, a mixture's top-k and sorting, 8-bit inputs'
+    scales), while norm with residual and rotary with append are one launch each, as libraries fuse them. A layer with
+    a latent cache and experts runs 13 kernels where a dense one runs 8, and takes as much longer."""
+    host_sequence_s: Annotated[Number, _within(0.0, 0.1)]
+    """Host time of each sequence of an iteration (scheduling, sampling, detokenising)."""
+    prefill_fraction: Annotated[Number, _within(0.01, 1.0)]
+    """Rate of a prompt's linear layers and attention over what the engine gives."""
+    source: Text
+    """Where the parameters come from."""
+    step_s: Annotated[Number, _within(0.0, 0.1)] = 0.0
+    """Host time of each step, whatever its batch."""
+    exchange_gap_s: Annotated[Number, _within(0.0, 0.01)] = 0.0
+    """Time of an exchange between chips beyond the link's own: the collective library's start."""
+    cache: Literal["filled", "whole"] = "filled"
+    """What attention reads: the filled part, or the whole room of prompt and output (static shapes)."""
     attention_kernel: AttentionKernel = "grouped"
-    split: str = "tensor"
-    software: tuple[str, ...] = ()
-    vendors: tuple[str, ...] = ()
-    calibrated_on: tuple[str, ...] = ()
-    profile: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """How it reads grouped heads, as ``--attention-kernel``."""
+    split: Literal["tensor", "layers"] = "tensor"
+    """What several chips share where nothing else is said: each layer, or they hold layers."""
+    software: Words = ()
+    """What measurements call it: beginnings of their words, after ``series:`` where other series differ."""
+    vendors: Words = ()
+    """Of the chips that it is for; empty: all."""
+    calibrated_on: Words = ()
+    """Series of measurements to whose even rows its parameters were fitted."""
+    profile: dict[str, Text] = Field(default_factory=dict)
+    """Parameters of its kernels on any chip that it is for, by dotted key of a profile."""
 
     @property
     def without_constants(self) -> Runtime:
         """What it reads and how it splits a model, without what it adds."""
-        return replace(self, kernel_gap_s=0.0, host_sequence_s=0.0, prefill_fraction=1.0, step_s=0.0,
-                       exchange_gap_s=0.0)
+        return self.model_copy(update={"prefill_fraction": 1.0, **dict.fromkeys(
+            ("kernel_gap_s", "host_sequence_s", "step_s", "exchange_gap_s"), 0.0)})
 
     def host_step_s(self, kernels: Any, exchanges: Any) -> Any:
         """What a step of so many kernels and exchanges takes besides the engine's time and its sequences' host work."""
@@ -107,32 +101,4 @@ def runtime_of(software: str, series: str = "", vendor: str = "") -> Runtime:
 
 
 def _runtime(source: YamlSource) -> Runtime:
-    data: dict[str, Any] = source.data
-    known = (*_PARAMETERS, *_MORE, *_CHOICES, *_WORDS, "profile")
-    for key in data:
-        if key not in (*known, "name", "source", "title"):
-            raise UserError("unknown key", where=source.locate([key]), hint="known: " + ", ".join(known))
-    parameters: dict[str, Any] = {}
-    for key, (least, most) in {**_PARAMETERS, **_MORE}.items():
-        if key in _MORE and key not in data:
-            continue
-        value = data.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise UserError(f"expected a number from {least:g} to {most:g}", where=source.locate([key]))
-        parameters[key] = float(value)
-    for key, choices in _CHOICES.items():
-        if data.get(key, choices[0]) not in choices:
-            raise UserError("expected " + " or ".join(choices), where=source.locate([key]))
-        parameters[key] = data.get(key, choices[0])
-    for key in _WORDS:
-        words = data.get(key, [])
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-            raise UserError("expected a list of words", where=source.locate([key]))
-        parameters[key] = tuple(words)
-    figures = data.get("profile", {})
-    if not isinstance(figures, dict) or not all(isinstance(value, str) for value in figures.values()):
-        raise UserError("expected keys of a profile, each with a text", where=source.locate(["profile"]))
-    parameters["profile"] = figures
-    if not isinstance(data.get("source"), str):
-        raise UserError("say where the parameters come from", where=source.locate(["source"]))
-    return Runtime(name=Path(source.file).stem, source=data["source"], **parameters)
+    return check(Runtime, {**source.data, "name": Path(source.file).stem}, source)

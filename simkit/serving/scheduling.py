@@ -6,51 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.foundation.jit_cache import compiled, stamp_module
+from simkit.serving import state as at
 from simkit.serving.histogram import BINS, LOG_LEAST, LOG_WIDTH
-from simkit.serving.state import (
-    ADMITTED,
-    ALLOCATED,
-    ARRIVAL,
-    BLOCK_SECONDS,
-    BUCKET,
-    DONE,
-    FILLED,
-    FINISHED_ALL,
-    FIRST,
-    FIRST_REFUSED,
-    FREED,
-    HELD,
-    HOST_BLOCKS,
-    ID,
-    IDLE,
-    LEFT,
-    MOST_BATCH,
-    MOST_USED,
-    NEXT,
-    NOW,
-    OUTPUT,
-    OWED_SWAP,
-    PARKED,
-    PREEMPTED,
-    PROMPT,
-    PROMPT_TOKENS,
-    REFUSED,
-    REFUSED_TOKENS,
-    ROUNDING,
-    RUNNING,
-    SERIES_BUCKETS,
-    START,
-    SWAPPED,
-    SWAPPED_OUT,
-    TAKEN,
-    TARGET,
-    USED,
-    WAIT,
-    WANTS_REQUESTS,
-    Buffer,
-    Rules,
-    State,
-)
+from simkit.serving.state import Buffer, Rules, State
 
 
 @compiled()
@@ -66,7 +24,7 @@ def blocks_of(tokens: float, rules: Rules) -> int:
 @compiled()
 def cached_tokens(running_sequence: NDArray[np.float64]) -> float:
     """Cached tokens of a decoding sequence: prompt and output so far, less the last token, not read yet."""
-    return float(running_sequence[PROMPT] + running_sequence[OUTPUT] - running_sequence[LEFT] - 1.0)
+    return float(running_sequence[at.PROMPT] + running_sequence[at.OUTPUT] - running_sequence[at.LEFT] - 1.0)
 
 
 @compiled()
@@ -80,25 +38,25 @@ def record_time(state: State, row: int, time_s: float) -> None:
 def let_pass(state: State, duration_s: float) -> None:
     """Move the clock, and keep the time series: used blocks and running sequences in buckets that widen as needed."""
     clock, count, series = state.clock_s, state.tally, state.series
-    start, end = clock[NOW] - clock[START], clock[NOW] + duration_s - clock[START]
-    used, running = count[USED], count[RUNNING]
-    while end >= clock[BUCKET] * SERIES_BUCKETS:
-        for bucket in range(SERIES_BUCKETS // 2):
+    start, end = clock[at.NOW] - clock[at.START], clock[at.NOW] + duration_s - clock[at.START]
+    used, running = count[at.USED], count[at.RUNNING]
+    while end >= clock[at.BUCKET] * at.SERIES_BUCKETS:
+        for bucket in range(at.SERIES_BUCKETS // 2):
             for column in range(3):
                 series[bucket, column] = series[2 * bucket, column] + series[2 * bucket + 1, column]
-        series[SERIES_BUCKETS // 2:] = 0.0
-        clock[BUCKET] *= 2.0
-    bucket = int(start / clock[BUCKET])
-    while start < end and bucket < SERIES_BUCKETS:
-        part = min(end, (bucket + 1) * clock[BUCKET]) - start
+        series[at.SERIES_BUCKETS // 2:] = 0.0
+        clock[at.BUCKET] *= 2.0
+    bucket = int(start / clock[at.BUCKET])
+    while start < end and bucket < at.SERIES_BUCKETS:
+        part = min(end, (bucket + 1) * clock[at.BUCKET]) - start
         if part > 0.0:
             series[bucket, 0] += part
             series[bucket, 1] += part * used
             series[bucket, 2] += part * running
             start += part
         bucket += 1
-    clock[BLOCK_SECONDS] += duration_s * used
-    clock[NOW] += duration_s
+    clock[at.BLOCK_SECONDS] += duration_s * used
+    clock[at.NOW] += duration_s
     state.batch_s[running] += duration_s
 
 
@@ -106,8 +64,8 @@ def let_pass(state: State, duration_s: float) -> None:
 def release(state: State, rules: Rules) -> None:
     """A request has left: in a closed loop its client sends the next one now."""
     if rules.clients > 0:
-        state.releases_s[state.tally[DONE] % rules.clients] = state.clock_s[NOW]
-    state.tally[DONE] += 1
+        state.releases_s[state.tally[at.DONE] % rules.clients] = state.clock_s[at.NOW]
+    state.tally[at.DONE] += 1
 
 
 @compiled()
@@ -115,44 +73,44 @@ def next_arrival_s(state: State, rules: Rules, buffer: Buffer) -> float:
     """When the next request arrives; infinite when its client still waits for another."""
     count = state.tally
     if rules.clients == 0:
-        return float(buffer.arrival_s[count[NEXT]])
-    if count[TAKEN] >= rules.clients + count[DONE]:
+        return float(buffer.arrival_s[count[at.NEXT]])
+    if count[at.TAKEN] >= rules.clients + count[at.DONE]:
         return np.inf
-    return float(state.releases_s[count[TAKEN] % rules.clients])
+    return float(state.releases_s[count[at.TAKEN] % rules.clients])
 
 
 @compiled()
 def _room(state: State, rules: Rules, need: float) -> bool:
-    reserve = rules.watermark if state.tally[RUNNING] > 0 else 0
-    return bool(state.tally[USED] + need + reserve <= rules.blocks)
+    reserve = rules.watermark if state.tally[at.RUNNING] > 0 else 0
+    return bool(state.tally[at.USED] + need + reserve <= rules.blocks)
 
 
 @compiled()
 def _enter(state: State, need: int) -> None:
     """Count the last row of ``running`` as running with ``need`` blocks."""
     count = state.tally
-    state.running_sequences[count[RUNNING], HELD] = need
-    count[RUNNING] += 1
-    count[USED] += need
-    count[ALLOCATED] += need
-    count[MOST_USED] = max(count[MOST_USED], count[USED])
-    count[MOST_BATCH] = max(count[MOST_BATCH], count[RUNNING])
+    state.running_sequences[count[at.RUNNING], at.HELD] = need
+    count[at.RUNNING] += 1
+    count[at.USED] += need
+    count[at.ALLOCATED] += need
+    count[at.MOST_USED] = max(count[at.MOST_USED], count[at.USED])
+    count[at.MOST_BATCH] = max(count[at.MOST_BATCH], count[at.RUNNING])
 
 
 @compiled()
 def _return_parked(state: State, rules: Rules) -> bool:
     """Bring back the oldest preempted sequence when its blocks are free."""
     count, clock = state.tally, state.clock_s
-    row = state.parked_sequences[count[PARKED] - 1]
-    need = int(row[HELD]) if row[SWAPPED] > 0.0 else blocks_of(row[TARGET], rules)
+    row = state.parked_sequences[count[at.PARKED] - 1]
+    need = int(row[at.HELD]) if row[at.SWAPPED] > 0.0 else blocks_of(row[at.TARGET], rules)
     if not _room(state, rules, need):
         return False
-    state.running_sequences[count[RUNNING]] = row
-    if row[SWAPPED] > 0.0:
-        state.running_sequences[count[RUNNING], SWAPPED] = 0.0
-        count[HOST_BLOCKS] -= need
-        clock[OWED_SWAP] += need * rules.swap_s_per_block
-    count[PARKED] -= 1
+    state.running_sequences[count[at.RUNNING]] = row
+    if row[at.SWAPPED] > 0.0:
+        state.running_sequences[count[at.RUNNING], at.SWAPPED] = 0.0
+        count[at.HOST_BLOCKS] -= need
+        clock[at.OWED_SWAP] += need * rules.swap_s_per_block
+    count[at.PARKED] -= 1
     _enter(state, need)
     return True
 
@@ -161,28 +119,28 @@ def _return_parked(state: State, rules: Rules) -> bool:
 def _refuse_or_take(state: State, rules: Rules, buffer: Buffer, arrival_s: float) -> bool:
     """Start the next request when its prompt's blocks are free; refuse one that could never end. True: look again."""
     count, clock = state.tally, state.clock_s
-    prompt, output = buffer.prompt[count[NEXT]], buffer.output[count[NEXT]]
+    prompt, output = buffer.prompt[count[at.NEXT]], buffer.output[count[at.NEXT]]
     # The last step reads all but the last token and writes every token that it verifies.
     most = float(max(prompt, prompt + output - 2 + rules.verified))
     if blocks_of(most, rules) > rules.blocks:
-        if count[REFUSED] == 0:
-            count[FIRST_REFUSED], count[REFUSED_TOKENS] = count[TAKEN], prompt + output
-        count[REFUSED] += 1
-        count[NEXT] += 1
-        count[TAKEN] += 1
+        if count[at.REFUSED] == 0:
+            count[at.FIRST_REFUSED], count[at.REFUSED_TOKENS] = count[at.TAKEN], prompt + output
+        count[at.REFUSED] += 1
+        count[at.NEXT] += 1
+        count[at.TAKEN] += 1
         release(state, rules)
         return True
     need = blocks_of(float(prompt), rules)
     if not _room(state, rules, need):
         return False
-    row = state.running_sequences[count[RUNNING]]
-    row[ID], row[ARRIVAL], row[PROMPT], row[OUTPUT] = count[TAKEN], arrival_s, prompt, output
-    row[TARGET], row[FILLED], row[LEFT] = prompt, 0.0, output
-    row[ADMITTED], row[FIRST], row[SWAPPED] = clock[NOW], -1.0, 0.0
-    record_time(state, WAIT, clock[NOW] - arrival_s)
-    count[NEXT] += 1
-    count[TAKEN] += 1
-    count[PROMPT_TOKENS] += prompt
+    row = state.running_sequences[count[at.RUNNING]]
+    row[at.ID], row[at.ARRIVAL], row[at.PROMPT], row[at.OUTPUT] = count[at.TAKEN], arrival_s, prompt, output
+    row[at.TARGET], row[at.FILLED], row[at.LEFT] = prompt, 0.0, output
+    row[at.ADMITTED], row[at.FIRST], row[at.SWAPPED] = clock[at.NOW], -1.0, 0.0
+    record_time(state, at.WAIT, clock[at.NOW] - arrival_s)
+    count[at.NEXT] += 1
+    count[at.TAKEN] += 1
+    count[at.PROMPT_TOKENS] += prompt
     _enter(state, need)
     return True
 
@@ -191,64 +149,70 @@ def _refuse_or_take(state: State, rules: Rules, buffer: Buffer, arrival_s: float
 def admit(state: State, rules: Rules, buffer: Buffer, more: bool) -> int:  # noqa: FBT001 - compiled
     """Let in what fits. Returns WANTS_REQUESTS when the buffer is empty and the stream is not."""
     count, clock = state.tally, state.clock_s
-    while count[RUNNING] < rules.most_running:
-        if count[PARKED] > 0:
+    while count[at.RUNNING] < rules.most_running:
+        if count[at.PARKED] > 0:
             if not _return_parked(state, rules):
                 break
             continue
-        if count[NEXT] >= buffer.prompt.size:
-            return WANTS_REQUESTS if more else FINISHED_ALL
+        if count[at.NEXT] >= buffer.prompt.size:
+            return at.WANTS_REQUESTS if more else at.FINISHED_ALL
         arrival_s = next_arrival_s(state, rules, buffer)
-        if arrival_s > clock[NOW]:
-            if count[RUNNING] > 0:
+        if arrival_s > clock[at.NOW]:
+            if count[at.RUNNING] > 0:
                 break
-            if clock[START] < 0.0:
-                clock[NOW] = clock[START] = arrival_s
+            if clock[at.START] < 0.0:
+                clock[at.NOW] = clock[at.START] = arrival_s
             else:
-                clock[IDLE] += arrival_s - clock[NOW]
-                let_pass(state, arrival_s - clock[NOW])
-                clock[NOW] = arrival_s
-        if clock[START] < 0.0:
-            clock[START] = clock[NOW] = arrival_s
+                clock[at.IDLE] += arrival_s - clock[at.NOW]
+                let_pass(state, arrival_s - clock[at.NOW])
+                clock[at.NOW] = arrival_s
+        if clock[at.START] < 0.0:
+            clock[at.START] = clock[at.NOW] = arrival_s
         if not _refuse_or_take(state, rules, buffer, arrival_s):
             break
-    return FINISHED_ALL
+    return at.FINISHED_ALL
 
 
 @compiled()
 def preempt_youngest(state: State, rules: Rules) -> None:
     """Take the blocks of the youngest sequence; its cache goes to the host, or is computed again later."""
     count, clock = state.tally, state.clock_s
-    count[RUNNING] -= 1
-    row = state.running_sequences[count[RUNNING]]
-    held = int(row[HELD])
-    count[USED] -= held
-    count[FREED] += held
-    count[PREEMPTED] += 1
-    if count[HOST_BLOCKS] + held <= rules.host_blocks and row[FILLED] > 0.0:
-        row[SWAPPED] = 1.0
-        count[HOST_BLOCKS] += held
-        count[SWAPPED_OUT] += 1
-        clock[OWED_SWAP] += held * rules.swap_s_per_block
+    count[at.RUNNING] -= 1
+    row = state.running_sequences[count[at.RUNNING]]
+    held = int(row[at.HELD])
+    count[at.USED] -= held
+    count[at.FREED] += held
+    count[at.PREEMPTED] += 1
+    if count[at.HOST_BLOCKS] + held <= rules.host_blocks and row[at.FILLED] > 0.0:
+        row[at.SWAPPED] = 1.0
+        count[at.HOST_BLOCKS] += held
+        count[at.SWAPPED_OUT] += 1
+        clock[at.OWED_SWAP] += held * rules.swap_s_per_block
     else:
-        row[TARGET] = np.ceil(row[PROMPT] + row[OUTPUT] - row[LEFT] - ROUNDING)
-        row[FILLED] = 0.0
-        row[HELD] = 0.0
-    state.parked_sequences[count[PARKED]] = row
-    count[PARKED] += 1
+        row[at.TARGET] = np.ceil(row[at.PROMPT] + row[at.OUTPUT] - row[at.LEFT] - at.ROUNDING)
+        row[at.FILLED] = 0.0
+        row[at.HELD] = 0.0
+    state.parked_sequences[count[at.PARKED]] = row
+    count[at.PARKED] += 1
+
+
+@compiled()
+def _blocks_more(row: NDArray[np.float64], rules: Rules, iterations: int) -> int:
+    """Blocks beyond those held that ``iterations`` decoding steps of a sequence write to."""
+    if row[at.FILLED] < row[at.TARGET]:
+        return 0
+    last = np.floor(cached_tokens(row) + rules.tokens_per_step * (iterations - 1) + at.ROUNDING) + rules.verified
+    # Proposals beyond the last token are not written.
+    last = min(last, row[at.PROMPT] + row[at.OUTPUT] - 2.0 + rules.verified)
+    return max(blocks_of(last, rules) - int(row[at.HELD]), 0)
 
 
 @compiled()
 def wanted_blocks(state: State, rules: Rules, iterations: int) -> int:
     """Blocks beyond those held that ``iterations`` decoding steps of all sequences write to."""
     wanted = 0
-    for index in range(state.tally[RUNNING]):
-        row = state.running_sequences[index]
-        if row[FILLED] >= row[TARGET]:
-            last = np.floor(cached_tokens(row) + rules.tokens_per_step * (iterations - 1) + ROUNDING) + rules.verified
-            # Proposals beyond the last token are not written.
-            last = min(last, row[PROMPT] + row[OUTPUT] - 2.0 + rules.verified)
-            wanted += max(blocks_of(last, rules) - int(row[HELD]), 0)
+    for index in range(state.tally[at.RUNNING]):
+        wanted += _blocks_more(state.running_sequences[index], rules, iterations)
     return wanted
 
 
@@ -256,15 +220,12 @@ def wanted_blocks(state: State, rules: Rules, iterations: int) -> int:
 def take_blocks(state: State, rules: Rules, iterations: int) -> None:
     """Give decoding sequences the blocks that ``wanted_blocks`` counts."""
     count = state.tally
-    for index in range(count[RUNNING]):
+    for index in range(count[at.RUNNING]):
         row = state.running_sequences[index]
-        if row[FILLED] >= row[TARGET]:
-            last = np.floor(cached_tokens(row) + rules.tokens_per_step * (iterations - 1) + ROUNDING) + rules.verified
-            last = min(last, row[PROMPT] + row[OUTPUT] - 2.0 + rules.verified)
-            more = max(blocks_of(last, rules) - int(row[HELD]), 0)
-            row[HELD] += more
-            count[USED] += more
-            count[ALLOCATED] += more
-    count[MOST_USED] = max(count[MOST_USED], count[USED])
+        more = _blocks_more(row, rules, iterations)
+        row[at.HELD] += more
+        count[at.USED] += more
+        count[at.ALLOCATED] += more
+    count[at.MOST_USED] = max(count[at.MOST_USED], count[at.USED])
 
 stamp_module(globals())

@@ -31,6 +31,7 @@ from typing import Any, Final, Self
 from simkit.foundation.errors import Location, UserError, shorten
 from simkit.foundation.input_file import read_text
 from simkit.foundation.output import atomic_file, check_target
+from simkit.foundation.scratch import held
 from simkit.study.grid import Grid
 from simkit.sweep.executors import HereExecutor, Workers, is_loss
 from simkit.sweep.part_files import Form, form_of, join
@@ -38,7 +39,6 @@ from simkit.sweep.part_plan import MANIFEST, Plan, changes, compute_part, plan_o
 
 _DIGITS: Final = 16  # of a part's digest, in its name
 _MANIFEST_NAME: Final = "manifest.json"
-_LOCK_NAME: Final = "lock"
 _PART_NAME: Final = re.compile(rf"part-(\d{{6,9}})-([0-9a-f]{{{_DIGITS}}})", re.ASCII)
 _MOST_MANIFEST_BYTES: Final = 10_000_000
 _REPLACES_NAME: Final = "replaces"  # the digest of the file that --force allowed to replace: a resumed run may, too
@@ -156,16 +156,9 @@ def _refuse_foreign(folder: Path) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder against a second run; the system lets go when this process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs into one file are left to the user's care
-        yield
-        return
-    with (folder / _LOCK_NAME).open("w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another sweep is writing there", where=Location(file=shorten(str(folder), 200))) from None
+    with held(folder) as mine:
+        if not mine:
+            raise UserError("another sweep is writing there", where=Location(file=shorten(str(folder), 200)))
         yield
 
 

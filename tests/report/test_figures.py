@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ NAMES = [*(kind for kind in FIGURE_KINDS if kind != "kv_capacity"), "capacity"]
 
 def test_every_kind_that_a_study_may_name_can_be_drawn() -> None:
     assert set(FIGURES) == set(FIGURE_KINDS)
+    for kind in FIGURE_KINDS:
+        assert callable(import_module(f"simkit.report.figures.{kind}").draw)
 
 
 @pytest.fixture(scope="module")

@@ -269,7 +269,8 @@ def test_two_runs_into_one_file_do_not_mix(unfinished):
     import fcntl
 
     study, output = unfinished
-    with (output.with_name("out.csv.parts") / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another sweep is writing there"):
-            resumed(study, output)
+    lock = os.open(output.with_name("out.csv.parts"), os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another sweep is writing there"):
+        resumed(study, output)
+    os.close(lock)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from simkit.foundation.errors import UserError
 from simkit.report.drawing.ranges import Range, draw_range
-from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, INK, SMALL_POINTS, ChipStyle, layout_name
+from simkit.report.drawing.style import COLUMN_WIDTH_INCHES, SMALL_POINTS, ChipStyle, layout_name, note
 
 # Marker, its size in points, and the letter that the key shows for it; a bar can be seen across a diamond.
 _MARKS: Final = (("o", 4.6, "●"), ("D", 3.8, "◆"), ("|", 9.0, "┃"), ("^", 4.6, "▲"), ("s", 3.8, "■"), ("v", 4.6, "▼"))
@@ -78,15 +78,13 @@ def draw_rows(axes: Axes, rows: list[Row], columns: Sequence[str], texts: dict[i
             draw_range(axes, at[column], row.ranges.get(column), row.style.colour, along="x", width_points=2.8,
                        cap_points=6.0, opacity_fraction=0.5)
         if place in texts:
-            axes.annotate(texts[place], (row.last, place), xytext=(5, 0), textcoords="offset points", va="center",
-                          fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
+            note(axes, texts[place], (row.last, place), (5, 0), va="center", annotation_clip=False)
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=SMALL_POINTS, linespacing=1.1)
     key = _key([f"{mark_of[column][2]} {names[column]}" for column in columns])
     axes.set_ylim(len(rows) - 0.4, -0.7 - 0.4 * len(key))
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.annotate("\n".join(key), (0.0, 1.0), xycoords="axes fraction", xytext=(2, -3),
-                  textcoords="offset points", va="top", fontsize=SMALL_POINTS, color=INK)
+    note(axes, "\n".join(key), (0.0, 1.0), (2, -3), xycoords="axes fraction", va="top")
 
 
 def axis_end(rows: Sequence[Row], texts: Mapping[int, str], low: float) -> float:

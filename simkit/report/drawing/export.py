@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from simkit.foundation import output
-from simkit.report.drawing.style import palette
+from simkit.report.drawing.style import DARK, house_style
 
 PNG_DOTS_PER_INCH: Final = 300
 # No dates and no program versions in the files: a rerun gives the same bytes.
@@ -41,6 +41,12 @@ def _with_stable_clips(svg: bytes) -> bytes:
     """
     names = {name: b"p%d" % place for place, name in enumerate(_CLIP.findall(svg), start=1)}
     return _CLIP_USE.sub(lambda found: found[1] + names.get(found[2], found[2]), svg)
+
+
+def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None:
+    """Draw a figure in the house's style into a file whose suffix says the form."""
+    with house_style(), output.atomic_file(file, force=force) as part:
+        part.write_bytes(figure_bytes(draw(), file.suffix.lower().lstrip(".")))
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
@@ -86,7 +92,7 @@ def inline_svg(svg: bytes, *, name: str, alt: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    for colour in palette():
+    for colour in DARK:
         text = text.replace(colour, f"var(--c{colour[1:]})")
     opening = re.match(r"<svg[^>]*>", text)
     box = re.search(r'viewBox="([^"]+)"', text)

@@ -27,7 +27,8 @@ _OVERLAP_COST: Final = 500.0
 _OUTSIDE_COST: Final = 2000.0
 _CURVE_COST: Final = 24.0
 
-
+_LINE_POINTS: Final = 7.2
+_MARGIN_SHARE: Final = 0.05  # of the width of axes, between them and the labels beside them
 _LETTER_SHARE: Final = 0.0158  # of the width of axes in a figure one column wide
 Coordinate = float
 """A position or distance along an axis, in that axis's own unit (or in pixels, where a docstring says so)."""
@@ -54,7 +55,7 @@ class _Places:
 
 
 def place_labels(axes: Axes, labels: Sequence[Label], *, avoid: Sequence[tuple[Any, Any]] = (),
-                 size_points: float = SMALL_POINTS, markers: Sequence[tuple[float, float]] = ()) -> None:
+                 markers: Sequence[tuple[float, float]] = ()) -> None:
     """Write each label near its point, with a thin leader where it stands apart.
 
     ``avoid`` are curves (x, y arrays) that text should not cross; ``markers`` are further points to keep free.
@@ -70,7 +71,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], *, avoid: Sequence[tuple[A
     scene = _Scene(frame=axes.get_window_extent(renderer), obstacles=obstacles, curves=curves, scale=scale)
     options = []
     for label, point in zip(labels, own, strict=True):
-        probe = axes.text(0, 0, label.text, fontsize=size_points)
+        probe = axes.text(0, 0, label.text, fontsize=SMALL_POINTS)
         extent = probe.get_window_extent(renderer)
         probe.remove()
         options.append(_candidates(point, extent.width, extent.height, scene))
@@ -86,7 +87,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], *, avoid: Sequence[tuple[A
     for label, places, choice, point in zip(labels, options, chosen, own, strict=True):
         box = places.boxes[choice]
         x, y = to_data.transform(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        axes.text(x, y, label.text, color=label.colour, fontsize=size_points, ha="center", va="center", zorder=6,
+        axes.text(x, y, label.text, color=label.colour, fontsize=SMALL_POINTS, ha="center", va="center", zorder=6,
                   path_effects=[withStroke(linewidth=1.6, foreground=PAPER)])
         if places.distance_points[choice] > _LEADER_POINTS:
             ends = to_data.transform([point, places.leaders[choice, -1]])
@@ -219,22 +220,21 @@ def name_parts(axes: Axes, parts: Sequence[tuple[str, Coordinate]], *, edge: Coo
                   fontsize=SMALL_POINTS, color=INK)
 
 
-def margin_labels(axes: Axes, labels: Sequence[Label], *, offset_share: float = 0.05,
-                  size_points: float = SMALL_POINTS, line_points: float = 7.2, side: str = "right") -> None:
-    """Write labels beside the axes at their points' heights, moved apart where they would touch.
+def margin_labels(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write labels right of the axes at their points' heights, moved apart where they would touch.
 
-    ``x`` of a label is where its leader begins; ``offset_share`` of the axes' width is how far outside it stands.
+    ``x`` of a label is where its leader begins.
     """
     figure: Any = axes.figure
     figure.draw_without_rendering()
     frame = axes.get_window_extent(figure.canvas.get_renderer())
     heights = [float(axes.transData.transform((label.x, label.y))[1]) for label in labels]
-    placed = spread(heights, line_points * figure.dpi / 72.0, frame.y0, frame.y1)
+    placed = spread(heights, _LINE_POINTS * figure.dpi / 72.0, frame.y0, frame.y1)
     mixed = blended_transform_factory(axes.transAxes, axes.transData)
     to_data = axes.transData.inverted()
-    edge, text_x = (1.0, 1.0 + offset_share) if side == "right" else (0.0, -offset_share)
     for label, height in zip(labels, placed, strict=True):
         y = float(to_data.transform((0.0, height))[1])
-        axes.plot([edge, text_x], [label.y, y], transform=mixed, color=label.colour, linewidth=0.5, clip_on=False)
-        axes.text(text_x + (0.01 if side == "right" else -0.01), y, label.text, transform=mixed, color=label.colour,
-                  fontsize=size_points, ha="left" if side == "right" else "right", va="center", clip_on=False)
+        axes.plot([1.0, 1.0 + _MARGIN_SHARE], [label.y, y], transform=mixed, color=label.colour, linewidth=0.5,
+                  clip_on=False)
+        axes.text(1.0 + _MARGIN_SHARE + 0.01, y, label.text, transform=mixed, color=label.colour, fontsize=SMALL_POINTS,
+                  ha="left", va="center", clip_on=False)

@@ -10,7 +10,7 @@ import numpy as np
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.report.drawing.labels import name_parts, width_of
 from simkit.report.drawing.ranges import draw_range
-from simkit.report.drawing.style import FILL_INK, INK, PAPER, SMALL_POINTS, layout_name, new_figure
+from simkit.report.drawing.style import FILL_INK, INK, PAPER, SMALL_POINTS, layout_name, new_figure, note
 
 _FARTHEST: Final = 1.12  # of a bar: ranges that go on have an arrow there, and say their end
 _LEAST_NAMED: Final = 0.01  # a sliver that can hardly be seen needs no name
@@ -70,8 +70,7 @@ def stacked_bars(panels: list[Panel], *, xlabel: str, slivers_of: Literal["first
                     axes.plot(_FARTHEST, row, ">", color=INK, markersize=3.0)
                     gap_points = 6
                 end = max(end, min(high, _FARTHEST))
-            axes.annotate(words, (end, row), xytext=(gap_points, 0), va="center",
-                          textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
+            note(axes, words, (end, row), (gap_points, 0), va="center", annotation_clip=False)
         axes.set_yticks(range(last + 1), [layout_name(bar.layout) for bar in panel.bars], fontsize=SMALL_POINTS)
         axes.set_ylim(*((last + 0.6, -1.05) if slivers_of == "first" else (last + 1.15, -0.55)))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.report.drawing.style import chips_words, count
+from simkit.report.drawing.style import chips_words, count, layout_name
 from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.record import to_records
@@ -48,6 +48,11 @@ def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, 
         chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape=batch.shape)
 
 
+def every_layout(request: FigureRequest, chip: HardwareProfile) -> dict[str, Evaluated]:
+    """One chip under each layout of the request at its focus point."""
+    return {layout: evaluate(request, chip, layout) for layout in request.layouts}
+
+
 def asked_of(request: FigureRequest, chip: HardwareProfile) -> FigureRequest:
     """The request with the engine that draws a chip: of one made of tiles the one beside, where that replays them."""
     if request.beside is None or engine_named(request.beside).closed_form or not runs_on_tiles(chip):
@@ -55,25 +60,32 @@ def asked_of(request: FigureRequest, chip: HardwareProfile) -> FigureRequest:
     return replace(request, engine=request.beside, beside=request.engine)
 
 
+class NoRoomError(UserError):
+    """A layout that a figure needs does not fit on a chip: the chip is left out, whatever becomes of the others."""
+
+
 def for_each_chip(chips: Sequence[HardwareProfile], work: Callable[[HardwareProfile], Result],
                   ) -> tuple[dict[str, Result], list[Omission]]:
     """``work`` of every chip that can do it, and who could not and why.
 
     A profile may lack a figure (no bandwidth, no link) or a machine be too small for the chips that are asked for;
-    the page says so in words. Raises the first fault when no chip is left.
+    the page says so in words. Raises the first fault when no chip is left and none lacks only room.
     """
     done: dict[str, Result] = {}
     missing: list[Omission] = []
+    crowded: list[Omission] = []
     fault: UserError | None = None
     for chip in chips:
         try:
             done[chip.name] = work(chip)
+        except NoRoomError as error:
+            crowded.append(Omission(chip=chip.name, reason=str(error)))
         except UserError as error:
             fault = fault or error
             missing.append(Omission(chip=chip.name, reason=str(error)))
-    if fault is not None and not done:
+    if fault is not None and not done and not crowded:
         raise fault
-    return done, missing
+    return done, missing + crowded
 
 
 def require_some(found: Sequence[Any] | Mapping[str, Any], request: FigureRequest, reason: str) -> None:
@@ -159,6 +171,12 @@ def chips_text(request: FigureRequest) -> str:
     if request.chips == FIT:
         return "the chips of least cost a token on which every layout fits"
     return f"the fastest number of chips, at most {request.chips.removeprefix('up-to-')}, on which every layout fits"
+
+
+def left_out(request: FigureRequest, chip: str, fitting: Iterable[str]) -> list[Omission]:
+    """The request's layouts that do not fit on a chip, each with the reason."""
+    return [Omission(chip=chip, reason=no_room(request, layout_name(layout)))
+            for layout in request.layouts if layout not in set(fitting)]
 
 
 def same_chips_text(request: FigureRequest) -> str:

@@ -7,7 +7,8 @@ and a direct label. Each colour has a partner for dark pages (:data:`DARK`), whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from simkit.foundation.units import BYTES, COUNT, format_quantity
+from simkit.foundation.units import COUNT, format_quantity
 from simkit.hardware.profile import HardwareProfile
 
 COLUMN_WIDTH_INCHES: Final = 3.5
@@ -111,14 +112,9 @@ def cause_colour(cause: str) -> str:
     return _CAUSE_COLOURS[cause]
 
 
-def palette() -> tuple[str, ...]:
-    """Every colour that the page swaps between light and dark."""
-    return tuple(DARK)
-
-
 def hues() -> list[str]:
     """Colours that tell things apart on paper: those of the palette without inks and greys."""
-    return [colour for colour in palette() if colour not in (PAPER, INK, SOFT_INK, GRID)]
+    return [colour for colour in DARK if colour not in (PAPER, INK, SOFT_INK, GRID)]
 
 
 @contextmanager
@@ -136,6 +132,32 @@ def new_figure(height_inches: float, *, width_inches: float = COLUMN_WIDTH_INCHE
         engine.set(w_pad=0.02, h_pad=0.02)  # type: ignore[call-arg]
     FigureCanvasAgg(figure)
     return figure
+
+
+def panel_grid(count: int, inches: tuple[float, float], xlabel: str, ylabel: str) -> tuple[Figure, Any]:
+    """A figure of ``count`` panels, two to a line, on shared axes; ``inches``: its height without panels, and a line's.
+
+    Places that are left over are empty.
+    """
+    columns = min(count, 2) or 1
+    lines = -(-count // columns) or 1
+    figure = new_figure(inches[0] + inches[1] * lines)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for place, axes in enumerate(panels[:count]):
+        if place % columns == 0:
+            axes.set_ylabel(ylabel)
+        if place + columns >= count:
+            axes.set_xlabel(xlabel)
+            axes.tick_params(axis="x", labelbottom=True)  # a shared axis hides them above an empty place
+    return figure, panels[:count]
+
+
+def note(axes: Axes, text: str, at: tuple[Any, Any], offset_points: tuple[float, float], **how: Any) -> None:
+    """A small text beside a point; ``how`` are Matplotlib's words."""
+    words: dict[str, Any] = {"fontsize": SMALL_POINTS, "color": INK, **how}
+    axes.annotate(text, at, xytext=offset_points, textcoords="offset points", **words)
 
 
 def layout_name(layout: str) -> str:
@@ -188,16 +210,27 @@ def log_ticks(axes: Axes, which: str, values: Iterable[float], texts: Iterable[s
     axis.set_minor_formatter(NullFormatter())
 
 
-def decade_axis(axes: Axes, which: str, unit: str = COUNT, *, every: int = 1) -> None:
-    """A logarithmic axis with a tick every ``every`` decades, written with SI prefixes."""
+def decade_axis(axes: Axes, which: str, unit: str = COUNT) -> None:
+    """A logarithmic axis with a tick every decade, written with SI prefixes."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(base=10.0**every, numticks=30))
+    axis.set_major_locator(LogLocator(base=10.0, numticks=30))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(
         lambda value, _: f"{value:g}" if unit == COUNT else format_quantity(value, unit)))
 
 
-def bytes_axis(axes: Axes, which: str, *, every: int = 1) -> None:
-    """A logarithmic axis of bytes: 1 GB, 10 GB, 1 TB."""
-    decade_axis(axes, which, BYTES, every=every)
+def round_ticks(low: float, high: float, steps: Sequence[float] = (1, 2, 5)) -> list[float]:
+    """Round numbers from ``low`` to ``high``: these steps of each decade.
+
+    >>> round_ticks(0.5, 10.0)
+    [0.5, 1.0, 2.0, 5.0, 10.0]
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
+
+
+def ratio_ticks(axes: Axes, which: str, low: float, high: float) -> None:
+    """A logarithmic axis of ratios with a tick every doubling from ``low`` to ``high``: 1/2×, 1×, 2×."""
+    ticks = [2.0**power for power in range(-6, 14) if low <= 2.0**power <= high]
+    log_ticks(axes, which, ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])

@@ -11,7 +11,7 @@ from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SystemComparison
 from simkit.evidence.silicon.score import advantages, regimes
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.measured_kernels import inputs_of, kernel_row, measured_systems, name_of
-from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, new_figure
+from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, log_ticks, panel_grid
 
 _TICKS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _NAMED_TICKS: Final = (1.0, 4.0, 16.0, 64.0)
@@ -59,15 +59,8 @@ def _serving(one: SystemComparison) -> Any:
 
 
 def _figure(context: FigureContext, systems: list[SystemComparison], errors: dict[str, tuple[float, float]]) -> Figure:
-    columns = min(len(systems), 2)
-    lines = -(-len(systems) // columns)
-    figure = new_figure(0.4 + 1.75 * lines)
-    panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
-    for place, axes in enumerate(panels):
-        if place >= len(systems):
-            axes.set_visible(False)
-            continue
-        one = systems[place]
+    figure, panels = panel_grid(len(systems), (0.4, 1.75), "measured over MHA", "predicted over MHA")
+    for axes, one in zip(panels, systems, strict=True):
         style = context.styles[name_of(one)]
         where, measured, predicted = _advantages(one)
         serving = _serving(one)[where]
@@ -86,8 +79,4 @@ def _figure(context: FigureContext, systems: list[SystemComparison], errors: dic
         axes.set_title(style.label)
         axes.text(0.97, 0.03, f"median error {100 * errors[name_of(one)][1]:.0f} %", transform=axes.transAxes,
                   ha="right", va="bottom", fontsize=SMALL_POINTS, color=SOFT_INK)
-        if place % columns == 0:
-            axes.set_ylabel("predicted over MHA")
-        if place + columns >= len(systems):
-            axes.set_xlabel("measured over MHA")
     return figure

@@ -7,13 +7,14 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.errors import UserError
+from simkit.foundation.units import BYTES
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
-from simkit.report.drawing.style import INK, SMALL_POINTS, bytes_axis, count, log_ticks, new_figure, tokens
+from simkit.report.drawing.style import INK, SMALL_POINTS, count, decade_axis, log_ticks, new_figure, tokens
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.evaluate import FIT, evaluate_group
 
@@ -100,7 +101,7 @@ def _words(halves: dict[tuple[str, str], float], kind: str, context: FigureConte
 def _figure(context: FigureContext, lines: dict[str, Any], halves: dict[tuple[str, str], float]) -> Any:
     figure = new_figure(6.6)
     upper, lower = figure.subplots(2, 1, height_ratios=(1.1, 1.0))
-    bytes_axis(upper, "y", every=2)
+    decade_axis(upper, "y", BYTES)
     log_ticks(upper, "x", CONTEXTS[::5], [tokens(value) for value in CONTEXTS[::5]])
     for read in lines.values():
         upper.plot(CONTEXTS, read, color=INK, linewidth=1.1)

@@ -13,21 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.ranges import Range, caption, columns_of, draw_range, ranges_of
-from simkit.report.drawing.study_points import (
-    Omission,
-    cache_home,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    require_some,
-    scalar,
-)
-from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import INK, SOFT_INK, layout_name, log_ticks, new_figure, note, times
 from simkit.study.causes import SHARES
 from simkit.study.crossover import Comparison, solve
 from simkit.study.engines import engine_named
@@ -72,24 +62,22 @@ def draw(context: FigureContext) -> DrawnFigure:
     request = context.request
     layout = next(name for name in request.layouts if name != "mha")
 
-    def curve(chip: HardwareProfile) -> _Curve | None:
-        now = evaluate(request, chip, "mha")
-        if not fits(now):
-            return None
+    def curve(chip: HardwareProfile) -> _Curve:
+        now = ask.evaluate(request, chip, "mha")
+        if not ask.fits(now):
+            raise ask.NoRoomError(ask.no_room(request))
         many = np.full(_FACTORS.shape, float(request.focus_batch))
         # Today's machine: which chips cost least may change with the factor, and only the memory is to.
-        chips = int(scalar(now, "chips"))
-        found = evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many, chips=chips)
+        chips = int(ask.scalar(now, "chips"))
+        found = ask.evaluate(request, faster_memory(chip, _FACTORS), layout, batch=many, chips=chips)
         speedup = found.select((_ATTENTION, _STEP))
         stops = (1.0, None) if speedup[_STEP][0] < _PAYS else _where_it_stops(request, chip, layout, chips)
-        return _Curve(chip=chip.name, level=cache_home(now), speedup=speedup, stops_at_factor=stops[0],
+        return _Curve(chip=chip.name, level=ask.cache_home(now), speedup=speedup, stops_at_factor=stops[0],
                       ranges={field: ranges_of(found, field) for field in speedup}, ended_by=stops[1])
 
-    done, omissions = for_each_chip(request.hardware, curve)
-    curves = [item for item in done.values() if item is not None]
-    require_some(curves, request, "MHA fits on none of its hardware")
-    omissions += [Omission(chip=name, reason=no_room(request))
-                  for name, item in done.items() if item is None]
+    done, omissions = ask.for_each_chip(request.hardware, curve)
+    curves = list(done.values())
+    ask.require_some(curves, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "level": item.level, "batch": request.focus_batch,
              "kv_len": request.focus_kv_len, "bandwidth_factor": float(factor),
              **{name: value for field, curve in item.speedup.items() for name, value in (
@@ -102,7 +90,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "they are. Below the dotted line the layout buys less than 10 %. What stays above 1× is work of "
                     "the kernel that grouping also saves, such as tile padding."
                     + caption(request.hardware, "bars are the range of the speedup"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Lines of speedup over MHA against a bandwidth factor from 1 to 100. " + " ".join(
             f"{context.label(c.chip)}: step {times(c.speedup[_STEP][0])} to {times(c.speedup[_STEP][-1])}."
             for c in curves))
@@ -137,8 +125,7 @@ def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
         axes.set_title(title)
         axes.set_ylabel("speedup over MHA")
     panels[1].axhline(_PAYS, color=INK, linewidth=0.7, linestyle=":")
-    panels[1].annotate("10 %", (1.05, _PAYS), xytext=(0, 1), textcoords="offset points", fontsize=SMALL_POINTS,
-                       color=SOFT_INK, va="bottom")
+    note(panels[1], "10 %", (1.05, _PAYS), (0, 1), color=SOFT_INK, va="bottom")
     panels[1].set_xlabel("bandwidth of all its memory, against today's")
     for axes, field in zip(panels, (_ATTENTION, _STEP), strict=True):
         margin_labels(axes, [Label(x=100, y=float(item.speedup[field][-1]), colour=context.styles[item.chip].colour,

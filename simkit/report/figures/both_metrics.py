@@ -14,19 +14,11 @@ from itertools import combinations
 from typing import Any, Final
 
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.ranges import caption, columns_of, range_of
-from simkit.report.drawing.study_points import (
-    Omission,
-    evaluate,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    require_some,
-    scalar,
-)
-from simkit.report.drawing.style import chips_words, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import chips_words, layout_name, new_figure, ratio_ticks, times
 
 STEP: Final = "speedup_vs_mha"
 TOKENS_PER_S: Final = "own_batch_tokens_per_s_vs_mha"
@@ -52,19 +44,17 @@ def draw(context: FigureContext) -> DrawnFigure:
     layout = next(name for name in request.layouts if name != "mha")
 
     def gains(chip: HardwareProfile) -> Gains:
-        point = evaluate(request, chip, layout)
-        return Gains(chip=chip.name, chips=scalar(point, "chips"),
-                     own_batch=scalar(point, "own_batch"),
-                     mha_own_batch=0.0 if point.mha is None else scalar(point.mha, "own_batch"),
-                     of={measure: scalar(point, measure) for measure in (STEP, TOKENS_PER_S, TOKENS_PER_J)},
+        point = ask.evaluate(request, chip, layout)
+        of = {measure: ask.scalar(point, measure) for measure in (STEP, TOKENS_PER_S, TOKENS_PER_J)}
+        if not (math.isfinite(of[STEP]) and math.isfinite(of[TOKENS_PER_S])):
+            raise ask.NoRoomError(ask.no_room(request))
+        return Gains(chip=chip.name, chips=ask.scalar(point, "chips"), own_batch=ask.scalar(point, "own_batch"), of=of,
+                     mha_own_batch=0.0 if point.mha is None else ask.scalar(point.mha, "own_batch"),
                      step_range=range_of(point, STEP))
 
-    done, omissions = for_each_chip(request.hardware, gains)
-    found = [item for item in done.values() if math.isfinite(item.of[STEP]) and math.isfinite(item.of[TOKENS_PER_S])]
-    found.sort(key=lambda item: item.of[STEP])
-    shown = {item.chip for item in found}
-    omissions += [Omission(chip=name, reason=no_room(request)) for name in done if name not in shown]
-    require_some(found, request, "MHA fits on none of its hardware")
+    done, omissions = ask.for_each_chip(request.hardware, gains)
+    found = sorted(done.values(), key=lambda item: item.of[STEP])
+    ask.require_some(found, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "assumed": context.styles[item.chip].assumed, STEP: item.of[STEP],
              **columns_of(STEP, item.step_range),
@@ -78,7 +68,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "holds; the chips are the same, so tokens a dollar gain what tokens/s do, rented or bought. "
                     "No mark for tokens/J: no source gives the chip's energies."
                     + caption(request.hardware, "the bar is the range of the step's gain"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt=f"Rows of chips with what {layout_name(layout)} gains over MHA. " + " ".join(
             f"{context.label(item.chip)}: step {times(item.of[STEP])}, tokens a second at its own batch "
             f"{times(item.of[TOKENS_PER_S])}." for item in found))
@@ -93,8 +83,7 @@ def _figure(context: FigureContext, found: list[Gains]) -> Any:
                                if math.isfinite(item.of[measure])) for place, item in enumerate(found)}
     known = [value for item in found for value in (*item.of.values(), *(item.step_range or ())) if math.isfinite(value)]
     low, high = min(1.0, *known), max(1.0, *known)
-    ticks = [2.0**power for power in range(-6, 14) if low * 0.8 <= 2.0**power <= high * 1.2]
-    log_ticks(axes, "x", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
+    ratio_ticks(axes, "x", low * 0.8, high * 1.2)
     draw_rows(axes, rows, (STEP, TOKENS_PER_S, TOKENS_PER_J), texts,
               {STEP: "step, same batch", TOKENS_PER_S: "own batch: tokens/s (per $)",
                TOKENS_PER_J: "own batch: tokens/J"})

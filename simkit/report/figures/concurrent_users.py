@@ -6,22 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.ranges import caption
-from simkit.report.drawing.study_points import (
-    Omission,
-    chips_text,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    machines_text,
-    no_room,
-    require_some,
-    same_chips_text,
-    scalar,
-)
 from simkit.report.drawing.style import chips_words, count, decade_axis, layout_name, new_figure
 from simkit.study.evaluate import FIT_EACH, Evaluated
 from simkit.study.own_batch import at_own_batch
@@ -33,26 +21,25 @@ def draw(context: FigureContext) -> DrawnFigure:
     """One row a chip, one mark a layout: the largest batch of the focus context."""
     request = context.request
     layouts = list(request.layouts)
-    done, omissions = for_each_chip(
-        request.hardware, lambda chip: {layout: evaluate(request, chip, layout) for layout in layouts})
-    omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
-                  for name, found in done.items() for layout, point in found.items() if not fits(point)]
-    done = {name: found for name, found in done.items() if all(fits(point) for point in found.values())}
-    require_some(done, request, "its largest layout fits on none of its hardware")
-    users = {name: {layout: scalar(point, "own_batch") for layout, point in found.items()}
+    done, omissions = ask.for_each_chip(request.hardware, lambda chip: ask.every_layout(request, chip))
+    for name, found in done.items():
+        omissions += ask.left_out(request, name, [layout for layout, point in found.items() if ask.fits(point)])
+    done = {name: found for name, found in done.items() if all(ask.fits(point) for point in found.values())}
+    ask.require_some(done, request, "its largest layout fits on none of its hardware")
+    users = {name: {layout: ask.scalar(point, "own_batch") for layout, point in found.items()}
              for name, found in done.items()}
     rows = [{"hardware": name, "attention": layout, "kv_len": request.focus_kv_len,
-             "chips": scalar(done[name][layout], "chips"), "own_batch": int(most),
-             "max_batch": int(scalar(done[name][layout], "max_batch")),
-             "kv_copies": scalar(done[name][layout], "kv_copies")}
+             "chips": ask.scalar(done[name][layout], "chips"), "own_batch": int(most),
+             "max_batch": int(ask.scalar(done[name][layout], "max_batch")),
+             "kv_copies": ask.scalar(done[name][layout], "kv_copies")}
             for name, found in users.items() for layout, most in found.items()]
     return DrawnFigure(
         title=request.title or f"Sequences of {count(request.focus_kv_len)} tokens that fit",
         figure=_figure(context, done, users, layouts), rows=rows, finding=_finding(context, users, layouts),
         how_to_read="Largest batch after weights and the runtime's reserve, whole sequences, each layout in the "
-                    f"mapping onto the chips that holds the most. {same_chips_text(request)}"
+                    f"mapping onto the chips that holds the most. {ask.same_chips_text(request)}"
                     + caption(request.hardware, _NO_RANGE),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Dumbbell chart of sequences that fit. " + " ".join(
             f"{context.label(name)}: " + ", ".join(f"{layout_name(n)} {count(v)}" for n, v in found.items()) + "."
             for name, found in users.items()))
@@ -65,7 +52,7 @@ def _finding(context: FigureContext, users: dict[str, dict[str, float]], layouts
     elif isinstance(request.chips, int):
         where = f"on {chips_words(request.chips)}"
     else:
-        where = f"on {chips_text(request)} at batch {request.focus_batch}"
+        where = f"on {ask.chips_text(request)} at batch {request.focus_batch}"
     ratios = "; ".join(f"{layout_name(layout)} " + context.span({
         name: found[layout] / found[first] for name, found in users.items()}) for layout in layouts[1:])
     return f"Sequences that fit {where}, over {layout_name(first)}'s: {ratios}."
@@ -78,7 +65,7 @@ def _figure(context: FigureContext, done: dict[str, dict[str, Evaluated]], users
     decade_axis(axes, "x")
     rows = []
     for name, found in users.items():
-        under = machines_text((at_own_batch(point) for point in done[name].values()), between="\n")
+        under = ask.machines_text((at_own_batch(point) for point in done[name].values()), between="\n")
         rows.append(Row(style=context.styles[name], values=found, under=under))
     texts = {place: " → ".join(count(row.values[layout]) for layout in layouts) for place, row in enumerate(rows)}
     draw_rows(axes, rows, layouts, texts)

@@ -7,22 +7,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
 from simkit.report.drawing.ranges import caption, columns_of, range_of
-from simkit.report.drawing.study_points import (
-    Omission,
-    cache_home,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    machines_text,
-    no_room,
-    same_chips_text,
-    scalar,
-)
-from simkit.report.drawing.style import layout_name, log_ticks, new_figure
+from simkit.report.drawing.style import layout_name, log_ticks, new_figure, round_ticks
 from simkit.study.evaluate import FIT_EACH, Evaluated
 
 # Column, title of its panel, what it is called in words, and the keys of the profile that it follows from.
@@ -37,36 +26,34 @@ def draw(context: FigureContext) -> DrawnFigure:
     """A panel for rent, for bought chips and for energy, each as far as the profiles know it."""
     request = context.request
     layouts = list(request.layouts)
-    done, omissions = for_each_chip(
-        request.hardware, lambda chip: {layout: evaluate(request, chip, layout) for layout in layouts})
+    done, omissions = ask.for_each_chip(request.hardware, lambda chip: ask.every_layout(request, chip))
     known = {field: {name: found for name, found in done.items()
-                     if any(math.isfinite(scalar(point, field)) for point in found.values())}
+                     if any(math.isfinite(ask.scalar(point, field)) for point in found.values())}
              for field, *_ in _PANELS}
-    fitting = {name: [layout for layout, point in found.items() if fits(point)] for name, found in done.items()}
+    fitting = {name: [layout for layout, point in found.items() if ask.fits(point)] for name, found in done.items()}
     for name, found in done.items():
-        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
-                      for layout in layouts if layout not in fitting[name]]
+        omissions += ask.left_out(request, name, fitting[name])
         if fitting[name]:
             keys = str(found[layouts[0]].select(("unknown_costs",))["unknown_costs"].item()).split("; ")
-            omissions += [Omission(chip=name, reason=_why_unknown(word, [key for key in needed if key in keys]))
+            omissions += [ask.Omission(chip=name, reason=_why_unknown(word, [key for key in needed if key in keys]))
                           for field, _, word, needed in _PANELS if name not in known[field]]
     rows = [{"hardware": name, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
-             "chips": scalar(point, "chips"), "level": cache_home(point),
+             "chips": ask.scalar(point, "chips"), "level": ask.cache_home(point),
              **{name: value for field, *_ in _PANELS for name, value in (
-                 (field, scalar(point, field)), *columns_of(field, range_of(point, field)).items())}}
+                 (field, ask.scalar(point, field)), *columns_of(field, range_of(point, field)).items())}}
             for name, found in done.items() for layout, point in found.items()]
     return DrawnFigure(
         title=request.title or "What a million tokens cost",
         figure=_figure(context, known, layouts), rows=rows, finding=_finding(context, known, layouts),
         how_to_read="Rented: all chips for the time of the tokens, at the profile's price per hour (the lowest public "
-                    f"one, see its source). {_words_of_bought(done)} {same_chips_text(request)}"
+                    f"one, see its source). {_words_of_bought(done)} {ask.same_chips_text(request)}"
                     + caption(request.hardware, "bars are the range of what a layout takes, its time's: no range of "
                                                 "prices and energies themselves"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Dumbbell chart. " + " ".join(
-            f"{context.label(name)}: " + ", ".join(f"{layout_name(layout)} {scalar(point, field):.3g}"
+            f"{context.label(name)}: " + ", ".join(f"{layout_name(layout)} {ask.scalar(point, field):.3g}"
                                                    for layout, point in found.items()
-                                                   if math.isfinite(scalar(point, field))) + f" {title}."
+                                                   if math.isfinite(ask.scalar(point, field))) + f" {title}."
             for field, title, *_ in _PANELS for name, found in known[field].items()))
 
 
@@ -90,8 +77,8 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
         figure.add_subplot().set_axis_off()
         figure.axes[0].text(0.5, 0.5, "no price or energy of a chip that holds the model has a source", ha="center")
         return figure
-    rows = {field: [Row(style=context.styles[name], under=machines_text(found.values(), between="\n"),
-                        values={layout: scalar(point, field) for layout, point in found.items()},
+    rows = {field: [Row(style=context.styles[name], under=ask.machines_text(found.values(), between="\n"),
+                        values={layout: ask.scalar(point, field) for layout, point in found.items()},
                         ranges={layout: range_of(point, field) for layout, point in found.items()})
                     for name, found in known[field].items()] for field, _ in shown}
     texts = {field: {place: " → ".join(f"{row.values[layout]:.3g}" if math.isfinite(row.values[layout]) else "–"
@@ -104,8 +91,7 @@ def _figure(context: FigureContext, known: dict[str, dict[str, dict[str, Evaluat
         values = [value for other in alike for row in rows[other] for value in (
             *row.values.values(), *(end for ends in row.ranges.values() for end in ends or ())) if math.isfinite(value)]
         low, high = min(values), max(values)
-        ticks = [factor * 10.0**power for power in range(-4, 7) for factor in ((1, 2, 5) if high < 100 * low else (1,))
-                 if low * 0.7 <= factor * 10.0**power <= high * 1.3]
+        ticks = round_ticks(low * 0.7, high * 1.3, (1, 2, 5) if high < 100 * low else (1,))
         log_ticks(axes, "x", ticks, [f"{tick:g}" for tick in ticks])
         draw_rows(axes, rows[field], layouts, texts[field])
         axes.set_xlim(low * 0.7, max(axis_end(rows[other], texts[other], low * 0.7) for other in alike))
@@ -118,12 +104,12 @@ def _finding(context: FigureContext, known: dict[str, dict[str, dict[str, Evalua
     first, second = (layout_name(layout) for layout in layouts[:2])
     for field, title, *_ in _PANELS:
         # Above 1 the second layout is the cheaper.
-        ratios = {name: scalar(found[layouts[0]], field) / scalar(found[layouts[1]], field)
+        ratios = {name: ask.scalar(found[layouts[0]], field) / ask.scalar(found[layouts[1]], field)
                   for name, found in known[field].items()}
         ratios = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
         if not ratios:
             continue
-        lowest, cheapest = min((scalar(found[layouts[1]], field), name) for name, found in known[field].items()
+        lowest, cheapest = min((ask.scalar(found[layouts[1]], field), name) for name, found in known[field].items()
                                if name in ratios)
         sentences.append(
             f"In {title} {first} takes {context.span(ratios)} what {second} takes; {second}'s least is {lowest:.3g} on "

@@ -12,7 +12,7 @@ from simkit.evidence.silicon.compare import SystemComparison
 from simkit.evidence.silicon.score import streamed_bytes
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.measured_kernels import inputs_of, measured_systems, name_of
-from simkit.report.drawing.style import FILL_INK, INK, SMALL_POINTS, new_figure
+from simkit.report.drawing.style import FILL_INK, INK, SMALL_POINTS, panel_grid
 
 _OCCUPANCY: Final = (0.0, 0.05, 0.25, 0.6, 1.1, 2.0, 8.0, np.inf)
 _OCCUPANCY_TEXTS: Final = ("<.05", ".05-.25", ".25-.6", ".6-1.1", "1.1-2", "2-8", ">8")
@@ -73,16 +73,10 @@ def error_by_regime(systems: Sequence[SystemComparison], *, labels: Mapping[str,
     Parameters: systems: compared ones; labels: short names of chips by profile.
     """
     shown = [one for one in systems if one.skip_reason is None and one.rows.kind == "decode_attention"]
-    columns = min(len(shown), 2) or 1
-    lines = -(-len(shown) // columns) or 1
-    figure = new_figure(0.5 + 1.75 * lines)
-    panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+    figure, panels = panel_grid(len(shown), (0.5, 1.75), "query heads a KV head", "KV bytes / cache")
     image: Any = None
-    for place, axes in enumerate(panels):
-        if place >= len(shown):
-            axes.set_visible(False)
-            continue
-        cells = mean_error_by_cell(shown[place])
+    for axes, one in zip(panels, shown, strict=True):
+        cells = mean_error_by_cell(one)
         image = axes.imshow(cells, origin="lower", aspect="auto", cmap=_COLOURS, vmin=0.0, vmax=_HIGHEST)
         for (row, column), value in np.ndenumerate(cells):
             if np.isfinite(value):
@@ -92,14 +86,9 @@ def error_by_regime(systems: Sequence[SystemComparison], *, labels: Mapping[str,
         axes.set_xticks(range(len(_GROUP_TEXTS)), _GROUP_TEXTS)
         axes.set_yticks(range(len(_OCCUPANCY_TEXTS)), _OCCUPANCY_TEXTS)
         axes.tick_params(length=0)
-        axes.set_title((labels or {}).get(name_of(shown[place]), shown[place].system))
-        if place % columns == 0:
-            axes.set_ylabel("KV bytes / cache")
-        if place + columns >= len(shown):
-            axes.set_xlabel("query heads a KV head")
-            axes.tick_params(axis="x", labelbottom=True)  # a shared axis hides them above an empty place
+        axes.set_title((labels or {}).get(name_of(one), one.system))
     if image is not None:
-        bar = figure.colorbar(image, ax=list(panels[:len(shown)]), shrink=0.8, pad=0.02, aspect=28, extend="max")
+        bar = figure.colorbar(image, ax=list(panels), shrink=0.8, pad=0.02, aspect=28, extend="max")
         bar.set_label("mean error [%]")
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelcolor=INK)

@@ -24,20 +24,10 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
-from simkit.report.drawing.study_points import (
-    Omission,
-    asked_of,
-    cache_home,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    scalar,
-)
 from simkit.report.drawing.style import (
     INK,
     PAPER,
@@ -46,6 +36,7 @@ from simkit.report.drawing.style import (
     layout_name,
     log_ticks,
     new_figure,
+    note,
     times,
 )
 from simkit.step.build import build_step
@@ -103,11 +94,11 @@ def draw(context: FigureContext) -> DrawnFigure:
     """Chips on the curve of the law, attention alone above and the whole step below."""
     request = context.request
     layouts = [name for name in request.layouts if name != "mha"]
-    done, omissions = for_each_chip(request.hardware, lambda chip: _points(request, chip, layouts))
+    done, omissions = ask.for_each_chip(request.hardware, lambda chip: _points(request, chip, layouts))
     points = [point for found in done.values() for point in found]
     measured = _measured(request, layouts)
     stepped = {point.chip for point in points if point.step_speedup is not None}
-    omissions += [Omission(chip=chip, reason="not in the lower panel: " + no_room(request))
+    omissions += [ask.Omission(chip=chip, reason="not in the lower panel: " + ask.no_room(request))
                   for chip in done if chip not in stepped]
     rows = [{"hardware": p.chip, "level": p.level, "attention": p.layout, "group_size": p.group_size,
              "batch": request.focus_batch, "kv_len": request.focus_kv_len, "from": p.engine,
@@ -132,7 +123,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
                     "cache in the level named." + _words_for_marks(request, measured)
                     + caption(request.hardware, "upright lines are the range of their speedup"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Two log-log plots of speedup over MHA against the ridge point of the memory that holds the cache. "
             + "; ".join(f"{context.label(p.chip)} {p.level}: {p.attention_speedup:.2g} times in attention"
                         for p in points if p.layout == layouts[0]) + ".")
@@ -156,7 +147,7 @@ def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
 
 def _words_for_marks(request: FigureRequest, measured: list[_Measured]) -> str:
     words = f" Crosses: the {request.beside} engine, the same kernels." if request.beside else ""
-    if request.beside and any(asked_of(request, chip) is not request for chip in request.hardware):
+    if request.beside and any(ask.asked_of(request, chip) is not request for chip in request.hardware):
         words += f" Chips made of tiles: marks are of the {request.beside} engine, faint ones of {request.engine}."
     if measured:
         sizes = sorted({(m.found.batch, m.found.kv_len) for m in measured})
@@ -173,16 +164,16 @@ def _mha_intensity(request: FigureRequest) -> float:
 
 def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -> list[_Point]:
     points = []
-    asked = asked_of(request, chip)
+    asked = ask.asked_of(request, chip)
     for layout in layouts:
-        step = evaluate(asked, chip, layout)
-        home = cache_home(step)
+        step = ask.evaluate(asked, chip, layout)
+        home = ask.cache_home(step)
         for level in chip.homes("kv"):
             if level.achievable_bytes_per_s is None:
                 continue
             mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, asked.engine)
                              for name in ("mha", layout))
-            known = level.name == home and fits(step) and np.isfinite(scalar(step, "speedup_vs_mha"))
+            known = level.name == home and ask.fits(step) and np.isfinite(ask.scalar(step, "speedup_vs_mha"))
             points.append(_Point(
                 chip=chip.name, engine=asked.engine, beside=asked.beside, level=level.name,
                 overflow=level.overflow, layout=layout,
@@ -190,8 +181,8 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
                 ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
                 attention_speedup=mha_s / ours_s,
                 beside_speedup=_beside_speedup(asked, chip, level.name, layout),
-                step_speedup=scalar(step, "speedup_vs_mha") if known else None,
-                beside_step_speedup=scalar(evaluate(request, chip, layout), "speedup_vs_mha")
+                step_speedup=ask.scalar(step, "speedup_vs_mha") if known else None,
+                beside_step_speedup=ask.scalar(ask.evaluate(request, chip, layout), "speedup_vs_mha")
                 if known and asked.engine != request.engine else None,
                 attention_range=_kernel_range(asked, chip, level.name, layout, mha_s / ours_s),
                 step_range=range_of(step, "speedup_vs_mha") if known else None))
@@ -265,8 +256,8 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     _scatter(context, above, [(p, p.attention_speedup, p.attention_range) for p in points], layouts,
              taken=[(m.ridge_flop_per_byte, m.found.measured_speedup) for m in measured])
     for layout in layouts:
-        above.annotate(f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), xytext=(0, 1.5),
-                       textcoords="offset points", fontsize=SMALL_POINTS, color=SOFT_INK, va="bottom")
+        note(above, f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), (0, 1.5), color=SOFT_INK,
+             va="bottom")
         above.plot([0.25, groups[layout] * first], [groups[layout]] * 2, color=SOFT_INK, linewidth=0.4, linestyle=":")
     rings = " < ".join(layout_name(name) for name in layouts[1:])
     key = [f"● {layout_name(layouts[0])}", *([f"○ {rings}"] if rings else []),

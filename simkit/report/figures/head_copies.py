@@ -17,13 +17,13 @@ from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.ranges import caption, draw_band, ranges_of
 from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text, require_some, scalar
 from simkit.report.drawing.style import (
-    INK,
-    SMALL_POINTS,
     count,
     hues,
     layout_name,
     log_ticks,
     new_figure,
+    note,
+    round_ticks,
     times,
 )
 from simkit.study.evaluate import Evaluated
@@ -83,13 +83,12 @@ def _figure(found: dict[str, Evaluated]) -> Any:
         draw_band(axes, batch, ends and (ends[0][fitting] * scale, ends[1][fitting] * scale), colour)
         for x, y, number in zip(batch, time_s, copies, strict=True):
             if number > 1:
-                axes.annotate(f"{number:.0f}", (x, y), xytext=(0, 4), textcoords="offset points", ha="center",
-                              fontsize=SMALL_POINTS, color=INK)
+                note(axes, f"{number:.0f}", (x, y), (0, 4), ha="center")
         labels.append(Label(x=batch[-1], y=time_s[-1], text=layout_name(layout), colour=colour))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     low, high = axes.get_ylim()
-    ticks = [first * 10.0**power for power in range(-9, 0) for first in (1, 2, 5) if low < first * 10.0**power < high]
+    ticks = round_ticks(low, high)
     log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")

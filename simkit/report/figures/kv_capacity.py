@@ -14,13 +14,13 @@ from simkit.report.drawing.study_points import beyond_context, evaluate
 from simkit.report.drawing.style import (
     INK,
     PAPER,
-    SMALL_POINTS,
     SOFT_INK,
-    bytes_axis,
     count,
+    decade_axis,
     layout_name,
     log_ticks,
     new_figure,
+    note,
     tokens,
 )
 
@@ -68,17 +68,15 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
         axes.axhline(room * most, color=colour, linewidth=0.7, linestyle=":", zorder=1)
     step = max(1, -(-len(kv_len) // 6))
     log_ticks(axes, "x", kv_len[::step], [tokens(value) for value in kv_len[::step]])
-    bytes_axis(axes, "y")
+    decade_axis(axes, "y", BYTES)
     alone = len(kv_len) == 1  # a single context is a mark in the middle, where several are a line from edge to edge
     axes.set_xlim(kv_len[0] / (2 if alone else 1), kv_len[-1] * (2 if alone else 1))
     for index, (layout, sizes) in enumerate(caches.items()):
         axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=_DASHES[index % len(_DASHES)], zorder=4,
                   marker="o" if alone else None, markersize=3)
         place = int(len(kv_len) * 0.36)
-        axes.annotate(layout_name(layout), (kv_len[place], sizes[place]), xytext=(-4 if alone else -1, 0.5),
-                      ha="right", va="bottom", textcoords="offset points", fontsize=SMALL_POINTS,
-                      fontweight="bold", color=INK, zorder=5,
-                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
+        note(axes, layout_name(layout), (kv_len[place], sizes[place]), (-4 if alone else -1, 0.5), ha="right",
+             va="bottom", fontweight="bold", zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
     axes.set_xlabel("context of one sequence [tokens]")
     axes.yaxis.set_tick_params(length=0)
     axes.grid(visible=False)
@@ -88,8 +86,8 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
         *(Label(x=0, y=room, text=styles[name].label, colour=styles[name].colour) for name, (room, _) in rooms.items()),
         *(Label(x=0, y=room * most, text=f"{count(most)} × {styles[name].label}", colour=styles[name].colour)
           for name, (room, most) in rooms.items() if most > 1)])
-    axes.annotate("one chip (solid), largest\nsystem (dotted):", (1.06, 1.0), xycoords="axes fraction", xytext=(0, 3),
-                  textcoords="offset points", fontsize=SMALL_POINTS, color=SOFT_INK, ha="left", va="bottom")
+    note(axes, "one chip (solid), largest\nsystem (dotted):", (1.06, 1.0), (0, 3), xycoords="axes fraction",
+         color=SOFT_INK, ha="left", va="bottom")
     return figure
 
 

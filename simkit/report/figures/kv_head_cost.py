@@ -17,23 +17,10 @@ from matplotlib.patches import Patch
 from simkit.foundation.units import BYTES, SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
-from simkit.report.drawing.study_points import (
-    PART_NAMES,
-    PARTS,
-    Omission,
-    asked_of,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    require_some,
-    scalar,
-    split_time_s,
-)
-from simkit.report.drawing.style import INK, SMALL_POINTS, cause_colour, layout_name, new_figure
+from simkit.report.drawing.style import INK, SMALL_POINTS, cause_colour, layout_name, new_figure, note
 from simkit.study.study_file import FigureRequest
 
 _LEAST_SHOWN: Final = 0.02  # of the longest bar
@@ -49,7 +36,6 @@ class _Cost:
     step_s: float
     range_s: tuple[float, float] | None
     kv_bytes: float
-    fits: bool
 
     def share(self, seconds: float) -> float:
         """Of the step with the fewest heads."""
@@ -61,15 +47,13 @@ def draw(context: FigureContext) -> DrawnFigure:
     request = context.request
     heads = {name: parse_layout(name, request.model).n_kv_heads for name in request.layouts}
     most, fewest = max(heads, key=lambda name: heads[name]), min(heads, key=lambda name: heads[name])
-    done, omissions = for_each_chip(request.hardware, lambda chip: _cost(
+    costs, omissions = ask.for_each_chip(request.hardware, lambda chip: _cost(
         request, chip, most, fewest, heads[most] - heads[fewest]))
-    omissions += [Omission(chip=name, reason=no_room(request)) for name, one in done.items() if not one.fits]
-    costs = {name: one for name, one in done.items() if one.fits}
-    require_some(costs, request, "both layouts fit on none of its hardware")
+    ask.require_some(costs, request, "both layouts fit on none of its hardware")
     rows = [{"hardware": name, "from": one.engine, "attention": most, "over": fewest, "batch": request.focus_batch,
              "kv_len": request.focus_kv_len, "kv_head_time_s": one.total_s,
              **columns_of("kv_head_time_s", one.range_s), "kv_head_step_share": one.share(one.total_s),
-             "kv_head_bytes": one.kv_bytes, **{f"{part}_time_s": one.parts_s[part] for part in PARTS}}
+             "kv_head_bytes": one.kv_bytes, **{f"{part}_time_s": one.parts_s[part] for part in ask.PARTS}}
             for name, one in costs.items()]
     return DrawnFigure(
         title=request.title or "What a KV head costs", figure=_figure(context, costs, layout_name(fewest)), rows=rows,
@@ -79,23 +63,24 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "of zero get shorter. Behind a bar stands the time of a head; its cache is "
                     f"{format_quantity(next(iter(costs.values())).kv_bytes, BYTES)} on every chip."
                     + caption(request.hardware, "a line is the range of the sum"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(f"{context.label(name)}: {one.share(one.total_s):.2%} of a step a head."
                                         for name, one in costs.items()))
 
 
 def _cost(request: FigureRequest, chip: HardwareProfile, most: str, fewest: str, heads: int) -> _Cost:
-    asked = asked_of(request, chip)
-    many, few = (evaluate(asked, chip, name) for name in (most, fewest))
-    parts_many, parts_few = split_time_s(many), split_time_s(few)
-    step_s = scalar(few, "step_time_s")
+    asked = ask.asked_of(request, chip)
+    many, few = (ask.evaluate(asked, chip, name) for name in (most, fewest))
+    if not (ask.fits(many) and ask.fits(few)):
+        raise ask.NoRoomError(ask.no_room(request))
+    parts_many, parts_few = ask.split_time_s(many), ask.split_time_s(few)
+    step_s = ask.scalar(few, "step_time_s")
     gain = range_of(few, "speedup_vs_mha") if most == "mha" else None
     return _Cost(
-        engine=asked.engine, step_s=step_s, total_s=(scalar(many, "step_time_s") - step_s) / heads,
-        parts_s={part: (parts_many[part] - parts_few[part]) / heads for part in PARTS},
+        engine=asked.engine, step_s=step_s, total_s=(ask.scalar(many, "step_time_s") - step_s) / heads,
+        parts_s={part: (parts_many[part] - parts_few[part]) / heads for part in ask.PARTS},
         range_s=gain and ((gain[0] - 1) * step_s / heads, (gain[1] - 1) * step_s / heads),
-        kv_bytes=(scalar(many, "kv_cache_bytes") - scalar(few, "kv_cache_bytes")) / heads,
-        fits=fits(many) and fits(few))
+        kv_bytes=(ask.scalar(many, "kv_cache_bytes") - ask.scalar(few, "kv_cache_bytes")) / heads)
 
 
 def _figure(context: FigureContext, costs: dict[str, _Cost], fewest: str) -> Any:
@@ -104,15 +89,15 @@ def _figure(context: FigureContext, costs: dict[str, _Cost], fewest: str) -> Any
     longest = max(abs(one.share(end)) for one in costs.values() for end in (one.total_s, *(one.range_s or ())))
     for row, one in enumerate(costs.values()):
         ends = {True: 0.0, False: 0.0}
-        for part in PARTS:
+        for part in ask.PARTS:
             share = one.share(one.parts_s[part])
             axes.barh(row, share, left=ends[share > 0], height=0.7, color=cause_colour(part))
             ends[share > 0] += share
         reach = max(ends[True], one.share((one.range_s or (0.0, one.total_s))[1]))
         draw_range(axes, row, one.range_s and (one.share(one.range_s[0]), one.share(one.range_s[1])), INK, along="x",
                    opacity_fraction=1.0)
-        axes.annotate(format_quantity(one.total_s, SECONDS), (max(reach, 0.0), row), xytext=(4, 0), va="center",
-                      textcoords="offset points", fontsize=SMALL_POINTS, color=INK, annotation_clip=False)
+        note(axes, format_quantity(one.total_s, SECONDS), (max(reach, 0.0), row), (4, 0), va="center",
+             annotation_clip=False)
     axes.axvline(0.0, color=INK, linewidth=0.6)
     axes.set_yticks(range(len(costs)), [context.marked(name) for name in costs], fontsize=SMALL_POINTS)
     axes.set_ylim(len(costs) - 0.4, -0.6)
@@ -120,9 +105,9 @@ def _figure(context: FigureContext, costs: dict[str, _Cost], fewest: str) -> Any
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"one KV head, of {fewest}'s step")
-    parts = [part for part in PARTS if any(abs(one.share(one.parts_s[part])) > _LEAST_SHOWN * longest
+    parts = [part for part in ask.PARTS if any(abs(one.share(one.parts_s[part])) > _LEAST_SHOWN * longest
                                            for one in costs.values())]
-    figure.legend(handles=[Patch(facecolor=cause_colour(part), label=PART_NAMES[part]) for part in parts],
+    figure.legend(handles=[Patch(facecolor=cause_colour(part), label=ask.PART_NAMES[part]) for part in parts],
                   loc="outside upper center", ncols=len(parts), fontsize=SMALL_POINTS, frameon=False,
                   handlelength=0.9, columnspacing=0.8, handletextpad=0.3)
     return figure

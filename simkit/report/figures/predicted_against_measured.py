@@ -19,7 +19,8 @@ from simkit.report.drawing.style import (
     ChipStyle,
     chip_styles,
     log_ticks,
-    new_figure,
+    panel_grid,
+    round_ticks,
 )
 
 _TICKS: Final = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
@@ -50,41 +51,29 @@ def _percent(predicted_s: Any, one: SystemComparison) -> str:
     return f"{100 * np.median(np.abs(predicted_s / one.rows.time_s - 1.0)):.0f} %"
 
 
-def predicted_against_measured(systems: Sequence[SystemComparison], *, styles: Mapping[str, ChipStyle] | None = None,
-                               seed: int = 0) -> Figure:
+def predicted_against_measured(systems: Sequence[SystemComparison], *,
+                               styles: Mapping[str, ChipStyle] | None = None) -> Figure:
     """One panel a system: points at the measured time, the naive roofline's in grey behind ours in the chip's colour.
 
-    Parameters: systems: compared ones, skipped ones left out; styles: of a page's chips; seed: of the draw when there
-    are many rows.
+    Parameters: systems: compared ones, skipped ones left out; styles: of a page's chips.
     """
     shown = [one for one in systems if one.skip_reason is None and one.profile is not None]
     found = styles or chip_styles([one.profile for one in shown if one.profile is not None],
                                   {name_of(one): one.system for one in shown})
-    columns = min(len(shown), 2) or 1
-    lines = -(-len(shown) // columns) or 1
-    figure = new_figure(0.5 + 1.7 * lines)
-    panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
-    for axes, one in zip(panels, shown, strict=False):
-        _panel(axes, one, found[name_of(one)], seed)
-    for axes in panels[len(shown):]:
-        axes.set_visible(False)
+    figure, panels = panel_grid(len(shown), (0.5, 1.7), "measured time", "predicted / measured")
+    for axes, one in zip(panels, shown, strict=True):
+        _panel(axes, one, found[name_of(one)])
     if shown:
         shortest, longest = (end(np.concatenate([one.rows.time_s for one in shown])) for end in (np.min, np.max))
-        decades = [10.0**power for power in range(-9, 3) if shortest < 10.0**power < longest]
+        decades = round_ticks(shortest, longest, steps=(1,))
         log_ticks(panels[0], "x", decades, [format_quantity(decade, SECONDS) for decade in decades])
         panels[0].set_xlim(shortest / 1.4, longest * 1.4)
-    for place, axes in enumerate(panels[:len(shown)]):
-        if place % columns == 0:
-            axes.set_ylabel("predicted / measured")
-        if place + columns >= len(shown):
-            axes.set_xlabel("measured time")
-            axes.tick_params(axis="x", labelbottom=True)  # a shared axis hides them above an empty place
     return figure
 
 
-def _panel(axes: Any, one: SystemComparison, style: ChipStyle, seed: int) -> None:
+def _panel(axes: Any, one: SystemComparison, style: ChipStyle) -> None:
     measured = one.rows.time_s
-    drawn = np.random.default_rng(seed).permutation(len(measured))[:_MOST_POINTS]
+    drawn = np.random.default_rng(0).permutation(len(measured))[:_MOST_POINTS]
     for times, colour, size, above in ((one.baseline_s, SOFT_INK, 3, 1), (one.predicted_s, style.colour, 4, 2)):
         ratio = np.clip(times[drawn] / measured[drawn], _TICKS[0], _TICKS[-1])
         axes.scatter(measured[drawn], ratio, s=size, color=colour, alpha=0.35 if len(drawn) > 500 else 0.6,

@@ -11,19 +11,11 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.claims.published_quality import Published, published_points
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
-from simkit.report.drawing.study_points import (
-    Omission,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    scalar,
-)
-from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import INK, SOFT_INK, layout_name, log_ticks, new_figure, note, times
 
 _MARKERS: Final = ("o", "s", "^", "D")
 
@@ -33,11 +25,11 @@ def draw(context: FigureContext) -> DrawnFigure:
     request = context.request
     points = published_points()
     layouts = [name for name in request.layouts if name != "mha"]
-    done, omissions = for_each_chip(request.hardware[:1], lambda chip: {
-        layout: point for layout in layouts if fits(point := evaluate(request, chip, layout))})
+    done, omissions = ask.for_each_chip(request.hardware[:1], lambda chip: {
+        layout: point for layout in layouts if ask.fits(point := ask.evaluate(request, chip, layout))})
     chip, points_of = next(iter(done.items()))
     predicted = {name: value for name, point in points_of.items()
-                 if np.isfinite(value := scalar(point, "speedup_vs_mha"))}
+                 if np.isfinite(value := ask.scalar(point, "speedup_vs_mha"))}
     ranges = {name: range_of(points_of[name], "speedup_vs_mha") for name in predicted}
     rows: list[dict[str, Any]] = [
         {"kind": "published", "comparison": p.comparison, "variant": p.variant, "speedup": p.speedup,
@@ -50,7 +42,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     mqa = next(p for p in points if p.comparison == gqa.comparison and p.variant.startswith("MQA"))
     ours = ", ".join(f"{layout_name(layout)} {times(value)}" for layout, value in predicted.items())
     if not predicted:
-        omissions.append(Omission(chip=chip, reason=no_room(request)))
+        omissions.append(ask.Omission(chip=chip, reason=ask.no_room(request)))
     return DrawnFigure(
         title=request.title or "Quality beside speed, as published",
         figure=_figure(context, points, predicted, ranges, chip), rows=rows,
@@ -63,7 +55,7 @@ def draw(context: FigureContext) -> DrawnFigure:
             f"{_MARKERS_WORDS[i]} {p.what} ({p.source})" for i, p in enumerate(_firsts(points)))
         + ". Ticks at the bottom: this study's predicted speedups, which have no quality."
         + caption(request.hardware[:1], "the bar is the range of the predicted speedup"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Scatter of score change against speedup over MHA. " + " ".join(
             f"{p.variant}: {times(p.speedup)}, {p.score_change_percent:+.1f} %." for p in points))
 
@@ -101,8 +93,7 @@ def _figure(context: FigureContext, points: list[Published], predicted: dict[str
                for p in points]
     if predicted:
         names = ", ".join(layout_name(layout) for layout in predicted)
-        axes.annotate(f"predicted, {context.marked(chip)}: {names}", (min(predicted.values()), low + 0.25),
-                      xytext=(0, 2), textcoords="offset points", fontsize=SMALL_POINTS, color=style.colour,
-                      va="bottom", ha="left")
+        note(axes, f"predicted, {context.marked(chip)}: {names}", (min(predicted.values()), low + 0.25), (0, 2),
+             color=style.colour, va="bottom", ha="left")
     place_labels(axes, labels, avoid=[(np.array([0.9, 20.0]), np.array([0.0, 0.0]))])
     return figure

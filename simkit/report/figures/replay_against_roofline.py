@@ -14,16 +14,9 @@ from matplotlib.patches import Patch
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption
-from simkit.report.drawing.study_points import (
-    Omission,
-    evaluate,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    require_some,
-)
 from simkit.report.drawing.style import (
     INK,
     PAPER,
@@ -31,6 +24,7 @@ from simkit.report.drawing.style import (
     cause_colour,
     layout_name,
     new_figure,
+    note,
     tokens,
 )
 from simkit.study.engines import refuse_tiles
@@ -72,14 +66,14 @@ def draw(context: FigureContext) -> DrawnFigure:
     def stacks(chip: HardwareProfile) -> list[_Stack]:
         refuse_tiles(chip)
         return [stack for layout in layouts for stack in _stacks(
-            evaluate(request, chip, layout, kv_len=np.array(request.kv_len, dtype=float)), layout, request.kv_len)]
+            ask.evaluate(request, chip, layout, kv_len=np.array(request.kv_len, dtype=float)), layout, request.kv_len)]
 
-    done, omissions = for_each_chip(request.hardware, stacks)
-    omissions += [Omission(chip=name, reason=no_room(request, f"{layout_name(layout)} of {lengths} tokens"))
+    done, omissions = ask.for_each_chip(request.hardware, stacks)
+    omissions += [ask.Omission(chip=name, reason=ask.no_room(request, f"{layout_name(layout)} of {lengths} tokens"))
                   for name, found in done.items() for layout in layouts
                   if (lengths := _too_long(found, layout, request.kv_len))]
     done = {name: found for name, found in done.items() if found}
-    require_some(done, request, "it fits on none of its hardware")
+    ask.require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": stack.layout, "batch": request.focus_batch, "kv_len": stack.kv_len,
              "level": stack.level, "roof_s": stack.roof_s, "replay_s": stack.replay_s,
              **{f"{part}_s": stack.parts_s.get(part, 0.0) for part in _PARTS}}
@@ -90,7 +84,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="One layer's attention on one chip: replayed time over the highest roof (the line at 1), split by "
                     "what the kernel's slots wait for. Cut stacks carry their height."
                     + caption(request.hardware, "no range is drawn, for replay and roof move together with them"),
-        inputs=inputs_text(request, point=False).replace(f"engine: {request.engine}", "engine: replay")
+        inputs=ask.inputs_text(request, point=False).replace(f"engine: {request.engine}", "engine: replay")
         + f" Batch {request.focus_batch}.", omissions=omissions,
         alt="Stacked bars over context. " + " ".join(
             f"{context.label(name)} {layout_name(stack.layout)} at {tokens(stack.kv_len)}: {stack.ratio:.2f} times."
@@ -163,8 +157,8 @@ def _bar(axes: Any, place: int, stack: _Stack) -> None:
         axes.bar(place, height, bottom=bottom, width=0.84, color=cause_colour(colour), edgecolor=PAPER, linewidth=0.3)
         bottom += height
     if stack.ratio > _MOST_SHOWN:
-        axes.annotate(f"{stack.ratio:.0f}×", (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, -1),
-                      textcoords="offset points", ha="center", va="top", fontsize=SMALL_POINTS, color=INK, zorder=5)
+        note(axes, f"{stack.ratio:.0f}×", (place, 1.0), (0, -1), xycoords=("data", "axes fraction"), ha="center",
+             va="top", zorder=5)
 
 
 def _finding(context: FigureContext, done: dict[str, list[_Stack]]) -> str:

@@ -21,15 +21,7 @@ from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.ranges import Range, caption, columns_of, draw_band, draw_range
 from simkit.report.drawing.study_points import cache_home, evaluate, for_each_chip, inputs_text
-from simkit.report.drawing.style import (
-    INK,
-    SMALL_POINTS,
-    SOFT_INK,
-    decade_axis,
-    layout_name,
-    log_ticks,
-    new_figure,
-)
+from simkit.report.drawing.style import SOFT_INK, decade_axis, layout_name, log_ticks, new_figure, note
 from simkit.study.ranges import both_ends
 
 _INTENSITY: Final = np.geomspace(0.25, 16384, 400)
@@ -126,9 +118,8 @@ def _figure(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[s
     axes.set_xlabel("attention intensity [flop per byte of cache]")
     axes.set_ylabel("attainable rate of one chip")
     for name, intensity in intensities.items():
-        axes.annotate(layout_name(name), (intensity, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=SMALL_POINTS, color=INK,
-                      fontweight="bold")
+        note(axes, layout_name(name), (intensity, 1.0), (0, 2), xycoords=("data", "axes fraction"), ha="center",
+             va="bottom", fontweight="bold")
     margin_labels(axes, [
         Label(x=_INTENSITY[-1], y=item.compute_flop_per_s, text=f"{context.label(name)} · {item.home}",
               colour=context.styles[name].colour) for name, item in roofs.items()])

@@ -20,20 +20,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption, columns_of, range_of, range_words
-from simkit.report.drawing.study_points import (
-    Omission,
-    cache_home,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    no_room,
-    require_some,
-    scalar,
-    split_time_s,
-)
 from simkit.report.drawing.style import (
     FILL_INK,
     INK,
@@ -75,10 +64,9 @@ def draw(context: FigureContext) -> DrawnFigure:
     """A table of chips and causes for the first layout of the request that is not MHA."""
     request = context.request
     layout = next(name for name in request.layouts if name != "mha")
-    done, omissions = for_each_chip(request.hardware, lambda chip: separate(request, chip, layout))
-    found = sorted((item for item in done.values() if item is not None), key=lambda item: -item.speedup_of["step"])
-    require_some(found, request, "MHA fits on none of its hardware")
-    omissions += [Omission(chip=name, reason=no_room(request)) for name, item in done.items() if item is None]
+    done, omissions = ask.for_each_chip(request.hardware, lambda chip: separate(request, chip, layout))
+    found = sorted(done.values(), key=lambda item: -item.speedup_of["step"])
+    ask.require_some(found, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "level": item.level, "bytes_reduction": item.reduction_factor,
              **{f"speedup_with_{cause}_alone": item.speedup_of[cause] for cause in _ALONE},
@@ -92,32 +80,33 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "largest batch over MHA's on the same chips. Under each chip: how many serve the model, and "
                     "where the cache lives." + caption(
                         request.hardware, "the range of the whole step stands under it; causes alone have none"),
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt="Table of speedups. " + " ".join(
             f"{context.label(item.chip)}: " + ", ".join(f"{_HEADINGS[c].replace(chr(10), ' ')} {times(v)}"
                                                        for c, v in item.speedup_of.items()) + "." for item in found))
 
 
-def separate(request: FigureRequest, chip: HardwareProfile, layout: str) -> Causes | None:
-    """The causes of one chip at the focus point; None where MHA does not fit."""
-    base, ours = evaluate(request, chip, "mha"), evaluate(request, chip, layout)
-    if not (fits(base) and fits(ours)):
-        return None
-    reduction = scalar(base, "kv_cache_bytes") / scalar(ours, "kv_cache_bytes")
+def separate(request: FigureRequest, chip: HardwareProfile, layout: str) -> Causes:
+    """The causes of one chip at the focus point. Raises :class:`NoRoomError` where MHA does not fit."""
+    base, ours = ask.evaluate(request, chip, "mha"), ask.evaluate(request, chip, layout)
+    if not (ask.fits(base) and ask.fits(ours)):
+        raise ask.NoRoomError(ask.no_room(request))
+    reduction = ask.scalar(base, "kv_cache_bytes") / ask.scalar(ours, "kv_cache_bytes")
     read_s = _attention_s(base, _reading_s)
     arithmetic = [_attention_s(point, lambda timed: np.maximum(timed.compute_s, timed.special_s))
                   for point in (base, ours)]
-    before, after = split_time_s(base), split_time_s(ours)
+    before, after = ask.split_time_s(base), ask.split_time_s(ours)
     # The weights' own arithmetic goes with their reads; attention's is the ridge's.
     before["weights"] += max(before["compute"] - _bound_by_arithmetic_s(base), 0.0)
     after["weights"] += max(after["compute"] - _bound_by_arithmetic_s(ours), 0.0)
     alone = {"ridge": max(read_s, arithmetic[0]) / max(read_s / reduction, arithmetic[1]),
-             "replicas": reduction * scalar(base, "kv_copies") / scalar(ours, "kv_copies")}
+             "replicas": reduction * ask.scalar(base, "kv_copies") / ask.scalar(ours, "kv_copies")}
     for cause in ("weights", "latency", "links"):
         alone[cause] = (read_s + before[cause]) / (read_s / reduction + after[cause])
-    alone |= {"step": scalar(ours, "speedup_vs_mha"), "users": scalar(ours, "own_batch") / scalar(base, "own_batch")}
-    return Causes(chip=chip.name, level=cache_home(ours), chips=int(scalar(ours, "chips")), reduction_factor=reduction,
-                  step_range=range_of(ours, "speedup_vs_mha"),
+    alone |= {"step": ask.scalar(ours, "speedup_vs_mha"),
+              "users": ask.scalar(ours, "own_batch") / ask.scalar(base, "own_batch")}
+    return Causes(chip=chip.name, level=ask.cache_home(ours), chips=int(ask.scalar(ours, "chips")),
+                  reduction_factor=reduction, step_range=range_of(ours, "speedup_vs_mha"),
                   speedup_of={name: float(alone[name]) for name in (*_ALONE, "step", "users")})
 
 

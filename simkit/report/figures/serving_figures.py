@@ -5,7 +5,7 @@ One line a combination of chip, layout and cache format; chips differ by dash, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +13,18 @@ from matplotlib.figure import Figure
 
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.report.drawing.labels import Label, margin_labels, place_labels
-from simkit.report.drawing.style import DARK, INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure
+from simkit.report.drawing.style import (
+    INK,
+    SOFT_INK,
+    hues,
+    layout_name,
+    log_ticks,
+    new_figure,
+    note,
+    round_ticks,
+)
 from simkit.serving.ask import Answer
 
-_COLOURS: Final = tuple(colour for colour in DARK if colour not in ("#ffffff", INK, SOFT_INK, "#dde1e6"))
 _DASHES: Final = ("-", "--", "-.", ":")
 _FEW_DECADES: Final = 2.0  # up to so many, an axis has room for three ticks in each
 
@@ -53,29 +61,46 @@ def _look(keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], tu
     def label(chip: str, layout: str, kv_dtype: str) -> str:
         return " ".join([*([chip] if len(chips) > 1 else []), layout_name(layout), *([kv_dtype] if several else [])])
 
-    return {key: (_COLOURS[kinds.index(key[1:]) % len(_COLOURS)], _DASHES[chips.index(key[0]) % len(_DASHES)],
+    return {key: (hues()[kinds.index(key[1:]) % len(hues())], _DASHES[chips.index(key[0]) % len(_DASHES)],
                   label(*key)) for key in keys}
 
 
-def _goodput(answers: Sequence[Answer]) -> Drawn:
+def _lines(answers: Sequence[Answer], names: tuple[str, str], points: Callable[[list[Answer]], tuple[Any, Any, int]],
+           **how: Any) -> tuple[Figure, Any, list[dict[str, Any]], list[Label], list[tuple[Any, Any]]]:
+    """A line a combination: the figure, its axes, rows under these names, labels and curves.
+
+    ``points``: x, y and the place of the label, from a combination's answers by rate.
+    """
     curves = _curves(answers)
     look = _look(list(curves))
     figure = new_figure(2.8)
     axes = figure.add_subplot()
     rows: list[dict[str, Any]] = []
     labels: list[Label] = []
+    drawn: list[tuple[Any, Any]] = []
     for key, group in curves.items():
         colour, dash, text = look[key]
-        offered = np.array([answer.offered_requests_per_s or 0.0 for answer in group])
-        good = np.array([answer.served.record["goodput_requests_per_s"] for answer in group])
-        axes.plot(offered, good, dash, color=colour, marker="o", markersize=2.5)
-        labels.append(Label(x=float(offered[-1]), y=float(good[-1]), colour=colour, text=text))
-        rows += [{"hardware": key[0], "attention": key[1], "kv_dtype": key[2], "offered_requests_per_s": float(rate),
-                  "goodput_requests_per_s": float(value)} for rate, value in zip(offered, good, strict=True)]
+        x, y, place = points(group)
+        if not len(x):
+            continue
+        axes.plot(x, y, dash, color=colour, **how)
+        labels.append(Label(x=float(x[place]), y=float(y[place]), colour=colour, text=text))
+        drawn.append((x, y))
+        rows += [{"hardware": key[0], "attention": key[1], "kv_dtype": key[2], names[0]: float(one),
+                  names[1]: float(value)} for one, value in zip(x, y, strict=True)]
+    return figure, axes, rows, labels, drawn
+
+
+def _goodput(answers: Sequence[Answer]) -> Drawn:
+    def points(group: list[Answer]) -> tuple[Any, Any, int]:
+        return (np.array([answer.offered_requests_per_s or 0.0 for answer in group]),
+                np.array([answer.served.record["goodput_requests_per_s"] for answer in group]), -1)
+
+    figure, axes, rows, labels, _ = _lines(answers, ("offered_requests_per_s", "goodput_requests_per_s"), points,
+                                           marker="o", markersize=2.5)
     most = max(float(row["offered_requests_per_s"]) for row in rows)
     axes.plot([0, most], [0, most], color=SOFT_INK, linewidth=0.6, linestyle=":")
-    axes.annotate("all of them", (most, most), xytext=(-14, 0), textcoords="offset points", fontsize=SMALL_POINTS,
-                  color=SOFT_INK, ha="right", va="top")
+    note(axes, "all of them", (most, most), (-14, 0), color=SOFT_INK, ha="right", va="top")
     axes.set_xlim(0, most)
     axes.set_ylim(0, most * 1.02)
     axes.set_title(_title("Goodput", answers))
@@ -86,28 +111,14 @@ def _goodput(answers: Sequence[Answer]) -> Drawn:
 
 
 def _occupancy(answers: Sequence[Answer]) -> Drawn:
-    curves = _curves(answers)
-    look = _look(list(curves))
-    figure = new_figure(2.8)
-    axes = figure.add_subplot()
-    rows: list[dict[str, Any]] = []
-    labels: list[Label] = []
-    drawn: list[tuple[Any, Any]] = []
-    for key, group in curves.items():
-        # The heaviest load shows what the cache holds back.
-        answer = group[-1]
-        colour, dash, text = look[key]
-        seconds, blocks = answer.served.series[:, 0], answer.served.series[:, 1]
+    def points(group: list[Answer]) -> tuple[Any, Any, int]:
+        served = group[-1].served  # the heaviest load shows what the cache holds back
+        seconds, blocks = served.series[:, 0], served.series[:, 1]
         held = seconds > 0
-        times = (np.flatnonzero(held) + 0.5) * answer.served.bucket_s
-        share = blocks[held] / seconds[held] / answer.served.record["kv_blocks"]
-        axes.plot(times, share, dash, color=colour, linewidth=0.8)
-        if len(times):
-            fullest = int(np.argmax(share))
-            labels.append(Label(x=float(times[fullest]), y=float(share[fullest]), colour=colour, text=text))
-            drawn.append((times, share))
-        rows += [{"hardware": key[0], "attention": key[1], "kv_dtype": key[2], "time_s": float(time),
-                  "kv_occupancy": float(value)} for time, value in zip(times, share, strict=True)]
+        share = blocks[held] / seconds[held] / served.record["kv_blocks"]
+        return (np.flatnonzero(held) + 0.5) * served.bucket_s, share, int(np.argmax(share)) if share.size else 0
+
+    figure, axes, rows, labels, drawn = _lines(answers, ("time_s", "kv_occupancy"), points, linewidth=0.8)
     axes.set_ylim(0, 1.1)
     axes.set_xlim(left=0)
     axes.set_title(_title("KV blocks in use, heaviest load", answers))
@@ -118,36 +129,22 @@ def _occupancy(answers: Sequence[Answer]) -> Drawn:
 
 
 def _tpot(answers: Sequence[Answer]) -> Drawn:
-    curves = _curves(answers)
-    look = _look(list(curves))
-    figure = new_figure(2.8)
-    axes = figure.add_subplot()
-    rows: list[dict[str, Any]] = []
-    labels: list[Label] = []
-    drawn: list[tuple[Any, Any]] = []
-    for key, group in curves.items():
-        answer = group[-1]
-        colour, dash, text = look[key]
-        seconds, share = answer.served.distribution_s("tpot")
-        if not len(seconds):
-            continue
-        axes.step(seconds, share, dash, color=colour, where="post")
-        middle = int(np.searchsorted(share, 0.5))
-        labels.append(Label(x=float(seconds[middle]), y=float(share[middle]), colour=colour, text=text))
-        drawn.append((seconds, share))
-        rows += [{"hardware": key[0], "attention": key[1], "kv_dtype": key[2], "tpot_s": float(time),
-                  "share_of_requests": float(value)} for time, value in zip(seconds, share, strict=True)]
+    def points(group: list[Answer]) -> tuple[Any, Any, int]:
+        seconds, share = group[-1].served.distribution_s("tpot")
+        return seconds, share, int(np.searchsorted(share, 0.5))
+
+    figure, axes, rows, labels, drawn = _lines(answers, ("tpot_s", "share_of_requests"), points, drawstyle="steps-post")
     bound = answers[0].served.record["slo_tpot_s"]
     shown = [float(edge) for seconds, _ in drawn for edge in (seconds[0], seconds[-1])]
     if np.isfinite(bound):
         shown.append(bound)
         axes.axvline(bound, color=INK, linewidth=0.7, linestyle=":")
-        axes.annotate("objective", (bound, 0.0), xytext=(2, 2), textcoords="offset points", fontsize=SMALL_POINTS,
-                      color=INK, rotation=90, ha="left", va="bottom")
+        note(axes, "objective", (bound, 0.0), (2, 2), rotation=90, ha="left", va="bottom")
     if shown:
         low, high = min(shown) / 1.1, max(shown) * 1.1
         axes.set_xlim(low, high)
-        ticks = _ticks_s(low, high)
+        # The decades alone where there are many.
+        ticks = round_ticks(low, high, (1, 2, 5) if np.log10(high / low) < _FEW_DECADES else (1,))
         log_ticks(axes, "x", ticks, [format_quantity(tick, SECONDS) for tick in ticks])
     axes.set_ylim(0, 1.01)
     axes.set_title(_title("Time per output token, heaviest load", answers))
@@ -160,11 +157,3 @@ def _tpot(answers: Sequence[Answer]) -> Drawn:
 def _title(what: str, answers: Sequence[Answer]) -> str:
     record = answers[0].served.record
     return f"{what}\n{record['model']}, {record['trace']}"
-
-
-def _ticks_s(low: float, high: float) -> list[float]:
-    """Round times within a range: 1, 2 and 5 of each decade, or the decades alone where these are many."""
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    steps = (1.0, 2.0, 5.0) if np.log10(high / low) < _FEW_DECADES else (1.0,)
-    return [step * 10.0**power for power in range(first, last + 1) for step in steps
-            if low <= step * 10.0**power <= high]

@@ -12,7 +12,7 @@ from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption
 from simkit.report.drawing.study_points import Omission, assumed_text, for_each_chip
-from simkit.report.drawing.style import DARK, SOFT_INK, chips_words, layout_name, new_figure, times
+from simkit.report.drawing.style import SOFT_INK, chips_words, hues, layout_name, new_figure, times
 from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.max_rate import find_max_rate
 from simkit.serving.replica import build_replicas, paged
@@ -29,8 +29,7 @@ FILLS: Final = 3
 PAGE_TOKENS: Final = 16
 SMALLER_FORMAT: Final = "fp8"
 _SHARES: Final = np.linspace(0.15, 1.5, 10)
-_COLOURS: Final = tuple(colour for colour in DARK if colour.startswith("#") and colour in (
-    "#0072b2", "#d55e00", "#00805c", "#b0478a", "#332288", "#8a6d00"))
+_COLOURS: Final = hues()[:6]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ follows as far as the cache is what it waits for.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +15,16 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import spread
 from simkit.report.drawing.ranges import ENDS, caption, columns_of, draw_range
-from simkit.report.drawing.study_points import Omission, for_each_chip, inputs_text, no_room, require_some
-from simkit.report.drawing.style import SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.study_points import NoRoomError, for_each_chip, inputs_text, no_room, require_some
+from simkit.report.drawing.style import (
+    SMALL_POINTS,
+    SOFT_INK,
+    layout_name,
+    new_figure,
+    note,
+    ratio_ticks,
+    times,
+)
 from simkit.study.stacking import stack
 
 _SERIES: Final = (("cache_saved", "bytes", ":"), ("attention_speedup", "attention", "--"),
@@ -25,10 +32,7 @@ _SERIES: Final = (("cache_saved", "bytes", ":"), ("attention_speedup", "attentio
 _RANGED: Final = ("attention_speedup", "step_speedup")  # bytes are known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ladder:
-    chip: str
-    columns: dict[str, Any]
+_Columns = dict[str, Any]  # a value a rung
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -36,23 +40,22 @@ def draw(context: FigureContext) -> DrawnFigure:
     request = context.request
     rungs = list(request.reducers)
 
-    def ladder(chip: HardwareProfile) -> _Ladder:
-        return _Ladder(chip=chip.name, columns=stack(
-            chip, request.model, rungs, batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
-            chips=request.chips, engine=request.engine))
+    def ladder(chip: HardwareProfile) -> _Columns:
+        columns = stack(chip, request.model, rungs, batch=float(request.focus_batch),
+                        kv_len=float(request.focus_kv_len), chips=request.chips, engine=request.engine)
+        if not np.all(columns["fits"]):
+            raise NoRoomError(no_room(request, "a rung"))
+        return columns
 
     done, omissions = for_each_chip(request.hardware, ladder)
-    for name in [name for name, found in done.items() if not np.all(found.columns["fits"])]:
-        omissions.append(Omission(chip=name, reason=no_room(request, "a rung")))
-        del done[name]
     require_some(done, request, "it fits on none of its hardware")
-    rows = [{"hardware": name, "rung": rung, "attention": str(found.columns["attention"][place]),
+    rows = [{"hardware": name, "rung": rung, "attention": str(found["attention"][place]),
              "batch": request.focus_batch, "kv_len": request.focus_kv_len,
-             "chips": float(found.columns["chips"][place]),
-             **{field: float(found.columns[field][place]) for field, _, _ in _SERIES},
+             "chips": float(found["chips"][place]),
+             **{field: float(found[field][place]) for field, _, _ in _SERIES},
              **{name: end for field in _RANGED for name, end in columns_of(field, _range(found, field, place)).items()},
-             "headroom": float(found.columns["headroom"][place]),
-             "step_time_s": float(found.columns["step_time_s"][place])}
+             "headroom": float(found["headroom"][place]),
+             "step_time_s": float(found["step_time_s"][place])}
             for name, found in done.items() for place, rung in enumerate(rungs)]
     return DrawnFigure(
         title=request.title or "Do the reductions multiply? Stacking what shrinks the cache",
@@ -60,17 +63,17 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Cumulative factors of a token over the first rung, all rungs on the same chips. Dotted: bytes of "
                     "cache read; dashed: attention's speed; bold: the whole step's." + (
             " Below 1×: de-quantising is vector work, and takes longer than the bytes that it saves."
-            if any(np.min(found.columns[field]) < 1 for found in done.values() for field, _, _ in _SERIES) else "")
+            if any(np.min(found[field]) < 1 for found in done.values() for field, _, _ in _SERIES) else "")
         + caption(request.hardware, "bars are the range of a factor"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Lines over rungs " + ", ".join(map(_rung, rungs)) + ". " + " ".join(
             f"{context.label(name)} ends at " + ", ".join(
-                f"{word} {times(float(found.columns[field][-1]))}" for field, word, _ in _SERIES) + "."
+                f"{word} {times(float(found[field][-1]))}" for field, word, _ in _SERIES) + "."
             for name, found in done.items()))
 
 
-def _range(found: _Ladder, field: str, place: int) -> tuple[float, float] | None:
-    low, high = (float(found.columns[f"{field}_{end}"][place]) for end in ENDS)
+def _range(found: _Columns, field: str, place: int) -> tuple[float, float] | None:
+    low, high = (float(found[f"{field}_{end}"][place]) for end in ENDS)
     return None if np.isnan(low) else (low, high)
 
 
@@ -84,30 +87,29 @@ def _rung(text: str) -> str:
     return re.split("[:=;]", value)[0] if equals else layout_name(key)
 
 
-def _figure(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) -> Any:
+def _figure(context: FigureContext, done: dict[str, _Columns], rungs: list[str]) -> Any:
     figure = new_figure(2.6)
     panels = np.atleast_1d(figure.subplots(1, len(done), sharey=True))
-    shown = [np.ravel([found.columns[name] for field, _, _ in _SERIES for name in (field, *(
+    shown = [np.ravel([found[name] for field, _, _ in _SERIES for name in (field, *(
         f"{field}_{end}" for end in ENDS if field in _RANGED))]) for found in done.values()]
     highest, lowest = max(float(np.nanmax(one)) for one in shown), min(1.0, *(float(np.nanmin(one)) for one in shown))
     for axes, (name, found) in zip(panels, done.items(), strict=True):
         ends, style = [], context.styles[name]
         for field, word, line in _SERIES:
-            values = found.columns[field]
+            values = found[field]
             axes.plot(range(len(rungs)), values, line, color=style.colour, marker="o", markersize=2.8,
                       markerfacecolor=style.face, markeredgewidth=0.7,
                       linewidth=1.8 if field == "step_speedup" else 1.0)
             for place in range(len(rungs)) if field in _RANGED else ():
                 draw_range(axes, place, _range(found, field, place), style.colour)
             ends.append((float(values[-1]), word))
-        ticks = [2.0**power for power in range(-6, 12) if lowest <= 2.0**power <= highest * 1.05]
-        log_ticks(axes, "y", ticks, [f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
+        ratio_ticks(axes, "y", lowest, highest * 1.05)
         axes.set_ylim(lowest * 0.85, highest * 1.35)
         placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.065,
                         float(np.log(lowest)), float(np.log(highest * 1.3)))
         for (_, word), height in zip(ends, placed, strict=True):
-            axes.annotate(word, (len(rungs) - 1, float(np.exp(height))), xytext=(4, 0), textcoords="offset points",
-                          va="center", fontsize=SMALL_POINTS - 0.5, color=SOFT_INK, annotation_clip=False)
+            note(axes, word, (len(rungs) - 1, float(np.exp(height))), (4, 0), va="center", fontsize=SMALL_POINTS - 0.5,
+                 color=SOFT_INK, annotation_clip=False)
         axes.set_xlim(-0.3, len(rungs) + 0.9 + 0.25 * len(done))
         axes.set_xticks(range(len(rungs)), [_rung(rung) for rung in rungs], rotation=60, ha="right",
                         rotation_mode="anchor", fontsize=SMALL_POINTS)
@@ -116,10 +118,9 @@ def _figure(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) 
     return figure
 
 
-def _finding(context: FigureContext, done: dict[str, _Ladder], rungs: list[str]) -> str:
+def _finding(context: FigureContext, done: dict[str, _Columns], rungs: list[str]) -> str:
     sentences = []
-    for name, found in done.items():
-        columns = found.columns
+    for name, columns in done.items():
         idle = [_rung(rung) for rung, before, after in zip(
             rungs[1:], columns["step_speedup"], columns["step_speedup"][1:], strict=False) if after < 1.02 * before]
         sentences.append(

@@ -13,22 +13,10 @@ import numpy as np
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay.engine import replay_point
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption, columns_of, range_of
 from simkit.report.drawing.stacked_bars import Bar, Panel, Part, stacked_bars
-from simkit.report.drawing.study_points import (
-    Omission,
-    cache_home,
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    machines_text,
-    no_room,
-    require_some,
-    same_chips_text,
-    scalar,
-)
 from simkit.report.drawing.style import cause_colour, layout_name
 from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
@@ -58,29 +46,27 @@ def draw(context: FigureContext) -> DrawnFigure:
         refuse_tiles(chip)
         found = []
         for layout in request.layouts:
-            point = evaluate(request, chip, layout)
-            if not fits(point):
+            point = ask.evaluate(request, chip, layout)
+            if not ask.fits(point):
                 continue
             shape = np.shape(point.step.workload.batch)
             # Layers are alike as far as they keep the same tokens; the first kind stands for the model.
             replay = replay_point(point.step.attention_operators[0], point.placement, chip, 0, shape)
             # One kind of layer takes part in the range of all attention as in its time.
-            share = replay.total_s / scalar(point, "attention_time_s")
+            share = replay.total_s / ask.scalar(point, "attention_time_s")
             ends = range_of(point, "attention_time_s")
             found.append(_Kernel(layout=layout, time_s=replay.total_s, stalls_s=dict(replay.stall_s),
                                  range_s=ends and (ends[0] * share, ends[1] * share), point=point,
-                                 home=cache_home(point)))
+                                 home=ask.cache_home(point)))
         return found
 
-    done, omissions = for_each_chip(request.hardware, kernels)
-    for name in [name for name, found in done.items() if len(found) < len(request.layouts)]:
-        omissions += [Omission(chip=name, reason=no_room(request, layout_name(layout)))
-                      for layout in request.layouts if layout not in {kernel.layout for kernel in done[name]}]
-        if not done[name]:
-            del done[name]
-    require_some(done, request, "it fits on none of its hardware")
+    done, omissions = ask.for_each_chip(request.hardware, kernels)
+    for name, found in done.items():
+        omissions += ask.left_out(request, name, [kernel.layout for kernel in found])
+    done = {name: found for name, found in done.items() if found}
+    ask.require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": kernel.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
-             "chips": int(scalar(kernel.point, "chips")), "level": kernel.home, "kernel_time_s": kernel.time_s,
+             "chips": int(ask.scalar(kernel.point, "chips")), "level": kernel.home, "kernel_time_s": kernel.time_s,
              **columns_of("kernel_time_s", kernel.range_s),
              **{f"{stall}_s": value for stall, value in kernel.stalls_s.items()}}
             for name, found in done.items() for kernel in found]
@@ -90,10 +76,10 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="One layer's attention kernel on one chip, cold caches; bars are shares of the kernel's own time, "
                     "which stands beside them. Load path: a unit keeps too few bytes in flight for the latency "
                     "of its loads; idle tail: units that are done. "
-                    f"{same_chips_text(request)}"
+                    f"{ask.same_chips_text(request)}"
                     + caption(request.hardware, "a line is the range of the kernel's time (an arrow: it goes on), as "
                                                 "far apart as the roofline's"),
-        inputs=inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
+        inputs=ask.inputs_text(request).replace(f"engine: {request.engine}", "engine: replay"), omissions=omissions,
         alt="Stacked bars of shares. " + " ".join(
             f"{context.label(name)} {layout_name(k.layout)}: {format_quantity(k.time_s, SECONDS)}, "
             + ", ".join(f"{_name(s)} {v / k.time_s:.0%}" for s, v in k.stalls_s.items() if v > 0.01 * k.time_s) + "."
@@ -109,7 +95,7 @@ def _figure(context: FigureContext, done: dict[str, list[_Kernel]]) -> Any:
         return Bar(layout=kernel.layout, time_s=kernel.time_s, parts=_parts(kernel), range_shares=kernel.range_s and (
             kernel.range_s[0] / kernel.time_s, kernel.range_s[1] / kernel.time_s))
 
-    panels = [Panel(title=f"{context.marked(name)}: one of {machines_text(kernel.point for kernel in found)}",
+    panels = [Panel(title=f"{context.marked(name)}: one of {ask.machines_text(kernel.point for kernel in found)}",
                     bars=[bar(kernel) for kernel in found]) for name, found in done.items()]
     return stacked_bars(panels, xlabel="share of the kernel's time", slivers_of="last")
 

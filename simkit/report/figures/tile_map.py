@@ -14,15 +14,8 @@ from matplotlib.patches import Rectangle
 
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.study_points import (
-    evaluate,
-    fits,
-    for_each_chip,
-    inputs_text,
-    require_some,
-    scalar,
-)
 from simkit.report.drawing.style import (
     COLUMN_WIDTH_INCHES,
     GRID,
@@ -45,13 +38,11 @@ def draw(context: FigureContext) -> DrawnFigure:
     """One chip with a fabric, a panel a layout. Raises :class:`UserError` when no chip of the request has one."""
     request = context.request
 
-    def all_layouts(chip: HardwareProfile) -> dict[str, Evaluated]:
-        return {layout: evaluate(request, chip, layout) for layout in request.layouts}
-
-    done, omissions = for_each_chip([chip for chip in request.hardware if chip.fabric is not None], all_layouts)
+    done, omissions = ask.for_each_chip([chip for chip in request.hardware if chip.fabric is not None],
+                                    lambda chip: ask.every_layout(request, chip))
     chips = [chip for chip, found in done.items()
-             if all(fits(one) and one.timing.tile_mapping is not None for one in found.values())]
-    require_some(chips, request, "no chip here states a fabric and is timed by --engine spatial")
+             if all(ask.fits(one) and one.timing.tile_mapping is not None for one in found.values())]
+    ask.require_some(chips, request, "no chip here states a fabric and is timed by --engine spatial")
     chip = next(one for one in request.hardware if one.name == chips[0])
     found = done[chip.name]
     rows = [_row(chip, layout, one) for layout, one in found.items()]
@@ -66,7 +57,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="A panel is the chip; the dark frame is the tiles of one layer, pale frames those of others. A "
                     "rectangle is the tiles that hold one KV head of one sequence, or one copy of it; hues tell heads "
                     "apart, those of later rounds are not drawn. Sums run inside a rectangle.",
-        inputs=inputs_text(request), omissions=omissions,
+        inputs=ask.inputs_text(request), omissions=omissions,
         alt=" ".join(f"{layout_name(row['attention'])}: {row['tile_mapping']}." for row in rows))
 
 
@@ -82,10 +73,10 @@ def _row(chip: HardwareProfile, layout: str, one: Evaluated) -> dict[str, Any]:
     items = 0.0 if task is None else float(np.ravel(np.asarray(task.sequences * task.kv_heads))[0])
     sides = {name: float(np.ravel(np.asarray(getattr(mapping, name)))[0])
              for name in ("along", "across", "token_ways", "dim_ways", "head_copies")}
-    return {"hardware": chip.name, "attention": layout, "n_kv_heads": scalar(one, "n_kv_heads"), **sides,
+    return {"hardware": chip.name, "attention": layout, "n_kv_heads": ask.scalar(one, "n_kv_heads"), **sides,
             "items": items, "attention_s_a_layer": attention_s / layers,
             "message_share": float(np.ravel(np.asarray(timing.attention_cause_time_s[LINK]))[0]) / attention_s,
-            "step_time_s": scalar(one, "step_time_s"),
+            "step_time_s": ask.scalar(one, "step_time_s"),
             "tile_mapping": words_of(mapping, 0)}
 
 

@@ -15,7 +15,16 @@ import numpy as np
 from simkit.model.attention import parse_layout
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
-from simkit.report.drawing.style import INK, SMALL_POINTS, SOFT_INK, layout_name, log_ticks, new_figure, times
+from simkit.report.drawing.style import (
+    INK,
+    SMALL_POINTS,
+    SOFT_INK,
+    layout_name,
+    log_ticks,
+    new_figure,
+    note,
+    times,
+)
 from simkit.step.sharding import shard_heads
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
@@ -69,8 +78,8 @@ def _figure(ways: list[int], shares: dict[str, Any], kv_heads: dict[str, int], h
     axes.set_ylabel("share of MHA's cache\nthat one chip reads")
     # At the left edge the layouts are apart; at the right they meet.
     for layout, share in shares.items():
-        axes.annotate(layout_name(layout), (ways[0], share[0]), xytext=(4, 1), textcoords="offset points",
-                      ha="left", va="bottom", fontsize=SMALL_POINTS + 0.5, fontweight="bold", color=INK)
+        note(axes, layout_name(layout), (ways[0], share[0]), (4, 1), ha="left", va="bottom",
+             fontsize=SMALL_POINTS + 0.5, fontweight="bold")
     margin_labels(axes, [Label(x=ways[-1], y=kv_heads[name] / heads / ways[-1], colour=SOFT_INK,
                                text=f"{layout_name(name)}, no copies") for name in shares if kv_heads[name] < ways[-1]])
     return figure
