@@ -20,7 +20,7 @@ from tools.docs.import_graph import REPOSITORY
 FOLDER: Final = REPOSITORY / "docs" / "figures"
 # Figures by their kind, and the study that draws each.
 SHOWN: Final = {"grouping_law": "gqa_on_asics", "roofline": "gqa_on_asics", "separate_causes": "gqa_on_asics",
-                "error_by_regime": "validation"}
+                "error_by_regime": "validation", "attention_atlas": "attention_atlas"}
 
 
 def drawn_figures() -> dict[str, tuple[DrawnFigure, bytes]]:
