@@ -88,7 +88,7 @@ def _figure(found: dict[str, Evaluated]) -> Any:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     low, high = axes.get_ylim()
-    ticks = round_ticks(low, high)
+    ticks = round_ticks(max(low, 1e-9), high)  # the linear axis before may begin below 0
     log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")
