@@ -10,7 +10,7 @@ from simkit.commands.options import Destination, Profiles
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY]")
-@click.option("--only", metavar="ID", default=None, help="Claims whose id begins so.")
+@click.option("--only", metavar="ID", default=None, help="Claims whose id starts with this.")
 @options.hardware(default=None)
 @options.engine
 @options.profiles

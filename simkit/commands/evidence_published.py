@@ -13,7 +13,7 @@ from simkit.commands.options import Destination
 @click.command()
 @click.option("--data", metavar="FILE.yaml", default=None,
               help="A table of published figures instead of the shipped one.")
-@click.option("--only", metavar="ID", default=None, help="Rows whose id begins so, such as groq or cs336.mha.")
+@click.option("--only", metavar="ID", default=None, help="Rows whose id starts with this, such as groq or cs336.mha.")
 @options.assume
 @options.records
 def published(*, data: str | None, only: str | None, to: Destination) -> None:

@@ -27,7 +27,7 @@ _FOOTER: Final = "errors in %; advantage: median error of the speed-up over MHA;
 @click.option("--sample", type=click.IntRange(min=1), default=None, metavar="N",
               help="At most N rows a system, drawn at random; the replay engine takes 200 by itself.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
-              help="Of the draw and of the intervals.")
+              help="Random seed for sampling and intervals.")
 @click.option("--figures", metavar="DIR", default=None,
               help="Also draw predicted_against_measured.svg and error_by_regime.svg there.")
 @options.hardware(default=None)

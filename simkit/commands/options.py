@@ -162,7 +162,7 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
 
 scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
     click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
-                 callback=_from_workload, help="A workload file whose words stand where these options are silent."),
+                 callback=_from_workload, help="A workload file: supplies defaults for options not given."),
     click.option("--owned", default="years=4,utilisation=0.6,power=0.1", metavar="TEXT", show_default=True,
                  help="For costs of bought chips: years, the part in which they serve, dollars a kWh."),
     click.option("--baseline", "comparison", default="mha", metavar="NAME", show_default=True,
@@ -172,7 +172,7 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--speculation", default="none", metavar="TEXT", show_default=True,
                  help="draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6."),
     click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
-                 help="Chips that hold different experts, as far as tp allows."),
+                 help="Chips that hold different experts, limited by --tp."),
     click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
                  help="heads, batch, context, or auto: as the profile says."),
     click.option("--cache-order", default="head-major", metavar="NAME", show_default=True,

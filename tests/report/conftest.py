@@ -48,6 +48,8 @@ figures:
   - kind: published_figures
   - kind: attention_atlas
   - {kind: tile_map, hardware: [groq-lpu, sambanova-sn40l], engine: spatial}
+  - {kind: head_copies, hardware: [groq-lpu], engine: spatial}
+  - {kind: kv_head_cost, beside: replay}
 """
 
 
