@@ -16,7 +16,8 @@ from simkit.commands.options import Destination
               help="Measured attention kernels of three systems or more instead of the shipped table.")
 @click.option("--sample", type=click.IntRange(min=60), default=250, show_default=True, metavar="N",
               help="Rows a chip that the fits see; all rows are scored.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Random seed for sampling.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
+              help="Random seed for sampling.")
 @options.profiles_folder
 @options.records
 def transfer(*, data: str | None, sample: int, seed: int, profiles: str | None, to: Destination) -> None:

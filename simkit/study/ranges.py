@@ -11,7 +11,7 @@ the fastest is taken, multiply each other, so those are slow together then (:dat
 move a time by more than :data:`WORTH_COMBINING` all ends are combined with all ends, and steps between distant ones
 tried, the widest first, as far as :data:`MOST_STEPS` go. A ratio's range is what these span. Its ends are values that
 the ratio takes; a point of the box beyond them is not excluded. Of 200 random ones on each of six chips none lies out
-by more than 8 % for steps and 25 % for attention, where a tile between two steps fits a group of query heads; on most
+by more than 8 % for steps and 40 % for attention, where a tile between two steps fits a group of query heads; on most
 chips by no more than what is left out.
 
 What is unexplained of a step (measured layers of the class beside those that an engine derives) is in the slow end,

@@ -56,9 +56,13 @@ def test_an_imported_config_gives_the_catalogue_s_shape_and_runs(cli, tmp_path):
 def test_an_unknown_field_of_a_config_is_named_and_not_guessed(cli, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"quantum_heads": 3}), encoding="utf-8")
     result = cli("model", "import", "config.json", "--name", "mine")
-    assert result.exit_code == 0
+    assert result.exit_code == 2  # heads of any kind are felt by a step
     assert "quantum_heads" in result.stderr
-    assert "quantum_heads" not in result.stdout
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"quantum_colour": 3}), encoding="utf-8")
+    result = cli("model", "import", "config.json", "--name", "mine")
+    assert result.exit_code == 0
+    assert "quantum_colour" in result.stderr
+    assert "quantum_colour" not in result.stdout
 
 
 def test_a_config_of_an_unknown_family_is_refused(cli, tmp_path):

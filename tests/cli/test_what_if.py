@@ -53,7 +53,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 # These ask about no chip, name theirs in a table that they are given, or are run by tests of their own for their length.
 OTHERS = {
     "profile list", "profile schema", "model list", "model show", "model import", "model convert", "calibrate host",
-    "evidence published", "evidence host", "evidence serving", "evidence transfer", "evidence dram"}
+    "evidence published", "evidence host", "evidence serving", "evidence transfer", "evidence dram",
+    "evidence accelerators"}
 
 
 def commands(group: click.Group = main, *path: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 # Exponents of base units. Tokens, heads, rows, elements, chips, users and exponentials are counts: pure numbers.
 _UNITS: Mapping[str, Mapping[str, int]] = {
@@ -71,6 +72,9 @@ def scaled(record: Any, factors: Mapping[str, float], name: str = "") -> Any:
     if is_dataclass(record):
         return replace(record, **{field.name: scaled(getattr(record, field.name), factors, field.name)
                                   for field in fields(record) if field.init})
+    if isinstance(record, BaseModel):
+        return record.model_copy(update={name: scaled(getattr(record, name), factors, name)
+                                         for name in type(record).model_fields})
     return record
 
 
@@ -85,6 +89,9 @@ def numbers_in(record: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     elif is_dataclass(record):
         for field in fields(record):
             yield from numbers_in(getattr(record, field.name), f"{name}.{field.name}")
+    elif isinstance(record, BaseModel):
+        for key in type(record).model_fields:
+            yield from numbers_in(getattr(record, key), f"{name}.{key}")
     elif isinstance(record, int | float | np.number) or (isinstance(record, np.ndarray) and record.dtype.kind in "fib"):
         yield name, np.asarray(record, dtype=float)
 

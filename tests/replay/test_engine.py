@@ -184,7 +184,7 @@ def test_banks_are_as_fast_as_the_fullest_one():
 
 
 def test_layer_pipelined_chips_pay_a_hop_between_stages_in_every_engine():
-    chip = load_hardware("groq-lpu")
+    chip = load_hardware("groq-lpu", overrides={"overheads.layer_latency": "38 us"})  # measured with its exchanges
     slow = replace(chip, scale_up=replace(chip.scale_up, latency_s=chip.scale_up.latency_s + 10e-6))
     before, after = (decode_step(one, "llama-2-70b", attention="gqa-8", batch=8, engine="replay", chips=1200, baseline=False)
                      for one in (chip, slow))

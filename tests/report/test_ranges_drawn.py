@@ -41,8 +41,8 @@ figures:
   - kind: energy_cost
   - {kind: quality_speed, hardware: [tpu-v5e]}
   - {kind: stacking, reducers: [mha, gqa-8, kv=fp8]}
-  - {kind: stall_breakdown, hardware: [h100-sxm, groq-lpu]}
-  - {kind: replay_against_roofline, hardware: [h100-sxm, groq-lpu]}
+  - {kind: stall_breakdown, hardware: [h100-sxm, sambanova-sn40l]}
+  - {kind: replay_against_roofline, hardware: [h100-sxm, sambanova-sn40l]}
 """
 # What a bar of each figure shows, and the axis along which it lies.
 BARS = {

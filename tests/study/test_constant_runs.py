@@ -56,7 +56,9 @@ def test_a_single_point_is_the_point_of_many(chip, chips) -> None:
                 if column.dtype.kind in "Ob":
                     assert column[0] == many[name][index], name
                 else:
-                    np.testing.assert_allclose(column[0], many[name][index], rtol=1e-12, err_msg=name)
+                    # Which parameters a ratio's range combines is decided by all points that are asked at once.
+                    rtol = 1e-3 if "speedup" in name and name.endswith(("_low", "_high")) else 1e-12
+                    np.testing.assert_allclose(column[0], many[name][index], rtol=rtol, err_msg=name)
 
 
 def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:

@@ -77,7 +77,7 @@ def test_where_the_step_hardly_shortens_the_sequences_still_multiply():
     same, own = ({chip: float(found[name][1]) for chip, found in gains.items()}
                  for name in ("speedup_vs_mha", "own_batch_tokens_per_s_vs_mha"))
     assert same["h100-sxm"] > 2
-    assert same["groq-lpu"] < 1.01
+    assert same["groq-lpu"] < 1.03
     assert own["groq-lpu"] > own["h100-sxm"] > 6
 
 

@@ -19,13 +19,13 @@ question: Is it whole?
 hardware: [h100-sxm, mi300x]
 models: [llama-3-8b]
 layouts: [mha, gqa-4, mqa]
-batch: 1..100+1
+batch: 1..40+1
 kv_len: {kv_len}
 focus: {{batch: 8, kv_len: 1k}}
 figures:
   - {{kind: roofline, batch: 8, kv_len: 1k}}
 """
-# 2 chips x 3 layouts x 100 batches: 40 contexts make 48 parts of 500 points.
+# 2 chips x 3 layouts x 40 batches: 40 contexts make 48 parts of 200 points.
 CONTEXTS = 40
 HANG_S = 600.0  # whoever takes longer, on a busy machine too, hangs
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in Linux's /proc")

@@ -180,7 +180,7 @@ def resumed(study, output, **overrides):
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
-    ("batch: 1..100+1", "batch: 1..101+1", "the study has changed (batch)"),
+    ("batch: 1..40+1", "batch: 1..41+1", "the study has changed (batch)"),
     ("gqa-4", "gqa-2", "the study has changed (attention)"),
     ("hardware: [h100-sxm, mi300x]", "hardware: [h100-sxm, tpu-v5e]", "the study has changed (hardware)"),
     ("hardware: [h100-sxm, mi300x]", "hardware: [mi300x, h100-sxm]", "the study has changed (hardware)"),

@@ -102,6 +102,8 @@ def _figure(context: FigureContext, costs: dict[str, _Cost], fewest: str) -> Any
     axes.set_yticks(range(len(costs)), [context.marked(name) for name in costs], fontsize=SMALL_POINTS)
     axes.set_ylim(len(costs) - 0.4, -0.6)
     axes.set_xlim(right=longest * 1.3)
+    left, right = axes.get_xlim()
+    axes.set_xticks([value for value in axes.get_xticks() if left <= value <= right])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"one KV head, of {fewest}'s step")
