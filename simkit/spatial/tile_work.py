@@ -85,7 +85,7 @@ def even_work(operator: Operator, placement: Placement, hardware: HardwareProfil
             level_bytes[level.name] = level_bytes[level.name] + (streamed - resident)
         if tile.port_bytes_per_cycle is not None:
             port_s = level_bytes[level.name] / (fabric.n_tiles * tile.port_bytes_per_cycle * hz)
-            level_s[level.name] = np.maximum(level_s[level.name], port_s)
+            level_s[level.name] = np.maximum(level_s.get(level.name, 0.0), port_s)  # a rate that no source gives
     special_s = special_function_time_s(operator, hardware)
     if tile.exponential_cycles is not None:
         special_s = operator.exponentials * tile.exponential_cycles / (fabric.n_tiles * hz)

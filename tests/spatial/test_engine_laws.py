@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import simkit
 from simkit.foundation.errors import UserError
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import list_hardware, load_hardware
 from simkit.hardware.fabric import Tile
 from simkit.hardware.parameters import with_parameter
 from simkit.model.catalog import load_model
@@ -153,3 +154,16 @@ def test_a_parameter_as_an_array_is_what_its_values_are_one_by_one(key):
     for index, value in enumerate(values.tolist()):
         assert together[index] == pytest.approx(seconds(with_parameter(chip, key, value), even_model(), kv_len=512)[0],
                                                 rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [chip.name for chip in list_hardware() if chip.fabric is not None])
+@pytest.mark.parametrize("assume", ["priors", "ideal"])
+def test_every_shipped_chip_with_tiles_is_timed_and_bounded_by_its_bytes(name, assume):
+    """Dense heads, latents with an index, states: some of these chips do not know the rate of a nearer memory."""
+    chip = load_hardware(name, assume=assume)
+    for model in ("llama-3-8b", "deepseek-v3.2", "qwen3.5-122b-a10b"):
+        found = simkit.decode_step(chip, model, attention="as-trained", batch=4, kv_len=3000, engine="spatial",
+                                   baseline=False)
+        if found["fits"]:
+            moved = float(found["weight_read_bytes"] + found["kv_read_bytes"]) / float(found["chips"])
+            assert float(found["step_time_s"]) > moved / chip.main_memory.chip_bandwidth_bytes_per_s / float(found["pp"])
