@@ -88,7 +88,7 @@ class Program(CommandGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a µ must not be fatal on an ASCII terminal
         try:
-            with _termination_heeded():
+            with _signals_heeded():
                 code = super().main(args, prog_name or "simkit", complete_var, standalone_mode=False, **extra)
         except UserError as error:
             for line in str(error).splitlines():
@@ -127,24 +127,38 @@ class Program(CommandGroup):
 
 
 @contextmanager
-def _termination_heeded() -> Iterator[None]:
-    """Turn SIGTERM into an exception, once: a second one ends the process at once."""
+def _signals_heeded() -> Iterator[None]:
+    """Turn SIGTERM into an exception as SIGINT is one, once: a second SIGTERM ends the process at once.
+
+    Compiled code that runs Python inside may drop the exception of a signal and raise one of its own: NumPy's and
+    Matplotlib's converters do. What comes after a signal is therefore taken as its end.
+    """
     import signal
     import threading
 
-    def terminate(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated
+    ends: Mapping[int, tuple[Any, type[BaseException]]] = {
+        signal.SIGINT: (signal.default_int_handler, KeyboardInterrupt), signal.SIGTERM: (signal.SIG_DFL, Terminated)}
+    came: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(number, ends[number][0])
+        raise ends[number][1]
 
     # Whoever calls this from a thread, or has a handler of his own, keeps it.
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    in_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number, (usual, _) in ends.items() if in_main and signal.getsignal(number) == usual]
+    for number in ours:
+        signal.signal(number, end)
     try:
         yield
+    except Exception as error:
+        if came:
+            raise ends[came[0]][1] from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, ends[number][0])
 
 
 def _abandon_stdout() -> None:

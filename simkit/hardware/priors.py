@@ -10,6 +10,7 @@ is of its family. The network between systems (``links.scale_out``) has no class
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,6 +148,14 @@ def _provenance(found: Mapping[str, Any], whose: str, ends: str) -> Provenance:
     return Provenance(confidence="assumed", note=f"range {ends}", source=(
         f"prior of class {whose}, {found['from']}: {' '.join(found['how'].split())}"
         + (f"; {machines}" if machines else "")))
+
+
+@cache
+def rows_behind_ranges() -> frozenset[str]:
+    """Rows and series of the accelerators' table that ranges of classes rest on, as their sources name them."""
+    sources = (one["source"] for parameters in _ranges().values() for found in parameters.values()
+               for one in found["measured"])
+    return frozenset(row for source in sources for row in re.findall(r"accelerators ([\w-]+)", source))
 
 
 @cache

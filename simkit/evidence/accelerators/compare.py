@@ -28,6 +28,7 @@ from simkit.evidence.accelerators.table import TIMES, MeasuredRow, head_pairs, r
 from simkit.evidence.accelerators.whole_models import whole_model_times
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import Chips, load_hardware
+from simkit.hardware.priors import rows_behind_ranges
 from simkit.hardware.profile import HardwareProfile
 from simkit.serving.runtime import IDEAL, Runtime, runtime_of
 from simkit.study.engines import DEFAULT, engine_named
@@ -44,6 +45,7 @@ class Compared:
     why: list[str]
     assumed: list[str]
     runtimes: list[Runtime]
+    fitted_chips: list[bool]
 
     @property
     def error(self) -> Any:
@@ -51,9 +53,10 @@ class Compared:
         return self.predicted / self.measured - 1.0
 
     def calibrated(self, place: int) -> bool:
-        """Whether the constants of a row's runtime were fitted to this very row."""
+        """Whether constants of a row's runtime or chip, or a range of its class, rest on this very row."""
         row = self.rows[place]
-        return row.series in self.runtimes[place].calibrated_on and fitted(row)
+        return (self.fitted_chips[place] or (row.series in self.runtimes[place].calibrated_on and fitted(row))
+                or not rows_behind_ranges().isdisjoint({row.id, row.series}))
 
 
 def fitted(row: MeasuredRow) -> bool:
@@ -83,7 +86,8 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
     engine_named(engine)
     found = Compared(rows=rows, measured=np.array([row.time_of(row.value) for row in rows]),
                      predicted=np.full(len(rows), np.nan), naive=np.full(len(rows), np.nan),
-                     why=[""] * len(rows), assumed=[""] * len(rows), runtimes=[runtime or IDEAL] * len(rows))
+                     why=[""] * len(rows), assumed=[""] * len(rows), runtimes=[runtime or IDEAL] * len(rows),
+                     fitted_chips=[False] * len(rows))
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups[_group(row)].append(place)
@@ -96,6 +100,7 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
             own_runtime = own_runtime if constants else own_runtime.without_constants
             for place in places:
                 found.runtimes[place] = own_runtime
+                found.fitted_chips[place] = _is_fitted(rows[place], chip)
             if own_runtime.profile:
                 chip = load_hardware(chip.file or chip.name, overrides=own_runtime.profile)
             time, naive, assumed = _times(own, chip, own_runtime, engine)
@@ -109,6 +114,13 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
             found.why[place] = "" if known else _unfit(rows[place])
             found.assumed[place] = assumed
     return found
+
+
+def _is_fitted(row: MeasuredRow, chip: HardwareProfile) -> bool:
+    """Whether parameters of the chip are calibrated on the table that a row is from, as their source says."""
+    path = row.source.rpartition(":")[2]
+    return bool(path) and any(one.confidence == "calibration" and path in (one.source or "")
+                              for one in chip.provenance.values())
 
 
 def _unfit(row: MeasuredRow) -> str:
