@@ -16,11 +16,12 @@ schema_version: 1
 name: small
 title: {title}
 question: Is it whole?
-hardware: [h100-sxm, groq-lpu]
+hardware: [h100-sxm, mi300x]
 models: [llama-3-8b]
 layouts: [mha, gqa-4, mqa]
 batch: {batch}
 kv_len: 1k..8k+1k
+chips: 1
 focus: {{batch: 8, kv_len: 1k}}
 figures:
   - {{kind: roofline, batch: 8, kv_len: 1k}}
@@ -70,7 +71,7 @@ def lay_out(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, content in BYSTANDERS.items():
         (folder / name).write_bytes(content)
-    (folder / "sweep.yaml").write_text(STUDY.format(title="Points", batch="1..100+1"), encoding="utf-8")
+    (folder / "sweep.yaml").write_text(STUDY.format(title="Points", batch="1..50+1"), encoding="utf-8")
     (folder / "study.yaml").write_text(STUDY.format(title="Now", batch="1,8"), encoding="utf-8")
     (folder / "earlier.yaml").write_text(STUDY.format(title="Before", batch="1,16"), encoding="utf-8")
     table = resources.files("simkit.evidence").joinpath("data", "silicon_decode_attention.csv")

@@ -30,7 +30,7 @@ from tests.faults.cases import BYSTANDERS, CASES, EARLIER, LATER_DATE_S, Case, c
 from tests.faults.workshop import END_S, Run, Workshop
 
 export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]  # quick figures
-part_plan.PART_POINTS[True] = 100  # 48 parts: many moments between them; workers read this file too
+part_plan.PART_POINTS[True] = 50  # 48 parts: many moments between them; workers read this file too
 
 NOBODY = 65534
 LAST_WORDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "fork"), r
 
 @pytest.mark.parametrize(("only", "trials"), [
     ("profile new", 24),  # three of each of eight faults
-    ("sweep csv", 16),
+    ("sweep csv", 8),
     ("report", 8),
     ("worker lost", 1),
 ])

@@ -21,4 +21,4 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setitem(part_plan.PART_POINTS, True, 200)
+    monkeypatch.setitem(part_plan.PART_POINTS, True, 100)

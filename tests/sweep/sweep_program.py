@@ -1,4 +1,4 @@
-"""The program ``simkit`` with parts of 200 points, so that a test's sweep has many of them to be killed between.
+"""The program ``simkit`` with parts of 100 points, so that a test's sweep has many of them to be killed between.
 
 Worker processes read this file too, as ``__mp_main__``. The digest of the sources is pinned: whoever edits simkit while
 its tests run should see other tests fail.
@@ -12,7 +12,7 @@ from pathlib import Path
 from simkit.commands.main import main
 from simkit.sweep import part_plan, sweep_run
 
-part_plan.PART_POINTS[True] = 200
+part_plan.PART_POINTS[True] = 100
 if "--cluster" not in sys.argv:  # a cluster's workers are other programs
     part_plan.source_digest = lambda _: "pinned"
 

@@ -39,8 +39,8 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bytes(whole,
     _, outputs = whole
     study, output = write_study(tmp_path), tmp_path / f"whole.{form}"
     chance = random.Random(f"{form} {workers}")
-    for _ in range(4):
-        before, more = len(parts_of(output)), chance.randint(1, 11)  # of 48: it is never done
+    for _ in range(3):
+        before, more = len(parts_of(output)), chance.randint(1, 15)  # of 48: it is never done
         process = start(study, output, "--resume", "--workers", workers, **halted_after(more))
         wanted = before + chance.randint(1, more)  # at work still, or standing
         assert wait_for(lambda wanted=wanted: len(parts_of(output)) >= wanted, process)
@@ -180,14 +180,14 @@ def resumed(study, output, **overrides):
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
-    ("batch: 1..40+1", "batch: 1..41+1", "the study has changed (batch)"),
+    ("batch: 1..20+1", "batch: 1..21+1", "the study has changed (batch)"),
     ("gqa-4", "gqa-2", "the study has changed (attention)"),
     ("hardware: [h100-sxm, mi300x]", "hardware: [h100-sxm, tpu-v5e]", "the study has changed (hardware)"),
     ("hardware: [h100-sxm, mi300x]", "hardware: [mi300x, h100-sxm]", "the study has changed (hardware)"),
     ("models: [llama-3-8b]", "models: [mistral-7b]", "the study has changed (models)"),
     ("focus:", "kv_dtype: fp8\nfocus:", "the study has changed (kv_dtype)"),
     ("focus:", "weight_dtype: fp8\nfocus:", "the study has changed (scenario)"),
-    ("focus:", "chips: 8\nfocus:", "the study has changed (chips)"),
+    ("chips: 1", "chips: 8", "the study has changed (chips)"),
 ])
 def test_a_changed_study_refuses_to_resume_and_says_what_changed(unfinished, old, new, said):
     study, output = unfinished
