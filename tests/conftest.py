@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -21,6 +22,38 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 # Needs cosmic-ray and coverage, which no test does: python tools/check.py mutants.
 collect_ignore = ["mutation"]
 
+
+
+# A file's tests share a worker and its fixtures; these files share what takes long to make, and begin first.
+SHARED = {"report": ("tests/report/test_build.py", "tests/report/test_figures.py", "tests/report/test_consistency.py",
+                     "tests/report/test_measured_figures.py", "tests/report/test_page_browser.py"),
+          "evidence": ("tests/evidence/test_silicon.py", "tests/evidence/test_accelerators.py", "tests/evidence/test_layers.py",
+                       "tests/docs/test_evidence_page.py"),
+          "sweep": ("tests/sweep/",), "strikes": ("tests/faults/",), "pages": ("tests/docs/test_pages.py",)}
+
+
+def _group(test: str) -> str:
+    """Whose worker runs the test of that name."""
+    file = test.partition("::")[0]
+    return next((name for name, files in SHARED.items() if file.startswith(files)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``: whole files, and the files that share something together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class BySharedWork(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False  # the order is the collection's
+    return BySharedWork(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker is left alone with it."""
+    first = list(SHARED)
+    items.sort(key=lambda item: first.index(group) if (group := _group(item.nodeid)) in SHARED else len(first))
 
 
 def pytest_report_header() -> str | None:

@@ -38,6 +38,8 @@ CHECKS: Final = {
                    "simkit beside other tools, each installed into out/peers, not in simkit's own environment"),
     "record": Check("tools/record_answers.py", "record|compare FILE [...]",
                     "the program's answers before a change that should change none, and after it"),
+    "slow": Check("tools/slow_tests.sh", "[PYTEST OPTIONS]",
+                  "the tests that CI leaves out: whole tables and fits, against docs/evidence.md"),
 }
 
 

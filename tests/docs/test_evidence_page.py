@@ -7,11 +7,10 @@ from statistics import median
 import pytest
 
 from simkit.evidence import published
-from simkit.evidence.accelerators.compare import compare_rows
 from simkit.evidence.accelerators.intervals import points
 from simkit.evidence.dram import compare as compare_dram
-from simkit.evidence.silicon.compare import compare
 from simkit.evidence.silicon.transfer import transfer
+from tests.evidence import compared
 from tests.reference_data import REPOSITORY, reference_path
 
 PAGE = (REPOSITORY / "docs" / "evidence.md").read_text(encoding="utf-8")
@@ -32,7 +31,7 @@ def says(cell: str, *fractions: float, half_a_digit: float = HALF_A_DIGIT) -> bo
 
 
 def test_attention_on_the_chips_that_were_fitted():
-    found = {(one["system"], one["regime"]): one for one in compare(reference_path("decode_attention.csv.gz"))}
+    found = compared.kernels("decode_attention")
     table = rows("Attention kernels on four chips")
     assert [row[0] for row in table] == list(CHIPS)
     for chip, serving, _, beyond, _, whole, _, advantage, naive in table:
@@ -45,6 +44,7 @@ def test_attention_on_the_chips_that_were_fitted():
     assert f"{sum(found[system, 'all']['rows'] for system in CHIPS.values()):,}".replace(",", " ") in PAGE
 
 
+@pytest.mark.slow
 def test_a_chip_left_out():
     found = {(one["system"], one["regime"]): one for one in transfer(reference_path("decode_attention.csv.gz"))}
     for chip, serving, beyond, whole, bias in rows("A chip that nobody calibrated"):
@@ -58,9 +58,9 @@ def test_a_chip_left_out():
 
 def test_other_kernels():
     for (name, *cells, _), table in zip(rows("Other kernels and whole models"), ("decode_mla", "decode_gemm", "decode_moe", "allreduce"), strict=True):
-        found = {one["system"]: one for one in compare(reference_path(f"{table}.csv.gz")) if one["regime"] == "all"}
+        found = compared.kernels(table)
         for chip, cell in zip(CHIPS.values(), cells, strict=True):
-            assert says(cell, found[chip]["median_ape"]), (name, chip)
+            assert says(cell, found[chip, "all"]["median_ape"]), (name, chip)
 
 
 def test_published_figures():
@@ -73,6 +73,7 @@ def test_published_figures():
     assert not held
 
 
+@pytest.mark.slow
 def test_dram():
     records = [one for one in compare_dram(reference_path("dram_bandwidth.csv")) if one["mean_relative_error"] is not None]
     streams, others = ([one for one in records if ("stream" in one["pattern"]) is of] for of in (True, False))
@@ -84,7 +85,7 @@ def test_dram():
 
 
 def test_accelerators():
-    records = points(compare_rows())
+    records = points(compared.accelerators())
     known = [one for one in records if one["predicted"] is not None]
     steps = [one for one in known if one["quantity"] in ("request_s", "step_s", "user_tokens_per_s", "output_tokens_per_s", "cycles")]
     every, honest = (median(abs(one["error"]) for one in rows) for rows in (

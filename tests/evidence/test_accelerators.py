@@ -19,6 +19,7 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
 from simkit.serving.runtime import IDEAL
+from tests.evidence import compared
 from tests.reference_data import reference_path
 from tools.derive_residuals import derived
 
@@ -139,7 +140,7 @@ def test_all_collectives_grow_with_bytes_and_none_is_free(tmp_path: Path) -> Non
 
 def test_the_whole_table_is_compared_within_its_time() -> None:
     start = time.process_time()
-    found = compare_rows()
+    found = compared.accelerators()
     made = records(found)
     assert time.process_time() - start < 120
     assert sum(one["rows"] + one["rows_unpredicted"] for one in made) == len(found.rows) == len(points(found))
@@ -159,7 +160,7 @@ def test_bounds_weigh_clusters_the_same_and_widen_with_their_share() -> None:
 
 def test_nine_of_ten_steps_lie_in_the_bounds_that_other_chips_give() -> None:
     """Chip by chip, but for the two wafers, whose cycles no other machine shares."""
-    found = compare_rows()
+    found = compared.accelerators()
     steps = [one for one in coverage(found) if one["kind"] == "step"]
     assert len(steps) >= 14
     assert sum(one["rows"] * one["inside_90"] for one in steps) / sum(one["rows"] for one in steps) >= 0.9

@@ -10,6 +10,7 @@ import pytest
 
 from simkit.evidence.dram import REQUIRED_COLUMNS, compare, rank_correlation, read_runs
 from simkit.foundation.errors import UserError
+from tests.evidence import compared
 from tests.reference_data import reference_path
 
 STEADY = ("sequential", "chunk_", "mlp_", "random_gather", "evict_gather")
@@ -33,7 +34,7 @@ def assert_within_the_bounds(records: list[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def shipped_records():
-    return compare()
+    return compared.dram()
 
 
 def test_the_shipped_runs_are_met_within_the_bounds(shipped_records):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from simkit.evidence.silicon.compare import compare, predicted_times_s
+from simkit.evidence.silicon.compare import predicted_times_s
 from simkit.evidence.silicon.layer_rows import layer_operators, layer_totals, overheads
 from simkit.evidence.silicon.tables import parse_table, read_table
 from simkit.hardware.catalog import load_hardware
+from tests.evidence import compared
 from tests.reference_data import reference_path
 from tools.refit_layers import fitted_overheads
 
@@ -25,8 +26,7 @@ h100_sxm,vllm,gdn,causal_conv1d_update,16,128,32,128,128,4,,64,1,4
 
 @pytest.mark.parametrize(("table", "mape", "median"), [("decode_sparse_attention", 0.20, 0.12), ("decode_linear_attention", 0.15, 0.10)])
 def test_modules_and_recurrences_of_h100_and_b200_are_within_the_stated_errors(table, mape, median):
-    path = reference_path(f"{table}.csv.gz")
-    found = {record["system"]: record for record in compare(path) if record["regime"] == "all"}
+    found = {system: record for (system, regime), record in compared.kernels(table).items() if regime == "all"}
     for system in ("h100_sxm", "b200_sxm"):
         assert found[system]["mape"] <= mape
         assert found[system]["median_ape"] <= median

@@ -11,6 +11,7 @@ from simkit.evidence.silicon.score import advantages, regimes, score
 from simkit.evidence.silicon.tables import parse_table, read_table, shipped_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from tests.evidence import compared
 from tests.reference_data import reference_path
 
 HEADER = ("system,kv_dtype,head_dim,n_q_heads,n_kv_heads,batch,kv_len,"
@@ -61,7 +62,7 @@ def test_all_measured_attention_kernels_are_met_within_the_bounds(full_attention
 
 @pytest.fixture(scope="module")
 def full_attention() -> dict[tuple[str, str], dict]:
-    return by_regime(compare(reference_path("decode_attention.csv.gz")))
+    return compared.kernels("decode_attention")
 
 
 def test_the_naive_roofline_scores_what_the_issue_says_it_scores(full_attention):
@@ -78,8 +79,8 @@ def test_the_advantage_over_mha_is_met_better_than_proportionally(full_attention
 
 @pytest.mark.parametrize("kind", sorted(OTHER_KERNELS))
 def test_other_kernels_are_met_within_the_issue_s_medians(kind):
-    for record in compare(reference_path(f"{kind}.csv.gz")):
-        if record["regime"] == "all":
+    for (_, regime), record in compared.kernels(kind).items():
+        if regime == "all":
             assert record["median_ape"] <= OTHER_KERNELS[kind], record
 
 
@@ -234,7 +235,7 @@ def test_fitted_figures_name_the_table_that_they_were_fitted_to(chip):
 
 
 def test_measured_mixtures_are_met_at_the_median():
-    records = by_regime(compare(reference_path("decode_moe.csv.gz")))
+    records = compared.kernels("decode_moe")
     for system, bound in MIXTURES.items():
         assert records[system, "all"]["median_ape"] <= bound
         assert abs(records[system, "all"]["bias"]) < 0.02

@@ -1,11 +1,15 @@
 """One report for all tests of this folder: a small study over chips of every kind, built once a session."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from simkit.foundation.yaml_source import parse_yaml
-from simkit.report.build import build_report
+from simkit.report import build
+from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
+from simkit.report.figures import serving_goodput
+from simkit.report.figures.registry import FIGURES
 from simkit.study.study_file import Study, study_from_yaml
 from tests.report.browser import CHROMIUM
 
@@ -79,8 +83,29 @@ def study() -> Study:
 
 
 @pytest.fixture(scope="session")
-def report(study, tmp_path_factory) -> Path:
+def built(study, tmp_path_factory) -> tuple[Path, dict[str, DrawnFigure]]:
+    """The folder of the finished report, and its figures as they were drawn, by name."""
+    folder, drawn = tmp_path_factory.mktemp("reports") / "small", {}
+
+    def kept(kind: str, context: FigureContext) -> DrawnFigure:
+        drawn[context.request.name] = FIGURES[kind](context)
+        return drawn[context.request.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "FIGURES", {kind: partial(kept, kind) for kind in FIGURES})
+        patch.setattr(serving_goodput, "REQUESTS", 200)  # thousands make smooth curves, and half a minute
+        patch.setattr(serving_goodput, "FILLS", 1)
+        build.build_report(study, folder, command="simkit report small.yaml")
+    return folder, drawn
+
+
+@pytest.fixture(scope="session")
+def report(built) -> Path:
     """The folder of the finished report."""
-    folder = tmp_path_factory.mktemp("reports") / "small"
-    build_report(study, folder, command="simkit report small.yaml")
-    return folder
+    return built[0]
+
+
+@pytest.fixture(scope="session")
+def drawn(built) -> dict[str, DrawnFigure]:
+    """The figures of the report by name."""
+    return built[1]

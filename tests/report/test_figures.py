@@ -30,14 +30,6 @@ def test_every_kind_that_a_study_may_name_can_be_drawn() -> None:
         assert callable(import_module(f"simkit.report.figures.{kind}").draw)
 
 
-@pytest.fixture(scope="module")
-def drawn(study):
-    styles = chip_styles(study.hardware, study.labels)
-    with house_style():
-        return {request.name: FIGURES[request.kind](FigureContext(request=request, styles=styles))
-                for request in study.figures}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_one_column_wide_with_words_and_data(drawn, name) -> None:
     item = drawn[name]

@@ -1,0 +1,27 @@
+"""Whole tables beside their predictions, compared once for all tests of a worker that read them."""
+
+from functools import cache
+from typing import Any
+
+from simkit.evidence import dram as dram_evidence
+from simkit.evidence.accelerators.compare import Compared, compare_rows
+from simkit.evidence.silicon.compare import compare
+from tests.reference_data import reference_path
+
+
+@cache
+def kernels(table: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The records of a whole reference table by system and regime."""
+    return {(one["system"], one["regime"]): one for one in compare(reference_path(f"{table}.csv.gz"))}
+
+
+@cache
+def accelerators() -> Compared:
+    """The shipped table of accelerators."""
+    return compare_rows()
+
+
+@cache
+def dram() -> list[dict[str, Any]]:
+    """The shipped runs of DRAM."""
+    return list(dram_evidence.compare())
