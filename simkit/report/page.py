@@ -13,6 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from simkit import __version__
+from simkit.report.answer import answer
 from simkit.report.drawing.drawn_figure import DrawnFigure
 from simkit.report.drawing.export import inline_svg
 from simkit.report.drawing.study_points import Omission
@@ -65,7 +66,8 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
                 *((name, metadata.version(name)) for name in _LIBRARIES)]
     # Only the program's own CSS and JavaScript and the drawn SVG are marked safe; every other value is escaped.
     return environment.from_string(_template("page.html.j2").lstrip()).render(
-        study=study, figures=figures, records=f"{len(records):,}", axes=axes, omissions=by_reason(omissions),
+        study=study, figures=figures, answer=answer(study, records), records=f"{len(records):,}", axes=axes,
+        omissions=by_reason(omissions),
         results=[results_table(study, records, model.name) for model in study.models],
         hardware=hardware_table(study), sources=[(chip, source_table(chip)) for chip in study.hardware],
         command=command, versions=versions, version=__version__, study_file=Path(study.file).name,
