@@ -1,11 +1,21 @@
-"""Where tests find the reference tables that are too big to ship, and the skip that says how to supply them."""
+"""Where tests find the reference tables that are too big to ship, and the catalogue of chips as it is shipped."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from simkit.hardware.catalog import list_hardware
+from simkit.hardware.profile import HardwareProfile
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@cache
+def shipped_chips() -> dict[str, HardwareProfile]:
+    """Every shipped chip by its name, read once for all tests of a worker."""
+    return {chip.name: chip for chip in list_hardware()}
 
 
 def reference_path(name: str) -> Path:

@@ -8,12 +8,15 @@ import pytest
 from simkit.report.drawing.export import csv_text
 from tools.docs import build_figures
 
-DRAWN = build_figures.drawn_figures()
+
+@pytest.fixture(scope="module")
+def drawn_figures():
+    return build_figures.drawn_figures()
 
 
 @pytest.mark.parametrize("kind", build_figures.SHOWN)
-def test_a_figure_of_the_documentation_is_that_of_its_study(kind: str) -> None:
-    drawn, png = DRAWN[kind]
+def test_a_figure_of_the_documentation_is_that_of_its_study(drawn_figures, kind: str) -> None:
+    drawn, png = drawn_figures[kind]
     shipped = (build_figures.FOLDER / f"{kind}.csv").read_text(encoding="utf-8")
     old, new = (list(csv.DictReader(io.StringIO(text))) for text in (shipped, csv_text(drawn.rows)))
     assert [list(row) for row in old] == [list(row) for row in new], "make docs"

@@ -5,13 +5,14 @@ import pytest
 import simkit
 from simkit.errors import UserError
 from simkit.foundation.yaml_source import parse_yaml
-from simkit.hardware.catalog import list_hardware, load_hardware
+from simkit.hardware.catalog import load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.hardware.priors import assuming, class_of
 from simkit.step.operators import Operator
 from simkit.timing.exchanges import all_reduce_time_s
 from simkit.timing.roofs import special_function_time_s
+from tests.reference_data import shipped_chips
 
 SMALL = """
 schema_version: 1
@@ -115,7 +116,7 @@ def test_what_was_fitted_together_is_charged_once():
 
 
 def test_no_chip_assumes_host_work_or_a_range_of_nothing():
-    for chip in list_hardware():
+    for chip in shipped_chips().values():
         assert "overheads.step" not in assumed(chip)
         assert all(one.fast != one.slow for one in chip.assumed)
 
@@ -154,7 +155,7 @@ def test_a_small_all_reduce_of_two_takes_the_floor_of_its_class_where_the_hop_is
 
 
 def test_a_latency_that_was_fitted_to_whole_collectives_has_no_start_besides():
-    for chip in list_hardware():
+    for chip in shipped_chips().values():
         latency = chip.provenance.get("links.scale_up.latency")
         if latency is not None and "fit" in (latency.source or "") and "all-reduces" in (latency.source or ""):
             assert chip.scale_up.collective_launch_s == 0, chip.name
@@ -163,7 +164,7 @@ def test_a_latency_that_was_fitted_to_whole_collectives_has_no_start_besides():
 
 def test_no_link_of_a_data_sheet_is_ideal():
     """A link is measured, or its share of the wire is a range."""
-    for chip in list_hardware():
+    for chip in shipped_chips().values():
         if chip.scale_up is not None:
             key = "links.scale_up.achievable_fraction"
             said = chip.provenance[key].note or ""
@@ -208,6 +209,6 @@ def test_measured_kernels_hold_their_exponentials(tmp_path):
 
 
 def test_the_kind_of_every_shipped_torus_is_said():
-    for chip in list_hardware():
+    for chip in shipped_chips().values():
         if chip.scale_up is not None and chip.scale_up.topology == "torus":
             assert chip.scale_up.wraps is not None, f"{chip.name}: closed to rings by a default"

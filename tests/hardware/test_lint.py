@@ -10,7 +10,7 @@ from simkit.foundation.errors import UserError
 from simkit.foundation.named_files import catalogue_files
 from simkit.foundation.units import format_quantity
 from simkit.foundation.yaml_source import YamlSource, load_yaml, parse_yaml
-from simkit.hardware.catalog import KIND, list_hardware, load_hardware
+from simkit.hardware.catalog import KIND, load_hardware
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import load_profile_source
 from simkit.hardware.lint import Finding, lint
@@ -19,6 +19,7 @@ from simkit.hardware.lint.dram import memory_is_read_in_its_family_s_time
 from simkit.hardware.lint.links import wire_bytes_per_s
 from simkit.hardware.lint.memory import banks_carry_the_bandwidth, ridge_point_is_of_its_kind
 from simkit.hardware.parameters import profile_parameters
+from tests.reference_data import shipped_chips
 
 FILES = catalogue_files(KIND)
 SLIPPED = sorted((Path(__file__).parents[1] / "bad_profiles").glob("lint_*.yaml"))
@@ -26,7 +27,7 @@ SLIPPED = sorted((Path(__file__).parents[1] / "bad_profiles").glob("lint_*.yaml"
 
 @pytest.fixture(scope="module")
 def catalogue():
-    return tuple(list_hardware())
+    return tuple(shipped_chips().values())
 
 
 def _findings(source: YamlSource, catalogue) -> list[Finding]:

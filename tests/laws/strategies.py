@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from simkit.hardware.catalog import list_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture
 from simkit.model.catalog import list_models
+from tests.reference_data import shipped_chips
 
-PROFILES = {profile.name: profile for profile in list_hardware()}
+PROFILES = shipped_chips()
 # A profile whose main memory has no sourced bandwidth cannot be simulated, and says so; laws need a number.
 SIMULATED = [p for p in PROFILES.values() if all(level.bandwidth_bytes_per_s for level in p.homes("kv"))]
 MODELS = {model.name: model for model in list_models()}

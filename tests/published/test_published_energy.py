@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from simkit.hardware.catalog import list_hardware, load_hardware
+from simkit.hardware.catalog import load_hardware
 from simkit.study.point import decode_step
+from tests.reference_data import shipped_chips
 
-CATALOGUE = {profile.name: profile for profile in list_hardware()}
+CATALOGUE = shipped_chips()
 WITH_ENERGY = [name for name, profile in CATALOGUE.items() if None not in (
     profile.power.idle_w, profile.power.energy_j_per_flop, profile.main_memory.energy_j_per_byte)]
 BITS = 8

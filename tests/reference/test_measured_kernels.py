@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simkit.evidence.silicon.product_rows import weights_in_main_memory
-from simkit.hardware.catalog import list_hardware
 from simkit.step.operators import AttentionTask, Operator, ProductTask
 from simkit.timing import attention_kernel
 from simkit.timing.attention_kernel import kernel_time
@@ -16,8 +15,9 @@ from simkit.timing.products import launch_floor_s, moved_bytes, streamed_times
 from simkit.timing.products import product_s as kernel_s
 from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 from tests.reference.measured_kernels import Problem, grouped_product_s, product_s, ways
+from tests.reference_data import shipped_chips
 
-CHIPS = [chip for chip in list_hardware() if chip.kernel is not None and chip.compute.clock_hz is not None]
+CHIPS = [chip for chip in shipped_chips().values() if chip.kernel is not None and chip.compute.clock_hz is not None]
 MEASURED = [chip for chip in CHIPS if chip.kernel.gemm is not None]
 KERNELS = ("grouped", "grouped-unsplit", "unfused", "per-query-head")
 GROUPS = (1, 2, 3, 4, 7, 8, 16, 18, 24, 34, 48, 64, 66, 96, 128)

@@ -6,12 +6,13 @@ import pytest
 from matplotlib.text import Text
 
 from simkit.commands.console import stacked_boxes
-from simkit.hardware.catalog import list_hardware, load_hardware
+from simkit.hardware.catalog import load_hardware
 from simkit.hardware.hierarchy import level_words, link_words
 from simkit.report.drawing.style import house_style
 from simkit.report.figures.memory_hierarchy import draw_hierarchy
+from tests.reference_data import shipped_chips
 
-CATALOGUE = {profile.name: profile for profile in list_hardware()}
+CATALOGUE = shipped_chips()
 
 
 def words_of(figure) -> list[str]:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import simkit
 from simkit.foundation.errors import UserError
-from simkit.hardware.catalog import list_hardware, load_hardware
+from simkit.hardware.catalog import load_hardware
 from simkit.hardware.fabric import Tile
 from simkit.hardware.parameters import with_parameter
 from simkit.model.catalog import load_model
+from tests.reference_data import shipped_chips
 from tests.spatial.machines import SLOW, even_model, on_tiles, timed
 
 CHIPS = st.sampled_from(["cerebras-wse2", "groq-lpu", "tpu-v5e", "gaudi2", "tenstorrent-wormhole-n300"])
@@ -156,7 +157,7 @@ def test_a_parameter_as_an_array_is_what_its_values_are_one_by_one(key):
                                                 rel=1e-12)
 
 
-@pytest.mark.parametrize("name", [chip.name for chip in list_hardware() if chip.fabric is not None])
+@pytest.mark.parametrize("name", [chip.name for chip in shipped_chips().values() if chip.fabric is not None])
 @pytest.mark.parametrize("assume", ["priors", "ideal"])
 def test_every_shipped_chip_with_tiles_is_timed_and_bounded_by_its_bytes(name, assume):
     """Dense heads, latents with an index, states: some of these chips do not know the rate of a nearer memory."""
