@@ -9,12 +9,15 @@ A KV head of one sequence (an item) lies on :math:`t_n t_d` tiles: its tokens ov
 - the softmax' maximum and sum over ``t_n``: :math:`g/r` elements each
 - outputs, summed over ``t_n``: :math:`g/r \cdot d_v/t_d` elements
 
-Rounds share their messages: the length adds up, the way is made once. So fewer KV heads widen each item's group: its
-messages go farther and are longer. Copying a head undoes that, and takes the memory of a layout with more heads.
+Unequal sequences are dealt out longest first (:mod:`simkit.spatial.dealing`), and a phase ends with the group of tiles
+that has most of it. Rounds share their messages: the length adds up, the way is made once. So fewer KV heads widen each
+item's group: its messages go farther and are longer. Copying a head undoes that, and takes the memory of a layout with
+more heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ import numpy as np
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
+from simkit.spatial.dealing import Batch, Items, batch_of
 from simkit.spatial.messages import multicast_cycles, sum_cycles
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
@@ -32,6 +36,7 @@ from simkit.timing.step_timing import LINK
 
 QUERIES, SCORES, SOFTMAX, OUTPUTS = "queries to tiles", "scores summed", "maximum and sum", "outputs summed"
 AT_ONCE: Final = 1_000_000  # mappings times points that are timed as one array
+FIRST_TRIED: Final = 8  # mappings of least bounds that unequal sequences are dealt out on first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +77,13 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
+    batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
+                     columns["sequences"], columns["tokens"])
     even = {name: flat(getattr(work, name)) for name in ("compute_s", "fill_s", "special_s", "far_bytes")}
     levels = {name: flat(time_s) for name, time_s in work.level_s.items()}
     copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
     token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
-                                                    float(columns["tokens"].max(initial=1.0)), float(copies.max()))
+                                                    float(batch.tokens.max(initial=1.0)), float(copies.max()))
     at_once = max(AT_ONCE // (len(token_ways) * len(regions.along)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
     varied: dict[str, Any] = {"fabric": _flat(fabric, shape), "hz": _flat(hz, shape),
@@ -88,6 +95,7 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
             task, regions, (token_ways, dim_ways, head_copies), copies[:, part],
             {name: at_points(one, part) for name, one in varied.items()},
             {name: one[part] for name, one in columns.items()},
+            Batch(tokens=batch.tokens[:, part], sequences=batch.sequences[:, part]),
             EvenWork(level_s={name: one[part] for name, one in levels.items()}, level_bytes={}, near=work.near,
                      **{name: one[part] for name, one in even.items()})))
 
@@ -131,45 +139,90 @@ def _flat(record: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], most_copies: Any,
-             varied: dict[str, Any], columns: dict[str, Any], even: EvenWork) -> MappedAttention:
-    """The best of the candidates; arrays are [regions, candidates, points]."""
-    fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
-    t_n, t_d, r = (one[None, :, None] for one in ways)
+             varied: dict[str, Any], columns: dict[str, Any], batch: Batch, even: EvenWork) -> MappedAttention:
+    """The best of the candidates, point by point.
+
+    Of unequal sequences all candidates are bounded from below, and those of the least bounds dealt out until none that
+    is left could be faster.
+    """
     tiles = np.asarray(regions.tiles)[:, None, None]
-    items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
+    candidates = tuple(one[None, :, None] for one in ways)
+    room = most_copies[:, None, :]
+    if len(batch.tokens) == 1:
+        costs = _costs(task, tiles, candidates, room, varied, columns, batch.even, even)
+        return _best(costs, candidates)
+    bounds = _costs(task, tiles, candidates, room, varied, columns, batch.bound, even).total_s
+    order, tried = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
+    candidates = tuple(np.broadcast_to(one, bounds.shape) for one in candidates)
+    while True:
+        nearest = tuple(np.take_along_axis(one, order[:, :tried], axis=1) for one in candidates)
+        costs = _costs(task, tiles, nearest, room, varied, columns, batch.dealt, even)
+        rest = np.take_along_axis(bounds, order[:, tried:tried + 1], axis=1)
+        if tried >= order.shape[1] or np.all(costs.total_s.min(axis=1, keepdims=True) <= rest):
+            return _best(costs, nearest)
+        tried *= 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Costs:
+    """Seconds of candidates by cause, messages' by phase, and in all, infinite where it does not fit;
+    [regions, candidates, points].
+    """
+
+    cause_s: dict[str, Any]
+    message_s: dict[str, Any]
+    total_s: Any
+
+
+def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: Any, varied: dict[str, Any],
+           columns: dict[str, Any], hold: Callable[[Items], tuple[Any, Any]], even: EvenWork) -> _Costs:
+    """Times of candidates; ``hold`` says what groups of tiles hold, and each phase ends with its slowest group."""
+    fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
+    t_n, t_d, r = ways
+    n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
     at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & (r <= most_copies[:, None, :]) & (r <= rows)
+    fits = (at_once >= 1) & (r <= most_copies) & (r <= rows)
     at_once = np.maximum(at_once, 1.0)
-    rounds = np.ceil(items * r / at_once)
-    # One long sequence is waited for, unless its tiles have other items to work on beside the mean's time.
-    longest = np.maximum(1.0, max(task.length_factors) / rounds)
     own_rows = rows / r
-    tile_tokens, tile_key, tile_value = np.ceil(tokens * longest / t_n), np.ceil(task.key_dim / t_d), np.ceil(
-        task.value_dim / t_d)
-    dims = (tile_key + tile_value) / (task.key_dim + task.value_dim)
-    read = rounds * tile_tokens * dims * fabric.n_tiles / (items * tokens)
+    items = Items(n=n_items * r, groups=at_once, token_ways=t_n, key=np.ceil(task.key_dim / t_d),
+                  value=np.ceil(task.value_dim / t_d))
+    tile_tokens, tile_steps = hold(items)
+    dims = (items.key + items.value) / (task.key_dim + task.value_dim)
+    read = tile_tokens * dims * fabric.n_tiles / (n_items * tokens)
     pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
     # A tile's own unit works on whole tiles of rows, used or not.
     exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
-    causes = local_s(
-        even, fabric, hz, near=read, compute=read * pay, steps=rounds * own_rows * (
-            np.minimum(tile_tokens, tile_key) + np.minimum(tile_tokens, tile_value)),
-        special=rounds * tile_tokens * exponential_rows * fabric.n_tiles / (items * tokens * rows),
-        reached=np.minimum(at_once, items * r) * t_n * t_d)
-    each = rounds * own_rows
+    # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
+    fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
+    groups = local_s(
+        even, fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
+        special=tile_tokens * exponential_rows * fabric.n_tiles / (n_items * tokens * rows),
+        reached=np.minimum(at_once, items.n) * t_n * t_d / fuller)
+    shape = np.broadcast_shapes(tile_tokens.shape, (1, *fits.shape))
+    slowest = np.argmax(np.broadcast_to(sum(groups.values()), shape), axis=0)[None] if len(tile_tokens) > 1 else None
+    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
+    causes = {name: one[0] if slowest is None else np.take_along_axis(one, slowest, axis=0)[0]
+              for name, one in causes.items()}
+    each = items.rounds * own_rows
     messages = {
-        QUERIES: multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric),
-        SCORES: sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric),
+        QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),
+        SCORES: sum_cycles(own_rows * np.max(tile_tokens, axis=0), t_d, MESSAGE_BYTES, fabric),
         SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
-        OUTPUTS: sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric)}
+        OUTPUTS: sum_cycles(each * items.value, t_n, MESSAGE_BYTES, fabric)}
     cycles = sum(messages.values())
     causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
-    total = np.where(fits, sum(causes.values()), np.inf)
-    best = np.argmin(total, axis=1)[:, None, :]
+    return _Costs(cause_s=causes, message_s={name: one / hz for name, one in messages.items()},
+                  total_s=np.where(fits, sum(causes.values()), np.inf))
+
+
+def _best(costs: _Costs, ways: tuple[Any, ...]) -> MappedAttention:
+    """The candidate of least time in each region, point by point."""
+    best = np.argmin(costs.total_s, axis=1)[:, None, :]
 
     def taken(values: Any) -> Any:
-        return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
+        return np.take_along_axis(np.broadcast_to(values, costs.total_s.shape), best, axis=1)[:, 0, :]
 
-    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
-                           message_s={name: taken(one / hz) for name, one in messages.items()},
-                           mapping=Mapping(token_ways=taken(t_n), dim_ways=taken(t_d), head_copies=taken(r)))
+    token_ways, dim_ways, head_copies = map(taken, ways)
+    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in costs.cause_s.items()},
+                           message_s={name: taken(time_s) for name, time_s in costs.message_s.items()},
+                           mapping=Mapping(token_ways=token_ways, dim_ways=dim_ways, head_copies=head_copies))
