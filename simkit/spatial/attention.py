@@ -58,7 +58,7 @@ class MappedAttention:
 
 
 def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardware: HardwareProfile, regions: Regions,
-                     hz: Any, shape: tuple[int, ...], most_copies: Any) -> MappedAttention:
+                     hz: Any, shape: tuple[int, ...], most_copies: Any, microbatches: Any = 1.0) -> MappedAttention:
     """The fastest mapping in each region, point by point.
 
     Parameters
@@ -68,6 +68,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     regions, hz: where layers may lie, and the fabric's clock.
     shape: of the points.
     most_copies: of a KV head, for which the memory has room; [regions, points] or a number.
+    microbatches: that follow each other through a pipeline, the batch's lengths dealt out over them; the one that takes
+        longest sets the pace of all.
     """
     count = int(np.prod(shape))
     rate = fabric.tile.attention_bytes_per_cycle
@@ -78,9 +80,11 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
     batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
-                     columns["sequences"], columns["tokens"])
+                     columns["sequences"] * flat(microbatches), columns["tokens"]).slowest_part(flat(microbatches))
     even = {name: flat(getattr(work, name)) for name in ("compute_s", "fill_s", "special_s", "far_bytes")}
-    levels = {name: flat(time_s) for name, time_s in work.level_s.items()}
+    # What tiles share carries the slowest microbatch's tokens, not the mean's.
+    heavier = batch.all_tokens / (columns["sequences"] * columns["tokens"])
+    levels = {name: flat(time_s) * (1.0 if name in work.near else heavier) for name, time_s in work.level_s.items()}
     copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
     token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
                                                     float(batch.tokens.max(initial=1.0)), float(copies.max()))
@@ -149,14 +153,14 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], 
     candidates = tuple(one[None, :, None] for one in ways)
     room = most_copies[:, None, :]
     if len(batch.tokens) == 1:
-        costs = _costs(task, tiles, candidates, room, varied, columns, batch.even, even)
+        costs = _costs(task, tiles, candidates, room, varied, columns, batch, batch.even, even)
         return _best(costs, candidates)
-    bounds = _costs(task, tiles, candidates, room, varied, columns, batch.bound, even).total_s
+    bounds = _costs(task, tiles, candidates, room, varied, columns, batch, batch.bound, even).total_s
     order, tried = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
     candidates = tuple(np.broadcast_to(one, bounds.shape) for one in candidates)
     while True:
         nearest = tuple(np.take_along_axis(one, order[:, :tried], axis=1) for one in candidates)
-        costs = _costs(task, tiles, nearest, room, varied, columns, batch.dealt, even)
+        costs = _costs(task, tiles, nearest, room, varied, columns, batch, batch.dealt, even)
         rest = np.take_along_axis(bounds, order[:, tried:tried + 1], axis=1)
         if tried >= order.shape[1] or np.all(costs.total_s.min(axis=1, keepdims=True) <= rest):
             return _best(costs, nearest)
@@ -175,7 +179,7 @@ class _Costs:
 
 
 def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: Any, varied: dict[str, Any],
-           columns: dict[str, Any], hold: Callable[[Items], tuple[Any, Any]], even: EvenWork) -> _Costs:
+           columns: dict[str, Any], batch: Batch, hold: Callable[[Items], tuple[Any, Any]], even: EvenWork) -> _Costs:
     """Times of candidates; ``hold`` says what groups of tiles hold, and each phase ends with its slowest group."""
     fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
     t_n, t_d, r = ways
@@ -184,8 +188,8 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: 
     fits = (at_once >= 1) & (r <= most_copies) & (r <= rows)
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
-    items = Items(n=n_items * r, groups=at_once, token_ways=t_n, key=np.ceil(task.key_dim / t_d),
-                  value=np.ceil(task.value_dim / t_d))
+    items = Items(n=batch.sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
+                  key=np.ceil(task.key_dim / t_d), value=np.ceil(task.value_dim / t_d))
     tile_tokens, tile_steps = hold(items)
     dims = (items.key + items.value) / (task.key_dim + task.value_dim)
     read = tile_tokens * dims * fabric.n_tiles / (n_items * tokens)

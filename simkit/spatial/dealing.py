@@ -14,7 +14,8 @@ th item, each term at least 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +54,11 @@ class Batch:
     tokens: Any
     sequences: Any
 
+    @property
+    def all_tokens(self) -> Any:
+        """Tokens of all sequences."""
+        return (self.tokens * np.diff(self.sequences, axis=0, prepend=0.0)).sum(axis=0)
+
     def even(self, items: Items) -> tuple[Any, Any]:
         """Tokens and instructions of the fullest group's tiles where all are as long as the longest; [1, ...]."""
         tokens, steps = items.on_tile(self.tokens[0])
@@ -72,22 +78,28 @@ class Batch:
 
     def dealt(self, items: Items) -> tuple[Any, Any]:
         """Of each class of groups; [lengths + 1, ...]."""
-        both_ways = 2.0 * items.groups
-        ends = [one * (items.n / self.sequences[-1]) for one in self.sequences]
-        turns = [np.mod(one, both_ways) for one in ends]
-        firsts = [np.where(one < items.groups, np.ceil(one), np.floor(both_ways - one)) for one in turns]
-        group = np.stack(np.broadcast_arrays(0.0 * items.groups, *firsts))
-        group = np.where(group < items.groups, group, 0.0)
-        tokens: Any = 0.0
-        steps: Any = 0.0
-        before: Any = 0.0
-        for length, end in zip(self.tokens, ends, strict=True):
-            dealt = (np.maximum(np.ceil((end - group) / both_ways), 0.0)
-                     + np.maximum(np.ceil((end + group + 1.0) / both_ways) - 1.0, 0.0))
-            own_tokens, own_steps = items.on_tile(length)
-            tokens, steps = tokens + (dealt - before) * own_tokens, steps + (dealt - before) * own_steps
-            before = dealt
-        return tokens, steps
+        counts = _counts([one * (items.n / self.sequences[-1]) for one in self.sequences], items.groups)
+        held = [items.on_tile(length) for length in self.tokens]
+        return (sum(count * tokens for count, (tokens, _) in zip(counts, held, strict=True)),
+                sum(count * steps for count, (_, steps) in zip(counts, held, strict=True)))
+
+    def slowest_part(self, parts: Any) -> Batch:
+        """The part with most tokens of those that follow one another through a pipeline; none overtakes it."""
+        counts = np.stack(_counts(list(self.sequences), np.asarray(parts, dtype=float)))
+        fullest = np.argmax((counts * self.tokens[:, None]).sum(axis=0), axis=0)[None, None]
+        return replace(self, sequences=np.cumsum(np.take_along_axis(counts, fullest, axis=1)[:, 0], axis=0))
+
+
+def _counts(ends: list[Any], groups: Any) -> list[Any]:
+    """Items of each length that the first group of each class gets; those up to ``ends`` are as long or longer."""
+    both_ways = 2.0 * groups
+    turns = [np.mod(one, both_ways) for one in ends]
+    firsts = [np.where(one < groups, np.ceil(one), np.floor(both_ways - one)) for one in turns]
+    group = np.stack(np.broadcast_arrays(0.0 * groups, *firsts))
+    group = np.where(group < groups, group, 0.0)
+    dealt = [np.maximum(np.ceil((end - group) / both_ways), 0.0)
+             + np.maximum(np.ceil((end + group + 1.0) / both_ways) - 1.0, 0.0) for end in ends]
+    return [dealt[0], *(after - before for before, after in itertools.pairwise(dealt))]
 
 
 def batch_of(factors: Any, sequences: Any, tokens: Any) -> Batch:

@@ -49,7 +49,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     attentions: list[MappedAttention] = []
     for operator, work in zip(step.operators, works, strict=True):
         if operator.attention is not None:
-            mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies)
+            mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies,
+                                      step.workload.microbatches)
             causes.append(mapped.cause_s)
             attentions.append(mapped)
         else:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import simkit
 from simkit.hardware.fabric import Tile
 from simkit.replay.kernel_plan import sequence_tokens
 from simkit.spatial.dealing import Batch, Items, batch_of
@@ -143,3 +144,33 @@ def test_attention_is_what_every_tile_of_every_group_does(factors, layout, sides
     messages = float(multicast_cycles(most * rows * key, t_n, 2.0, fabric) + sum_cycles(rows * tokens, t_d, 2.0, fabric)
                      + 2 * sum_cycles(most * rows, t_n, 2.0, fabric) + sum_cycles(most * rows * key, t_n, 2.0, fabric))
     assert found.attention_time_s[0] == pytest.approx(4 * (local + (messages or 50.0)) / 1e9, rel=1e-9)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 6))
+def test_a_pipeline_without_overtaking_goes_at_the_pace_of_its_slowest_microbatch(stage_s, spare):
+    """Microbatches go round a ring of as many stages or more, each stage one at a time, in their order."""
+    stages, done = len(stage_s) + spare, [0.0] * len(stage_s)
+    free = [0.0] * stages
+    ends = []
+    for _ in range(60):
+        for number, own_s in enumerate(stage_s):
+            for stage in range(stages):
+                free[stage] = done[number] = max(done[number], free[stage]) + own_s
+        ends.append(done[0])
+    assert ends[-1] - ends[-2] == pytest.approx(stages * max(stage_s))
+
+
+def test_a_full_pipeline_is_told_from_one_that_is_not():
+    """Four stages: up to four sequences take no longer than one; eight are pairs. One long one holds up the others."""
+    chip = on_tiles("groq-lpu", (16, 20), "stream", **SLOW)
+    chip = replace(chip, sharding="layer-pipelined", memory=tuple(replace(one, capacity_bytes=1e12) for one in chip.memory))
+
+    def step_s(lengths: str, batch: int, kv_len: float = 4096) -> float:
+        found = simkit.decode_step(chip, even_model(), attention="gqa-4", batch=batch, kv_len=kv_len, lengths=lengths,
+                                   engine="spatial", tp=1, pp=4, baseline=False)
+        return float(found["step_time_s"])
+
+    one = step_s("equal", 1)
+    assert [step_s("equal", batch) for batch in (2, 4)] == pytest.approx([one, one], rel=1e-9)
+    assert step_s("equal", 8) > one * 1.01
+    assert step_s("5,1,1,1", 4, 4096) == pytest.approx(step_s("equal", 4, 10240), rel=1e-4)  # q and outputs
