@@ -28,10 +28,11 @@ from simkit.spatial.regions import Regions, regions_of
 from simkit.spatial.tile_work import EvenWork, clock_hz, even_work
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
+from simkit.timing.beside_memory import where_faster
 from simkit.timing.exchanges import layers_wait_s
 from simkit.timing.roofs import highest_s
 from simkit.timing.single_points import shape_of
-from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, TimedOperator, assemble
+from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, Timed, TimedOperator, assemble
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
@@ -68,10 +69,12 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         wide = np.broadcast_to(values, (len(regions.along), *shape))
         return np.take_along_axis(wide, chosen[None], axis=0)[0]
 
-    timed: dict[int, TimedOperator] = {}
+    timed: dict[int, Timed] = {}
     for operator, work, cause_s in zip(step.operators, works, causes, strict=True):
         own = {name: taken(time_s) for name, time_s in cause_s.items()}
-        timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
+        timed[id(operator)] = where_faster(
+            TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes), operator, placement,
+            hardware)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
     mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], **{

@@ -338,7 +338,7 @@ class Evaluated:
         return energy_j_per_token(
             self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
             totals=self.totals, draft=None if draft is None else build_step(draft),
-            draft_steps=0 if speculation is None else speculation.draft_tokens)
+            draft_steps=0 if speculation is None else speculation.draft_tokens, beside_bytes=self.timing.beside_bytes)
 
     @property
     def cost_usd_per_mtok(self) -> Any:

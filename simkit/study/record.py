@@ -37,18 +37,22 @@ TOKENS_PER_MTOK = 1e6
 
 def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: HardwareProfile, step_time_s: Any,
                        chips: Any, tokens_per_s: Any, *, totals: StepTotals | None = None,
-                       draft: DecodeStep | None = None, draft_steps: int = 0) -> Any:
+                       draft: DecodeStep | None = None, draft_steps: int = 0, beside_bytes: Any = 0.0) -> Any:
     """Energy of one token over all chips: weights and cache from their homes, matrix flops, and idle power.
 
     ``totals`` are the step's where they are known. ``draft_steps`` steps of a ``draft`` model precede each step when
-    tokens are proposed by one.
+    tokens are proposed by one. ``beside_bytes`` of the cache one chip's units beside a memory level read.
     Activations are left out: they stay on chip, where profiles rarely have an energy, and are a few per cent of bytes.
     """
     power = hardware.power
     if power.energy_j_per_flop is None or power.idle_w is None:
         return np.full(np.shape(step_time_s), np.nan)
     joules: Any = power.idle_w * chips * step_time_s
-    joules = joules + _moved_and_computed_j(totals or step_totals(step), placement, hardware, power.energy_j_per_flop)
+    totals = totals or step_totals(step)
+    joules = joules + _moved_and_computed_j(totals, placement, hardware, power.energy_j_per_flop)
+    if np.any(beside_bytes):
+        on_chip = sum(one.count * one.kv_read_bytes for one in step.operators)
+        joules = joules + totals.kv_read_bytes / on_chip * beside_bytes * _less_way_j_per_byte(placement, hardware)
     if draft is not None:
         joules = joules + draft_steps * _moved_and_computed_j(step_totals(draft), placement, hardware,
                                                               power.energy_j_per_flop)
@@ -67,6 +71,17 @@ def _moved_and_computed_j(totals: StepTotals, placement: Placement, hardware: Ha
     return joules
 
 
+def _less_way_j_per_byte(placement: Placement, hardware: HardwareProfile) -> Any:
+    """Joules of a cache byte read beside its memory over those of its way to the chip's units; NaN if unknown."""
+    joules: Any = 0.0
+    for level in hardware.memory:
+        if level.compute is not None:
+            beside, way = (np.nan if one is None else one for one in (
+                level.compute.energy_j_per_byte, level.energy_j_per_byte))
+            joules = np.where(np.asarray(placement.kv.get(level.name, 0.0)) > 0, beside - way, joules)
+    return joules
+
+
 def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
     """Rent of all chips for the time of a million tokens; NaN without a price."""
     if price.usd_per_hour is None:
@@ -78,7 +93,9 @@ def _unknown_costs(hardware: HardwareProfile) -> str:
     """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
     known = {"price.per_hour": hardware.price.usd_per_hour, "price.purchase": hardware.price.purchase_usd,
              "power.tdp": hardware.power.tdp_w, "power.idle": hardware.power.idle_w,
-             "power.flop_energy": hardware.power.energy_j_per_flop}
+             "power.flop_energy": hardware.power.energy_j_per_flop,
+             **{f"memory.{level.name}.compute.energy": level.compute.energy_j_per_byte for level in hardware.memory
+                if level.compute is not None}}
     return "; ".join(key for key, value in known.items() if value is None)
 
 
