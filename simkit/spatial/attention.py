@@ -26,7 +26,7 @@ import numpy as np
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.dealing import Batch, Items, batch_of
+from simkit.spatial.dealing import Items, batch_of
 from simkit.spatial.messages import multicast_cycles, sum_cycles
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
@@ -40,21 +40,14 @@ FIRST_TRIED: Final = 8  # mappings of least bounds that unequal sequences are de
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
-    """How attention lies on the tiles of a region, point by point."""
-
-    token_ways: Any
-    dim_ways: Any
-    head_copies: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MappedAttention:
-    """Seconds by cause, those of messages also by phase, and the mapping, each [regions, points]."""
+    """Seconds by cause, of messages also by phase, and the mapping: tiles that tokens and head dimension are dealt out
+    over, and copies of a head. All [regions, points].
+    """
 
     cause_s: dict[str, Any]
     message_s: dict[str, Any]
-    mapping: Mapping
+    ways: tuple[Any, Any, Any]
 
 
 def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardware: HardwareProfile, regions: Regions,
@@ -81,27 +74,21 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
     batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
                      columns["sequences"] * flat(microbatches), columns["tokens"]).slowest_part(flat(microbatches))
-    even = {name: flat(getattr(work, name)) for name in ("compute_s", "fill_s", "special_s", "far_bytes")}
     # What tiles share carries the slowest microbatch's tokens, not the mean's.
     heavier = batch.all_tokens / (columns["sequences"] * columns["tokens"])
-    levels = {name: flat(time_s) * (1.0 if name in work.near else heavier) for name, time_s in work.level_s.items()}
+    even = EvenWork(
+        level_s={name: flat(time_s) * (1.0 if name in work.near else heavier) for name, time_s in work.level_s.items()},
+        level_bytes={}, near=work.near, compute_s=flat(work.compute_s), fill_s=flat(work.fill_s),
+        special_s=flat(work.special_s), far_bytes=flat(work.far_bytes))
     copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
-    token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
-                                                    float(batch.tokens.max(initial=1.0)), float(copies.max()))
-    at_once = max(AT_ONCE // (len(token_ways) * len(regions.along)), 1)
+    ways = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
+                       float(np.max(batch.tokens, initial=1.0)), float(copies.max()))
+    at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
-    varied: dict[str, Any] = {"fabric": _flat(fabric, shape), "hz": _flat(hz, shape),
-                              "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
-    found: list[MappedAttention] = []
-    for first in range(0, count, at_once):
-        part = slice(first, first + at_once)
-        found.append(_fastest(
-            task, regions, (token_ways, dim_ways, head_copies), copies[:, part],
-            {name: at_points(one, part) for name, one in varied.items()},
-            {name: one[part] for name, one in columns.items()},
-            Batch(tokens=batch.tokens[:, part], sequences=batch.sequences[:, part]),
-            EvenWork(level_s={name: one[part] for name, one in levels.items()}, level_bytes={}, near=work.near,
-                     **{name: one[part] for name, one in even.items()})))
+    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
+              "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
+    found = [_fastest(task, regions, ways, at_points(points, slice(first, first + at_once)))
+             for first in range(0, count, at_once)]
 
     def joined(parts: list[Any]) -> Any:
         return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
@@ -109,8 +96,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     return MappedAttention(
         cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
         message_s={name: joined([one.message_s[name] for one in found]) for name in found[0].message_s},
-        mapping=Mapping(**{name: joined([getattr(one.mapping, name) for one in found])
-                           for name in ("token_ways", "dim_ways", "head_copies")}))
+        ways=(joined([one.ways[0] for one in found]), joined([one.ways[1] for one in found]),
+              joined([one.ways[2] for one in found])))
 
 
 def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float, copies: float) -> tuple[Any, Any, Any]:
@@ -142,53 +129,54 @@ def _flat(record: Any, shape: tuple[int, ...]) -> Any:
     return record
 
 
-def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], most_copies: Any,
-             varied: dict[str, Any], columns: dict[str, Any], batch: Batch, even: EvenWork) -> MappedAttention:
+def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
+             points: dict[str, Any]) -> MappedAttention:
     """The best of the candidates, point by point.
 
     Of unequal sequences all candidates are bounded from below, and those of the least bounds dealt out until none that
     is left could be faster.
     """
-    tiles = np.asarray(regions.tiles)[:, None, None]
-    candidates = tuple(one[None, :, None] for one in ways)
-    room = most_copies[:, None, :]
+    tiles, batch = np.asarray(regions.tiles)[:, None, None], points["batch"]
+    token_ways, dim_ways, copies = (one[None, :, None] for one in ways)
+    tried = token_ways, dim_ways, copies
     if len(batch.tokens) == 1:
-        costs = _costs(task, tiles, candidates, room, varied, columns, batch, batch.even, even)
-        return _best(costs, candidates)
-    bounds = _costs(task, tiles, candidates, room, varied, columns, batch, batch.bound, even).total_s
-    order, tried = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
-    candidates = tuple(np.broadcast_to(one, bounds.shape) for one in candidates)
-    while True:
-        nearest = tuple(np.take_along_axis(one, order[:, :tried], axis=1) for one in candidates)
-        costs = _costs(task, tiles, nearest, room, varied, columns, batch, batch.dealt, even)
-        rest = np.take_along_axis(bounds, order[:, tried:tried + 1], axis=1)
-        if tried >= order.shape[1] or np.all(costs.total_s.min(axis=1, keepdims=True) <= rest):
-            return _best(costs, nearest)
-        tried *= 4
+        causes, messages, total = _costs(task, tiles, tried, points, batch.even)
+    else:
+        _, _, bounds = _costs(task, tiles, tried, points, batch.bound)
+        order, number = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
+        while True:
+            nearest = order[:, :number]
+            tried = token_ways[0, nearest, 0], dim_ways[0, nearest, 0], copies[0, nearest, 0]
+            causes, messages, total = _costs(task, tiles, tried, points, batch.dealt)
+            rest = np.take_along_axis(bounds, order[:, number:number + 1], axis=1)
+            if number >= order.shape[1] or np.all(total.min(axis=1, keepdims=True) <= rest):
+                break
+            number *= 4
+    best = np.argmin(total, axis=1)[:, None, :]
+
+    def taken(values: Any) -> Any:
+        return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
+
+    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
+                           message_s={name: taken(time_s) for name, time_s in messages.items()},
+                           ways=(taken(tried[0]), taken(tried[1]), taken(tried[2])))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Costs:
-    """Seconds of candidates by cause, messages' by phase, and in all, infinite where it does not fit;
-    [regions, candidates, points].
+def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, Any, Any], points: dict[str, Any],
+           hold: Callable[[Items], tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Seconds of candidates by cause, of their messages by phase, and in all, infinite where one does not fit.
+
+    ``hold`` says what groups of tiles hold, and each phase ends with its slowest group. Arrays are [regions,
+    candidates, points].
     """
-
-    cause_s: dict[str, Any]
-    message_s: dict[str, Any]
-    total_s: Any
-
-
-def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: Any, varied: dict[str, Any],
-           columns: dict[str, Any], batch: Batch, hold: Callable[[Items], tuple[Any, Any]], even: EvenWork) -> _Costs:
-    """Times of candidates; ``hold`` says what groups of tiles hold, and each phase ends with its slowest group."""
-    fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
+    fabric, hz, padded, columns = points["fabric"], points["hz"], points["tile_rows"], points["columns"]
     t_n, t_d, r = ways
     n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
     at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & (r <= most_copies) & (r <= rows)
+    fits = (at_once >= 1) & (r <= np.stack(points["copies"])[:, None, :]) & (r <= rows)
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
-    items = Items(n=batch.sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
+    items = Items(n=points["batch"].sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
                   key=np.ceil(task.key_dim / t_d), value=np.ceil(task.value_dim / t_d))
     tile_tokens, tile_steps = hold(items)
     dims = (items.key + items.value) / (task.key_dim + task.value_dim)
@@ -199,14 +187,12 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: 
     # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
     fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
     groups = local_s(
-        even, fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
+        points["even"], fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
         special=tile_tokens * exponential_rows * fabric.n_tiles / (n_items * tokens * rows),
         reached=np.minimum(at_once, items.n) * t_n * t_d / fuller)
-    shape = np.broadcast_shapes(tile_tokens.shape, (1, *fits.shape))
-    slowest = np.argmax(np.broadcast_to(sum(groups.values()), shape), axis=0)[None] if len(tile_tokens) > 1 else None
-    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
-    causes = {name: one[0] if slowest is None else np.take_along_axis(one, slowest, axis=0)[0]
-              for name, one in causes.items()}
+    shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
+    slowest = np.argmax(np.broadcast_to(sum(groups.values()), shape), axis=0)[None]
+    causes = {name: np.take_along_axis(np.broadcast_to(one, shape), slowest, axis=0)[0] for name, one in groups.items()}
     each = items.rounds * own_rows
     messages = {
         QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),
@@ -215,18 +201,4 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], most_copies: 
         OUTPUTS: sum_cycles(each * items.value, t_n, MESSAGE_BYTES, fabric)}
     cycles = sum(messages.values())
     causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
-    return _Costs(cause_s=causes, message_s={name: one / hz for name, one in messages.items()},
-                  total_s=np.where(fits, sum(causes.values()), np.inf))
-
-
-def _best(costs: _Costs, ways: tuple[Any, ...]) -> MappedAttention:
-    """The candidate of least time in each region, point by point."""
-    best = np.argmin(costs.total_s, axis=1)[:, None, :]
-
-    def taken(values: Any) -> Any:
-        return np.take_along_axis(np.broadcast_to(values, costs.total_s.shape), best, axis=1)[:, 0, :]
-
-    token_ways, dim_ways, head_copies = map(taken, ways)
-    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in costs.cause_s.items()},
-                           message_s={name: taken(time_s) for name, time_s in costs.message_s.items()},
-                           mapping=Mapping(token_ways=token_ways, dim_ways=dim_ways, head_copies=head_copies))
+    return causes, {name: one / hz for name, one in messages.items()}, np.where(fits, sum(causes.values()), np.inf)

@@ -15,6 +15,7 @@ th item, each term at least 0.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -49,15 +50,15 @@ class Items:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Lengths of a batch, longest first, and the sequences that are as long or longer, both [lengths, points]."""
+    """Lengths of a batch, longest first, and the sequences that are as long or longer, a column of points each."""
 
-    tokens: Any
-    sequences: Any
+    tokens: tuple[Any, ...]
+    sequences: tuple[Any, ...]
 
     @property
     def all_tokens(self) -> Any:
         """Tokens of all sequences."""
-        return (self.tokens * np.diff(self.sequences, axis=0, prepend=0.0)).sum(axis=0)
+        return sum(length * count for length, count in zip(self.tokens, _differences(self.sequences), strict=True))
 
     def even(self, items: Items) -> tuple[Any, Any]:
         """Tokens and instructions of the fullest group's tiles where all are as long as the longest; [1, ...]."""
@@ -66,31 +67,35 @@ class Batch:
 
     def bound(self, items: Items) -> tuple[Any, Any]:
         """Of two groups that no dealing makes less than its fullest: the mean, and the longest item alone; [2, ...]."""
-        mean_tokens: Any = 0.0
-        mean_steps: Any = 0.0
-        before: Any = 0.0
-        for length, ends in zip(self.tokens, self.sequences, strict=True):
-            tokens, steps = items.on_tile(length)
-            share = (ends - before) / self.sequences[-1] * items.n / items.groups
-            mean_tokens, mean_steps, before = mean_tokens + share * tokens, mean_steps + share * steps, ends
-        tokens, steps = items.on_tile(self.tokens[0])
-        return (np.stack(np.broadcast_arrays(mean_tokens, tokens)), np.stack(np.broadcast_arrays(mean_steps, steps)))
+        a_sequence = items.n / items.groups / self.sequences[-1]
+        mean, longest = self._held(items, [one * a_sequence for one in _differences(self.sequences)]), items.on_tile(
+            self.tokens[0])
+        return np.stack(np.broadcast_arrays(mean[0], longest[0])), np.stack(np.broadcast_arrays(mean[1], longest[1]))
 
-    def dealt(self, items: Items) -> tuple[Any, Any]:
-        """Of each class of groups; [lengths + 1, ...]."""
-        counts = _counts([one * (items.n / self.sequences[-1]) for one in self.sequences], items.groups)
+    def _held(self, items: Items, counts: list[Any]) -> tuple[Any, Any]:
+        """Tokens and instructions of so many items of each length."""
         held = [items.on_tile(length) for length in self.tokens]
         return (sum(count * tokens for count, (tokens, _) in zip(counts, held, strict=True)),
                 sum(count * steps for count, (_, steps) in zip(counts, held, strict=True)))
 
+    def dealt(self, items: Items) -> tuple[Any, Any]:
+        """Of each class of groups; [lengths + 1, ...]."""
+        a_sequence = items.n / self.sequences[-1]
+        return self._held(items, _counts([one * a_sequence for one in self.sequences], items.groups))
+
     def slowest_part(self, parts: Any) -> Batch:
         """The part with most tokens of those that follow one another through a pipeline; none overtakes it."""
-        counts = np.stack(_counts(list(self.sequences), np.asarray(parts, dtype=float)))
-        fullest = np.argmax((counts * self.tokens[:, None]).sum(axis=0), axis=0)[None, None]
-        return replace(self, sequences=np.cumsum(np.take_along_axis(counts, fullest, axis=1)[:, 0], axis=0))
+        counts = _counts(self.sequences, np.asarray(parts, dtype=float))
+        fullest = np.argmax(sum(map(np.multiply, counts, self.tokens)), axis=0)[None]
+        return replace(self, sequences=tuple(np.cumsum([np.take_along_axis(one, fullest, axis=0)[0] for one in counts],
+                                                       axis=0)))
 
 
-def _counts(ends: list[Any], groups: Any) -> list[Any]:
+def _differences(ends: Sequence[Any]) -> list[Any]:
+    return [ends[0], *(after - before for before, after in itertools.pairwise(ends))]
+
+
+def _counts(ends: Sequence[Any], groups: Any) -> list[Any]:
     """Items of each length that the first group of each class gets; those up to ``ends`` are as long or longer."""
     both_ways = 2.0 * groups
     turns = [np.mod(one, both_ways) for one in ends]
@@ -99,7 +104,7 @@ def _counts(ends: list[Any], groups: Any) -> list[Any]:
     group = np.where(group < groups, group, 0.0)
     dealt = [np.maximum(np.ceil((end - group) / both_ways), 0.0)
              + np.maximum(np.ceil((end + group + 1.0) / both_ways) - 1.0, 0.0) for end in ends]
-    return [dealt[0], *(after - before for before, after in itertools.pairwise(dealt))]
+    return _differences(dealt)
 
 
 def batch_of(factors: Any, sequences: Any, tokens: Any) -> Batch:
@@ -123,4 +128,5 @@ def batch_of(factors: Any, sequences: Any, tokens: Any) -> Batch:
     factors = sums / np.maximum(own, 1.0)
     mean = (own * factors).sum(axis=0) / count
     # Where all are equal a factor is 1 to the last digit, and the mean their length.
-    return Batch(tokens=np.where(factors == mean, 1.0, factors / mean) * tokens, sequences=np.cumsum(own, axis=0))
+    return Batch(tokens=tuple(np.where(factors == mean, 1.0, factors / mean) * tokens),
+                 sequences=tuple(np.cumsum(own, axis=0)))

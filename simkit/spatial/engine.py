@@ -77,8 +77,9 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
             hardware)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
-    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], **{
-        name: taken(getattr(attentions[0].mapping, name)) for name in ("token_ways", "dim_ways", "head_copies")})
+    token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
+    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
+                          dim_ways=dim_ways, head_copies=head_copies)
     return replace(found, detail="tiles", tile_mapping=mapping,
                    message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
                    unexplained_s=_unexplained_s(step, works, found, hardware))

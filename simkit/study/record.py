@@ -51,8 +51,12 @@ def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: Hardwar
     totals = totals or step_totals(step)
     joules = joules + _moved_and_computed_j(totals, placement, hardware, power.energy_j_per_flop)
     if np.any(beside_bytes):
-        on_chip = sum(one.count * one.kv_read_bytes for one in step.operators)
-        joules = joules + totals.kv_read_bytes / on_chip * beside_bytes * _less_way_j_per_byte(placement, hardware)
+        all_chips = totals.kv_read_bytes / sum(one.count * one.kv_read_bytes for one in step.operators)
+        for level in hardware.memory:
+            if level.compute is not None:
+                less_j = (level.compute.energy_j_per_byte or np.nan) - (level.energy_j_per_byte or np.nan)
+                beside = beside_bytes * (np.asarray(placement.kv.get(level.name, 0.0)) > 0)
+                joules = joules + np.where(beside > 0, all_chips * beside * less_j, 0.0)
     if draft is not None:
         joules = joules + draft_steps * _moved_and_computed_j(step_totals(draft), placement, hardware,
                                                               power.energy_j_per_flop)
@@ -68,17 +72,6 @@ def _moved_and_computed_j(totals: StepTotals, placement: Placement, hardware: Ha
             energy = hardware.level(name).energy_j_per_byte
             moved = amount * share
             joules = joules + (np.where(moved > 0, np.nan, 0.0) if energy is None else moved * energy)
-    return joules
-
-
-def _less_way_j_per_byte(placement: Placement, hardware: HardwareProfile) -> Any:
-    """Joules of a cache byte read beside its memory over those of its way to the chip's units; NaN if unknown."""
-    joules: Any = 0.0
-    for level in hardware.memory:
-        if level.compute is not None:
-            beside, way = (np.nan if one is None else one for one in (
-                level.compute.energy_j_per_byte, level.energy_j_per_byte))
-            joules = np.where(np.asarray(placement.kv.get(level.name, 0.0)) > 0, beside - way, joules)
     return joules
 
 

@@ -22,7 +22,7 @@ RAGGED = ["lognormal:0.8", "uniform:0.5", "8,1,1,1", "3,2,2,1,1,1,1,1"]
 
 def held_by_hand(batch: Batch, heads: int, items: Items) -> tuple[list[float], list[float]]:
     """Tokens and instructions on the fullest tile of every group, item after item, token after token."""
-    lengths = np.repeat(batch.tokens[:, 0], np.diff(batch.sequences[:, 0], prepend=0).astype(int) * heads)
+    lengths = np.repeat(np.array(batch.tokens)[:, 0], np.diff(np.array(batch.sequences)[:, 0], prepend=0).astype(int) * heads)
     groups = int(items.groups[0])
     tokens, steps = np.zeros(groups), np.zeros(groups)
     for number, length in enumerate(np.rint(lengths).astype(int)):
@@ -38,7 +38,7 @@ def held_by_hand(batch: Batch, heads: int, items: Items) -> tuple[list[float], l
 @given(FACTORS, st.integers(1, 9), st.integers(1, 6), st.integers(1, 40), st.sampled_from([1, 2, 3, 8]))
 def test_classes_of_groups_hold_what_all_groups_hold(factors, sequences, heads, groups, token_ways):
     spread = batch_of(np.array(factors, dtype=float)[:, None], np.array([float(sequences)]), np.array([24.0]))
-    batch = Batch(tokens=np.rint(spread.tokens), sequences=spread.sequences)
+    batch = Batch(tokens=tuple(np.rint(spread.tokens)), sequences=spread.sequences)
     items = Items(n=np.array([sequences * heads * 1.0]), groups=np.array([groups * 1.0]), token_ways=token_ways, key=5,
                   value=3)
     tokens, steps = batch.dealt(items)
@@ -58,7 +58,7 @@ def test_a_batch_has_the_lengths_that_a_replay_has(factors, sequences, tokens):
 
     Task.tokens = float(tokens)
     batch = batch_of(np.array(Task.length_factors)[:, None], np.array([float(sequences)]), np.array([float(tokens)]))
-    own = np.repeat(batch.tokens[:, 0], np.diff(batch.sequences[:, 0], prepend=0).astype(int))
+    own = np.repeat(np.array(batch.tokens)[:, 0], np.diff(np.array(batch.sequences)[:, 0], prepend=0).astype(int))
     assert own == pytest.approx(sequence_tokens(Task, sequences), abs=1.0 + 1e-6)
     assert own.sum() == pytest.approx(sequences * tokens)
 

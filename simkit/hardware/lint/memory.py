@@ -39,16 +39,6 @@ def levels_are_nearest_first(profile: HardwareProfile) -> Iterator[Remark]:
                 f"({format_quantity(near.latency_s, SECONDS)})")
 
 
-def units_beside_a_level_read_more_than_passes_its_interface(profile: HardwareProfile) -> Iterator[Remark]:
-    """Banks give units beside them more than their pins carry, or nothing would be gained by standing there."""
-    for level in profile.memory:
-        if level.compute is not None and level.bandwidth_bytes_per_s is not None and (
-                level.compute.bandwidth_bytes_per_s <= level.bandwidth_bytes_per_s):
-            yield "error", ("memory", level.name, "compute", "bandwidth"), (
-                f"{rate_words(level.compute.bandwidth_bytes_per_s)} is no more than the level's interface carries "
-                f"({rate_words(level.bandwidth_bytes_per_s)})")
-
-
 def private_bandwidth_is_some_bytes_a_clock(profile: HardwareProfile) -> Iterator[Remark]:
     """A unit's port to its own memory is 16 to 1024 bytes wide; a chip's total written per unit stands out."""
     clock = profile.compute.clock_hz
@@ -193,4 +183,4 @@ def banks_carry_the_bandwidth(profile: HardwareProfile) -> Iterator[Remark]:
 RULES = (levels_are_nearest_first, private_bandwidth_is_some_bytes_a_clock, on_chip_memory_is_read_in_microseconds,
          capacity_is_shared_by_the_units, latencies_are_of_their_kind, bytes_in_flight_fit_the_units,
          ridge_point_is_of_its_kind, gpu_memory_states_what_reads_achieve, shares_are_not_lost,
-         banks_carry_the_bandwidth, units_beside_a_level_read_more_than_passes_its_interface)
+         banks_carry_the_bandwidth)
