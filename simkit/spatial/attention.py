@@ -87,8 +87,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     # Parameters that a study varies are arrays over the points, as all else here.
     points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
               "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
-    found = [_fastest(task, regions, ways, at_points(points, slice(first, first + at_once)))
-             for first in range(0, count, at_once)]
+    found = [_fastest(task, regions, ways, at_points(points, slice(first, first + at_once)) if count > at_once else points)
+             for first in range(0, max(count, 1), at_once)]
 
     def joined(parts: list[Any]) -> Any:
         return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
@@ -191,8 +191,11 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, Any, Any], points: 
         special=tile_tokens * exponential_rows * fabric.n_tiles / (n_items * tokens * rows),
         reached=np.minimum(at_once, items.n) * t_n * t_d / fuller)
     shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
-    slowest = np.argmax(np.broadcast_to(sum(groups.values()), shape), axis=0)[None]
-    causes = {name: np.take_along_axis(np.broadcast_to(one, shape), slowest, axis=0)[0] for name, one in groups.items()}
+    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
+    if len(tile_tokens) > 1:
+        slowest = np.argmax(sum(causes.values()), axis=0)[None]
+        causes = {name: np.take_along_axis(one, slowest, axis=0) for name, one in causes.items()}
+    causes = {name: one[0] for name, one in causes.items()}
     each = items.rounds * own_rows
     messages = {
         QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),

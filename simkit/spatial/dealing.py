@@ -85,6 +85,8 @@ class Batch:
 
     def slowest_part(self, parts: Any) -> Batch:
         """The part with most tokens of those that follow one another through a pipeline; none overtakes it."""
+        if len(self.tokens) == 1:
+            return replace(self, sequences=(np.ceil(self.sequences[0] / parts),))
         counts = _counts(self.sequences, np.asarray(parts, dtype=float))
         fullest = np.argmax(sum(map(np.multiply, counts, self.tokens)), axis=0)[None]
         return replace(self, sequences=tuple(np.cumsum([np.take_along_axis(one, fullest, axis=0)[0] for one in counts],
@@ -116,6 +118,8 @@ def batch_of(factors: Any, sequences: Any, tokens: Any) -> Batch:
     sequences, tokens: how many, and their mean length; [points].
     """
     count = np.maximum(np.rint(sequences), 1.0).astype(np.int64)
+    if len(factors) == 1:
+        return Batch(tokens=(tokens,), sequences=(count,))
     edges = -(-np.arange(len(factors) + 1)[:, None] * count // len(factors))
     own = np.diff(edges, axis=0).astype(float)
     factors = np.where(own > 0, factors, 0.0)  # few sequences have few of the lengths
