@@ -17,7 +17,7 @@ more heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
 from simkit.spatial.dealing import Items, batch_of
-from simkit.spatial.messages import multicast_cycles, sum_cycles
+from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes, sum_cycles, sum_hop_bytes
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
@@ -87,8 +87,9 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     # Parameters that a study varies are arrays over the points, as all else here.
     points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
               "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
-    found = [_fastest(task, regions, ways, at_points(points, slice(first, first + at_once)) if count > at_once else points)
-             for first in range(0, max(count, 1), at_once)]
+    parts = [points] if count <= at_once else [
+        at_points(points, slice(first, first + at_once)) for first in range(0, count, at_once)]
+    found = [_fastest(task, regions, ways, part) for part in parts]
 
     def joined(parts: list[Any]) -> Any:
         return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
@@ -98,6 +99,18 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
         message_s={name: joined([one.message_s[name] for one in found]) for name in found[0].message_s},
         ways=(joined([one.ways[0] for one in found]), joined([one.ways[1] for one in found]),
               joined([one.ways[2] for one in found])))
+
+
+def attention_hop_bytes(task: AttentionTask, ways: Iterable[Any], fabric: Fabric) -> dict[str, Any]:
+    """Bytes times links of one attention's messages by phase, of all its items under a mapping."""
+    t_n, t_d, r = ways
+    items, rows = task.sequences * task.kv_heads * r, task.query_rows / r
+    key, value = (np.ceil(one / t_d) for one in (task.key_dim, task.value_dim))
+    columns = items * t_d * rows
+    return {QUERIES: multicast_hop_bytes(columns * key, t_n, MESSAGE_BYTES, fabric),
+            SCORES: sum_hop_bytes(items * rows * task.tokens, t_d, MESSAGE_BYTES, fabric),
+            SOFTMAX: 2 * sum_hop_bytes(columns, t_n, MESSAGE_BYTES, fabric),
+            OUTPUTS: sum_hop_bytes(columns * value, t_n, MESSAGE_BYTES, fabric)}
 
 
 def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float, copies: float) -> tuple[Any, Any, Any]:

@@ -21,9 +21,9 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import MappedAttention, mapped_attention
-from simkit.spatial.messages import multicast_cycles
-from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
+from simkit.spatial.attention import MappedAttention, attention_hop_bytes, mapped_attention
+from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes
+from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s, operator_hop_bytes
 from simkit.spatial.regions import Regions, regions_of
 from simkit.spatial.tile_work import EvenWork, clock_hz, even_work
 from simkit.step.operators import DecodeStep, Operator
@@ -80,7 +80,22 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
     mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
                           dim_ways=dim_ways, head_copies=head_copies)
-    return replace(found, detail="tiles", tile_mapping=mapping,
+
+    def hop_bytes() -> dict[str, Any]:
+        """Of a step on one chip of each stage, by operator and phase."""
+        sent: dict[str, Any] = {"region_hops": multicast_hop_bytes(
+            _regions_passed(step, mapping.along, mapping.across, fabric) * step.workload.rows
+            * step.workload.model.hidden_size, mapping.along, MESSAGE_BYTES, fabric)}
+        ways = iter([tuple(map(taken, one.ways)) for one in attentions])
+        for operator in step.operators:
+            phases = ({"": operator_hop_bytes(operator, mapping.along, fabric)} if operator.attention is None else
+                      attention_hop_bytes(operator.attention, next(ways), fabric))
+            for phase, one in phases.items():
+                name = phase or operator.name
+                sent[name] = sent.get(name, 0.0) + operator.count * one
+        return sent
+
+    return replace(found, detail="tiles", tile_mapping=mapping, hop_bytes=hop_bytes,
                    message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
                    unexplained_s=_unexplained_s(step, works, found, hardware))
 
@@ -170,10 +185,14 @@ def _chosen(step: DecodeStep, causes: list[dict[str, Any]], regions: Regions, fa
 
 def _passed_on_s(step: DecodeStep, regions: Regions, fabric: Fabric, hz: Any, dims: int) -> Any:
     """Seconds in which the hidden state passes from region to region on its way through the layers; 0 in one region."""
-    workload = step.workload
-    sides = fabric.sides
     along, across = (np.reshape(one, (-1, *(1,) * dims)) for one in (regions.along, regions.across))
-    beside = np.floor(sides[0] / along) * np.floor(sides[1] / across)
-    hops = np.minimum(beside, workload.model.n_layers / np.asarray(workload.machine.pp)) - 1.0
-    elements = workload.rows * workload.model.hidden_size / across
-    return workload.machine.pp * np.maximum(hops, 0.0) * multicast_cycles(elements, along, MESSAGE_BYTES, fabric) / hz
+    elements = step.workload.rows * step.workload.model.hidden_size / across
+    cycles = multicast_cycles(elements, along, MESSAGE_BYTES, fabric)
+    return _regions_passed(step, along, across, fabric) * cycles / hz
+
+
+def _regions_passed(step: DecodeStep, along: Any, across: Any, fabric: Fabric) -> Any:
+    """How often the hidden state goes from one region to the next, on all stages."""
+    stages = np.asarray(step.workload.machine.pp)
+    beside = np.floor(fabric.sides[0] / along) * np.floor(fabric.sides[1] / across)
+    return stages * np.maximum(np.minimum(beside, step.workload.model.n_layers / stages) - 1.0, 0.0)

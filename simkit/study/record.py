@@ -37,11 +37,13 @@ TOKENS_PER_MTOK = 1e6
 
 def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: HardwareProfile, step_time_s: Any,
                        chips: Any, tokens_per_s: Any, *, totals: StepTotals | None = None,
-                       draft: DecodeStep | None = None, draft_steps: int = 0, beside_bytes: Any = 0.0) -> Any:
+                       draft: DecodeStep | None = None, draft_steps: int = 0, beside_bytes: Any = 0.0,
+                       hop_bytes: Any = 0.0) -> Any:
     """Energy of one token over all chips: weights and cache from their homes, matrix flops, and idle power.
 
     ``totals`` are the step's where they are known. ``draft_steps`` steps of a ``draft`` model precede each step when
-    tokens are proposed by one. ``beside_bytes`` of the cache one chip's units beside a memory level read.
+    tokens are proposed by one. ``beside_bytes`` of the cache one chip's units beside a memory level read;
+    ``hop_bytes`` are a chip's bytes of messages between its tiles, times their links.
     Activations are left out: they stay on chip, where profiles rarely have an energy, and are a few per cent of bytes.
     """
     power = hardware.power
@@ -50,6 +52,10 @@ def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: Hardwar
     joules: Any = power.idle_w * chips * step_time_s
     totals = totals or step_totals(step)
     joules = joules + _moved_and_computed_j(totals, placement, hardware, power.energy_j_per_flop)
+    if np.any(hop_bytes) and hardware.fabric is not None:
+        per_byte = hardware.fabric.link.energy_j_per_byte
+        ways = step.workload.heads.ways * np.asarray(step.workload.batch) / step.workload.sequences
+        joules = joules + ways * np.where(hop_bytes > 0, hop_bytes * (np.nan if per_byte is None else per_byte), 0.0)
     if np.any(beside_bytes):
         all_chips = totals.kv_read_bytes / sum(one.count * one.kv_read_bytes for one in step.operators)
         for level in hardware.memory:
@@ -84,11 +90,13 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
 
 def _unknown_costs(hardware: HardwareProfile) -> str:
     """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
+    fabric = hardware.fabric
     known = {"price.per_hour": hardware.price.usd_per_hour, "price.purchase": hardware.price.purchase_usd,
              "power.tdp": hardware.power.tdp_w, "power.idle": hardware.power.idle_w,
              "power.flop_energy": hardware.power.energy_j_per_flop,
              **{f"memory.{level.name}.compute.energy": level.compute.energy_j_per_byte for level in hardware.memory
-                if level.compute is not None}}
+                if level.compute is not None},
+             **({"fabric.link.energy": fabric.link.energy_j_per_byte} if fabric and fabric.has_rates else {})}
     return "; ".join(key for key, value in known.items() if value is None)
 
 

@@ -89,10 +89,10 @@ class StepTiming:
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
-    chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose and ``message_s`` the messages of one
-    attention by phase. ``beside_bytes``: cache bytes that the units beside a chip's memory level read.
-    ``unexplained_s`` of a step is what layers measured on the chip or its class take beyond what an engine derives; NaN
-    where none were.
+    chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose, ``message_s`` the messages of one
+    attention by phase, and ``hop_bytes`` bytes times links of a step's by operator and phase. ``beside_bytes``: cache
+    bytes that the units beside a chip's memory level read. ``unexplained_s`` of a step is what layers measured on the
+    chip or its class take beyond what an engine derives; NaN where none were.
     """
 
     step_time_s: Any
@@ -102,6 +102,7 @@ class StepTiming:
     detail: str = ""
     tile_mapping: TileMapping | None = None
     message_s: Callable[[], dict[str, Any]] = dict
+    hop_bytes: Callable[[], dict[str, Any]] = dict
     unexplained_s: Any = np.nan
     beside_bytes: Any = 0.0
 
@@ -146,6 +147,7 @@ class StepTiming:
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
             account=lambda: self._account.plus(name, other._account, times), detail=self.detail,
             tile_mapping=self.tile_mapping, message_s=self.message_s, unexplained_s=self.unexplained_s,
+            hop_bytes=lambda: self.hop_bytes() | {name: times * sum(other.hop_bytes().values())},
             beside_bytes=self.beside_bytes + times * other.beside_bytes)
 
 
