@@ -337,9 +337,8 @@ class Evaluated:
         draft = None if speculation is None else self.points.draft_workload(speculation, self.machine)
         return energy_j_per_token(
             self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
-            totals=self.totals, draft=None if draft is None else build_step(draft),
-            draft_steps=0 if speculation is None else speculation.draft_tokens, beside_bytes=self.timing.beside_bytes,
-            hop_bytes=sum(self.timing.hop_bytes().values()))
+            timing=self.timing, totals=self.totals, draft=None if draft is None else build_step(draft),
+            draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     @property
     def cost_usd_per_mtok(self) -> Any:
