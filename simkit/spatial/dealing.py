@@ -4,12 +4,10 @@ r"""What groups of tiles hold of a batch: equal sequences, or unequal ones, long
 rounds, longest first, back and forth: a round's first item to the first group, the next round's first to the last one.
 A group then has no more items than rounds and no more tokens than as many of the longest; the fullest has no fewer
 than the mean. A group's load changes only where a round passes from one length to the next, so groups come in classes,
-at most one more than there are lengths, whose first members stand for all: :math:`x` items are dealt out before a
-group ``s`` gets its
+at most one more than there are lengths, whose first members stand for all. Of the first ``x`` items group ``s`` gets
 
-.. math:: C(x, s) = \left\lceil \frac{x - s}{2M} \right\rceil + \left\lceil \frac{x + s + 1}{2M} \right\rceil - 1
-
-th item, each term at least 0.
+.. math:: C(x, s) = \left\lceil \frac{x - s}{2M} \right\rceil
+          + \left( \left\lceil \frac{x + s + 1}{2M} \right\rceil - 1 \right), \quad \text{each term at least 0}
 """
 
 from __future__ import annotations
