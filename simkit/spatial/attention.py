@@ -83,7 +83,7 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
     ways = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
                        float(np.max(batch.tokens, initial=1.0)), float(copies.max()))
-    at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along)), 1)
+    at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along) * -(-len(batch.tokens) // FIRST_TRIED)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
     points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
               "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
@@ -164,7 +164,7 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
             rest = np.take_along_axis(bounds, order[:, number:number + 1], axis=1)
             if number >= order.shape[1] or np.all(total.min(axis=1, keepdims=True) <= rest):
                 break
-            number *= 4
+            number *= 2
     best = np.argmin(total, axis=1)[:, None, :]
 
     def taken(values: Any) -> Any:

@@ -13,7 +13,7 @@ at most one more than there are lengths, whose first members stand for all. Of t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -66,15 +66,18 @@ class Batch:
     def bound(self, items: Items) -> tuple[Any, Any]:
         """Of two groups that no dealing makes less than its fullest: the mean, and the longest item alone; [2, ...]."""
         a_sequence = items.n / items.groups / self.sequences[-1]
-        mean, longest = self._held(items, [one * a_sequence for one in _differences(self.sequences)]), items.on_tile(
+        mean, longest = self._held(items, (one * a_sequence for one in _differences(self.sequences))), items.on_tile(
             self.tokens[0])
         return np.stack(np.broadcast_arrays(mean[0], longest[0])), np.stack(np.broadcast_arrays(mean[1], longest[1]))
 
-    def _held(self, items: Items, counts: list[Any]) -> tuple[Any, Any]:
-        """Tokens and instructions of so many items of each length."""
-        held = [items.on_tile(length) for length in self.tokens]
-        return (sum(count * tokens for count, (tokens, _) in zip(counts, held, strict=True)),
-                sum(count * steps for count, (_, steps) in zip(counts, held, strict=True)))
+    def _held(self, items: Items, counts: Iterable[Any]) -> tuple[Any, Any]:
+        """Tokens and instructions of so many items of each length, one length after another."""
+        tokens: Any = 0.0
+        steps: Any = 0.0
+        for count, length in zip(counts, self.tokens, strict=True):
+            own_tokens, own_steps = items.on_tile(length)
+            tokens, steps = tokens + count * own_tokens, steps + count * own_steps
+        return tokens, steps
 
     def dealt(self, items: Items) -> tuple[Any, Any]:
         """Of each class of groups; [lengths + 1, ...]."""
@@ -85,26 +88,25 @@ class Batch:
         """The part with most tokens of those that follow one another through a pipeline; none overtakes it."""
         if len(self.tokens) == 1:
             return replace(self, sequences=(np.ceil(self.sequences[0] / parts),))
-        counts = _counts(self.sequences, np.asarray(parts, dtype=float))
+        counts = list(_counts(self.sequences, np.asarray(parts, dtype=float)))
         fullest = np.argmax(sum(map(np.multiply, counts, self.tokens)), axis=0)[None]
         return replace(self, sequences=tuple(np.cumsum([np.take_along_axis(one, fullest, axis=0)[0] for one in counts],
                                                        axis=0)))
 
 
-def _differences(ends: Sequence[Any]) -> list[Any]:
-    return [ends[0], *(after - before for before, after in itertools.pairwise(ends))]
+def _differences(ends: Iterable[Any]) -> Iterator[Any]:
+    return (after - before for before, after in itertools.pairwise(itertools.chain((0.0,), ends)))
 
 
-def _counts(ends: Sequence[Any], groups: Any) -> list[Any]:
+def _counts(ends: Sequence[Any], groups: Any) -> Iterator[Any]:
     """Items of each length that the first group of each class gets; those up to ``ends`` are as long or longer."""
     both_ways = 2.0 * groups
     turns = [np.mod(one, both_ways) for one in ends]
     firsts = [np.where(one < groups, np.ceil(one), np.floor(both_ways - one)) for one in turns]
     group = np.stack(np.broadcast_arrays(0.0 * groups, *firsts))
     group = np.where(group < groups, group, 0.0)
-    dealt = [np.maximum(np.ceil((end - group) / both_ways), 0.0)
-             + np.maximum(np.ceil((end + group + 1.0) / both_ways) - 1.0, 0.0) for end in ends]
-    return _differences(dealt)
+    return _differences(np.maximum(np.ceil((end - group) / both_ways), 0.0)
+                        + np.maximum(np.ceil((end + group + 1.0) / both_ways) - 1.0, 0.0) for end in ends)
 
 
 def batch_of(factors: Any, sequences: Any, tokens: Any) -> Batch:
