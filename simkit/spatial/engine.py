@@ -92,7 +92,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
                       attention_hop_bytes(operator.attention, next(ways), fabric))
             for phase, one in phases.items():
                 name = phase or operator.name
-                sent[name] = sent.get(name, 0.0) + operator.count * one
+                stays = np.asarray(timed[id(operator)].beside_bytes) > 0  # in units beside its memory
+                sent[name] = sent.get(name, 0.0) + operator.count * np.where(stays, 0.0, one)
         return sent
 
     return replace(found, detail="tiles", tile_mapping=mapping, hop_bytes=hop_bytes,
