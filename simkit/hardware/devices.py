@@ -1,14 +1,18 @@
-"""What a memory level is built of: the DRAM devices behind it, or the banks of an SRAM."""
+"""What a memory level is built of: DRAM devices, banks of an SRAM, and arithmetic that stands beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from simkit.foundation.units import HERTZ
+from simkit.foundation.units import BYTES_PER_S, COUNT, HERTZ, J_PER_BYTE
 from simkit.foundation.validation import Flag, Quantity, WholeNumber
 from simkit.hardware.declaration import Key
 
+Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4", "mxint8", "mxint4"]
+Bandwidth = Annotated[float, Quantity(BYTES_PER_S, 1e6, 1e18)]
+ByteEnergy = Annotated[float, Quantity(J_PER_BYTE, 1e-16, 1e-6)]
 Frequency = Annotated[float, Quantity(HERTZ, 1e6, 1e12)]
 
 
@@ -41,3 +45,16 @@ class SramBanks:
     """Bytes that one bank delivers in a cycle."""
     scheduled: Flag = False
     """true: a compiler places all accesses so that none of one cycle meet in a bank; false: those that meet wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BesideMemory:
+    """Units beside a memory level that multiply and add what they read of it (processing in memory)."""
+
+    bandwidth_bytes_per_s: Bandwidth
+    """Of reads from the level into these units: of one compute unit or of the chip, as the level's scope says."""
+    flop_per_byte: Annotated[Mapping[str, float], Key(reads=dict[Dtype, Annotated[float, Quantity(COUNT, 0, 1e9)]])]
+    """Flops for each byte that they read, by the format that they multiply; a multiply-add of each element once is
+    2 over its bytes."""
+    energy_j_per_byte: ByteEnergy | None = None
+    """Of reading one byte into these units; without it energies stay unknown where attention runs there."""

@@ -102,7 +102,7 @@ def _override(data: dict[str, Any], key: str, text: str, places: dict[str, Locat
                         hint=f"such as --set memory.{shorten(str(named), 64)}.bandwidth=8TB/s")
     node: Any = data
     for depth, part in enumerate(parts[:-1], start=1):
-        if part not in node and parts[0] != "memory":
+        if part not in node and (parts[0] != "memory" or depth > 2):
             node[part] = {}  # an optional section that the file leaves out; the schema still checks its keys
             places[".".join(parts[:depth])] = where
         if part not in node:

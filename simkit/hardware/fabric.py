@@ -15,6 +15,7 @@ from pydantic import Field
 from simkit.foundation.units import COUNT, HERTZ
 from simkit.foundation.validation import Flag, Quantity, WholeNumber
 from simkit.hardware.declaration import Key, Prior
+from simkit.hardware.devices import ByteEnergy
 
 TileTopology = Literal["mesh", "torus", "ring", "exchange", "noc", "stream"]
 # Topologies in which a message passes every tile between two: distance counts.
@@ -64,11 +65,13 @@ class TileLink:
     """Of each addition that a sum waits for on its way: taking a message in, adding, sending on."""
     multicast: Flag = True
     """false: a message for many tiles is sent once for each."""
+    energy_j_per_byte: ByteEnergy | None = None
+    """Of one byte on one hop, switches and wires; without it energies stay unknown where tiles send messages."""
 
 
 def _differs(record: Tile | TileLink) -> bool:
-    """Whether anything is stated, also where a study puts an array in its place."""
-    values = ((getattr(record, one.name), one.default) for one in fields(record))
+    """Whether anything is stated that takes time, also where a study puts an array in its place."""
+    values = ((getattr(record, one.name), one.default) for one in fields(record) if one.name != "energy_j_per_byte")
     return any(not isinstance(value, float | int | tuple | None) or value != default for value, default in values)
 
 

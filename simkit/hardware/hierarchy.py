@@ -49,13 +49,18 @@ def level_words(chip: HardwareProfile, level: MemoryLevel) -> LevelWords:
             rate += f", {format_quantity(reached, BYTES_PER_S)} reached"
     if each:
         size = f"{level.units:,} × {format_quantity(level.capacity_bytes, BYTES)} = {size}"
+    beside = ""
+    if level.compute is not None:
+        inside = level.compute.bandwidth_bytes_per_s * (level.units if level.scope == "unit" else 1)
+        formats = ", ".join(f"{name} {rate:g} flop/byte" for name, rate in level.compute.flop_per_byte.items())
+        beside = f"; beside it {format_quantity(inside, BYTES_PER_S)}, {formats}"
     ridge = chip.ridge_point_flop_per_byte(level.name)
     holds = ", ".join(level.holds) or "nothing between steps"
     return LevelWords(
         heading=", ".join(dict.fromkeys([level.name, level.dram.type if level.dram else level.kind]))
                 + (f", one for each {unit}" if each else ""),
         size=size, holds=f"{holds}, as a last resort" if level.overflow else holds,
-        path=rate + ("" if level.latency_s is None else f", {format_quantity(level.latency_s, SECONDS)}"),
+        path=rate + ("" if level.latency_s is None else f", {format_quantity(level.latency_s, SECONDS)}") + beside,
         ridge="ridge not known" if ridge is None else f"ridge {format_quantity(ridge, COUNT)} flop/byte")
 
 

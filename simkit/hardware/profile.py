@@ -19,10 +19,8 @@ from pydantic import Field
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import (
     BYTES,
-    BYTES_PER_S,
     FLOP_PER_S,
     HERTZ,
-    J_PER_BYTE,
     J_PER_FLOP,
     OPS_PER_S,
     SECONDS,
@@ -32,20 +30,17 @@ from simkit.foundation.units import (
 )
 from simkit.foundation.validation import Flag, Fraction, Name, Number, Quantity, Text, WholeNumber
 from simkit.hardware.declaration import NO_KEY, Key, Prior
-from simkit.hardware.devices import DramGeometry, SramBanks
+from simkit.hardware.devices import Bandwidth, BesideMemory, ByteEnergy, DramGeometry, Dtype, SramBanks
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.kernel import DecodeKernel, stated_parameters
 
 Tensor = Literal["weights", "kv", "activations"]
 TENSORS: Final[tuple[Tensor, ...]] = ("weights", "kv", "activations")
 Wraps = Literal["always", "full-sides", "blocks-of-4", "never"]
-Dtype = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4", "mxint8", "mxint4"]
-Bandwidth = Annotated[float, Quantity(BYTES_PER_S, 1e6, 1e18)]
 Capacity = Annotated[float, Quantity(BYTES, 1, 1e18)]
 Latency = Annotated[float, Quantity(SECONDS, 0, 1)]
 FlopRate = Annotated[float, Quantity(FLOP_PER_S, 1e6, 1e20)]
 OpRate = Annotated[float, Quantity(OPS_PER_S, 1e6, 1e18)]
-ByteEnergy = Annotated[float, Quantity(J_PER_BYTE, 1e-16, 1e-6)]
 Chips = Annotated[int, WholeNumber(1, 1_000_000)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
@@ -122,6 +117,7 @@ class MemoryLevel:
     """Whole-path energy of reading one byte from here into a compute unit."""
     dram: DramGeometry | None = None
     banks: SramBanks | None = None
+    compute: BesideMemory | None = None
 
     @property
     def chip_capacity_bytes(self) -> float:
@@ -145,6 +141,15 @@ class MemoryLevel:
         """What large reads reach in practice: peak times the achievable fraction."""
         peak = self.chip_bandwidth_bytes_per_s
         return None if peak is None else peak * self.achievable_fraction
+
+
+    @property
+    def inside_bytes_per_s(self) -> Any:
+        """What units beside the level read of it, in the share of the peak that it reaches; None: there are none."""
+        if self.compute is None:
+            return None
+        return self.compute.bandwidth_bytes_per_s * self.achievable_fraction * (
+            self.units if self.scope == "unit" else 1)
 
 
 def _vector_peak(compute: Any) -> float:

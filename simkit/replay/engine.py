@@ -20,9 +20,10 @@ from simkit.replay.attention import AttentionReplay, Start, replay_attention
 from simkit.step.build import KV_APPEND
 from simkit.step.operators import AttentionTask, DecodeStep, Operator
 from simkit.step.placement import Placement
+from simkit.timing.beside_memory import where_faster
 from simkit.timing.products import product_kernel_of, streamed_times
 from simkit.timing.single_points import profiles_of_points, scalar_operator, scalar_placement, shape_of
-from simkit.timing.step_timing import StepTiming, TimedOperator, assemble
+from simkit.timing.step_timing import StepTiming, Timed, TimedOperator, assemble
 
 MOST_REMEMBERED: Final = 5_000  # replays of about 4 kB each
 _REPLAYS: OrderedDict[Any, tuple[HardwareProfile, AttentionReplay]] = OrderedDict()
@@ -44,12 +45,13 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile, 
 
     readers = _readers(step)
 
-    def timed(operator: Operator) -> TimedOperator:
+    def timed(operator: Operator) -> Timed:
         if operator.attention is None:
             found = streamed(operator, placement, hardware)
             reader = readers.get(id(operator))
             return found if reader is None else with_append(found, operator, reader, placement, chips, shape)
-        return _replayed(operator, placement, chips, shape, start=start, exact=exact, store=store)
+        return where_faster(_replayed(operator, placement, chips, shape, start=start, exact=exact, store=store),
+                            operator, placement, hardware)
 
     return assemble(step, hardware, timed)
 

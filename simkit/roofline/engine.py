@@ -21,6 +21,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
 from simkit.timing.attention_kernel import kernel_time
+from simkit.timing.beside_memory import where_faster
 from simkit.timing.cpu_cores import unhidden_s
 from simkit.timing.products import moved_bytes, streamed_times
 from simkit.timing.roofs import (
@@ -32,11 +33,11 @@ from simkit.timing.roofs import (
     memory_times,
     special_function_time_s,
 )
-from simkit.timing.step_timing import StepTiming, assemble
+from simkit.timing.step_timing import StepTiming, Timed, assemble
 
 Start = Literal["cold", "warm"]
 MOST_REMEMBERED: Final = 8192  # operators, of about 2 kB each
-_TIMED: dict[Any, tuple[HardwareProfile, OperatorTime]] = {}
+_TIMED: dict[Any, tuple[HardwareProfile, Timed]] = {}
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
@@ -46,18 +47,21 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     """
     homes = tuple(placement.weights.items()), tuple(placement.kv.items())
 
-    def timed(operator: Operator) -> OperatorTime:
+    def once(operator: Operator) -> Timed:
+        return where_faster(operator_times(operator, placement, hardware), operator, placement, hardware)
+
+    def timed(operator: Operator) -> Timed:
         """Operators of plain numbers recur, from layout to layout and from call to call: each is timed once."""
         key = id(hardware), homes, operator
         try:
             known = _TIMED.get(key)
         except TypeError:  # arrays have no hash
-            return operator_times(operator, placement, hardware)
+            return once(operator)
         if known is None:
             if len(_TIMED) >= MOST_REMEMBERED:
                 _TIMED.clear()
             # The entry keeps the profile alive, and with it the number that names it.
-            known = _TIMED[key] = hardware, operator_times(operator, placement, hardware)
+            known = _TIMED[key] = hardware, once(operator)
         return known[1]
 
     return assemble(step, hardware, timed)

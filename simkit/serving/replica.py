@@ -139,7 +139,7 @@ class Replica:
         speculation = self.scenario.speculation
         draft = None if speculation is None else points.draft_workload(speculation, self.machine)
         joules = energy_j_per_token(
-            step, placement, self.hardware, time, self.machine.chips, 1.0 / time,
+            step, placement, self.hardware, time, self.machine.chips, 1.0 / time, timing=timing,
             draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
         beyond_idle = joules - (self.hardware.power.idle_w or 0.0) * float(self.machine.chips) * time

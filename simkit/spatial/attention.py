@@ -9,12 +9,15 @@ A KV head of one sequence (an item) lies on :math:`t_n t_d` tiles: its tokens ov
 - the softmax' maximum and sum over ``t_n``: :math:`g/r` elements each
 - outputs, summed over ``t_n``: :math:`g/r \cdot d_v/t_d` elements
 
-Rounds share their messages: the length adds up, the way is made once. So fewer KV heads widen each item's group: its
-messages go farther and are longer. Copying a head undoes that, and takes the memory of a layout with more heads.
+Unequal sequences are dealt out longest first (:mod:`simkit.spatial.dealing`), and a phase ends with the group of tiles
+that has most of it. Rounds share their messages: the length adds up, the way is made once. So fewer KV heads widen each
+item's group: its messages go farther and are longer. Copying a head undoes that, and takes the memory of a layout with
+more heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
@@ -23,7 +26,8 @@ import numpy as np
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.messages import multicast_cycles, sum_cycles
+from simkit.spatial.dealing import Items, batch_of
+from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes, sum_cycles, sum_hop_bytes
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
@@ -32,28 +36,22 @@ from simkit.timing.step_timing import LINK
 
 QUERIES, SCORES, SOFTMAX, OUTPUTS = "queries to tiles", "scores summed", "maximum and sum", "outputs summed"
 AT_ONCE: Final = 1_000_000  # mappings times points that are timed as one array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
-    """How attention lies on the tiles of a region, point by point."""
-
-    token_ways: Any
-    dim_ways: Any
-    head_copies: Any
+FIRST_TRIED: Final = 8  # mappings of least bounds that unequal sequences are dealt out on first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedAttention:
-    """Seconds by cause, those of messages also by phase, and the mapping, each [regions, points]."""
+    """Seconds by cause, of messages also by phase, and the mapping: tiles that tokens and head dimension are dealt out
+    over, and copies of a head. All [regions, points].
+    """
 
     cause_s: dict[str, Any]
     message_s: dict[str, Any]
-    mapping: Mapping
+    ways: tuple[Any, Any, Any]
 
 
 def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardware: HardwareProfile, regions: Regions,
-                     hz: Any, shape: tuple[int, ...], most_copies: Any) -> MappedAttention:
+                     hz: Any, shape: tuple[int, ...], most_copies: Any, microbatches: Any = 1.0) -> MappedAttention:
     """The fastest mapping in each region, point by point.
 
     Parameters
@@ -63,6 +61,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     regions, hz: where layers may lie, and the fabric's clock.
     shape: of the points.
     most_copies: of a KV head, for which the memory has room; [regions, points] or a number.
+    microbatches: that follow each other through a pipeline, the batch's lengths dealt out over them; the one that takes
+        longest sets the pace of all.
     """
     count = int(np.prod(shape))
     rate = fabric.tile.attention_bytes_per_cycle
@@ -72,24 +72,24 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
-    even = {name: flat(getattr(work, name)) for name in ("compute_s", "fill_s", "special_s", "far_bytes")}
-    levels = {name: flat(time_s) for name, time_s in work.level_s.items()}
+    batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
+                     columns["sequences"] * flat(microbatches), columns["tokens"]).slowest_part(flat(microbatches))
+    # What tiles share carries the slowest microbatch's tokens, not the mean's.
+    heavier = batch.all_tokens / (columns["sequences"] * columns["tokens"])
+    even = EvenWork(
+        level_s={name: flat(time_s) * (1.0 if name in work.near else heavier) for name, time_s in work.level_s.items()},
+        level_bytes={}, near=work.near, compute_s=flat(work.compute_s), fill_s=flat(work.fill_s),
+        special_s=flat(work.special_s), far_bytes=flat(work.far_bytes))
     copies = np.broadcast_to(most_copies, (len(regions.along), *shape)).reshape(len(regions.along), count)
-    token_ways, dim_ways, head_copies = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
-                                                    float(columns["tokens"].max(initial=1.0)), float(copies.max()))
-    at_once = max(AT_ONCE // (len(token_ways) * len(regions.along)), 1)
+    ways = _candidates(task, fabric, float(columns["query_rows"].max(initial=1.0)),
+                       float(np.max(batch.tokens, initial=1.0)), float(copies.max()))
+    at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along) * -(-len(batch.tokens) // FIRST_TRIED)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
-    varied: dict[str, Any] = {"fabric": _flat(fabric, shape), "hz": _flat(hz, shape),
-                              "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
-    found: list[MappedAttention] = []
-    for first in range(0, count, at_once):
-        part = slice(first, first + at_once)
-        found.append(_fastest(
-            task, regions, (token_ways, dim_ways, head_copies), copies[:, part],
-            {name: at_points(one, part) for name, one in varied.items()},
-            {name: one[part] for name, one in columns.items()},
-            EvenWork(level_s={name: one[part] for name, one in levels.items()}, level_bytes={}, near=work.near,
-                     **{name: one[part] for name, one in even.items()})))
+    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
+              "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
+    parts = [points] if count <= at_once else [
+        at_points(points, slice(first, first + at_once)) for first in range(0, count, at_once)]
+    found = [_fastest(task, regions, ways, part) for part in parts]
 
     def joined(parts: list[Any]) -> Any:
         return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
@@ -97,8 +97,20 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     return MappedAttention(
         cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
         message_s={name: joined([one.message_s[name] for one in found]) for name in found[0].message_s},
-        mapping=Mapping(**{name: joined([getattr(one.mapping, name) for one in found])
-                           for name in ("token_ways", "dim_ways", "head_copies")}))
+        ways=(joined([one.ways[0] for one in found]), joined([one.ways[1] for one in found]),
+              joined([one.ways[2] for one in found])))
+
+
+def attention_hop_bytes(task: AttentionTask, ways: Iterable[Any], fabric: Fabric) -> dict[str, Any]:
+    """Bytes times links of one attention's messages by phase, of all its items under a mapping."""
+    t_n, t_d, r = ways
+    items, rows = task.sequences * task.kv_heads * r, task.query_rows / r
+    key, value = (np.ceil(one / t_d) for one in (task.key_dim, task.value_dim))
+    columns = items * t_d * rows
+    return {QUERIES: multicast_hop_bytes(columns * key, t_n, MESSAGE_BYTES, fabric),
+            SCORES: sum_hop_bytes(items * rows * task.tokens, t_d, MESSAGE_BYTES, fabric),
+            SOFTMAX: 2 * sum_hop_bytes(columns, t_n, MESSAGE_BYTES, fabric),
+            OUTPUTS: sum_hop_bytes(columns * value, t_n, MESSAGE_BYTES, fabric)}
 
 
 def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float, copies: float) -> tuple[Any, Any, Any]:
@@ -130,46 +142,79 @@ def _flat(record: Any, shape: tuple[int, ...]) -> Any:
     return record
 
 
-def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any], most_copies: Any,
-             varied: dict[str, Any], columns: dict[str, Any], even: EvenWork) -> MappedAttention:
-    """The best of the candidates; arrays are [regions, candidates, points]."""
-    fabric, hz, padded = varied["fabric"], varied["hz"], varied["tile_rows"]
-    t_n, t_d, r = (one[None, :, None] for one in ways)
-    tiles = np.asarray(regions.tiles)[:, None, None]
-    items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
-    at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & (r <= most_copies[:, None, :]) & (r <= rows)
-    at_once = np.maximum(at_once, 1.0)
-    rounds = np.ceil(items * r / at_once)
-    # One long sequence is waited for, unless its tiles have other items to work on beside the mean's time.
-    longest = np.maximum(1.0, max(task.length_factors) / rounds)
-    own_rows = rows / r
-    tile_tokens, tile_key, tile_value = np.ceil(tokens * longest / t_n), np.ceil(task.key_dim / t_d), np.ceil(
-        task.value_dim / t_d)
-    dims = (tile_key + tile_value) / (task.key_dim + task.value_dim)
-    read = rounds * tile_tokens * dims * fabric.n_tiles / (items * tokens)
-    pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
-    # A tile's own unit works on whole tiles of rows, used or not.
-    exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
-    causes = local_s(
-        even, fabric, hz, near=read, compute=read * pay, steps=rounds * own_rows * (
-            np.minimum(tile_tokens, tile_key) + np.minimum(tile_tokens, tile_value)),
-        special=rounds * tile_tokens * exponential_rows * fabric.n_tiles / (items * tokens * rows),
-        reached=np.minimum(at_once, items * r) * t_n * t_d)
-    each = rounds * own_rows
-    messages = {
-        QUERIES: multicast_cycles(each * tile_key, t_n, MESSAGE_BYTES, fabric),
-        SCORES: sum_cycles(each * tile_tokens, t_d, MESSAGE_BYTES, fabric),
-        SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
-        OUTPUTS: sum_cycles(each * tile_value, t_n, MESSAGE_BYTES, fabric)}
-    cycles = sum(messages.values())
-    causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
-    total = np.where(fits, sum(causes.values()), np.inf)
+def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
+             points: dict[str, Any]) -> MappedAttention:
+    """The best of the candidates, point by point.
+
+    Of unequal sequences all candidates are bounded from below, and those of the least bounds dealt out until none that
+    is left could be faster.
+    """
+    tiles, batch = np.asarray(regions.tiles)[:, None, None], points["batch"]
+    token_ways, dim_ways, copies = (one[None, :, None] for one in ways)
+    tried = token_ways, dim_ways, copies
+    if len(batch.tokens) == 1:
+        causes, messages, total = _costs(task, tiles, tried, points, batch.even)
+    else:
+        _, _, bounds = _costs(task, tiles, tried, points, batch.bound)
+        order, number = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
+        while True:
+            nearest = order[:, :number]
+            tried = token_ways[0, nearest, 0], dim_ways[0, nearest, 0], copies[0, nearest, 0]
+            causes, messages, total = _costs(task, tiles, tried, points, batch.dealt)
+            rest = np.take_along_axis(bounds, order[:, number:number + 1], axis=1)
+            if number >= order.shape[1] or np.all(total.min(axis=1, keepdims=True) <= rest):
+                break
+            number *= 2
     best = np.argmin(total, axis=1)[:, None, :]
 
     def taken(values: Any) -> Any:
         return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
 
     return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
-                           message_s={name: taken(one / hz) for name, one in messages.items()},
-                           mapping=Mapping(token_ways=taken(t_n), dim_ways=taken(t_d), head_copies=taken(r)))
+                           message_s={name: taken(time_s) for name, time_s in messages.items()},
+                           ways=(taken(tried[0]), taken(tried[1]), taken(tried[2])))
+
+
+def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, Any, Any], points: dict[str, Any],
+           hold: Callable[[Items], tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Seconds of candidates by cause, of their messages by phase, and in all, infinite where one does not fit.
+
+    ``hold`` says what groups of tiles hold, and each phase ends with its slowest group. Arrays are [regions,
+    candidates, points].
+    """
+    fabric, hz, padded, columns = points["fabric"], points["hz"], points["tile_rows"], points["columns"]
+    t_n, t_d, r = ways
+    n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
+    at_once = np.floor(tiles / (t_n * t_d))
+    fits = (at_once >= 1) & (r <= np.stack(points["copies"])[:, None, :]) & (r <= rows)
+    at_once = np.maximum(at_once, 1.0)
+    own_rows = rows / r
+    items = Items(n=points["batch"].sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
+                  key=np.ceil(task.key_dim / t_d), value=np.ceil(task.value_dim / t_d))
+    tile_tokens, tile_steps = hold(items)
+    dims = (items.key + items.value) / (task.key_dim + task.value_dim)
+    read = tile_tokens * dims * fabric.n_tiles / (n_items * tokens)
+    pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
+    # A tile's own unit works on whole tiles of rows, used or not.
+    exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
+    # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
+    fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
+    groups = local_s(
+        points["even"], fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
+        special=tile_tokens * exponential_rows * fabric.n_tiles / (n_items * tokens * rows),
+        reached=np.minimum(at_once, items.n) * t_n * t_d / fuller)
+    shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
+    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
+    if len(tile_tokens) > 1:
+        slowest = np.argmax(sum(causes.values()), axis=0)[None]
+        causes = {name: np.take_along_axis(one, slowest, axis=0) for name, one in causes.items()}
+    causes = {name: one[0] for name, one in causes.items()}
+    each = items.rounds * own_rows
+    messages = {
+        QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),
+        SCORES: sum_cycles(own_rows * np.max(tile_tokens, axis=0), t_d, MESSAGE_BYTES, fabric),
+        SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
+        OUTPUTS: sum_cycles(each * items.value, t_n, MESSAGE_BYTES, fabric)}
+    cycles = sum(messages.values())
+    causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
+    return causes, {name: one / hz for name, one in messages.items()}, np.where(fits, sum(causes.values()), np.inf)

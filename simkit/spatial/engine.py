@@ -21,17 +21,18 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import MappedAttention, mapped_attention
-from simkit.spatial.messages import multicast_cycles
-from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s
+from simkit.spatial.attention import MappedAttention, attention_hop_bytes, mapped_attention
+from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes
+from simkit.spatial.products import MESSAGE_BYTES, operator_cause_s, operator_hop_bytes
 from simkit.spatial.regions import Regions, regions_of
 from simkit.spatial.tile_work import EvenWork, clock_hz, even_work
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
+from simkit.timing.beside_memory import where_faster
 from simkit.timing.exchanges import layers_wait_s
 from simkit.timing.roofs import highest_s
 from simkit.timing.single_points import shape_of
-from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, TimedOperator, assemble
+from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, Timed, TimedOperator, assemble
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
@@ -49,7 +50,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     attentions: list[MappedAttention] = []
     for operator, work in zip(step.operators, works, strict=True):
         if operator.attention is not None:
-            mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies)
+            mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, copies,
+                                      step.workload.microbatches)
             causes.append(mapped.cause_s)
             attentions.append(mapped)
         else:
@@ -67,15 +69,34 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         wide = np.broadcast_to(values, (len(regions.along), *shape))
         return np.take_along_axis(wide, chosen[None], axis=0)[0]
 
-    timed: dict[int, TimedOperator] = {}
+    timed: dict[int, Timed] = {}
     for operator, work, cause_s in zip(step.operators, works, causes, strict=True):
         own = {name: taken(time_s) for name, time_s in cause_s.items()}
-        timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
+        timed[id(operator)] = where_faster(
+            TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes), operator, placement,
+            hardware)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
-    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], **{
-        name: taken(getattr(attentions[0].mapping, name)) for name in ("token_ways", "dim_ways", "head_copies")})
-    return replace(found, detail="tiles", tile_mapping=mapping,
+    token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
+    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
+                          dim_ways=dim_ways, head_copies=head_copies)
+
+    def hop_bytes() -> dict[str, Any]:
+        """Of a step on one chip of each stage, by operator and phase."""
+        sent: dict[str, Any] = {"region_hops": multicast_hop_bytes(
+            _regions_passed(step, mapping.along, mapping.across, fabric) * step.workload.rows
+            * step.workload.model.hidden_size, mapping.along, MESSAGE_BYTES, fabric)}
+        ways = iter([tuple(map(taken, one.ways)) for one in attentions])
+        for operator in step.operators:
+            phases = ({"": operator_hop_bytes(operator, mapping.along, fabric)} if operator.attention is None else
+                      attention_hop_bytes(operator.attention, next(ways), fabric))
+            for phase, one in phases.items():
+                name = phase or operator.name
+                stays = np.asarray(timed[id(operator)].beside_bytes) > 0  # in units beside its memory
+                sent[name] = sent.get(name, 0.0) + operator.count * np.where(stays, 0.0, one)
+        return sent
+
+    return replace(found, detail="tiles", tile_mapping=mapping, hop_bytes=hop_bytes,
                    message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
                    unexplained_s=_unexplained_s(step, works, found, hardware))
 
@@ -165,10 +186,14 @@ def _chosen(step: DecodeStep, causes: list[dict[str, Any]], regions: Regions, fa
 
 def _passed_on_s(step: DecodeStep, regions: Regions, fabric: Fabric, hz: Any, dims: int) -> Any:
     """Seconds in which the hidden state passes from region to region on its way through the layers; 0 in one region."""
-    workload = step.workload
-    sides = fabric.sides
     along, across = (np.reshape(one, (-1, *(1,) * dims)) for one in (regions.along, regions.across))
-    beside = np.floor(sides[0] / along) * np.floor(sides[1] / across)
-    hops = np.minimum(beside, workload.model.n_layers / np.asarray(workload.machine.pp)) - 1.0
-    elements = workload.rows * workload.model.hidden_size / across
-    return workload.machine.pp * np.maximum(hops, 0.0) * multicast_cycles(elements, along, MESSAGE_BYTES, fabric) / hz
+    elements = step.workload.rows * step.workload.model.hidden_size / across
+    cycles = multicast_cycles(elements, along, MESSAGE_BYTES, fabric)
+    return _regions_passed(step, along, across, fabric) * cycles / hz
+
+
+def _regions_passed(step: DecodeStep, along: Any, across: Any, fabric: Fabric) -> Any:
+    """How often the hidden state goes from one region to the next, on all stages."""
+    stages = np.asarray(step.workload.machine.pp)
+    beside = np.floor(fabric.sides[0] / along) * np.floor(fabric.sides[1] / across)
+    return stages * np.maximum(np.minimum(beside, step.workload.model.n_layers / stages) - 1.0, 0.0)

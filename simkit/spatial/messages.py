@@ -64,6 +64,30 @@ def line_sum(tiles: Any) -> tuple[Any, Any]:
     return there + np.maximum(middle, k - 1 - middle), to_middle + groups_to_middle
 
 
+def sum_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
+    r"""Bytes times links that :func:`sum_cycles` takes them over; 0 for one tile.
+
+    - by neighbours: every tile's part once to the next in its chain, the groups' sums from middle to middle, and back:
+      :math:`(k - \lceil k/g \rceil + g (\lceil k/g \rceil - 1) + k - 1) m b`
+    - exchange, noc: all parts but one are sent, and all but one tile are told: :math:`2 (k - 1) m b`
+    - stream: past all tiles of a row, :math:`k m b`
+    """
+    k = np.asarray(tiles, dtype=float)
+    group = np.ceil(np.sqrt(k))
+    groups = np.ceil(k / group)
+    links = k - groups + group * (groups - 1) + k - 1 if fabric.topology in BY_NEIGHBOURS else 2 * (k - 1)
+    return np.where(k > 1, k if fabric.topology == "stream" else links, 0.0) * elements * element_bytes
+
+
+def multicast_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
+    """Bytes times links that :func:`multicast_cycles` takes them over: all ``k`` of a line, without multicast each from
+    its start; 0 for one tile.
+    """
+    k = np.asarray(tiles, dtype=float)
+    links = k if fabric.link.multicast or fabric.topology not in BY_NEIGHBOURS else k * (k + 1) / 2
+    return np.where(k > 1, links, 0.0) * elements * element_bytes
+
+
 def multicast_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
     r"""``m`` elements of one tile to ``k`` others, the farthest ``k`` hops away: :math:`h k + m b / w`, without
     multicast ``k`` times the length; 0 for one tile.

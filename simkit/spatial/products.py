@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.fabric import Fabric
-from simkit.spatial.messages import sum_cycles
+from simkit.spatial.messages import sum_cycles, sum_hop_bytes
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
 from simkit.step.operators import Operator
@@ -41,6 +41,13 @@ def operator_cause_s(operator: Operator, work: EvenWork, fabric: Fabric, regions
     messages = np.where(messages > 0, messages, fabric.phase_cycles)  # a phase without a message begins all the same
     causes = local_s(work, fabric, hz, near=share, compute=share, special=share, steps=steps, reached=tiles)
     return causes | {LINK: messages / hz}
+
+
+def operator_hop_bytes(operator: Operator, along: Any, fabric: Fabric) -> Any:
+    """Bytes times links of one execution's sums: each output's, and totals over the operand."""
+    task = operator.product
+    outputs = 0.0 if task is None else np.asarray(task.m * task.n * task.batches, dtype=float)
+    return sum_hop_bytes(outputs + operator.sums, along, MESSAGE_BYTES, fabric)
 
 
 def _axis(values: Any, dims: int) -> Any:

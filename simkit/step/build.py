@@ -196,7 +196,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         key_dim=core.key_dim, value_dim=core.value_dim, latent=core.latent_kernel, arrays=len(workload.entry_reads),
         cached_elements=workload.elements_per_kv_head,
         bytes_per_token_head=read / tokens * (sharing / heads.q_per_chip), kernel=workload.kernel,
-        page=policy.paging.page, length_factors=policy.lengths.factors,
+        page=policy.paging.page, length_factors=workload.length_factors(group),
         interleaved_heads=heads.kv_per_chip if workload.cache_order == "token-major" else 1,
         stride_tokens=_stride_tokens(workload, group), shared_reread_bytes=shared_rereads)
     return Operator(

@@ -44,7 +44,7 @@ class AttentionTask:
     bytes_per_token_head: Any
     kernel: str
     page: int
-    length_factors: tuple[float, ...]
+    length_factors: tuple[Any, ...]
     interleaved_heads: Any = 1
     stride_tokens: Any = 1.0
     shared_reread_bytes: Any = 0.0

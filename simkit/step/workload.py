@@ -295,6 +295,17 @@ class DecodeWorkload:
         """Mean over the batch's lengths of a function of the tokens that a layer keeps of one sequence."""
         return self.policy.lengths.mean_of(lambda kv_len: of_tokens(self.policy.kept(kv_len, group)), self.kv_len)
 
+    def length_factors(self, group: LayerGroup) -> tuple[Any, ...]:
+        """Tokens that a layer's attention reads of each length over their mean: less apart where a window, a budget or
+        an index bounds them.
+        """
+        lengths, rule = self.policy.lengths, self.policy.eviction
+        if lengths.factors == (1.0,) or (group.window is None and rule is None and self.layout.indexer is None):
+            return lengths.factors
+        mean, kv_len = self.tokens_read(group), np.asarray(self.kv_len)
+        return tuple(self.on_chip(self.layout.attended(self.policy.kept(np.maximum(np.rint(kv_len * one), 1.0), group)))
+                     / mean for one in lengths.factors)
+
     def layer_read_bytes(self, group: LayerGroup) -> Any:
         """Bytes of one sequence's cache by which this chip's attention multiplies in one layer, on average."""
         return self.mean_over_lengths(group, self.read_bytes)

@@ -337,7 +337,7 @@ class Evaluated:
         draft = None if speculation is None else self.points.draft_workload(speculation, self.machine)
         return energy_j_per_token(
             self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
-            totals=self.totals, draft=None if draft is None else build_step(draft),
+            timing=self.timing, totals=self.totals, draft=None if draft is None else build_step(draft),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     @property

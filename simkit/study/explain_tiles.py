@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from simkit.foundation.units import SECONDS, format_quantity
+from simkit.foundation.units import BYTES, SECONDS, format_quantity
 from simkit.hardware.fabric import Fabric
 from simkit.study.evaluate import Evaluated
 from simkit.study.movements import Change, attention_roofs_s, faster_memories, movements_by, point_words, told
@@ -36,6 +36,10 @@ def explain_tiles(evaluated: Evaluated) -> list[str]:
         difference = format_quantity(abs(unexplained_s), SECONDS)
         lines.append(f"  Unexplained: by the layers measured on {whose} the step takes {difference} "
                      f"{'longer' if unexplained_s > 0 else 'less'} than by its tiles.")
+    sent = sum(map(_one, timing.hop_bytes().values()))
+    per_byte = evaluated.hardware.fabric.link.energy_j_per_byte if evaluated.hardware.fabric is not None else None
+    energy = "no source gives fabric.link.energy" if per_byte is None else f"{sent * per_byte:.3g} J"
+    lines.append(f"  Messages of a step on a chip of each stage: {format_quantity(sent, BYTES)} times links; {energy}.")
     found = movements_by(evaluated, _changes(evaluated), evaluated.points.engine.evaluate)
     return [*lines, *("  " + line for line in told(found))]
 

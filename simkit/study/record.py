@@ -30,29 +30,56 @@ from simkit.step.placement import (
 )
 from simkit.study.machine_search import name_of
 from simkit.study.ranges import speedup_bound, time_bound
+from simkit.timing.step_timing import StepTiming
 
 SECONDS_PER_HOUR = 3600.0
 TOKENS_PER_MTOK = 1e6
 
 
 def energy_j_per_token(step: DecodeStep, placement: Placement, hardware: HardwareProfile, step_time_s: Any,
-                       chips: Any, tokens_per_s: Any, *, totals: StepTotals | None = None,
-                       draft: DecodeStep | None = None, draft_steps: int = 0) -> Any:
-    """Energy of one token over all chips: weights and cache from their homes, matrix flops, and idle power.
+                       chips: Any, tokens_per_s: Any, *, timing: StepTiming | None = None,
+                       totals: StepTotals | None = None, draft: DecodeStep | None = None, draft_steps: int = 0) -> Any:
+    """Energy of one token over all chips: weights and cache from their homes, matrix flops, messages between tiles, and
+    idle power.
 
-    ``totals`` are the step's where they are known. ``draft_steps`` steps of a ``draft`` model precede each step when
+    ``timing`` says what tiles send and what stays beside a memory; None: nothing. ``totals`` are the step's where they
+    are known. ``draft_steps`` steps of a ``draft`` model precede each step when
     tokens are proposed by one.
     Activations are left out: they stay on chip, where profiles rarely have an energy, and are a few per cent of bytes.
     """
     power = hardware.power
     if power.energy_j_per_flop is None or power.idle_w is None:
         return np.full(np.shape(step_time_s), np.nan)
+    totals = totals or step_totals(step)
     joules: Any = power.idle_w * chips * step_time_s
-    joules = joules + _moved_and_computed_j(totals or step_totals(step), placement, hardware, power.energy_j_per_flop)
+    joules = joules + _moved_and_computed_j(totals, placement, hardware, power.energy_j_per_flop)
+    if timing is not None:
+        joules = joules + _sent_and_left_j(step, totals, placement, hardware, timing)
     if draft is not None:
         joules = joules + draft_steps * _moved_and_computed_j(step_totals(draft), placement, hardware,
                                                               power.energy_j_per_flop)
     return joules / (tokens_per_s * step_time_s)
+
+
+def _sent_and_left_j(step: DecodeStep, totals: StepTotals, placement: Placement, hardware: HardwareProfile,
+                     timing: StepTiming) -> Any:
+    """Joules of messages between tiles, and, below 0, of the way that cache bytes read beside their memory spare."""
+    joules: Any = 0.0
+    sent = sum(timing.hop_bytes().values())
+    if np.any(sent) and hardware.fabric is not None:
+        ways = step.workload.heads.ways * np.asarray(step.workload.batch) / step.workload.sequences
+        joules = ways * np.where(sent > 0, sent * _known(hardware.fabric.link.energy_j_per_byte), 0.0)
+    for level in hardware.memory:
+        if level.compute is not None and np.any(timing.beside_bytes):
+            less_j = _known(level.compute.energy_j_per_byte) - _known(level.energy_j_per_byte)
+            beside = timing.beside_bytes * (np.asarray(placement.kv.get(level.name, 0.0)) > 0)
+            beside = beside * totals.kv_read_bytes / sum(one.count * one.kv_read_bytes for one in step.operators)
+            joules = joules + np.where(beside > 0, beside * less_j, 0.0)
+    return joules
+
+
+def _known(value: Any) -> Any:
+    return np.nan if value is None else value
 
 
 def _moved_and_computed_j(totals: StepTotals, placement: Placement, hardware: HardwareProfile,
@@ -76,9 +103,13 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
 
 def _unknown_costs(hardware: HardwareProfile) -> str:
     """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
+    fabric = hardware.fabric
     known = {"price.per_hour": hardware.price.usd_per_hour, "price.purchase": hardware.price.purchase_usd,
              "power.tdp": hardware.power.tdp_w, "power.idle": hardware.power.idle_w,
-             "power.flop_energy": hardware.power.energy_j_per_flop}
+             "power.flop_energy": hardware.power.energy_j_per_flop,
+             **{f"memory.{level.name}.compute.energy": level.compute.energy_j_per_byte for level in hardware.memory
+                if level.compute is not None},
+             **({"fabric.link.energy": fabric.link.energy_j_per_byte} if fabric and fabric.has_rates else {})}
     return "; ".join(key for key, value in known.items() if value is None)
 
 

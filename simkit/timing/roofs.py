@@ -126,6 +126,7 @@ class OperatorTime:
     launch_s: Any
     unit_s: dict[str, Any]
     body_s: Any = 0.0
+    beside_bytes: Any = 0.0
 
     @cached_property
     def roofs(self) -> dict[str, Any]:

@@ -89,9 +89,10 @@ class StepTiming:
 
     ``operator_time_s`` adds up to ``step_time_s``, collectives and waiting included. ``account`` is called when its
     parameters are first asked for: MHA beside a layout needs times alone. ``detail`` says what the engine saw of the
-    chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose and ``message_s`` the messages of one
-    attention by phase. ``unexplained_s`` of a step is what layers measured on the chip or its class take beyond what an
-    engine derives; NaN where none were.
+    chip, in a word; of tiles, ``tile_mapping`` is the mapping that it chose, ``message_s`` the messages of one
+    attention by phase, and ``hop_bytes`` bytes times links of a step's by operator and phase. ``beside_bytes``: cache
+    bytes that the units beside a chip's memory level read. ``unexplained_s`` of a step is what layers measured on the
+    chip or its class take beyond what an engine derives; NaN where none were.
     """
 
     step_time_s: Any
@@ -101,7 +102,9 @@ class StepTiming:
     detail: str = ""
     tile_mapping: TileMapping | None = None
     message_s: Callable[[], dict[str, Any]] = dict
+    hop_bytes: Callable[[], dict[str, Any]] = dict
     unexplained_s: Any = np.nan
+    beside_bytes: Any = 0.0
 
     @cached_property
     def _account(self) -> Account:
@@ -143,7 +146,9 @@ class StepTiming:
             step_time_s=self.step_time_s + times * other.step_time_s, attention_time_s=self.attention_time_s,
             operator_time_s=self.operator_time_s | {name: times * other.step_time_s},
             account=lambda: self._account.plus(name, other._account, times), detail=self.detail,
-            tile_mapping=self.tile_mapping, message_s=self.message_s, unexplained_s=self.unexplained_s)
+            tile_mapping=self.tile_mapping, message_s=self.message_s, unexplained_s=self.unexplained_s,
+            hop_bytes=lambda: self.hop_bytes() | {name: times * sum(other.hop_bytes().values())},
+            beside_bytes=self.beside_bytes + times * other.beside_bytes)
 
 
 def _largest(times: dict[str, Any], shape: tuple[int, ...]) -> Any:
@@ -172,6 +177,10 @@ class Timed(Protocol):
     def level_bytes(self) -> dict[str, Any]:
         """Bytes by memory level."""
 
+    @property
+    def beside_bytes(self) -> Any:
+        """Of them, cache bytes that units beside a memory level read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOperator:
@@ -180,6 +189,7 @@ class TimedOperator:
     total_s: Any
     cause_s: dict[str, Any]
     level_bytes: dict[str, Any]
+    beside_bytes: Any = 0.0
 
 
 def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed], *,
@@ -213,6 +223,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
         step_time_s=stages_s + waiting_s + host_s,
         attention_time_s=sum(operator_time.get(name, 0.0) for name in ATTENTION_PARTS),
         operator_time_s=operator_time,
+        beside_bytes=sum(operator.count * one.beside_bytes for operator, one in timed),
         account=lambda: _account(timed, hardware, links, {
             "layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}))
 

@@ -20,6 +20,7 @@ from simkit.hardware.schema import ProfileHead, ProfileSchema, section_schema
 from simkit.study.vary import variable
 from tools.docs.reference_tables import profile_keys
 
+TABLES = ("peak", "flop_per_byte")  # a number for each format
 TEXTS = {"kind": "dram", "topology": "ring", "type": "HBM3"}
 
 
@@ -43,7 +44,7 @@ def example(record: type) -> dict[str, Any]:
             section[key] = [4, 4] if key == "tiles" else section[key]
         else:
             section[key] = amount(field, 0.5)
-            section[key] = {"bf16": section[key]} if field.path[-1] == "peak" else section[key]
+            section[key] = {"bf16": section[key]} if field.path[-1] in TABLES else section[key]
     return document
 
 
@@ -75,7 +76,7 @@ def numeric_keys(record: type, above: str = "") -> dict[str, Any]:
             if field.record is not None:
                 found |= numeric_keys(field.record, f"{key}.{name}.".replace("..", "."))
             elif field.dimension is not None and field.path not in {("kernel",), ("year",)}:
-                found[key + ".bf16" * (field.path[-1] == "peak")] = field
+                found[key + ".bf16" * (field.path[-1] in TABLES)] = field
     return found
 
 
@@ -133,7 +134,7 @@ def test_every_key_of_the_records_has_a_meaning_and_stands_in_the_json_schema_an
 class LevelThatComputes(MemoryLevel):
     """A level with arithmetic of its own."""
 
-    compute: Compute | None = None
+    assist: Compute | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,7 @@ def extended(monkeypatch):
     document = json.loads(json.dumps(FULL))
     document["router"] = {"hop": "9 ns", "power": {"idle": "2 W"}}
     document["links"]["scale_up"]["cables"] = [16, 4, 4]
-    document["memory"]["far"]["compute"] = {"units": 64, "matrix": {"peak": {"bf16": {
+    document["memory"]["far"]["assist"] = {"units": 64, "matrix": {"peak": {"bf16": {
         "value": "1.2 TFLOP/s", "source": "a talk"}, "fp8": None}}}
     return document
 
@@ -182,24 +183,24 @@ def test_a_field_that_is_declared_is_read_set_listed_and_varied(extended):
     assert profile.router == Router(ports=7, hop_s=9e-9, idle_w=2.0)
     assert profile.scale_up.cables == (16, 4, 4)
     near, far = profile.memory
-    assert near.compute is None
-    assert (far.compute.units, far.compute.matrix_peak_flop_per_s) == (64, {"bf16": 1.2e12})
-    assert profile.missing == ("memory.far.compute.matrix.peak.fp8",)
+    assert near.assist is None
+    assert (far.assist.units, far.assist.matrix_peak_flop_per_s) == (64, {"bf16": 1.2e12})
+    assert profile.missing == ("memory.far.assist.matrix.peak.fp8",)
     listed = {parameter.key: parameter for parameter in profile_parameters(profile)}
     assert listed["links.scale_up.cables"].value == "16, 4, 4"
     assert (listed["router.hop"].value, listed["router.ports"].value, listed["router.power.idle"].value) == (9e-9, 7, 2.0)
-    peak = listed["memory.far.compute.matrix.peak.bf16"]
+    peak = listed["memory.far.assist.matrix.peak.bf16"]
     assert (peak.value, peak.dimension, peak.provenance.source) == (1.2e12, FLOP_PER_S, "a talk")
     assert variable("router.hop", profile, {}).broadcasts
     assert not variable("router.ports", profile, {}).broadcasts
     faster = with_parameter(with_parameter(profile, peak.key, math.tau), "router.power.idle", 3.0)
-    assert (faster.memory[1].compute.matrix_peak_flop_per_s["bf16"], faster.router.idle_w) == (math.tau, 3.0)
+    assert (faster.memory[1].assist.matrix_peak_flop_per_s["bf16"], faster.router.idle_w) == (math.tau, 3.0)
     assert read(extended, {"links.scale_up.cables": "[8, 8]"}).scale_up.cables == (8, 8)
 
 
 @pytest.mark.parametrize(("where", "value", "said"), [
     ("router.hop", "9", "router.hop: 9 has no unit"), ("router.ports", "65", "65 is out of range: expected 1 to 64"),
-    ("router.hops", "9 ns", "did you mean 'hop'?"), ("memory.far.compute.units", "0", "0 is out of range"),
+    ("router.hops", "9 ns", "did you mean 'hop'?"), ("memory.far.assist.units", "0", "0 is out of range"),
     ("links.scale_up.cables", "[4, 0]", "0 is out of range: expected 1 to 4096")])
 def test_a_declared_field_has_the_messages_of_all_others(extended, where, value, said):
     with pytest.raises(UserError) as caught:
