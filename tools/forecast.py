@@ -21,7 +21,7 @@ from typing import Any, Final
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from simkit.evidence.forecasts import COLUMNS, SHIPPED, answers, question_of, read_forecasts  # noqa: E402
+from simkit.evidence.accelerators.forecasts import COLUMNS, SHIPPED, answers, question_of, read_forecasts  # noqa: E402
 from simkit.study.likely import LIKELY_FIELDS  # noqa: E402
 
 TABLE: Final = REPOSITORY / "simkit" / "evidence" / "data" / SHIPPED

@@ -8,9 +8,9 @@ import pytest
 
 from simkit.evidence import published
 from simkit.evidence.accelerators.compare import compare_rows
+from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.evidence.accelerators.intervals import points
 from simkit.evidence.dram import compare as compare_dram
-from simkit.evidence.forecasts import read_forecasts
 from simkit.evidence.silicon.compare import compare
 from simkit.evidence.silicon.transfer import transfer
 from simkit.foundation.resources import shipped_folder

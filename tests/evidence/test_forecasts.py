@@ -9,8 +9,7 @@ from click.testing import CliRunner
 
 from simkit.commands.main import main
 from simkit.errors import UserError
-from simkit.evidence.accelerators.table import MeasuredRow
-from simkit.evidence.forecasts import (
+from simkit.evidence.accelerators.forecasts import (
     COLUMNS,
     QUESTION,
     answers,
@@ -20,6 +19,7 @@ from simkit.evidence.forecasts import (
     score,
     summary,
 )
+from simkit.evidence.accelerators.table import MeasuredRow
 from simkit.hardware.catalog import load_hardware
 
 ASKED = {"chip": "tpu-v8i", "model": "llama-3.1-8b", "attention": "gqa-8", "weight_dtype": "fp8", "kv_dtype": "bf16",

@@ -30,7 +30,7 @@ from click.testing import CliRunner
 
 from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
-from simkit.evidence.forecasts import read_forecasts
+from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.study.record import FIELDS
 from tools.docs.build_architecture import modules_table, rooms_table
 from tools.docs.import_graph import REPOSITORY
