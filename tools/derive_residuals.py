@@ -25,6 +25,7 @@ from simkit.evidence.accelerators.compare import compare_rows  # noqa: E402
 from simkit.evidence.accelerators.intervals import (  # noqa: E402
     LEAST_CHIPS,
     LEAST_CLUSTERS,
+    MEASURED,
     SHARES,
     coverage,
     factors,
@@ -51,7 +52,9 @@ def derived() -> dict[str, Any]:
         groups = {"any chip": of_kind} | {how: [one for one in of_kind if one[2] == how]
                                           for how in sorted({one[2] for one in of_kind})}
         data["residuals"][name] = {}
-        for how, rows in groups.items():
+        for how, own in groups.items():
+            few = how in MEASURED and len({one[3][0] for one in own}) < LEAST_CHIPS
+            rows = [one for one in of_kind if one[2] in MEASURED] if few else own
             clusters = [one[3] for one in rows]
             if len(set(clusters)) < LEAST_CLUSTERS or len({one[0] for one in clusters}) < LEAST_CHIPS:
                 continue
