@@ -22,7 +22,15 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from simkit.evidence.accelerators.compare import compare_rows  # noqa: E402
-from simkit.evidence.accelerators.intervals import LEAST_CHIPS, LEAST_CLUSTERS, SHARES, factors, residuals_of  # noqa: E402
+from simkit.evidence.accelerators.intervals import (  # noqa: E402
+    LEAST_CHIPS,
+    LEAST_CLUSTERS,
+    MEASURED,
+    SHARES,
+    coverage,
+    factors,
+    residuals_of,
+)
 
 OUTPUT: Final = REPOSITORY / "hardware_profiles" / "priors" / "residuals.yaml"
 NAMES: Final = {"step": "step_time_s", "step ratio": "speedup_vs_mha"}
@@ -30,20 +38,23 @@ HEAD: Final = """\
 # What measured steps take over the engine's time, and measured speed-ups over MHA over its own, by how a chip is known:
 # factors on a prediction. Written by tools/derive_residuals.py from simkit/evidence/data/accelerators.csv.gz.
 # The software's constants are in them, for nobody knows the software of a step that is only asked for.
+# left_out_inside_90: of each chip's rows, the share inside 90 % bounds from other chips alone; the least and the most.
 """
 
 
 def derived() -> dict[str, Any]:
     """The file's data."""
     found = compare_rows(constants=False)
-    everything = residuals_of(found)
+    everything, covered = residuals_of(found), coverage(found)
     data: dict[str, Any] = {"schema_version": 1, "residuals": {}}
     for kind, name in NAMES.items():
         of_kind = [one for one in everything if one[1] == kind]
         groups = {"any chip": of_kind} | {how: [one for one in of_kind if one[2] == how]
                                           for how in sorted({one[2] for one in of_kind})}
         data["residuals"][name] = {}
-        for how, rows in groups.items():
+        for how, own in groups.items():
+            few = how in MEASURED and len({one[3][0] for one in own}) < LEAST_CHIPS
+            rows = [one for one in of_kind if one[2] in MEASURED] if few else own
             clusters = [one[3] for one in rows]
             if len(set(clusters)) < LEAST_CLUSTERS or len({one[0] for one in clusters}) < LEAST_CHIPS:
                 continue
@@ -54,6 +65,9 @@ def derived() -> dict[str, Any]:
             for share in SHARES:
                 low, high = factors(values, clusters, share)
                 entry[f"within_{100 * share:.0f}"] = [round(low, 4), round(high, 4)]
+            inside = [one["inside_90"] for one in covered
+                      if one["kind"] == kind and how in ("any chip", one["known_by"])]
+            entry["left_out_inside_90"] = [round(min(inside), 4), round(max(inside), 4)]
             data["residuals"][name][how] = entry
     return data
 

@@ -13,6 +13,7 @@ from simkit.commands.options import Destination
 
 COMMANDS: Final = {
     "accelerators": "Requests, steps, kernels and exchanges of accelerators, beside predictions.",
+    "forecasts": "Dated predictions with bounds of steps that nobody has published, and their score.",
     "published": "Figures that papers and vendors print, beside the engines' for the same setup.",
     "host": "Real decode attention on this machine, beside the prediction.",
     "serving": "Time to first token and per token of served models, beside measured systems.",

@@ -81,8 +81,8 @@ class ServedModel:
 
     @property
     def comparable(self) -> bool:
-        """True for a model of the catalogue, split by tensors (and experts) within one group of chips."""
-        return (self.model in MODELS and self.attention_dp == self.pp == 1
+        """True for a known model and format, split by tensors (and experts) within one group of chips."""
+        return (self.model in MODELS and self.precision in FORMATS and self.attention_dp == self.pp == 1
                 and 1 <= self.moe_ep <= self.shared_by)
 
     @property

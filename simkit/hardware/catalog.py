@@ -23,6 +23,9 @@ REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction", "moe.
 WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit",
                            "moe.load_bytes_per_cycle_per_unit")
 PRODUCT_RATE: Final = "gemm.matrix_efficiency"
+# Architectures with MLA kernels of their own, by the instructions these are written in: vLLM runs FlashMLA on compute
+# capability 9 and 10, CUTLASS MLA on 10; 12 has neither wgmma nor tcgen05 (sgl-project/sglang issue 17880, pull 24047).
+LATENT_KERNELS: Final = {"sm_90": "wgmma", "sm_100": "tcgen05", "sm_103": "tcgen05"}
 Chips = Callable[[str], HardwareProfile]
 """Gives the profile of a name or path, such as :func:`load_hardware` or one that changes a parameter."""
 
@@ -53,6 +56,7 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
 def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequence[Path]) -> DecodeKernel:
     """The profile's own kernel parameters over those of the chip that it names, over what is alike everywhere."""
     own, borrowed = profile.kernel_parameters or {}, {}
+    neighbour: str | None = None
     if profile.kernel_like is not None:
         # The neighbour of the profile's own file first: a user's chip of the same name need not have been measured.
         beside = [Path(chip.file).parent for chip in (profile, as_built) if chip.file]
@@ -64,6 +68,7 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
                             hint="expected a chip that was measured",
                             where=Location(file=profile.file or profile.name, key="kernel.like"))
         borrowed = dict(like.kernel_parameters)
+        neighbour = like.compute.architecture
         lent = _dram_bytes_per_cycle(like)
         for name in REACHED:
             if name in borrowed:
@@ -78,7 +83,10 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
             # Units of one family multiply alike: a peak that is set lower (GeForce's accumulation) is reached sooner.
             ratio = _matrix_flop_per_cycle(like) / _matrix_flop_per_cycle(profile)
             borrowed[PRODUCT_RATE] = min(borrowed[PRODUCT_RATE] * max(ratio, 1.0), HIGHEST_FRACTION)
-    everywhere = kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / "gpu-decode.yaml"))
+    everywhere = _kernels("gpu-decode")
+    if not _shares_latent_kernels(profile.compute.architecture, neighbour) and "latent.launch_cycles" not in own:
+        borrowed = {name: value for name, value in borrowed.items() if not name.startswith("latent.")}
+        everywhere |= _kernels("latent-fallback")
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
         raise UserError(f"{profile.name}: kernel parameters need compute.clock and the bandwidth of the main memory",
@@ -88,6 +96,17 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
         return kernel
     share = _dram_bytes_per_cycle(as_built)
     return kernel.reaching(kernel.dram_achieved_fraction * share) if borrowed else kernel.provisioned(share)
+
+
+def _kernels(name: str) -> dict[str, float]:
+    return kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / f"{name}.yaml"))
+
+
+def _shares_latent_kernels(own: str | None, neighbour: str | None) -> bool:
+    """Whether a chip runs its neighbour's MLA kernels; where no architecture is stated nothing speaks against it."""
+    if own is None or own == neighbour:
+        return True
+    return own in LATENT_KERNELS and (neighbour is None or LATENT_KERNELS[own] == LATENT_KERNELS.get(neighbour))
 
 
 def _matrix_flop_per_cycle(profile: HardwareProfile) -> float:

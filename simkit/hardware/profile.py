@@ -172,6 +172,8 @@ class Compute:
     """Units that run work items side by side: SMs, compute units, cores."""
     unit_name: Text = "unit"
     """What the vendor calls one."""
+    architecture: Text | None = None
+    """Instruction set that kernels are compiled for (``sm_90``): it decides which attention kernels can run."""
     clock_hz: Annotated[Annotated[float, Quantity(HERTZ, 1e6, 1e11)] | None, Key(loaded=True)] = None
     """Clock at which the peaks are stated."""
     matrix_peak_flop_per_s: Annotated[Mapping[str, float], Key("matrix.peak", reads=dict[Dtype, FlopRate | None])]

@@ -54,7 +54,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 OTHERS = {
     "profile list", "profile schema", "model list", "model show", "model import", "model convert", "calibrate host",
     "evidence published", "evidence host", "evidence serving", "evidence transfer", "evidence dram",
-    "evidence accelerators"}
+    "evidence accelerators", "evidence forecasts"}
 
 
 def commands(group: click.Group = main, *path: str) -> Iterator[str]:

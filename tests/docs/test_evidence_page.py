@@ -7,9 +7,12 @@ from statistics import median
 import pytest
 
 from simkit.evidence import published
+from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.evidence.accelerators.intervals import points
 from simkit.evidence.dram import compare as compare_dram
 from simkit.evidence.silicon.transfer import transfer
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import load_yaml
 from tests.evidence import compared
 from tests.reference_data import REPOSITORY, reference_path
 
@@ -94,3 +97,14 @@ def test_accelerators():
     assert (int(told[1]), int(told[2])) == (len(records), len(known))
     assert says(told[3], every)
     assert says(told[4], honest)
+
+
+def test_bounds_of_chips_without_relatives():
+    known = load_yaml(shipped_folder("hardware_profiles") / "priors" / "residuals.yaml").data["residuals"]["step_time_s"]["data sheet"]
+    told = re.search(r"data sheet \(([\d.]+) to ([\d.]+) times the prediction\), (\d+) to (\d+) %", PAGE)
+    assert [float(one) for one in told.groups()] == pytest.approx(
+        [*known["within_90"], *(100 * share for share in known["left_out_inside_90"])], rel=6e-3)
+    groq = [row for row in read_forecasts() if (row["chip"], row["model"], row["batch"]) == ("groq-3-lpu", "llama-3.1-8b", 1)]
+    ends = [float(one) / 1e3 for one in re.search(r"Groq 3: ([\d.]+) to ([\d.]+) ms", PAGE).groups()]
+    assert all(row["step_time_s_low_90"] == pytest.approx(ends[0], rel=0.15) and row["step_time_s_high_90"] == pytest.approx(
+        ends[1], rel=0.07) for row in groq)

@@ -63,6 +63,25 @@ def test_a_table_of_one_row_is_compared(tmp_path):
     assert (unknown["rows"], unknown["not_compared"], unknown["tpot_median_ape"]) == (0, 1, None)
 
 
+@pytest.mark.parametrize("change", [(",8,2,1,,1,", ",8,0.5,1,,1,"), (",8,2,1,,1,", ",8,2,1,,0,"), ("fp8", "int5"), ("h100_sxm", "no_chip")])
+def test_a_row_that_no_split_or_format_describes_is_counted_and_is_no_error(change, tmp_path):
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), ROW.replace(*change)]) + "\n", encoding="utf-8")
+    (record,) = compare(tmp_path / "rows.csv")
+    assert (record["rows"], record["not_compared"], record["over_peak"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("cell", ["-2", "nan", "two"])
+def test_a_split_that_is_no_number_is_an_error_with_its_line(cell, tmp_path):
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), ROW.replace(",8,2,1,", f",8,{cell},1,")]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"rows\.csv:2: tp: '{cell}' is not a number"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_any_chip_whose_profile_has_the_alias_is_compared(tmp_path):
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), ROW.replace("h100_sxm", "gaudi2")]) + "\n", encoding="utf-8")
+    assert compare(tmp_path / "rows.csv")[0]["rows"] == 1
+
+
 def test_groups_are_summed_up_by_dense_models_and_mixtures_of_experts(tmp_path):
     moe = ROW.replace("Qwen/Qwen3-32B", "Qwen/Qwen3-235B-A22B-FP8").replace(",8,2,1,,1,", ",8,8,1,,1,")
     rows = [ROW, ROW.replace(",trtllm,", ",vllm,"), ROW.replace("11.87", "5.935"), moe]

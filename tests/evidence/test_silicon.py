@@ -1,6 +1,9 @@
 """Predicted kernels against measured ones: stated tolerances on the shipped rows and on the full tables, and bad tables."""
 
 import gzip
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,12 @@ from simkit.evidence.silicon.compare import compare, compare_systems, predicted_
 from simkit.evidence.silicon.score import advantages, regimes, score
 from simkit.evidence.silicon.tables import parse_table, read_table, shipped_table
 from simkit.foundation.errors import UserError
+from simkit.foundation.resources import shipped_folder
+from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import load_hardware
+from simkit.hardware.document import kernel_file_from_yaml
 from tests.evidence import compared
-from tests.reference_data import reference_path
+from tests.reference_data import REPOSITORY, reference_path
 
 HEADER = ("system,kv_dtype,head_dim,n_q_heads,n_kv_heads,batch,kv_len,"
           "latency_us_sglang,latency_us_trtllm,latency_us_vllm,latency_us_best")
@@ -257,3 +263,44 @@ def test_the_interval_of_a_median_is_of_the_same_estimate_as_the_median():
     scored = score(rows, 1e-6 * (1 + np.array([0.1, 0.2, 0.4, 0.9])), np.ones(4, dtype=bool), seed=0)
     assert scored["median_ape"] == pytest.approx(0.3)
     assert (scored["median_ape_low"], scored["median_ape_high"]) == pytest.approx((0.3, 0.3))
+
+
+def test_mla_of_a_chip_without_kernels_of_its_own_is_nearer_by_its_family_than_by_its_neighbour():
+    """Each of the two measured chips of the kind from the other one alone: what portable kernels do, against all figures of it."""
+    rows = read_table(reference_path("decode_mla.csv.gz"), "best")
+    chips = {name: load_hardware(name) for name in ("a100_sxm", "l40s")}
+    structure = load_hardware("arc-pro-b60").kernel.latent
+    general = {name: structure[name] for name in (
+        "row_cycles", "most_item_rows", "most_sequence_units", "split_combine_cycles", "dequantise_elements_per_cycle")}
+
+    everywhere = kernel_file_from_yaml(load_yaml(shipped_folder("hardware_profiles") / "kernels" / "gpu-decode.yaml"))
+    mean_of_four = {name.removeprefix("latent."): value for name, value in everywhere.items() if name.startswith("latent.")}
+
+    def errors(name, latent):
+        own, chip = rows.of_system(name), chips[name]
+        times = predicted_times_s(own, replace(chip, kernel=replace(chip.kernel, latent=latent)))
+        every = 100 * np.abs(times / own.time_s - 1.0)
+        return float(np.mean(every)), float(np.median(every))
+
+    page = " ".join((REPOSITORY / "docs" / "evidence.md").read_text(encoding="utf-8").split())
+    told = [float(one) for one in re.search(
+        r"off by (\d+) % \(mean; (\d+) median\) instead of (\d+) \((\d+)\), L40S's from A100 alone by (\d+) \((\d+)\) instead of "
+        r"(\d+) \((\d+)\); the mean of all four chips is off by (\d+) and (\d+)", page).groups()]
+    found = []
+    for name, other in (("a100_sxm", "l40s"), ("l40s", "a100_sxm")):
+        neighbour = chips[other].kernel.latent
+        found += [*errors(name, {**neighbour, **general}), *errors(name, neighbour)]
+    assert found[0] < found[2] / 3
+    assert found[4] < found[6] / 3
+    assert [*found, *(errors(name, mean_of_four)[0] for name in chips)] == pytest.approx(told, abs=0.51)
+
+
+def test_the_architecture_decides_which_chips_share_mla_kernels():
+    latents = {name: load_hardware(name).kernel.latent for name in (
+        "h100-sxm", "h200-sxm", "l40s", "rtx-4090", "rtx-pro-6000-server", "arc-pro-b60", "a100-sxm-40gb", "a100-sxm-80gb")}
+    for own, like in (("h200-sxm", "h100-sxm"), ("rtx-4090", "l40s"), ("a100-sxm-40gb", "a100-sxm-80gb"), ("rtx-pro-6000-server", "arc-pro-b60")):
+        assert latents[own]["item_setup_cycles"] == latents[like]["item_setup_cycles"]
+    assert latents["rtx-pro-6000-server"]["row_cycles"] < latents["l40s"]["row_cycles"] / 10
+    measured, fallback = [latents[name] for name in ("a100-sxm-80gb", "l40s")], latents["arc-pro-b60"]
+    for figure in ("launch_cycles", "item_setup_cycles", "load_bytes_per_cycle_per_unit", "matrix_efficiency", "launch_ratio_8bit"):
+        assert fallback[figure] == pytest.approx(math.prod(one[figure] for one in measured) ** 0.5, rel=1e-3)

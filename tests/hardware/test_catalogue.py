@@ -53,6 +53,8 @@ UNUSUAL = {
     ("apple-m2-ultra", "memory.lpddr.bandwidth"), ("apple-m3-max", "memory.lpddr.bandwidth"),  # 819 and 410, rounded down
     ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
     ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
+    ("mi308x", "memory.infinity_cache.capacity"), ("mi308x", "power.tdp"),  # the MI300X's, beside a quarter of its units
+    ("rubin", "power.tdp"),  # its 16-bit peak is an estimate
     ("hbm-pim", "compute.clock"),  # logic in a DRAM process
     ("tenstorrent-wormhole-n300", "compute.matrix.peak.fp8"),  # at the lowest fidelity
     ("tenstorrent-wormhole-n150", "compute.matrix.peak.fp8"),  # likewise

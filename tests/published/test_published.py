@@ -15,7 +15,8 @@ ROWS = {row.id: row for row in read_published()}
 OUT_OF_REACH = {
     "deepseek-throughput.ratio", "speculation-measured.ende-large-t0", "speculation-measured.ende-large-t1",
     "speculation-engine.ende-large-t0", "speculation-engine.ende-large-t1", "palm-decode.step-int8",
-    "palm-decode.step-bf16",
+    "palm-decode.step-bf16", *(f"waferllm-a100.{size}-8" for size in ("8b", "13b", "34b", "72b")),
+    *(f"neuron-inf2.{row}" for row in ("7b-batch", "13b-context", "7b-gqa-context", "mha-over-gqa")),
 }
 
 

@@ -30,6 +30,7 @@ from click.testing import CliRunner
 
 from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
+from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.study.record import FIELDS
 from tools.docs.build_architecture import modules_table, rooms_table
 from tools.docs.import_graph import REPOSITORY
@@ -162,9 +163,27 @@ def accelerator_coverage() -> str:
           "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"] for one in records))
 
 
+def forecasts() -> str:
+    """The dated forecasts: steps and speed-ups over MHA with bounds, and the digest of what they followed from."""
+    def shown(row: Mapping[str, Any], name: str, scale: float = 1.0) -> str:
+        if row[f"{name}_likely"] is None or (name == "speedup_vs_mha" and row["attention"] == "mha"):
+            return "-"
+        likely, *ends = (f"{scale * row[f'{name}_{end}']:.3g}"
+                         for end in ("likely", "low_50", "high_50", "low_90", "high_90"))
+        return f"{likely} ({ends[0]} to {ends[1]}; {ends[2]} to {ends[3]})"
+
+    headings = ["made", "chip", "chips", "model", "heads", "batch", "step, ms (50 %; 90 %)", "over MHA", "digest"]
+    return markdown_table(headings, (
+        [row["made"], *(f"`{row[name]}`" if isinstance(row[name], str) else str(row[name])
+                        for name in ("chip", "chips", "model", "attention", "batch")),
+         shown(row, "step_time_s", 1e3), shown(row, "speedup_vs_mha"), f"`{row['digest']}`"]
+        for row in read_forecasts()))
+
+
 GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     **TABLES, "silicon-evidence": silicon_evidence, "rooms": rooms_table, "modules": modules_table,
-    "accelerator-evidence": accelerator_evidence, "accelerator-coverage": accelerator_coverage}
+    "accelerator-evidence": accelerator_evidence, "accelerator-coverage": accelerator_coverage,
+    "forecasts": forecasts}
 
 
 def main() -> None:

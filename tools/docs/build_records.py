@@ -65,6 +65,7 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "model show": ("model show llama-2-70b", "model show deepseek-v3"),
     "model uptrain": ("model uptrain llama-2-7b -A gqa-8 -H h100-sxm",),
     "evidence accelerators": ("evidence accelerators --data accelerators.csv",),
+    "evidence forecasts": ("evidence forecasts",),
     "evidence published": ("evidence published",),
     "evidence serving": ("evidence serving --data serving.csv",),
     "evidence silicon": ("evidence silicon", "evidence silicon --data attention.csv"),

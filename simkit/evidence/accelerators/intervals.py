@@ -3,7 +3,8 @@ r"""Bounds of a prediction from what predictions of other chips missed, and how 
 Residuals are :math:`\ln(t/\hat t)` of rows to which no constant was fitted. Rows of one chip and software are one
 cluster: clusters weigh the same, whatever their rows. Of a chip's rows, bounds are quantiles over the clusters of the
 other chips that are known as well (leave one chip out); where fewer than :data:`LEAST_CLUSTERS` of
-:data:`LEAST_CHIPS` are left, of all others, and where these are fewer too there is no bound. With ``n`` clusters a
+:data:`LEAST_CHIPS` are left, of those known by measured kernels in either way (:data:`MEASURED`), else of all others,
+and where these are fewer too there is no bound. With ``n`` clusters a
 share ``s`` is asked of the levels
 :math:`\frac{1-s}{2}\frac{n+1}{n} - \frac1n` from either end (split conformal prediction, Vovk et al. 2005), and at the
 least of :math:`\frac{1-s}{2n}`: of the outermost cluster's own rows, not of its outermost row.
@@ -23,6 +24,7 @@ from simkit.hardware.catalog import Chips, load_hardware
 
 SHARES: Final = (0.5, 0.9)
 LEAST_CLUSTERS, LEAST_CHIPS = 3, 2
+MEASURED: Final = frozenset({"measured kernels", "a measured chip like it"})
 KINDS: Final = {"kernel_s": "kernel", "gemm_s": "product", "collective_s": "exchange",
                 "bandwidth_bytes_per_s": "memory", "slope_s_per_token": "slope"}
 
@@ -72,7 +74,8 @@ def bounds(found: Compared, chips: Chips = load_hardware) -> dict[tuple[int, str
         if key not in made:
             others = [one for one in honest if one[1] == kind and one[3][0] != chip]
             alike = [one for one in others if one[2] == how]
-            used = next((some for some in (alike, others) if len({one[3] for one in some}) >= LEAST_CLUSTERS
+            near = [one for one in others if {one[2], how} <= MEASURED]
+            used = next((some for some in (alike, near, others) if len({one[3] for one in some}) >= LEAST_CLUSTERS
                          and len({one[3][0] for one in some}) >= LEAST_CHIPS), [])
             made[key] = [factors([one[4] for one in used], [one[3] for one in used], share) if used else
                          (np.nan, np.nan) for share in SHARES]

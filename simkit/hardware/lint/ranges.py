@@ -40,7 +40,7 @@ DRAM_FAMILIES: Final = {
 }
 BURST_BYTES: Final = (16, 32, 64, 128)  # burst length x channel width of the families above
 # Seconds to read a whole memory once: capacity over bandwidth of the chips in the catalogue, a little widened.
-DRAIN_S: Final[dict[str, Range]] = {"HBM": (18e-3, 50e-3), "GDDR": (15e-3, 100e-3), "LPDDR": (0.1, 1.5),
+DRAIN_S: Final[dict[str, Range]] = {"HBM": (12e-3, 50e-3), "GDDR": (15e-3, 100e-3), "LPDDR": (0.1, 1.5),
                                     "DDR": (0.3, 30.0)}
 # Bandwidth of units at the banks of a DRAM over that of its pins, most (H2-LLM, ISCA 2025, Table 2: 4 to 16).
 NEAR_BANK_GAIN: Final = 16

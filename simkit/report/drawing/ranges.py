@@ -1,6 +1,7 @@
-"""Ranges by what is assumed of a chip, the same in every figure: bars, bands, columns of data, a word in the caption.
+"""Intervals of predictions, the same in every figure: bars, bands, columns of data, a word in the caption.
 
-Where nothing is assumed of a chip a range is None, and nothing is drawn.
+Whole steps at a study's point have their 90 % bounds (:mod:`simkit.study.likely`), which hold the range by what is
+assumed; parts, other costs and what-ifs have that range, None where nothing is assumed. One of the two is drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from simkit.study.evaluate import Evaluated
 Range = tuple[Any, Any]
 """The low and the high end of a value, or of each value along a curve."""
 ENDS: Final = ("low", "high")
+BOUNDS: Final = "_90"  # after an end: of the bounds
 RANGE: Final = "_range"  # the name of these marks among those of a figure; legends leave it out
 _BAND_ALPHA: Final = 0.13
 
@@ -37,9 +39,16 @@ def ranges_of(evaluated: Evaluated, field: str) -> Range | None:
     return low, high
 
 
-def columns_of(field: str, ends: Range | None) -> dict[str, Any]:
-    """A range as the columns of a row, named as in records."""
-    return dict(zip((f"{field}_{end}" for end in ENDS), ends or (None, None), strict=True))
+def bounds_of(evaluated: Evaluated, field: str) -> tuple[float, float] | None:
+    """The 90 % bounds of a single point's time or speed-up of a whole step; None where it has none."""
+    found = evaluated.select([f"{field}_{end}{BOUNDS}" for end in ENDS])
+    low, high = (float(np.ravel(one)[0]) for one in found.values())
+    return (low, high) if np.isfinite(low + high) else None
+
+
+def columns_of(field: str, ends: Range | None, of: str = "") -> dict[str, Any]:
+    """A range, or with ``of=BOUNDS`` bounds, as the columns of a row, named as in records."""
+    return dict(zip((f"{field}_{end}{of}" for end in ENDS), ends or (None, None), strict=True))
 
 
 def draw_range(axes: Axes, at: Coordinate, ends: Range | None, colour: str, *, along: str = "y",
@@ -65,14 +74,16 @@ def range_words(ends: Range | None) -> str:
     return "" if low == high else f"{low}–{high}"
 
 
-def caption(chips: Iterable[HardwareProfile], drawn: str) -> str:
-    """How assumed chips look, to follow on what a caption says of marks; empty where nothing is assumed of any chip.
+def caption(chips: Iterable[HardwareProfile], drawn: str = "", *, bounds: str = "") -> str:
+    """How assumed chips look, to follow on what a caption says of marks, and what shows the bounds.
 
-    ``drawn``: what shows the range, or why there is none.
+    ``drawn``: what shows the range, or why there is none; ``bounds``: what shows the bounds of whole steps.
     """
+    said = bounds and f" {bounds}: 90 % bounds, by what measured steps took of predictions on chips known as well."
     known: Sequence[HardwareProfile] = [chip for chip in chips if chip.assumed]
     if not known:
-        return ""
-    if not any(chip.has_range for chip in known):
+        return said
+    if drawn and not any(chip.has_range for chip in known):
         drawn = "with ideal values in their place they have no range"
-    return f" Filled: every parameter of the chip has a source; hollow: some are assumed; {drawn}."
+    drawn = drawn and f"; {drawn}"
+    return f" Filled: every parameter of the chip has a source; hollow: some are assumed{drawn}.{said}"

@@ -13,7 +13,7 @@ from simkit.report.drawing.ranges import draw_range
 from simkit.report.drawing.style import FILL_INK, INK, PAPER, SMALL_POINTS, layout_name, new_figure, note
 
 _FARTHEST: Final = 1.12  # of a bar: ranges that go on have an arrow there, and say their end
-_RANGE_BELOW: Final = 0.27  # the middle of a bar, where its parts have their names
+_UNDER: Final = 0.47  # of the way to the next bar: a range stands under its bar, whose parts have names in them
 _LEAST_NAMED: Final = 0.01  # a sliver that can hardly be seen needs no name
 
 
@@ -65,10 +65,10 @@ def stacked_bars(panels: list[Panel], *, xlabel: str, slivers_of: Literal["first
                 scale_s = bar.time_s / sum(part.share for part in bar.parts)
                 words += f" (up to {format_quantity(bar.range_shares[1] * scale_s, SECONDS)})"
                 low, high = bar.range_shares
-                draw_range(axes, row + _RANGE_BELOW, (low, min(high, _FARTHEST)), INK, along="x", width_points=0.7,
-                           cap_points=3.5, opacity_fraction=1.0)
+                draw_range(axes, row + _UNDER, (low, min(high, _FARTHEST)), INK, along="x", width_points=0.7,
+                           cap_points=3.0, opacity_fraction=1.0)
                 if high > _FARTHEST:
-                    axes.plot(_FARTHEST, row + _RANGE_BELOW, ">", color=INK, markersize=3.0)
+                    axes.plot(_FARTHEST, row + _UNDER, ">", color=INK, markersize=3.0)
                     gap_points = 6
                 end = max(end, min(high, _FARTHEST))
             note(axes, words, (end, row), (gap_points, 0), va="center", annotation_clip=False)

@@ -17,7 +17,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.dumbbell import Row, axis_end, draw_rows
-from simkit.report.drawing.ranges import caption, columns_of, range_of
+from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of
 from simkit.report.drawing.style import chips_words, layout_name, new_figure, ratio_ticks, times
 
 STEP: Final = "speedup_vs_mha"
@@ -35,7 +35,7 @@ class Gains:
     own_batch: float
     mha_own_batch: float
     of: dict[str, float]
-    step_range: tuple[float, float] | None
+    step_bounds: tuple[float, float] | None
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -50,14 +50,14 @@ def draw(context: FigureContext) -> DrawnFigure:
             raise ask.NoRoomError(ask.no_room(request))
         return Gains(chip=chip.name, chips=ask.scalar(point, "chips"), own_batch=ask.scalar(point, "own_batch"), of=of,
                      mha_own_batch=0.0 if point.mha is None else ask.scalar(point.mha, "own_batch"),
-                     step_range=range_of(point, STEP))
+                     step_bounds=bounds_of(point, STEP))
 
     done, omissions = ask.for_each_chip(request.hardware, gains)
     found = sorted(done.values(), key=lambda item: item.of[STEP])
     ask.require_some(found, request, "MHA fits on none of its hardware")
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "assumed": context.styles[item.chip].assumed, STEP: item.of[STEP],
-             **columns_of(STEP, item.step_range),
+             **columns_of(STEP, item.step_bounds, BOUNDS),
              "own_batch": item.own_batch, "mha_own_batch": item.mha_own_batch, TOKENS_PER_S: item.of[TOKENS_PER_S],
              TOKENS_PER_J: item.of[TOKENS_PER_J] if math.isfinite(item.of[TOKENS_PER_J]) else None} for item in found]
     return DrawnFigure(
@@ -67,7 +67,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     f"at batch {request.focus_batch}. Tokens/s and tokens/J: each layout at the largest batch that it "
                     "holds; the chips are the same, so tokens a dollar gain what tokens/s do, rented or bought. "
                     "No mark for tokens/J: no source gives the chip's energies."
-                    + caption(request.hardware, "the bar is the range of the step's gain"),
+                    + caption(request.hardware, bounds="The bar of the step's gain"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt=f"Rows of chips with what {layout_name(layout)} gains over MHA. " + " ".join(
             f"{context.label(item.chip)}: step {times(item.of[STEP])}, tokens a second at its own batch "
@@ -78,10 +78,11 @@ def _figure(context: FigureContext, found: list[Gains]) -> Any:
     figure = new_figure(0.75 + 0.27 * max(len(found), 2))
     axes = figure.add_subplot()
     rows = [Row(style=context.styles[item.chip], values=item.of, under=chips_words(item.chips),
-                ranges={STEP: item.step_range}) for item in found]
+                ranges={STEP: item.step_bounds}) for item in found]
     texts = {place: " · ".join(times(item.of[measure]) for measure in (STEP, TOKENS_PER_S, TOKENS_PER_J)
                                if math.isfinite(item.of[measure])) for place, item in enumerate(found)}
-    known = [value for item in found for value in (*item.of.values(), *(item.step_range or ())) if math.isfinite(value)]
+    known = [value for item in found for value in (*item.of.values(), *(item.step_bounds or ()))
+             if math.isfinite(value)]
     low, high = min(1.0, *known), max(1.0, *known)
     ratio_ticks(axes, "x", low * 0.8, high * 1.2)
     draw_rows(axes, rows, (STEP, TOKENS_PER_S, TOKENS_PER_J), texts,

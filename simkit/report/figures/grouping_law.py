@@ -27,7 +27,7 @@ from simkit.model.kv_cache import parse_format
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
+from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, draw_range
 from simkit.report.drawing.style import (
     INK,
     PAPER,
@@ -68,7 +68,7 @@ class _Point:
     step_speedup: float | None
     beside_step_speedup: float | None
     attention_range: tuple[float, float] | None
-    step_range: tuple[float, float] | None
+    step_bounds: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,8 @@ def draw(context: FigureContext) -> DrawnFigure:
              "ridge_flop_per_byte": p.ridge_flop_per_byte, "kernel_speedup_vs_mha": p.attention_speedup,
              "law_speedup_vs_mha": float(law_speedup(p.ridge_flop_per_byte, p.group_size, _mha_intensity(request))),
              "speedup_vs_mha": p.step_speedup,
-             **columns_of("kernel_speedup_vs_mha", p.attention_range), **columns_of("speedup_vs_mha", p.step_range),
+             **columns_of("kernel_speedup_vs_mha", p.attention_range),
+             **columns_of("speedup_vs_mha", p.step_bounds, BOUNDS),
              **({"beside": p.beside, "beside_kernel_speedup_vs_mha": p.beside_speedup} if request.beside else {})}
             for p in points]
     rows += [{"hardware": m.found.hardware, "level": "", "attention": m.layout,
@@ -122,7 +123,8 @@ def draw(context: FigureContext) -> DrawnFigure:
                     f"{', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
                     "cache in the level named." + _words_for_marks(request, measured)
-                    + caption(request.hardware, "upright lines are the range of their speedup"),
+                    + caption(request.hardware, "above, upright lines are the range of their speedup",
+                              bounds="Upright lines below"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Two log-log plots of speedup over MHA against the ridge point of the memory that holds the cache. "
             + "; ".join(f"{context.label(p.chip)} {p.level}: {p.attention_speedup:.2g} times in attention"
@@ -185,7 +187,7 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
                 beside_step_speedup=ask.scalar(ask.evaluate(request, chip, layout), "speedup_vs_mha")
                 if known and asked.engine != request.engine else None,
                 attention_range=_kernel_range(asked, chip, level.name, layout, mha_s / ours_s),
-                step_range=range_of(step, "speedup_vs_mha") if known else None))
+                step_bounds=bounds_of(step, "speedup_vs_mha") if known else None))
     return points
 
 
@@ -267,9 +269,9 @@ def _figure(context: FigureContext, points: list[_Point], measured: list[_Measur
     above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
-    steps = [(p, p.step_speedup, p.step_range) for p in points if p.step_speedup is not None]
+    steps = [(p, p.step_speedup, p.step_bounds) for p in points if p.step_speedup is not None]
     highest = max((max(s, (ends or (s, s))[1]) for _, s, ends in steps), default=2.0)
-    lowest = max(_lowest([(s, ends) for _, s, ends in steps]), 0.4)
+    lowest = max(_lowest([(s, ends) for _, s, ends in steps]), 0.25)
     low_ticks = [v for v in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= v <= highest * 1.3]
     log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
     below.set_ylim(lowest, highest * 1.35)

@@ -14,7 +14,7 @@ from simkit.claims.published_quality import Published, published_points
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
+from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, draw_range
 from simkit.report.drawing.style import INK, SOFT_INK, layout_name, log_ticks, new_figure, note, times
 
 _MARKERS: Final = ("o", "s", "^", "D")
@@ -30,12 +30,12 @@ def draw(context: FigureContext) -> DrawnFigure:
     chip, points_of = next(iter(done.items()))
     predicted = {name: value for name, point in points_of.items()
                  if np.isfinite(value := ask.scalar(point, "speedup_vs_mha"))}
-    ranges = {name: range_of(points_of[name], "speedup_vs_mha") for name in predicted}
+    ranges = {name: bounds_of(points_of[name], "speedup_vs_mha") for name in predicted}
     rows: list[dict[str, Any]] = [
         {"kind": "published", "comparison": p.comparison, "variant": p.variant, "speedup": p.speedup,
          "score": p.score_points, "score_change_percent": p.score_change_percent, "source": p.source} for p in points]
     rows += [{"kind": "predicted", "comparison": request.model.name, "variant": layout, "speedup": value,
-              **columns_of("speedup", ranges[layout]), "hardware": chip, "batch": request.focus_batch,
+              **columns_of("speedup", ranges[layout], BOUNDS), "hardware": chip, "batch": request.focus_batch,
               "kv_len": request.focus_kv_len}
              for layout, value in predicted.items()]
     gqa = next(p for p in points if p.variant.startswith("GQA"))
@@ -54,7 +54,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Marks: " + "; ".join(
             f"{_MARKERS_WORDS[i]} {p.what} ({p.source})" for i, p in enumerate(_firsts(points)))
         + ". Ticks at the bottom: this study's predicted speedups, which have no quality."
-        + caption(request.hardware[:1], "the bar is the range of the predicted speedup"),
+        + caption(request.hardware[:1], bounds="Bars at the ticks"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Scatter of score change against speedup over MHA. " + " ".join(
             f"{p.variant}: {times(p.speedup)}, {p.score_change_percent:+.1f} %." for p in points))

@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.ranges import caption, columns_of, range_of, range_words
+from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, range_words
 from simkit.report.drawing.style import (
     FILL_INK,
     INK,
@@ -57,7 +57,7 @@ class Causes:
     chips: int
     reduction_factor: float
     speedup_of: dict[str, float]
-    step_range: tuple[float, float] | None
+    step_bounds: tuple[float, float] | None
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -70,7 +70,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     rows = [{"hardware": item.chip, "attention": layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": item.chips, "level": item.level, "bytes_reduction": item.reduction_factor,
              **{f"speedup_with_{cause}_alone": item.speedup_of[cause] for cause in _ALONE},
-             "speedup_vs_mha": item.speedup_of["step"], **columns_of("speedup_vs_mha", item.step_range),
+             "speedup_vs_mha": item.speedup_of["step"], **columns_of("speedup_vs_mha", item.step_bounds, BOUNDS),
              "own_batch_vs_mha": item.speedup_of["users"]} for item in found]
     return DrawnFigure(
         title=request.title or f"What takes {layout_name(layout)}'s advantage: each cause alone",
@@ -78,8 +78,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Each cell is the step's speedup over MHA if only the cause above it existed beside the reading of "
                     "the cache; the darker, the more that cause leaves. Whole step: all together. Users that fit: the "
                     "largest batch over MHA's on the same chips. Under each chip: how many serve the model, and "
-                    "where the cache lives." + caption(
-                        request.hardware, "the range of the whole step stands under it; causes alone have none"),
+                    "where the cache lives." + caption(request.hardware, bounds="Under the whole step"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Table of speedups. " + " ".join(
             f"{context.label(item.chip)}: " + ", ".join(f"{_HEADINGS[c].replace(chr(10), ' ')} {times(v)}"
@@ -106,7 +105,7 @@ def separate(request: FigureRequest, chip: HardwareProfile, layout: str) -> Caus
     alone |= {"step": ask.scalar(ours, "speedup_vs_mha"),
               "users": ask.scalar(ours, "own_batch") / ask.scalar(base, "own_batch")}
     return Causes(chip=chip.name, level=ask.cache_home(ours), chips=int(ask.scalar(ours, "chips")),
-                  reduction_factor=reduction, step_range=range_of(ours, "speedup_vs_mha"),
+                  reduction_factor=reduction, step_bounds=bounds_of(ours, "speedup_vs_mha"),
                   speedup_of={name: float(alone[name]) for name in (*_ALONE, "step", "users")})
 
 
@@ -139,7 +138,7 @@ def _figure(context: FigureContext, found: list[Causes]) -> Any:
             strength = float(np.clip(np.log(max(value, 1.0)) / np.log(whole), 0.0, 1.0))
             x = column + (0.25 if name in ("step", "users") else 0.0)
             axes.barh(row, 0.94, left=x - 0.47, height=0.9, color=shades(strength), edgecolor=PAPER, linewidth=0.0)
-            words = range_words(item.step_range) if name == "step" else ""
+            words = range_words(item.step_bounds) if name == "step" else ""
             axes.text(x, row - (0.18 if words else 0.0), times(value), ha="center", va="center", color=FILL_INK,
                       fontsize=SMALL_POINTS, fontweight="bold" if name == "step" else "normal")
             if words:

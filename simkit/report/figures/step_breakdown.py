@@ -9,7 +9,7 @@ from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.ranges import caption, columns_of, range_of
+from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of
 from simkit.report.drawing.stacked_bars import Bar, Panel, Part, stacked_bars
 from simkit.report.drawing.style import cause_colour, layout_name
 from simkit.study.evaluate import Evaluated
@@ -23,7 +23,7 @@ _HOLDS_UP: Final = {COMPUTE: "arithmetic", LATENCY: "fixed latency", LINK: "link
 class _Bar:
     layout: str
     step_time_s: float
-    range_s: tuple[float, float] | None
+    bounds_s: tuple[float, float] | None
     parts_s: dict[str, float]
     point: Evaluated
 
@@ -35,7 +35,7 @@ def draw(context: FigureContext) -> DrawnFigure:
 
     def bars(chip: HardwareProfile) -> list[_Bar]:
         return [_Bar(layout=layout, step_time_s=ask.scalar(point, "step_time_s"), parts_s=ask.split_time_s(point),
-                     range_s=range_of(point, "step_time_s"), point=point)
+                     bounds_s=bounds_of(point, "step_time_s"), point=point)
                 for layout, point in ask.every_layout(request, chip).items() if ask.fits(point)]
 
     done, omissions = ask.for_each_chip(shown, bars)
@@ -45,16 +45,16 @@ def draw(context: FigureContext) -> DrawnFigure:
     ask.require_some(done, request, "it fits on none of its hardware")
     rows = [{"hardware": name, "attention": bar.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": ask.scalar(bar.point, "chips"), "level": ask.cache_home(bar.point),
-             "step_time_s": bar.step_time_s, **columns_of("step_time_s", bar.range_s),
+             "step_time_s": bar.step_time_s, **columns_of("step_time_s", bar.bounds_s, BOUNDS),
              **{f"{part}_time_s": bar.parts_s[part] for part in ask.PARTS}}
             for name, found in done.items() for bar in found]
     return DrawnFigure(
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
-        how_to_read="Each panel is scaled to its longest step or the end of its range. Fixed "
+        how_to_read="Each panel is scaled to its longest step. Fixed "
                     "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
                     f"{ask.same_chips_text(request)}"
-                    + caption(shown, "a line is the range of a step's time, behind which the bar's own time stands"),
+                    + caption(shown, bounds="A line (an arrow: it goes on), behind which the bar's own time stands"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(
             f"{context.label(name)} {layout_name(bar.layout)}: {format_quantity(bar.step_time_s, SECONDS)}, of which "
@@ -65,15 +65,16 @@ def draw(context: FigureContext) -> DrawnFigure:
 def _figure(context: FigureContext, done: dict[str, list[_Bar]]) -> Any:
     panels = []
     for name, found in done.items():
-        longest = max((bar.range_s or (0.0, bar.step_time_s))[1] for bar in found)
+        longest = max(bar.step_time_s for bar in found)
         panels.append(Panel(
             title=f"{context.marked(name)}: {ask.machines_text(bar.point for bar in found)}",
             bars=[Bar(
                 layout=bar.layout, time_s=bar.step_time_s,
                 parts=[Part(name=ask.PART_NAMES[part], colour=cause_colour(part), share=bar.parts_s[part] / longest)
                        for part in ask.PARTS],
-                range_shares=bar.range_s and (bar.range_s[0] / longest, bar.range_s[1] / longest)) for bar in found]))
-    return stacked_bars(panels, xlabel="share of the longest that a step of that chip may take", slivers_of="first")
+                range_shares=bar.bounds_s and (bar.bounds_s[0] / longest, bar.bounds_s[1] / longest))
+                for bar in found]))
+    return stacked_bars(panels, xlabel="share of that chip's longest step", slivers_of="first")
 
 
 def _finding(context: FigureContext, done: dict[str, list[_Bar]]) -> str:
