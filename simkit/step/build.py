@@ -16,7 +16,7 @@ import numpy as np
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import Expansion, Projection
-from simkit.step.choices import PARTS_READ, choice_of_entries, state_update
+from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
 from simkit.step.mixture import mixture
 from simkit.step.operators import (
     GATE_FLOPS,
@@ -24,6 +24,7 @@ from simkit.step.operators import (
     AttentionTask,
     Collective,
     DecodeStep,
+    Gather,
     Operator,
     gemm,
     norm,
@@ -179,9 +180,9 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     wide_rereads: Any = 0.0
     shared_rereads: Any = 0.0
     wide = workload.widened
-    gathered = layout.indexer is not None
+    gather = chosen_rows(workload, group, read)
     shared = len({one.array.shared for one in workload.entry_reads}) > 1
-    if by_query_head or shared or gathered:
+    if by_query_head or shared or gather:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
         wide_rereads = rereads if wide is workload else sequences * workload.mean_over_lengths(
             group, lambda kept: wide.reread_bytes(kept, readers))
@@ -198,7 +199,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         bytes_per_token_head=read / tokens * (sharing / heads.q_per_chip), kernel=workload.kernel,
         page=policy.paging.page, length_factors=policy.lengths.factors,
         interleaved_heads=heads.kv_per_chip if workload.cache_order == "token-major" else 1,
-        stride_tokens=_stride_tokens(workload, group), shared_reread_bytes=shared_rereads)
+        stride_tokens=_stride_tokens(workload, group, gather), shared_reread_bytes=shared_rereads, gather=gather)
     return Operator(
         name="attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=SOFTMAX_FLOPS * scores, unpack_flops=1.0 * unpacked, cache_dtype=workload.native_cache_dtype,
@@ -211,15 +212,13 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         launches=3 if workload.kernel == "unfused" else 1, attention=task)
 
 
-def _stride_tokens(workload: DecodeWorkload, group: LayerGroup) -> Any:
-    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written, and an index finds entries
-    wherever they lie, a block in a row; windows and sinks are runs, and what SnapKV keeps is copied together after the
-    prompt (arXiv 2306.14048, 2404.14469).
+def _stride_tokens(workload: DecodeWorkload, group: LayerGroup, gather: Gather | None) -> Any:
+    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written; windows and sinks are runs,
+    and what SnapKV keeps is copied together after the prompt (arXiv 2306.14048, 2404.14469).
     """
-    rule, index = workload.policy.eviction, workload.layout.indexer
-    if index is not None and index.block == 1:
-        entries = workload.mean_over_lengths(group, lambda kept: workload.on_chip(workload.layout.entries(kept)))
-        return np.maximum(entries / np.maximum(workload.tokens_read(group), 1.0), 1.0)
+    rule = workload.policy.eviction
+    if gather is not None and gather.row_tokens == 1:
+        return gather.stride_rows
     if rule is None or not rule.keeps_scores or group.window is not None:
         return 1.0
     return np.maximum(workload.kv_len / (workload.tokens_read(group) * workload.heads.context_ways), 1.0)

@@ -229,7 +229,7 @@ class DecodeWorkload:
             own = self.on_chip(array.stored_tokens(tokens))
             return self.policy.paging.allocated(own) if allocated and self.layout.kept else own
 
-        return sum(self.held_heads(array) * self._bytes_of(array, rows(array)) for array in self.layout.arrays)
+        return sum(self.held_heads(array) * self.bytes_of(array, rows(array)) for array in self.layout.arrays)
 
     def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
         """Bytes that this chip reads in a step, each once, of what attention multiplies by (or of other arrays)."""
@@ -258,13 +258,14 @@ class DecodeWorkload:
         rows = read.tokens(tokens)
         if read.pattern == "gathered":
             rows = np.minimum(rows * self.q_len, self.layout.entries(tokens))
-        return self._bytes_of(read.array, rows if read.array.part == "state" else self.on_chip(rows))
+        return self.bytes_of(read.array, rows if read.array.part == "state" else self.on_chip(rows))
 
     def _all_queries_bytes(self, read: Read, tokens: Any) -> Any:
-        once = self._bytes_of(read.array, self.on_chip(read.tokens(tokens)))
+        once = self.bytes_of(read.array, self.on_chip(read.tokens(tokens)))
         return once * self.q_len if read.pattern == "gathered" else once
 
-    def _bytes_of(self, array: StoredArray, rows: Any) -> Any:
+    def bytes_of(self, array: StoredArray, rows: Any) -> Any:
+        """Bytes of ``rows`` vectors of one head of an array, with their scales."""
         if array.own_bytes is not None:
             return rows * array.elements * array.own_bytes
         return self.format_of(array).stored_bytes(rows, int(array.elements))
@@ -280,13 +281,13 @@ class DecodeWorkload:
     @property
     def token_bytes(self) -> Any:
         """Bytes by which one token lets the cache of a layer grow, begun groups of a format counted whole."""
-        return sum(self.held_heads(array) * self._bytes_of(array, 1.0) / array.tokens_per_entry
+        return sum(self.held_heads(array) * self.bytes_of(array, 1.0) / array.tokens_per_entry
                    for array in self.layout.arrays if array.part in ("entry", "index") and self.layout.kept)
 
     def page_bytes(self, page_tokens: float) -> list[tuple[Any, float]]:
         """Bytes of a page of tokens of each array on this chip, and tokens at which the array stops growing."""
-        return [(self.held_heads(array) * (self._bytes_of(array, self.q_len) if array.part == "state" else
-                                           self._bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
+        return [(self.held_heads(array) * (self.bytes_of(array, self.q_len) if array.part == "state" else
+                                           self.bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
                  page_tokens if array.part == "state" else
                  self.layout.compression.window if array.part == "recent" and self.layout.compression else np.inf)
                 for array in self.layout.arrays if self.layout.kept]
