@@ -43,7 +43,8 @@ def _scheduler_options(function: Any) -> Any:
         click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
                      help="Most tokens of an iteration; longer prompts are cut."),
         click.option("--speculation", default="none", show_default=True, metavar="TEXT",
-                     help="draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6."),
+                     help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
+                          "medusa=4,acceptance=0.6; acceptance may be a file."),
         click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
                      help="Chips that hold different experts."),
         click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,

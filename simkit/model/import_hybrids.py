@@ -105,7 +105,7 @@ def _nemotron_h(config: ConfigFields) -> Fields:
         fields["moe"] = experts(config, "n_routed_experts", "moe_intermediate_size", shared=shared * width) | {
             "gated": False} | ({} if latent is None else {"latent_size": latent})
     config.without_effect("intermediate_size", "the width of dense blocks, of which the pattern names none")
-    return fields
+    return fields | {"mtp": {"kind": "global", "feed": "moe"}}  # an attention block and one of experts
 
 
 def _state_bytes(config: ConfigFields, key: str) -> int:
@@ -164,7 +164,10 @@ def _step3(config: ConfigFields) -> Fields:
     shared = config.whole("share_expert_dim", default=0, least=0)
     config.says("n_shared_experts", 1 if shared else 0)
     moe = experts(config, "num_experts", "moe_intermediate_size", shared=shared)
-    return common_fields(config, attention, tied=False) | feed_pattern(config, mixed, moe, gated_mlp(config))
+    fields = common_fields(config, attention, tied=False) | feed_pattern(config, mixed, moe, gated_mlp(config))
+    # Its further layers have a window and a dense block (report of Step-3.5-Flash).
+    local = "sliding" if "kinds" in attention else "local"
+    return fields | ({"mtp": {"kind": local, "feed": "mlp"}} if "local" in (kinds or []) and "mlp" in fields else {})
 
 
 def _mimo_v2(config: ConfigFields) -> Fields:

@@ -219,6 +219,17 @@ class MoeSchema(StrictRecord):
         return self
 
 
+class MtpSchema(StrictRecord):
+    """Layers that predict further tokens: a draft of the model's own."""
+
+    layers: Annotated[int, WholeNumber(1, 100)]
+    """How many; each predicts one token."""
+    kind: Name | None = None
+    """Their attention, by a word of pattern. Default: that of the last layer."""
+    feed: Literal["mlp", "moe"] | None = None
+    """Their feed-forward block. Default: that of the last layer."""
+
+
 class ModelSchema(StrictRecord):
     """A simkit model architecture."""
 
@@ -245,6 +256,8 @@ class ModelSchema(StrictRecord):
     feed_pattern: Annotated[list[Literal["mlp", "moe", "none"]], Field(min_length=1, max_length=1000)] | None = None
     """Feed-forward blocks, repeated over the layers: dense, experts, or none. Default: experts in all layers but
     moe.first_dense_layers."""
+    mtp: MtpSchema | None = None
+    """Layers that predict further tokens, for --speculation mtp=N; not among layers and parameters."""
     residual_passes: Annotated[Number, Field(ge=4, le=1000)] = 4
     """How often a norm and the residual beside it read or write a hidden state."""
     parallel_block: Flag = False
@@ -297,6 +310,14 @@ class ModelSchema(StrictRecord):
         if self.moe is not None and self.moe.first_dense_layers >= self.layers:
             raise rule(f"leaves none of the {self.layers} layers for the experts",
                        "moe", "first_dense_layers")
+        if self.mtp is not None:
+            known = ("local", "global", *self.attention.kinds)
+            if self.mtp.kind not in (None, *known):
+                raise rule(f"'{self.mtp.kind}' is not known: expected one of {', '.join(known)}", "mtp", "kind")
+            if (self.mtp.kind, self.attention.sliding_window) == ("local", None):
+                raise rule("'local' layers need attention.sliding_window", "mtp", "kind")
+            if self.mtp.feed is not None and getattr(self, self.mtp.feed) is None:
+                raise rule(f"'{self.mtp.feed}' layers need a section '{self.mtp.feed}'", "mtp", "feed")
         if self.encoder_layers and not self.attention.cross_attention:
             raise rule("encoder_layers needs attention.cross_attention: true, for nothing else reads an encoder",
                        "encoder_layers")
@@ -316,7 +337,7 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     attention, moe = schema.attention, schema.moe
     return ModelArchitecture(
         name=schema.name, title=schema.title, hidden_size=schema.hidden_size, n_q_heads=attention.n_q_heads,
-        n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema),
+        n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema), mtp=mtp_layers(schema),
         mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
         moe=None if moe is None else Moe(**moe.model_dump(exclude={"first_dense_layers"})),
         mla=None if attention.mla is None else Mla(**attention.mla.model_dump()),
@@ -353,22 +374,34 @@ def layer_shape(attention: AttentionSchema, name: str, model: str, hidden_size: 
 
 def layer_groups(schema: ModelSchema) -> tuple[LayerGroup, ...]:
     """Layers gathered by kind (attention, window, MLP or MoE); their order in the stack does not matter to a step."""
+    counted = Counter(_layer_words(schema))
+    return tuple(_group(schema, word, feed, count) for (word, feed), count in counted.items())
+
+
+def _layer_words(schema: ModelSchema) -> list[tuple[str, str]]:
+    """Attention and feed-forward block of each layer."""
     attention, moe = schema.attention, schema.moe
     pattern = attention.pattern or (["local"] if attention.sliding_window else ["global"])
     dense = moe.first_dense_layers if moe is not None else schema.layers
     feeds = schema.feed_pattern or ["mlp"] * dense + ["moe"] * (schema.layers - dense)
+    return [(pattern[index % len(pattern)], feeds[index % len(feeds)]) for index in range(schema.layers)]
+
+
+def _group(schema: ModelSchema, word: str, feed: str, count: int) -> LayerGroup:
+    attention, kind = schema.attention, schema.attention.kinds.get(word)
     # Layers whose attention is that of plain heads or latents need no shape of their own.
     plain = {"n_q_heads", "n_kv_heads", "head_dim", "mla", "sliding_window", "pattern", "cross_attention"}
     own_shapes = bool(attention.model_dump(exclude_defaults=True, exclude=plain))
-    counted: Counter[tuple[str, str]] = Counter(
-        (pattern[index % len(pattern)], feeds[index % len(feeds)]) for index in range(schema.layers))
+    window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
+    attends = word != NO_ATTENTION
+    return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
+                      shape=layer_shape(attention, word, schema.name, schema.hidden_size)
+                      if own_shapes and attends else None)
 
-    def group(word: str, feed: str, count: int) -> LayerGroup:
-        kind = attention.kinds.get(word)
-        window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
-        attends = word != NO_ATTENTION
-        return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
-                          shape=layer_shape(attention, word, schema.name, schema.hidden_size)
-                          if own_shapes and attends else None)
 
-    return tuple(group(word, feed, count) for (word, feed), count in counted.items())
+def mtp_layers(schema: ModelSchema) -> LayerGroup | None:
+    """The layers that predict further tokens."""
+    if schema.mtp is None:
+        return None
+    word, feed = _layer_words(schema)[-1]
+    return _group(schema, schema.mtp.kind or word, schema.mtp.feed or feed, schema.mtp.layers)

@@ -31,14 +31,14 @@ class Demand:
     kv_bytes: Any
     batch_ways: Any = 1.0
 
-    def plus(self, *, weight_bytes: Any, kv_bytes_per_sequence: Any, kv_bytes: Any, batch_ways: Any = 1.0) -> Demand:
+    def plus(self, other: Demand) -> Demand:
         """This demand with that of something that shares the chip: a draft model, extra heads.
 
         Rounds of the wider of two dealings hold whole rounds of the narrower: widths are divisors of the chips.
         """
-        return Demand(weight_bytes=self.weight_bytes + weight_bytes, kv_bytes=self.kv_bytes + kv_bytes,
-                      kv_bytes_per_sequence=self.kv_bytes_per_sequence + kv_bytes_per_sequence,
-                      batch_ways=np.maximum(self.batch_ways, batch_ways))
+        return Demand(weight_bytes=self.weight_bytes + other.weight_bytes, kv_bytes=self.kv_bytes + other.kv_bytes,
+                      kv_bytes_per_sequence=self.kv_bytes_per_sequence + other.kv_bytes_per_sequence,
+                      batch_ways=np.maximum(self.batch_ways, other.batch_ways))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

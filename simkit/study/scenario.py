@@ -199,7 +199,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     cache_order: ``head-major`` or ``token-major``: what lies side by side in the cache.
     attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: the fastest, or the profile's own.
     ep: chips that hold different experts, as far as tp and the number of experts allow.
-    speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
+    speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8``, ``mtp=1,acceptance=0.85`` or ``medusa=4,..``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
     comparison: ``mha``, or ``mha-equal-parameters``: layouts with fewer K and V weights have a wider MLP instead.
     owned: years of use, the part of them in which chips serve, dollars a kWh: ``years=4,utilisation=0.6,power=0.1``.

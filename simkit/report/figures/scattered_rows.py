@@ -63,11 +63,11 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What scattered rows cost, which no roofline sees",
         figure=_figure(context, done), rows=rows,
         finding=f"Latents of {ROWS['latent']} bytes, one of 64 of them, are read at {context.span(at['latent'])} the rate "
-                f"of latents in a row, rows of {ROWS['index key']} bytes at {context.span(at['index key'])}: index keys "
-                f"lie in a row. The kernel over {tokens(request.kv_len[-1])} tokens takes {context.span(lost)} the "
+                f"of latents in a row, rows of {ROWS['index key']} bytes at {context.span(at['index key'])}: index "
+                f"keys lie in a row. The kernel over {tokens(request.kv_len[-1])} tokens takes {context.span(lost)} the "
                 "time of as many latents in a row: where set-up, load path or arithmetic bind, misses hide.",
-        how_to_read="Above: useful bytes a second of rows chosen at random, one of 64, over those of rows in a row; what "
-                    "is lost are row misses, turns between banks, and bursts of which a row fills a part. Below: "
+        how_to_read="Above: useful bytes a second of rows chosen at random, one of 64, over those of rows in a row; "
+                    "what is lost are row misses, turns between banks, and bursts of which a row fills a part. Below: "
                     "sparse attention of one layer over its time when the same bytes lie in a row." + caption(
                         request.hardware, "no range is drawn: both times move together with what is assumed"),
         inputs=f"{load_model(MODEL).title}, one of {WAYS} chips, batch {count(request.focus_batch)}, cache {CACHE}, "
