@@ -78,8 +78,8 @@ class ModelArchitecture:
     residual stream is several states wide (DeepSeek-V4's hyper-connections, Kimi-K3's attention residuals).
 
     ``encoder_layers`` are stored beside the decoder of an encoder-decoder model (T5); decoding never reads them.
-    ``mtp``: layers that predict further tokens, a draft of the model's own, which no plain step runs and no published count
-    here has. ``active_excludes_embedding`` says how the publisher counted ``params_active_published``; ``weight_dtype`` is the
+    ``mtp``: layers that predict further tokens, a draft of the model's own, which no plain step runs and no count has.
+    ``active_excludes_embedding`` says how the publisher counted ``params_active_published``; ``weight_dtype`` is the
     format in which the weights are published, experts' after a slash.
     """
 

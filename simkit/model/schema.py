@@ -292,6 +292,18 @@ class ModelSchema(StrictRecord):
         return self
 
     @model_validator(mode="after")
+    def _mtp_agrees(self) -> ModelSchema:
+        if self.mtp is not None:
+            known = ("local", "global", *self.attention.kinds)
+            if self.mtp.kind not in (None, *known):
+                raise rule(f"'{self.mtp.kind}' is not known: expected one of {', '.join(known)}", "mtp", "kind")
+            if (self.mtp.kind, self.attention.sliding_window) == ("local", None):
+                raise rule("'local' layers need attention.sliding_window", "mtp", "kind")
+            if self.mtp.feed is not None and getattr(self, self.mtp.feed) is None:
+                raise rule(f"'{self.mtp.feed}' layers need a section '{self.mtp.feed}'", "mtp", "feed")
+        return self
+
+    @model_validator(mode="after")
     def _has_an_mlp(self) -> ModelSchema:
         if self.mlp is None and self.moe is None:
             raise rule("missing key 'mlp' or 'moe': expected such as 'mlp: {size: 28672, gated: true}'", "mlp")
@@ -310,14 +322,6 @@ class ModelSchema(StrictRecord):
         if self.moe is not None and self.moe.first_dense_layers >= self.layers:
             raise rule(f"leaves none of the {self.layers} layers for the experts",
                        "moe", "first_dense_layers")
-        if self.mtp is not None:
-            known = ("local", "global", *self.attention.kinds)
-            if self.mtp.kind not in (None, *known):
-                raise rule(f"'{self.mtp.kind}' is not known: expected one of {', '.join(known)}", "mtp", "kind")
-            if (self.mtp.kind, self.attention.sliding_window) == ("local", None):
-                raise rule("'local' layers need attention.sliding_window", "mtp", "kind")
-            if self.mtp.feed is not None and getattr(self, self.mtp.feed) is None:
-                raise rule(f"'{self.mtp.feed}' layers need a section '{self.mtp.feed}'", "mtp", "feed")
         if self.encoder_layers and not self.attention.cross_attention:
             raise rule("encoder_layers needs attention.cross_attention: true, for nothing else reads an encoder",
                        "encoder_layers")
@@ -337,8 +341,8 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     attention, moe = schema.attention, schema.moe
     return ModelArchitecture(
         name=schema.name, title=schema.title, hidden_size=schema.hidden_size, n_q_heads=attention.n_q_heads,
-        n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema), mtp=mtp_layers(schema),
-        mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
+        n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema),
+        mtp=mtp_layers(schema), mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
         moe=None if moe is None else Moe(**moe.model_dump(exclude={"first_dense_layers"})),
         mla=None if attention.mla is None else Mla(**attention.mla.model_dump()),
         vocab_size=schema.vocab_size, tied_embeddings=schema.tied_embeddings, parallel_block=schema.parallel_block,

@@ -13,6 +13,7 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture, group_layout
 from simkit.model.kinds.base import ArrayPart, AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
+from simkit.step.expert_load import ExpertLoad
 from simkit.step.machine import Machine
 from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_numbers
 
@@ -55,6 +56,7 @@ class DecodeWorkload:
     that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
+    ``expert_load`` says how often rows choose each expert; None: equally often.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
     attention reads and none changes.
     """
@@ -75,6 +77,7 @@ class DecodeWorkload:
     activation_dtype: str = "bf16"
     machine: Machine = field(default_factory=Machine.split)
     ep: Any = 1
+    expert_load: ExpertLoad | None = None
     static: bool = False
     devices: int = 1
     encoder_len: Any = 0

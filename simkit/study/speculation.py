@@ -59,8 +59,8 @@ class AcceptanceSchema(StrictRecord):
 class Speculation:
     """``draft_tokens`` (γ) proposals a step, accepted one by one with probability ``acceptance`` (α).
 
-    ``measured``: tokens of a step as a file gives them, in place of α. ``draft`` is the proposing model; None: layers of
-    the target's own (``mtp``), or Medusa-like heads of it.
+    ``measured``: tokens of a step as a file gives them, in place of α. ``draft`` is the proposing model; None: layers
+    of the target's own (``mtp``), or Medusa-like heads of it.
     """
 
     draft_tokens: int

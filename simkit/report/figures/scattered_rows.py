@@ -62,9 +62,9 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or "What scattered rows cost, which no roofline sees",
         figure=_figure(context, done), rows=rows,
-        finding=f"Latents of {ROWS['latent']} bytes, one of 64 of them, are read at {context.span(at['latent'])} the rate "
-                f"of latents in a row, rows of {ROWS['index key']} bytes at {context.span(at['index key'])}: index "
-                f"keys lie in a row. The kernel over {tokens(request.kv_len[-1])} tokens takes {context.span(lost)} the "
+        finding=f"Latents of {ROWS['latent']} bytes, one of 64, come at {context.span(at['latent'])} the rate of "
+                f"latents in a row, rows of {ROWS['index key']} bytes at {context.span(at['index key'])}: index keys "
+                f"lie in a row. The kernel over {tokens(request.kv_len[-1])} tokens takes {context.span(lost)} the "
                 "time of as many latents in a row: where set-up, load path or arithmetic bind, misses hide.",
         how_to_read="Above: useful bytes a second of rows chosen at random, one of 64, over those of rows in a row; "
                     "what is lost are row misses, turns between banks, and bursts of which a row fills a part. Below: "
