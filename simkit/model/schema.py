@@ -9,94 +9,37 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from simkit.foundation.errors import UserError, did_you_mean, shown
-from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.validation import (
+    Flag,
+    Name,
+    Number,
+    StrictRecord,
+    Text,
+    WholeNumber,
+    check,
+    record_schema,
+    rule,
+)
 from simkit.foundation.yaml_source import YamlSource
 from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
-from simkit.model.kinds.widths import Compression, Indexer, LayerShape, Mla, State, StateKind
+from simkit.model.kinds.widths import Compression, Heads, Indexer, LayerShape, Mla, Rank, State, Window
 from simkit.model.kv_cache import parse_cache_formats
 
-Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]
-Rank = Annotated[int, WholeNumber(1, 100_000)]
-Window = Annotated[int, WholeNumber(1, 100_000_000)]
 Count = Annotated[Number, Field(ge=1, le=1e16)]
 SCHEMA_VERSION: Final = 1
 
 
-class MlaSchema(StrictRecord):
-    """Multi-head latent attention."""
-
-    kv_lora_rank: Rank
-    """d_c: width of the compressed key/value latent."""
-    rope_head_dim: Heads
-    """d_r: width of the decoupled rotary key."""
-    nope_head_dim: Heads
-    """Width of a query and key head without the rotary part."""
-    v_head_dim: Heads
-    """Width of a value head."""
-    q_lora_rank: Rank | None = None
-    """Width of the compressed query; without it queries are projected directly."""
+def _heads_divide(state: Any) -> Any:
+    if state.value_heads % state.key_heads:
+        raise rule(f"key_heads {state.key_heads} does not divide value_heads {state.value_heads}", "key_heads")
+    return state
 
 
-class IndexerSchema(StrictRecord):
-    """What chooses the entries that a query reads."""
-
-    heads: Heads
-    """Index query heads."""
-    dim: Heads
-    """Elements of an index key."""
-    top_k: Window
-    """Blocks that a query reads."""
-    block: Window = 1
-    """Entries of a block."""
-    shared: Flag = False
-    """true: the layer takes the choice of an earlier one and has no index of its own."""
-    weighted: Flag = True
-    """false: index heads have no weights of their own."""
-    by_kv_head: Flag = False
-    """true: each KV head's query heads choose for themselves."""
-    key_bytes: Annotated[Number, Field(gt=0, le=8)] | None = 132 / 128
-    """Bytes of an element of a key, scales included; null: in the cache's format."""
-
-
-class CompressionSchema(StrictRecord):
-    """One cached entry for several tokens."""
-
-    ratio: Annotated[int, WholeNumber(2, 1_000_000)]
-    """Tokens of an entry."""
-    window: Window
-    """Newest tokens that are kept one by one beside them."""
-    overlap: Flag = False
-    """true: an entry mixes its tokens with those of the entry before it."""
-
-
-class StateSchema(StrictRecord):
-    """A recurrence in place of a cache."""
-
-    kind: StateKind
-    """Rule by which a token changes the state."""
-    key_heads: Heads
-    """Heads of queries and keys (groups of mamba-2)."""
-    key_dim: Heads
-    """Elements of a key (mamba-2's state size)."""
-    value_heads: Heads
-    """Heads of values, each with a state."""
-    value_dim: Heads
-    """Elements of a value."""
-    conv_width: Annotated[int, WholeNumber(0, 64)]
-    """Taps of the short convolution before it; 0: none."""
-    decay_rank: Rank | None = None
-    """Width through which the decay of every key element is projected."""
-    gate_rank: Rank | None = None
-    """Width through which the output's gate is projected."""
-    state_bytes: Annotated[int, WholeNumber(1, 8)] = 4
-    """Bytes of an element of the state."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> StateSchema:
-        if self.value_heads % self.key_heads:
-            raise rule(f"key_heads {self.key_heads} does not divide value_heads {self.value_heads}", "key_heads")
-        return self
+MlaSchema: Any = record_schema(Mla)
+IndexerSchema: Any = record_schema(Indexer)
+CompressionSchema: Any = record_schema(Compression)
+StateSchema: Any = record_schema(State, __validators__={"heads_divide": model_validator(mode="after")(_heads_divide)})
 
 
 class LayerFields(StrictRecord):

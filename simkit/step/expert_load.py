@@ -44,7 +44,7 @@ class ExpertLoadSchema(StrictRecord):
 class ExpertLoad:
     """``weights`` of a file in its order, of which chips hold runs; or Zipf's, its ranks dealt to the chips in turn."""
 
-    zipf: float = 0.0
+    zipf_exponent: float = 0.0
     weights: tuple[float, ...] = ()
 
     def chances(self, moe: Moe) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ class ExpertLoad:
         if self.weights and len(self.weights) != moe.experts:
             raise UserError(f"expert load: the file counts {len(self.weights)} experts, and the model has "
                             f"{moe.experts}")
-        weights = np.array(self.weights) if self.weights else np.arange(1.0, moe.experts + 1) ** -self.zipf
+        weights = np.array(self.weights) if self.weights else np.arange(1.0, moe.experts + 1) ** -self.zipf_exponent
         if np.count_nonzero(weights) < moe.top_k:
             raise UserError(f"expert load: only {np.count_nonzero(weights)} experts are ever chosen, and a row chooses "
                             f"{moe.top_k}")
@@ -77,10 +77,10 @@ def parse_expert_load(text: str) -> ExpertLoad | None:
         return None
     if name.lower() == "zipf":
         try:
-            found = ExpertLoad(zipf=float(exponent))
+            found = ExpertLoad(zipf_exponent=float(exponent))
         except ValueError:
-            found = ExpertLoad(zipf=math.nan)
-        if not 0 <= found.zipf <= MOST_EXPONENT:
+            found = ExpertLoad(zipf_exponent=math.nan)
+        if not 0 <= found.zipf_exponent <= MOST_EXPONENT:
             raise UserError(f"expert load '{text[:40]}': expected zipf:S with S from 0 to {MOST_EXPONENT:g}")
         return found
     source = load_yaml(find_file(text.strip(), kind="workloads/expert_loads", what="expert load"))

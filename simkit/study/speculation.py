@@ -59,15 +59,15 @@ class AcceptanceSchema(StrictRecord):
 class Speculation:
     """``draft_tokens`` (γ) proposals a step, accepted one by one with probability ``acceptance`` (α).
 
-    ``measured``: tokens of a step as a file gives them, in place of α. ``draft`` is the proposing model; None: layers
-    of the target's own (``mtp``), or Medusa-like heads of it.
+    ``measured_tokens``: tokens of a step as a file gives them, in place of α. ``draft`` is the proposing model; None:
+    layers of the target's own (``mtp``), or Medusa-like heads of it.
     """
 
     draft_tokens: int
     acceptance: float
     draft: ModelArchitecture | None
     mtp: bool = False
-    measured: float | None = None
+    measured_tokens: float | None = None
 
     @property
     def tokens_per_step(self) -> float:
@@ -76,8 +76,8 @@ class Speculation:
         >>> round(Speculation(draft_tokens=4, acceptance=0.8, draft=None).tokens_per_step, 3)
         3.362
         """
-        if self.measured is not None:
-            return self.measured
+        if self.measured_tokens is not None:
+            return self.measured_tokens
         alpha, gamma = self.acceptance, self.draft_tokens
         return gamma + 1.0 if alpha == 1.0 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
 
@@ -127,7 +127,7 @@ def parse_speculation(text: str) -> Speculation | None:
         acceptance, measured = float("nan"), _measured(words["acceptance"], gamma)
     if measured is None and not 0 <= acceptance <= 1:
         raise UserError(f"speculation: acceptance {acceptance:g} is not a probability between 0 and 1")
-    return Speculation(draft_tokens=gamma, acceptance=acceptance, measured=measured, mtp=number == "mtp",
+    return Speculation(draft_tokens=gamma, acceptance=acceptance, measured_tokens=measured, mtp=number == "mtp",
                        draft=load_model(words["draft"]) if number == "gamma" else None)
 
 

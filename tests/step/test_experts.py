@@ -183,7 +183,7 @@ def test_a_stated_load_is_that_of_simulated_rows(text, rows, groups):
 @pytest.mark.parametrize(("experts", "top_k", "rows", "groups"), ROUTINGS)
 def test_equal_weights_are_the_uniform_load(experts, top_k, rows, groups):
     moe = Moe(experts=experts, top_k=top_k, expert_size=1, shared_size=0, gated=True)
-    for load in (ExpertLoad(zipf=0.0), ExpertLoad(weights=(3.0,) * experts)):
+    for load in (ExpertLoad(zipf_exponent=0.0), ExpertLoad(weights=(3.0,) * experts)):
         choices, distinct, every = busiest_group(load, moe, rows, groups)
         share = busiest_expert_share(rows, top_k, groups, experts)
         assert choices == pytest.approx(rows * top_k * share / groups, rel=1e-9)

@@ -1,0 +1,115 @@
+"""What kinds share that keep an entry of every token: arrays, reads and writes follow from the arrays of one token."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+from simkit.model.kinds.base import AttentionLayout, Core, Feature, Read, StoredArray, Writes, every_token
+from simkit.model.kinds.widths import LayerShape
+
+
+def spans_of(model: LayerShape) -> dict[str, Any]:
+    """How a layer's entries are chosen, compressed or borrowed, whatever their arrays."""
+    return {"indexer": model.indexer, "compression": model.compression, "kept": model.kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached(AttentionLayout):
+    """``own_arrays`` of a token, spanned as the layer says, and ``rotary`` elements of it."""
+
+    @property
+    @abstractmethod
+    def own_arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays of a token before any of it is compressed, indexed or borrowed."""
+
+    @property
+    @abstractmethod
+    def rotary(self) -> tuple[int, int, int]:
+        """Elements with a rotary embedding: of a query head, of a KV head, and of what all heads share."""
+
+    @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """What is kept between steps."""
+        return self.spanned(self.own_arrays)
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        """What a step reads of it."""
+        return self.spanned_reads()
+
+    @cached_property
+    def prefill_core(self) -> Core:
+        """That of a step, unless prompts expand what is cached."""
+        return self.core
+
+    @cached_property
+    def writes(self) -> Writes:
+        """Every token's entry, unless an earlier layer keeps it."""
+        per_query_head, per_kv_head, shared = self.rotary
+        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=per_query_head,
+                      rotary_per_kv_head=per_kv_head, rotary_shared=shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfRotary(Cached):
+    """``kind-K``: ``K`` arrays of ``array_name`` and one rotary half key of ``head_dim / 2`` for all heads."""
+
+    array_name: ClassVar[str]
+    words: ClassVar[tuple[str, str, str]]
+    """For messages: what is key and value in one, what of keys is rotary, and the heads that share it."""
+
+    head_dim: int
+
+    @classmethod
+    def spells(cls, name: str) -> bool:
+        """True for ``kind-`` and a number."""
+        return re.fullmatch(rf"{cls.kind}-\d{{1,6}}", name, re.ASCII) is not None
+
+    @classmethod
+    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
+        """None: no architecture file names such a kind yet."""
+        del name, model
+        return None
+
+    @property
+    def label(self) -> str:
+        """The kind and its number."""
+        return f"{self.kind}-{self.n_kv_heads}"
+
+    @property
+    @abstractmethod
+    def array_dim(self) -> int:
+        """Elements of each of the arrays."""
+
+    @property
+    def rotary_dim(self) -> int:
+        """Elements of the half key."""
+        return self.head_dim // 2
+
+    @property
+    def rotary(self) -> tuple[int, int, int]:
+        """Of every query, and of the half key."""
+        return self.rotary_dim, 0, self.rotary_dim
+
+    @cached_property
+    def own_arrays(self) -> tuple[StoredArray, ...]:
+        """Each head's array and the half key, which divides over no heads."""
+        return (StoredArray(name=self.array_name, elements=self.array_dim, role="latent", shared=False,
+                            stored_tokens=every_token),
+                StoredArray(name="rotary", elements=self.rotary_dim, role="key", shared=True,
+                            stored_tokens=every_token))
+
+    @cached_property
+    def refuses(self) -> dict[Feature, str]:
+        """Formats apart, encoders, and scores by head where heads share the half key."""
+        both, rotary, heads = self.words
+        why: dict[Feature, str] = self.span_refuses | {
+            "separate formats": f"caches {both} both key and value",
+            "cross-attention": f"has cross-attention, whose keys carry no rotary {rotary}"}
+        if self.n_kv_heads > 1:
+            why["eviction by score"] = f"shares a rotary key among {heads}, which would keep different tokens"
+        return why
