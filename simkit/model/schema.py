@@ -21,7 +21,7 @@ from simkit.foundation.validation import (
     rule,
 )
 from simkit.foundation.yaml_source import YamlSource
-from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
+from simkit.model.architecture import LayerGroup, LayerInput, Mlp, ModelArchitecture, Moe
 from simkit.model.kinds.widths import Compression, Heads, Indexer, LayerShape, Mla, Rank, State, Window
 from simkit.model.kv_cache import parse_cache_formats
 
@@ -80,6 +80,8 @@ class LayerKindSchema(LayerFields):
     """Elements of a head."""
     state: StateSchema | None = None
     """A recurrence in place of a cache."""
+    mlp_factor: Annotated[int, WholeNumber(1, 16)] = 1
+    """Width of the dense mlp in these layers, over that of the section."""
 
 
 NO_ATTENTION: Final = "none"
@@ -173,6 +175,9 @@ class MtpSchema(StrictRecord):
     """Their feed-forward block. Default: that of the last layer."""
 
 
+LayerInputSchema: Any = record_schema(LayerInput)
+
+
 class ModelSchema(StrictRecord):
     """A simkit model architecture."""
 
@@ -199,6 +204,8 @@ class ModelSchema(StrictRecord):
     feed_pattern: Annotated[list[Literal["mlp", "moe", "none"]], Field(min_length=1, max_length=1000)] | None = None
     """Feed-forward blocks, repeated over the layers: dense, experts, or none. Default: experts in all layers but
     moe.first_dense_layers."""
+    layer_input: LayerInputSchema | None = None
+    """What every layer takes of the token itself, from a table of its own; with a dense mlp."""
     mtp: MtpSchema | None = None
     """Layers that predict further tokens, for --speculation mtp=N; not among layers and parameters."""
     residual_passes: Annotated[Number, Field(ge=4, le=1000)] = 4
@@ -250,6 +257,8 @@ class ModelSchema(StrictRecord):
     def _has_an_mlp(self) -> ModelSchema:
         if self.mlp is None and self.moe is None:
             raise rule("missing key 'mlp' or 'moe': expected such as 'mlp: {size: 28672, gated: true}'", "mlp")
+        if self.layer_input is not None and self.moe is not None:
+            raise rule("is counted for dense models only: expected no moe", "layer_input")
         if self.moe is not None and self.moe.first_dense_layers and self.mlp is None:
             raise rule("needs the dense 'mlp' of those layers", "moe", "first_dense_layers")
         for word, block in (("mlp", self.mlp), ("moe", self.moe)):
@@ -285,7 +294,9 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     return ModelArchitecture(
         name=schema.name, title=schema.title, hidden_size=schema.hidden_size, n_q_heads=attention.n_q_heads,
         n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema),
-        mtp=mtp_layers(schema), mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
+        mtp=mtp_layers(schema),
+        layer_input=None if schema.layer_input is None else LayerInput(**schema.layer_input.model_dump()),
+        mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
         moe=None if moe is None else Moe(**moe.model_dump(exclude={"first_dense_layers"})),
         mla=None if attention.mla is None else Mla(**attention.mla.model_dump()),
         vocab_size=schema.vocab_size, tied_embeddings=schema.tied_embeddings, parallel_block=schema.parallel_block,
@@ -342,6 +353,7 @@ def _group(schema: ModelSchema, word: str, feed: str, count: int) -> LayerGroup:
     window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
     attends = word != NO_ATTENTION
     return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
+                      mlp_factor=kind.mlp_factor if kind else 1,
                       shape=layer_shape(attention, word, schema.name, schema.hidden_size)
                       if own_shapes and attends else None)
 

@@ -17,9 +17,8 @@ from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import Expansion, Projection
 from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
-from simkit.step.mixture import mixture
+from simkit.step.feed_forward import feed_forward
 from simkit.step.operators import (
-    GATE_FLOPS,
     SOFTMAX_FLOPS,
     AttentionTask,
     Collective,
@@ -244,33 +243,19 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
     layers: list[Operator] = []
     for group in workload.layer_groups:
         layers += attention_block(workload, group) if group.attends else []
-        moe = workload.model.moe
-        if group.feeds:
-            layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
+        layers += feed_forward(workload, group)
     return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
                       collectives=_collectives(workload))
-
-
-def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
-    model = workload.model
-    if model.mlp is None:
-        return []
-    own = workload if model.moe else workload.of_experts
-    width = model.mlp.size / workload.heads.ways
-    first = width * (model.mlp.matrices - 1)
-    return [
-        *([] if model.parallel_block else [norm(workload, group.count)]),
-        gemm(own, "mlp_up", group.count, model.hidden_size, first,
-             vector_flops=GATE_FLOPS * workload.rows * width),
-        gemm(own, "mlp_down", group.count, width, model.hidden_size),
-    ]
 
 
 def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
     model, rows, ways = workload.model, workload.rows, workload.heads.ways
     vocabulary = model.vocab_size / ways
     row_bytes = 1.0 * rows * model.hidden_size
+    streams = model.layer_input.stream_matrices if model.layer_input else 0
     return (
+        *([gemm(workload, "stream_matrices", 1, model.hidden_size, model.hidden_size / ways, batches=streams)]
+          if streams else []),
         Operator(name="embedding", count=1, weight_bytes=row_bytes / ways * workload.weight_format.bytes_per_element,
                  activation_bytes=row_bytes * workload.activation_bytes_per_element),
         norm(workload, 1),
