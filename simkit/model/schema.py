@@ -124,6 +124,9 @@ class AttentionSchema(LayerFields):
                 raise rule(f"n_kv_heads {shape.n_kv_heads} does not divide n_q_heads {shape.n_q_heads}", *where)
             if (shape.compression or not shape.kept) and shape.mla:
                 raise rule("a compressed or borrowed cache of latents is not modelled: expected no mla", *where)
+            chooses = shape.indexer is not None and shape.indexer.by_kv_head
+            if shape.compression and shape.compression.among_tokens and not chooses:
+                raise rule("among_tokens needs an indexer that chooses by_kv_head", *where)
             if bool(shape.output_groups) != bool(shape.output_rank) or (
                     shape.output_groups and shape.n_q_heads % shape.output_groups):
                 raise rule("output_groups and output_rank go together, and output_groups divides n_q_heads", *where)

@@ -15,7 +15,7 @@ import numpy as np
 
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
-from simkit.model.kinds.base import Expansion, Projection
+from simkit.model.kinds.base import ATTENDED, Expansion, Projection
 from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
 from simkit.step.feed_forward import feed_forward
 from simkit.step.operators import (
@@ -361,7 +361,7 @@ def step_totals(step: DecodeStep) -> StepTotals:
             continue
         own = workload if op.layers is None else workload.of(op.layers)
         by_sequence = ways * batch / (own.attention_sequences * own.heads.batch_ways)
-        alike = op.count * by_sequence * own.evenness(PARTS_READ.get(op.name, ("entry", "recent")))
+        alike = op.count * by_sequence * own.evenness(PARTS_READ.get(op.name, ATTENDED))
         read = read + alike * op.kv_read_bytes
         written = written + alike * op.kv_write_bytes / (own.heads.context_ways if op.name == KV_APPEND else 1.0)
         if op.name != KV_APPEND:

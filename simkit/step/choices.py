@@ -45,6 +45,12 @@ def choice_of_entries(workload: DecodeWorkload, group: LayerGroup) -> list[Opera
     kept_scores = 1.0 * sequences * workload.q_len * choices * entries / index.block
     chosen = np.minimum(kept_scores, sequences * workload.q_len * choices * index.top_k)
     in_8_bits = index.key_bytes is not None
+    pooled = layout.compression
+    if pooled is not None and pooled.among_tokens:  # a block's score sums its entries' weights over the query heads
+        summed = 1.0 * sequences * workload.q_len * workload.heads.q_per_chip * workload.mean_over_lengths(
+            group, lambda kept: workload.on_chip(pooled.entries(kept)))
+        return [Operator(name="top_k", count=count, vector_flops=summed + TOP_K_PASSES * kept_scores,
+                         activation_bytes=(summed + TOP_K_PASSES * kept_scores) * SCORE_BYTES + chosen * INDEX_BYTES)]
     return [
         Operator(name="index_scores", count=count, matrix_flops=2.0 * scores * index.dim,
                  vector_flops=INDEX_FLOPS * scores, kv_read_bytes=1.0 * sequences * read,

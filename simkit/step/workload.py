@@ -11,7 +11,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture, group_layout
-from simkit.model.kinds.base import ArrayPart, AttentionLayout, Read, StoredArray
+from simkit.model.kinds.base import ATTENDED, ArrayPart, AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
 from simkit.step.expert_load import ExpertLoad
 from simkit.step.machine import Machine
@@ -234,7 +234,7 @@ class DecodeWorkload:
 
         return sum(self.held_heads(array) * self.bytes_of(array, rows(array)) for array in self.layout.arrays)
 
-    def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
+    def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ATTENDED) -> Any:
         """Bytes that this chip reads in a step, each once, of what attention multiplies by (or of other arrays)."""
         return sum(self.held_heads(read.array) * self._one_head_bytes(read, tokens)
                    for read in self.layout.reads if read.array.part in parts)
@@ -254,7 +254,7 @@ class DecodeWorkload:
 
     @property
     def _attention_reads(self) -> tuple[Read, ...]:
-        return tuple(read for read in self.layout.reads if read.array.part in ("entry", "recent"))
+        return tuple(read for read in self.layout.reads if read.array.part in ATTENDED)
 
     def _one_head_bytes(self, read: Read, tokens: Any) -> Any:
         """Each entry once: queries of a step that choose for themselves may choose as many each as there are in all."""
@@ -285,7 +285,7 @@ class DecodeWorkload:
     def token_bytes(self) -> Any:
         """Bytes by which one token lets the cache of a layer grow, begun groups of a format counted whole."""
         return sum(self.held_heads(array) * self.bytes_of(array, 1.0) / array.tokens_per_entry
-                   for array in self.layout.arrays if array.part in ("entry", "index") and self.layout.kept)
+                   for array in self.layout.arrays if array.part in ("entry", "pooled", "index") and self.layout.kept)
 
     def page_bytes(self, page_tokens: float) -> list[tuple[Any, float]]:
         """Bytes of a page of tokens of each array on this chip, and tokens at which the array stops growing."""
@@ -341,7 +341,7 @@ class DecodeWorkload:
         return self._over(arrays, self._heads_stored) / self._over(
             arrays, lambda array: 1.0 if array.shared else self.n_kv_heads)
 
-    def evenness(self, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
+    def evenness(self, parts: Iterable[ArrayPart] = ATTENDED) -> Any:
         """Cache of all chips over that of as many like the busiest: below 1 where heads do not deal out evenly."""
         arrays = tuple(array for array in self.layout.arrays if array.part in parts)
         if len({array.shared for array in arrays}) > 1:

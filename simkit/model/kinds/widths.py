@@ -81,7 +81,8 @@ class Compression:
     """One cached entry for several tokens.
 
     The newest ``window`` tokens are kept beside them (DeepSeek-V4: CSA, HCA). Projections of entries that ``overlap``
-    are twice as wide.
+    are twice as wide. Where an index chooses ``among_tokens``, entries and window are branches beside it with keys and
+    values of their own, and the entries' scores choose the blocks (NSA, arXiv 2502.11089, section 3.3).
     """
 
     ratio: Annotated[int, WholeNumber(2, 1_000_000)]
@@ -90,6 +91,8 @@ class Compression:
     """Newest tokens that are kept one by one beside them."""
     overlap: Flag = False
     """true: an entry mixes its tokens with those of the entry before it."""
+    among_tokens: Flag = False
+    """true: the index chooses among the tokens themselves, and all compressed entries are read beside them (NSA)."""
 
     def entries(self, context_tokens: Any) -> Any:
         """Whole groups of ``ratio`` tokens: what has not filled a group yet is in the window."""
