@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import fields
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -314,23 +314,15 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
 def layer_shape(attention: AttentionSchema, name: str, model: str, hidden_size: int) -> LayerShape:
     """The attention of one kind of layer: its own widths, and where it leaves them out those of the section."""
     kind = attention.kinds.get(name)
-    given = {key: getattr(kind, key) for key in LayerKindSchema.model_fields} if kind is not None else {}
-
-    def one(key: str) -> Any:
-        own = given.get(key)
-        return own if own is not None else getattr(attention, key, None)
-
-    def record(key: str, made: Callable[..., Any]) -> Any:
-        replaced = given.get("state") is not None and key != "state"  # what attention layers have, a state has not
-        return None if one(key) is None or replaced else made(**one(key).model_dump())
-
-    plain = {key: one(key) for key in ("n_q_heads", "n_kv_heads", "head_dim", "value_dim", "query_rank")}
-    return LayerShape(
-        name=model, hidden_size=hidden_size, **plain, tied_values=bool(one("tied_values")),
-        gate_dim=one("gate_dim") or 0, output_groups=one("output_groups") or 0, output_rank=one("output_rank") or 0,
-        kept=one("kept") is not False, mla=record("mla", Mla), indexer=record("indexer", Indexer),
-        compression=record("compression", Compression), state=record("state", State),
-        cross_attention=attention.cross_attention)
+    names = [one.name for one in fields(LayerShape)]
+    given: dict[str, Any] = {key: value for section in (attention, kind) for key in names
+                             if (value := getattr(section, key, None)) is not None}
+    own_state = kind is not None and kind.state is not None
+    for key, made in (("mla", Mla), ("indexer", Indexer), ("compression", Compression), ("state", State)):
+        section = given.pop(key, None)
+        if section is not None and (key == "state" or not own_state):  # what attention layers have, a state has not
+            given[key] = made(**section.model_dump())
+    return LayerShape(name=model, hidden_size=hidden_size, **given)
 
 
 def layer_groups(schema: ModelSchema) -> tuple[LayerGroup, ...]:

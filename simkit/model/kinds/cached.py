@@ -33,12 +33,10 @@ class Cached(AttentionLayout):
 
     @cached_property
     def arrays(self) -> tuple[StoredArray, ...]:
-        """What is kept between steps."""
         return self.spanned(self.own_arrays)
 
     @cached_property
     def reads(self) -> tuple[Read, ...]:
-        """What a step reads of it."""
         return self.spanned_reads()
 
     @cached_property
@@ -66,18 +64,15 @@ class HalfRotary(Cached):
 
     @classmethod
     def spells(cls, name: str) -> bool:
-        """True for ``kind-`` and a number."""
         return re.fullmatch(rf"{cls.kind}-\d{{1,6}}", name, re.ASCII) is not None
 
     @classmethod
     def as_trained(cls, name: str, model: LayerShape) -> Self | None:
-        """None: no architecture file names such a kind yet."""
         del name, model
-        return None
+        return None  # no architecture file names such a kind yet
 
     @property
     def label(self) -> str:
-        """The kind and its number."""
         return f"{self.kind}-{self.n_kv_heads}"
 
     @property
@@ -92,7 +87,6 @@ class HalfRotary(Cached):
 
     @property
     def rotary(self) -> tuple[int, int, int]:
-        """Of every query, and of the half key."""
         return self.rotary_dim, 0, self.rotary_dim
 
     @cached_property
