@@ -17,8 +17,10 @@ from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import ATTENDED, Expansion, Projection
 from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
-from simkit.step.feed_forward import feed_forward
+from simkit.step.layer_input import layer_input, streams
+from simkit.step.mixture import mixture
 from simkit.step.operators import (
+    GATE_FLOPS,
     SOFTMAX_FLOPS,
     AttentionTask,
     Collective,
@@ -179,7 +181,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     wide_rereads: Any = 0.0
     shared_rereads: Any = 0.0
     wide = workload.widened
-    gather = chosen_rows(workload, group, read)
+    gather = chosen_rows(workload, group, read) if layout.indexer else None
     shared = len({one.array.shared for one in workload.entry_reads}) > 1
     if by_query_head or shared or gather:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
@@ -243,19 +245,35 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
     layers: list[Operator] = []
     for group in workload.layer_groups:
         layers += attention_block(workload, group) if group.attends else []
-        layers += feed_forward(workload, group)
+        moe = workload.model.moe
+        if group.feeds:
+            layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
     return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
                       collectives=_collectives(workload))
+
+
+def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
+    model = workload.model
+    if model.mlp is None:
+        return []
+    own = workload if model.moe else workload.of_experts
+    width = model.mlp.size * group.mlp_factor / workload.heads.ways
+    first = width * (model.mlp.matrices - 1)
+    return [
+        *([] if model.parallel_block else [norm(workload, group.count)]),
+        gemm(own, "mlp_up", group.count, model.hidden_size, first,
+             vector_flops=GATE_FLOPS * workload.rows * width),
+        gemm(own, "mlp_down", group.count, width, model.hidden_size),
+        *([] if model.layer_input is None else layer_input(workload, group, model.layer_input)),
+    ]
 
 
 def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
     model, rows, ways = workload.model, workload.rows, workload.heads.ways
     vocabulary = model.vocab_size / ways
     row_bytes = 1.0 * rows * model.hidden_size
-    streams = model.layer_input.stream_matrices if model.layer_input else 0
     return (
-        *([gemm(workload, "stream_matrices", 1, model.hidden_size, model.hidden_size / ways, batches=streams)]
-          if streams else []),
+        *([] if model.layer_input is None else streams(workload, model.layer_input)),
         Operator(name="embedding", count=1, weight_bytes=row_bytes / ways * workload.weight_format.bytes_per_element,
                  activation_bytes=row_bytes * workload.activation_bytes_per_element),
         norm(workload, 1),

@@ -352,3 +352,43 @@ class AttentionLayout(ABC):
     def keeps_keys_and_values(self) -> bool:
         """True where every KV head has a key and a value of its own: what measured kernels of ordinary heads read."""
         return [array.role for array in self.arrays] == ["key", "value"]
+
+
+def spans_of(model: LayerShape) -> dict[str, Any]:
+    """How a layer's entries are chosen, compressed or borrowed, whatever their arrays."""
+    return {"indexer": model.indexer, "compression": model.compression, "kept": model.kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached(AttentionLayout):
+    """``own_arrays`` of a token, spanned as the layer says, and ``rotary`` elements of it."""
+
+    @property
+    @abstractmethod
+    def own_arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays of a token before any of it is compressed, indexed or borrowed."""
+
+    @property
+    @abstractmethod
+    def rotary(self) -> tuple[int, int, int]:
+        """Elements with a rotary embedding: of a query head, of a KV head, and of what all heads share."""
+
+    @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return self.spanned(self.own_arrays)
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        return self.spanned_reads()
+
+    @cached_property
+    def prefill_core(self) -> Core:
+        """That of a step, unless prompts expand what is cached."""
+        return self.core
+
+    @cached_property
+    def writes(self) -> Writes:
+        """Every token's entry, unless an earlier layer keeps it."""
+        per_query_head, per_kv_head, shared = self.rotary
+        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=per_query_head,
+                      rotary_per_kv_head=per_kv_head, rotary_shared=shared)

@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import ClassVar, Final, Self
 
 from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import Core, Expansion, Projection, heads_that_divide
-from simkit.model.kinds.cached import HalfRotary, spans_of
+from simkit.model.kinds.base import Core, Expansion, Projection, heads_that_divide, spans_of
+from simkit.model.kinds.half_rotary import HalfRotary
 from simkit.model.kinds.projections import query_projections, up_projections
 from simkit.model.kinds.widths import LayerShape
 

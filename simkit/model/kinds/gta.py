@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import ClassVar, Self
 
 from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import Core, Projection, heads_that_divide
-from simkit.model.kinds.cached import HalfRotary, spans_of
+from simkit.model.kinds.base import Core, Projection, heads_that_divide, spans_of
+from simkit.model.kinds.half_rotary import HalfRotary
 from simkit.model.kinds.widths import LayerShape
 
 

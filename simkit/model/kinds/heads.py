@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final, Self
 
-from simkit.model.kinds.base import Core, Feature, Projection, StoredArray, every_token, heads_that_divide
-from simkit.model.kinds.cached import Cached, spans_of
+from simkit.model.kinds.base import (
+    Cached,
+    Core,
+    Feature,
+    Projection,
+    StoredArray,
+    every_token,
+    heads_that_divide,
+    spans_of,
+)
 from simkit.model.kinds.projections import output_projections, query_projections
 from simkit.model.kinds.widths import LayerShape
 

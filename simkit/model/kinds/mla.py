@@ -13,8 +13,16 @@ from functools import cached_property
 from typing import ClassVar, Self
 
 from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import Core, Expansion, Feature, Projection, StoredArray, every_token
-from simkit.model.kinds.cached import Cached, spans_of
+from simkit.model.kinds.base import (
+    Cached,
+    Core,
+    Expansion,
+    Feature,
+    Projection,
+    StoredArray,
+    every_token,
+    spans_of,
+)
 from simkit.model.kinds.projections import output_projections, query_projections, up_projections
 from simkit.model.kinds.widths import LayerShape, Mla
 

@@ -1,4 +1,4 @@
-"""What kinds share that keep an entry of every token: arrays, reads and writes follow from the arrays of one token."""
+"""What grouped-tied and grouped latent attention share: arrays that heads divide, and one rotary half key."""
 
 from __future__ import annotations
 
@@ -6,50 +6,10 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from simkit.model.kinds.base import AttentionLayout, Core, Feature, Read, StoredArray, Writes, every_token
+from simkit.model.kinds.base import Cached, Feature, StoredArray, every_token
 from simkit.model.kinds.widths import LayerShape
-
-
-def spans_of(model: LayerShape) -> dict[str, Any]:
-    """How a layer's entries are chosen, compressed or borrowed, whatever their arrays."""
-    return {"indexer": model.indexer, "compression": model.compression, "kept": model.kept}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cached(AttentionLayout):
-    """``own_arrays`` of a token, spanned as the layer says, and ``rotary`` elements of it."""
-
-    @property
-    @abstractmethod
-    def own_arrays(self) -> tuple[StoredArray, ...]:
-        """Arrays of a token before any of it is compressed, indexed or borrowed."""
-
-    @property
-    @abstractmethod
-    def rotary(self) -> tuple[int, int, int]:
-        """Elements with a rotary embedding: of a query head, of a KV head, and of what all heads share."""
-
-    @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
-        return self.spanned(self.own_arrays)
-
-    @cached_property
-    def reads(self) -> tuple[Read, ...]:
-        return self.spanned_reads()
-
-    @cached_property
-    def prefill_core(self) -> Core:
-        """That of a step, unless prompts expand what is cached."""
-        return self.core
-
-    @cached_property
-    def writes(self) -> Writes:
-        """Every token's entry, unless an earlier layer keeps it."""
-        per_query_head, per_kv_head, shared = self.rotary
-        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=per_query_head,
-                      rotary_per_kv_head=per_kv_head, rotary_shared=shared)
 
 
 @dataclass(frozen=True, kw_only=True)
