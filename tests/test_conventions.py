@@ -40,6 +40,7 @@ COUNTS = frozenset({
 })
 # Public floats without a unit whose names need no such ending, each with what it is.
 DIMENSIONLESS = {
+    "zipf_exponent": "the power of a rank",
     "acceptance": "the probability that a drafted token is accepted",
     "n_kv_heads": "a count; the head layouts of an axis may make an array of it",
     "point_cost": "time of a point, in points of the closed form",

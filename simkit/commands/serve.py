@@ -43,9 +43,12 @@ def _scheduler_options(function: Any) -> Any:
         click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
                      help="Most tokens of an iteration; longer prompts are cut."),
         click.option("--speculation", default="none", show_default=True, metavar="TEXT",
-                     help="draft=MODEL,gamma=4,acceptance=0.8 or medusa=4,acceptance=0.6."),
+                     help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
+                          "medusa=4,acceptance=0.6; acceptance may be a file."),
         click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
                      help="Chips that hold different experts."),
+        click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
+                     help="How often rows choose each expert: uniform, zipf:S, or a file of counts."),
         click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
                      help="heads, batch, context, or auto: as the profile says."),
     ):
@@ -135,7 +138,7 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     answers = ask(
         profiles.load(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
-            "speculation", "ep", "attention_sharding")}}, chips=chips, tp=tp, pp=pp, replicas=replicas,
+            "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp, replicas=replicas,
         engine=engine, attainment_fraction=attainment_fraction if find_max_rate else None,
         keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000)
     _warn(answers, searched=find_max_rate)

@@ -10,12 +10,12 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -45,6 +45,21 @@ class StrictRecord(BaseModel):
         for key, meaning in key_meanings(cls).items():
             properties[key]["description"] = meaning
         return found
+
+
+def record_schema(record: type, **options: Any) -> type[StrictRecord]:
+    """The schema of a section whose keys are a record's fields, with their types and docstrings.
+
+    ``options`` of pydantic's ``create_model``.
+    """
+    hints = get_type_hints(record, include_extras=True)
+    keys: dict[str, Any] = {one.name: (hints[one.name], ... if one.default is MISSING else one.default)
+                            for one in fields(record)}
+    create: Callable[..., type[StrictRecord]] = create_model
+    schema = create(f"{record.__name__}Schema", **{
+        "__base__": StrictRecord, "__doc__": str(record.__doc__).partition("\n")[0], **options}, **keys)
+    schema.declared = record, {name: name for name in keys}
+    return schema
 
 
 def key_meanings(schema: type[StrictRecord]) -> dict[str, str]:

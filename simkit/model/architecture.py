@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Annotated
 
+from simkit.foundation.validation import WholeNumber
 from simkit.model.attention import layer_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kinds.widths import LayerShape, Mla
@@ -48,12 +50,34 @@ class Moe:
         return 3 if self.gated else 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerInput:
+    """What every layer takes of the token itself, beside the hidden state (Gemma 3n, Gemma 4 E2B and E4B).
+
+    A row of the layer's table and a projection of the embedding are added, gated by the hidden state, projected to it.
+    """
+
+    size: Annotated[int, WholeNumber(1, 4096)]
+    """Elements of it."""
+    vocab_size: Annotated[int, WholeNumber(1, 100_000_000)]
+    """Rows of each layer's table, of which a token reads one."""
+    side_rank: Annotated[int, WholeNumber(0, 4096)] = 0
+    """Width of a path beside attention (LAuReL); 0: none."""
+    stream_matrices: Annotated[int, WholeNumber(0, 100)] = 0
+    """Square matrices at the ends that make several residual streams and join them (AltUp)."""
+
+    def layer_elements(self, hidden_size: int) -> int:
+        """Elements of a layer's matrices."""
+        return hidden_size * (3 * self.size + 2 * self.side_rank)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGroup:
     """``count`` layers that are alike: the same attention window (None: the whole context) and MLP kind.
 
-    ``budget`` scales an eviction rule's kept tokens on these layers. ``shape``: attention of their own; None: that of
-    the model. Blocks that are attention alone, or an MLP alone, do not ``feed`` or do not ``attend`` (Nemotron).
+    ``budget`` scales an eviction rule's kept tokens on these layers, ``mlp_factor`` the width of their dense MLP.
+    ``shape``: attention of their own; None: that of the model. Blocks that are attention alone, or an MLP alone, do not
+    ``feed`` or do not ``attend`` (Nemotron).
     """
 
     count: int
@@ -63,6 +87,7 @@ class LayerGroup:
     shape: LayerShape | None = None
     attends: bool = True
     feeds: bool = True
+    mlp_factor: int = 1
 
     def with_budget(self, budget: float, count: int) -> LayerGroup:
         """``count`` of these layers with another eviction budget."""
@@ -78,6 +103,7 @@ class ModelArchitecture:
     residual stream is several states wide (DeepSeek-V4's hyper-connections, Kimi-K3's attention residuals).
 
     ``encoder_layers`` are stored beside the decoder of an encoder-decoder model (T5); decoding never reads them.
+    ``mtp``: layers that predict further tokens, a draft of the model's own, which no plain step runs and no count has.
     ``active_excludes_embedding`` says how the publisher counted ``params_active_published``; ``weight_dtype`` is the
     format in which the weights are published, experts' after a slash.
     """
@@ -108,6 +134,8 @@ class ModelArchitecture:
     source: str | None = None
     notes: tuple[str, ...] = ()
     file: str | None = None
+    mtp: LayerGroup | None = None
+    layer_input: LayerInput | None = None
 
     @cached_property
     def n_layers(self) -> int:
@@ -178,13 +206,17 @@ def group_layout(model: ModelArchitecture, layout: AttentionLayout, group: Layer
 
 @lru_cache(maxsize=1024)
 def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCount:
-    """Weights of one layer's MLP or mixture of experts, router included."""
-    moe = model.moe
+    """Weights of one layer's MLP or mixture of experts, router included, and of a layer's own input.
+
+    Rows of the input's table are looked up, as publishers' effective parameters have it: none of them is active.
+    """
+    moe, of_layer = model.moe, model.layer_input
     if not group.feeds:
         return ParameterCount(total=0, active=0)
     if not group.moe or moe is None:
-        own = model.mlp.matrices * model.hidden_size * model.mlp.size if model.mlp else 0
-        return ParameterCount(total=own, active=own)
+        own = model.mlp.matrices * model.hidden_size * model.mlp.size * group.mlp_factor if model.mlp else 0
+        own += 0 if of_layer is None else of_layer.layer_elements(model.hidden_size)
+        return ParameterCount(total=own + (of_layer.vocab_size * of_layer.size if of_layer else 0), active=own)
     expert = moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
     always = (moe.matrices * model.hidden_size * moe.shared_size + model.hidden_size * moe.experts
               + 2 * model.hidden_size * (moe.latent_size or 0))
@@ -194,7 +226,8 @@ def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCoun
 def routed_elements(model: ModelArchitecture) -> int:
     """Weights of all routed experts, or of the MLPs of a model without any, which may have a format of their own."""
     moe = model.moe
-    layers = sum(group.count for group in model.layer_groups if group.moe == (moe is not None) and group.feeds)
+    layers = sum(group.count * (1 if moe else group.mlp_factor) for group in model.layer_groups
+                 if group.moe == (moe is not None) and group.feeds)
     if moe is None:
         return 0 if model.mlp is None else layers * model.mlp.matrices * model.hidden_size * model.mlp.size
     return layers * moe.experts * moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
@@ -221,6 +254,8 @@ def count_parameters(model: ModelArchitecture, layout: AttentionLayout) -> Param
     """
     embedding = model.vocab_size * model.hidden_size
     ends = embedding * (1 if model.tied_embeddings else 2) + model.learned_positions * model.hidden_size
+    if model.layer_input is not None:
+        ends += model.layer_input.stream_matrices * model.hidden_size**2
     total = active = ends
     for group in model.layer_groups:
         mlp = mlp_parameters(model, group)

@@ -20,7 +20,7 @@ from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
 from simkit.model.import_families import FAMILIES
-from simkit.model.import_fields import Family, no_effect, published_format
+from simkit.model.import_fields import Family, no_effect, predicting_layers, published_format
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 
@@ -73,7 +73,8 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
     fields: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "name": _name(path, name)}
     model_type = config.text("model_type")
     fields["title"] = f"{fields['name']} (imported)"
-    fields |= family.read(config) | published_format(config)
+    fields |= family.read(config)
+    fields |= predicting_layers(config, fields.pop("mtp", {})) | published_format(config)
     fields["source"] = f"config.json of model_type {model_type}, imported by simkit"
     places = {ours: config.place(theirs) for ours, theirs in config.origins.items()}
     check(ModelSchema, fields, source, places)

@@ -174,3 +174,14 @@ def published_format(config: ConfigFields) -> Fields:
     kept = [str(name) for key in ("ignore", "modules_to_not_convert") for name in block.get(key) or []]
     rest = "bf16" if any("attn" in name for name in kept) else next((form for form in known if form != least), least)
     return {"weight_dtype": least if rest == least else f"{rest}/{least}"}
+
+
+_MTP_KEYS: Final = ("num_mtp_modules", "num_nextn_predict_layers", "mtp_num_hidden_layers")
+
+
+def predicting_layers(config: ConfigFields, own: Fields) -> Fields:
+    """Layers that predict further tokens, where a file states a number; ``own``: what a family knows of them."""
+    numbers = [config.whole_or_none(key, least=0) or 0 for key in _MTP_KEYS]
+    used = not config.has("use_mtp") or config.flag("use_mtp", default=None)
+    count = next((number for number in numbers if number and used), 0)
+    return {"mtp": {"layers": count} | own} if count else {}

@@ -21,10 +21,7 @@ from simkit.model.import_fields import (
 
 
 def _gemma4(config: ConfigFields) -> Fields:
-    if config.whole("hidden_size_per_layer_input", default=0, least=0):
-        raise config.error("hidden_size_per_layer_input", "inputs of every layer's own are not modelled: expected 0")
-    if config.flag("use_double_wide_mlp", default=False):
-        raise config.error("use_double_wide_mlp", "MLPs of two widths are not modelled: expected false")
+    twice = {"mlp_factor": 2} if config.flag("use_double_wide_mlp", default=False) else {}
     kinds, layers = layer_types(config), config.whole("num_hidden_layers")
     if kinds is None:
         raise config.error("layer_types", "missing key: expected sliding_attention or full_attention for each layer")
@@ -41,14 +38,43 @@ def _gemma4(config: ConfigFields) -> Fields:
     words = {"local": "sliding", "global": "full", "local borrowed": "sliding-borrowed",
              "global borrowed": "full-borrowed"}
     attention = {**wide, "pattern": shortest([words[kind] for kind in pattern]), "kinds": {
-        word: sides[word.partition("-")[0]] | ({"kept": False} if "-" in word else {})
+        word: sides[word.partition("-")[0]] | ({"kept": False, **twice} if "-" in word else {})
         for word in dict.fromkeys(words[kind] for kind in pattern)}}
-    fields = common_fields(config, attention, tied=True)
+    fields = common_fields(config, attention, tied=True) | _layer_input(config)
     if not config.flag("enable_moe_block", default=False):
         return fields | {"mlp": gated_mlp(config)}
     # The dense block beside the experts is one that every token uses.
     return fields | {"moe": experts(config, "num_experts", "moe_intermediate_size", "top_k_experts",
                                     shared=config.whole("intermediate_size"))}
+
+
+def _layer_input(config: ConfigFields, **more: int) -> Fields:
+    """What every layer takes of the token itself, where the file gives it a width."""
+    size = config.whole("hidden_size_per_layer_input", default=0, least=0)
+    return {"layer_input": {"size": size, "vocab_size": config.whole(
+        "vocab_size_per_layer_input", default=config.whole("vocab_size")), **more}} if size else {}
+
+
+def _gemma3n(config: ConfigFields) -> Fields:
+    kinds, layers = layer_types(config), config.whole("num_hidden_layers")
+    if kinds is None:
+        raise config.error("layer_types", "missing key: expected sliding_attention or full_attention for each layer")
+    own = layers - config.whole("num_kv_shared_layers", default=0, least=0)
+    attention = heads(config, head_dim_default=False) | {"pattern": shortest(
+        [kind if index < own else f"{kind}-borrowed" for index, kind in enumerate(kinds)])}
+    window = {"sliding_window": config.whole("sliding_window")}
+    attention |= window | {"kinds": {f"{kind}-borrowed": {"kept": False} | (window if kind == "local" else {})
+                                     for kind in dict.fromkeys(kinds[own:])}}
+    given = config.values.get("intermediate_size")
+    widths = set(config.wholes("intermediate_size", default=None)) if isinstance(given, list) else {
+        config.whole("intermediate_size")}
+    if len(widths) > 1:
+        raise config.error("intermediate_size", "MLPs of several widths are not modelled: expected one")
+    # AltUp predicts and corrects n streams around a layer of two blocks: n + n and n + 1 + n passes (Gemma3nTextAltUp).
+    streams = config.whole("altup_num_inputs", default=4)
+    own_input = _layer_input(config, side_rank=config.whole("laurel_rank", default=64), stream_matrices=2 * streams - 2)
+    return common_fields(config, attention, tied=True) | own_input | {
+        "mlp": {"size": widths.pop(), "gated": True}, "residual_passes": 4 + (4 * streams + 1) / 2}
 
 
 _NOPE_INTERVAL: Final = 4  # Llama4TextConfig: every fourth layer attends to all tokens, without rotary positions
@@ -105,7 +131,7 @@ def _nemotron_h(config: ConfigFields) -> Fields:
         fields["moe"] = experts(config, "n_routed_experts", "moe_intermediate_size", shared=shared * width) | {
             "gated": False} | ({} if latent is None else {"latent_size": latent})
     config.without_effect("intermediate_size", "the width of dense blocks, of which the pattern names none")
-    return fields
+    return fields | {"mtp": {"kind": "global", "feed": "moe"}}  # an attention block and one of experts
 
 
 def _state_bytes(config: ConfigFields, key: str) -> int:
@@ -164,7 +190,10 @@ def _step3(config: ConfigFields) -> Fields:
     shared = config.whole("share_expert_dim", default=0, least=0)
     config.says("n_shared_experts", 1 if shared else 0)
     moe = experts(config, "num_experts", "moe_intermediate_size", shared=shared)
-    return common_fields(config, attention, tied=False) | feed_pattern(config, mixed, moe, gated_mlp(config))
+    fields = common_fields(config, attention, tied=False) | feed_pattern(config, mixed, moe, gated_mlp(config))
+    # Its further layers have a window and a dense block (report of Step-3.5-Flash).
+    local = "sliding" if "kinds" in attention else "local"
+    return fields | ({"mtp": {"kind": local, "feed": "mlp"}} if "local" in (kinds or []) and "mlp" in fields else {})
 
 
 def _mimo_v2(config: ConfigFields) -> Fields:
@@ -243,6 +272,8 @@ def _afmoe(config: ConfigFields) -> Fields:
 
 
 HYBRIDS: Final[dict[str, Family]] = {
+    "gemma3n": family("Gemma3n", _gemma3n, "gemma3n_text"),
+    "gemma3n_text": family("Gemma3n", _gemma3n),
     "gemma4": family("Gemma4", _gemma4, "gemma4_text"),
     "gemma4_text": family("Gemma4", _gemma4),
     "llama4": family("Llama4", _llama4, "llama4_text"),

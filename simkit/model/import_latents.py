@@ -64,8 +64,10 @@ def _index(config: ConfigFields) -> Fields:
 
 def deepseek(config: ConfigFields) -> Fields:
     """DeepSeek-V2 to V3.2, Kimi-K2, GLM-5: latents, an index or none, and experts after the first dense layers."""
-    fields = common_fields(config, latent_attention(config), tied=False)
-    return fields | _deepseek_feed(config, "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
+    attention = latent_attention(config)
+    mtp = {"mtp": {"kind": "global"}} if "kinds" in attention else {}  # with an index of its own
+    return common_fields(config, attention, tied=False) | mtp | _deepseek_feed(
+        config, "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
 
 
 def _deepseek_feed(config: ConfigFields, count: str, top_k: str, shared: str) -> Fields:
@@ -114,13 +116,15 @@ def _deepseek_v4(config: ConfigFields) -> Fields:
     names = {ratio: {0: "window", 1: "window", _CSA_RATIO: "csa"}.get(ratio, f"hca-{ratio}") for ratio in ratios}
     attention["pattern"] = shortest([names[ratio] for ratio in ratios[:layers]])
     attention["kinds"] = {names[ratio]: kind(ratio) for ratio in dict.fromkeys(ratios[:layers])}
+    mtp = {"mtp": {"kind": names[ratios[layers]]}} if len(ratios) > layers else {}
+    attention["kinds"] |= {names[ratio]: kind(ratio) for ratio in ratios[layers:layers + 1]}
     streams = config.whole("hc_mult", default=1)
     size = config.whole("moe_intermediate_size")
     shared = config.whole_or_none("n_shared_experts", least=0) or 0
     fields = common_fields(config, attention, tied=False) | {
         "moe": experts(config, "n_routed_experts", "moe_intermediate_size", shared=shared * size)}
     # Hyper-connections read n streams and mix them for a block, and read and write n for its output (arXiv 2512.24880).
-    return fields | ({"residual_passes": 3 * streams + 2} if streams > 1 else {})
+    return fields | mtp | ({"residual_passes": 3 * streams + 2} if streams > 1 else {})
 
 
 def _kimi_linear(config: ConfigFields) -> Fields:

@@ -3,100 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import fields
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from simkit.foundation.errors import UserError, did_you_mean, shown
-from simkit.foundation.validation import Flag, Name, Number, StrictRecord, Text, WholeNumber, check, rule
+from simkit.foundation.validation import (
+    Flag,
+    Name,
+    Number,
+    StrictRecord,
+    Text,
+    WholeNumber,
+    check,
+    record_schema,
+    rule,
+)
 from simkit.foundation.yaml_source import YamlSource
-from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture, Moe
-from simkit.model.kinds.widths import Compression, Indexer, LayerShape, Mla, State, StateKind
+from simkit.model.architecture import LayerGroup, LayerInput, Mlp, ModelArchitecture, Moe
+from simkit.model.kinds.widths import Compression, Heads, Indexer, LayerShape, Mla, Rank, State, Window
 from simkit.model.kv_cache import parse_cache_formats
 
-Heads = Annotated[int, WholeNumber(1, 4096)]
 Width = Annotated[int, WholeNumber(1, 1_000_000)]
-Rank = Annotated[int, WholeNumber(1, 100_000)]
-Window = Annotated[int, WholeNumber(1, 100_000_000)]
 Count = Annotated[Number, Field(ge=1, le=1e16)]
 SCHEMA_VERSION: Final = 1
 
 
-class MlaSchema(StrictRecord):
-    """Multi-head latent attention."""
-
-    kv_lora_rank: Rank
-    """d_c: width of the compressed key/value latent."""
-    rope_head_dim: Heads
-    """d_r: width of the decoupled rotary key."""
-    nope_head_dim: Heads
-    """Width of a query and key head without the rotary part."""
-    v_head_dim: Heads
-    """Width of a value head."""
-    q_lora_rank: Rank | None = None
-    """Width of the compressed query; without it queries are projected directly."""
+def _heads_divide(state: Any) -> Any:
+    if state.value_heads % state.key_heads:
+        raise rule(f"key_heads {state.key_heads} does not divide value_heads {state.value_heads}", "key_heads")
+    return state
 
 
-class IndexerSchema(StrictRecord):
-    """What chooses the entries that a query reads."""
-
-    heads: Heads
-    """Index query heads."""
-    dim: Heads
-    """Elements of an index key."""
-    top_k: Window
-    """Blocks that a query reads."""
-    block: Window = 1
-    """Entries of a block."""
-    shared: Flag = False
-    """true: the layer takes the choice of an earlier one and has no index of its own."""
-    weighted: Flag = True
-    """false: index heads have no weights of their own."""
-    by_kv_head: Flag = False
-    """true: each KV head's query heads choose for themselves."""
-    key_bytes: Annotated[Number, Field(gt=0, le=8)] | None = 132 / 128
-    """Bytes of an element of a key, scales included; null: in the cache's format."""
-
-
-class CompressionSchema(StrictRecord):
-    """One cached entry for several tokens."""
-
-    ratio: Annotated[int, WholeNumber(2, 1_000_000)]
-    """Tokens of an entry."""
-    window: Window
-    """Newest tokens that are kept one by one beside them."""
-    overlap: Flag = False
-    """true: an entry mixes its tokens with those of the entry before it."""
-
-
-class StateSchema(StrictRecord):
-    """A recurrence in place of a cache."""
-
-    kind: StateKind
-    """Rule by which a token changes the state."""
-    key_heads: Heads
-    """Heads of queries and keys (groups of mamba-2)."""
-    key_dim: Heads
-    """Elements of a key (mamba-2's state size)."""
-    value_heads: Heads
-    """Heads of values, each with a state."""
-    value_dim: Heads
-    """Elements of a value."""
-    conv_width: Annotated[int, WholeNumber(0, 64)]
-    """Taps of the short convolution before it; 0: none."""
-    decay_rank: Rank | None = None
-    """Width through which the decay of every key element is projected."""
-    gate_rank: Rank | None = None
-    """Width through which the output's gate is projected."""
-    state_bytes: Annotated[int, WholeNumber(1, 8)] = 4
-    """Bytes of an element of the state."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> StateSchema:
-        if self.value_heads % self.key_heads:
-            raise rule(f"key_heads {self.key_heads} does not divide value_heads {self.value_heads}", "key_heads")
-        return self
+MlaSchema: Any = record_schema(Mla)
+IndexerSchema: Any = record_schema(Indexer)
+CompressionSchema: Any = record_schema(Compression)
+StateSchema: Any = record_schema(State, __validators__={"heads_divide": model_validator(mode="after")(_heads_divide)})
 
 
 class LayerFields(StrictRecord):
@@ -137,6 +80,8 @@ class LayerKindSchema(LayerFields):
     """Elements of a head."""
     state: StateSchema | None = None
     """A recurrence in place of a cache."""
+    mlp_factor: Annotated[int, WholeNumber(1, 16)] = 1
+    """Width of the dense mlp in these layers, over that of the section."""
 
 
 NO_ATTENTION: Final = "none"
@@ -179,6 +124,9 @@ class AttentionSchema(LayerFields):
                 raise rule(f"n_kv_heads {shape.n_kv_heads} does not divide n_q_heads {shape.n_q_heads}", *where)
             if (shape.compression or not shape.kept) and shape.mla:
                 raise rule("a compressed or borrowed cache of latents is not modelled: expected no mla", *where)
+            chooses = shape.indexer is not None and shape.indexer.by_kv_head
+            if shape.compression and shape.compression.among_tokens and not chooses:
+                raise rule("among_tokens needs an indexer that chooses by_kv_head", *where)
             if bool(shape.output_groups) != bool(shape.output_rank) or (
                     shape.output_groups and shape.n_q_heads % shape.output_groups):
                 raise rule("output_groups and output_rank go together, and output_groups divides n_q_heads", *where)
@@ -219,6 +167,20 @@ class MoeSchema(StrictRecord):
         return self
 
 
+class MtpSchema(StrictRecord):
+    """Layers that predict further tokens: a draft of the model's own."""
+
+    layers: Annotated[int, WholeNumber(1, 100)]
+    """How many; each predicts one token."""
+    kind: Name | None = None
+    """Their attention, by a word of pattern. Default: that of the last layer."""
+    feed: Literal["mlp", "moe"] | None = None
+    """Their feed-forward block. Default: that of the last layer."""
+
+
+LayerInputSchema: Any = record_schema(LayerInput)
+
+
 class ModelSchema(StrictRecord):
     """A simkit model architecture."""
 
@@ -245,6 +207,10 @@ class ModelSchema(StrictRecord):
     feed_pattern: Annotated[list[Literal["mlp", "moe", "none"]], Field(min_length=1, max_length=1000)] | None = None
     """Feed-forward blocks, repeated over the layers: dense, experts, or none. Default: experts in all layers but
     moe.first_dense_layers."""
+    layer_input: LayerInputSchema | None = None
+    """What every layer takes of the token itself, from a table of its own; with a dense mlp."""
+    mtp: MtpSchema | None = None
+    """Layers that predict further tokens, for --speculation mtp=N; not among layers and parameters."""
     residual_passes: Annotated[Number, Field(ge=4, le=1000)] = 4
     """How often a norm and the residual beside it read or write a hidden state."""
     parallel_block: Flag = False
@@ -279,9 +245,23 @@ class ModelSchema(StrictRecord):
         return self
 
     @model_validator(mode="after")
+    def _mtp_agrees(self) -> ModelSchema:
+        if self.mtp is not None:
+            known = ("local", "global", *self.attention.kinds)
+            if self.mtp.kind not in (None, *known):
+                raise rule(f"'{self.mtp.kind}' is not known: expected one of {', '.join(known)}", "mtp", "kind")
+            if (self.mtp.kind, self.attention.sliding_window) == ("local", None):
+                raise rule("'local' layers need attention.sliding_window", "mtp", "kind")
+            if self.mtp.feed is not None and getattr(self, self.mtp.feed) is None:
+                raise rule(f"'{self.mtp.feed}' layers need a section '{self.mtp.feed}'", "mtp", "feed")
+        return self
+
+    @model_validator(mode="after")
     def _has_an_mlp(self) -> ModelSchema:
         if self.mlp is None and self.moe is None:
             raise rule("missing key 'mlp' or 'moe': expected such as 'mlp: {size: 28672, gated: true}'", "mlp")
+        if self.layer_input is not None and self.moe is not None:
+            raise rule("is counted for dense models only: expected no moe", "layer_input")
         if self.moe is not None and self.moe.first_dense_layers and self.mlp is None:
             raise rule("needs the dense 'mlp' of those layers", "moe", "first_dense_layers")
         for word, block in (("mlp", self.mlp), ("moe", self.moe)):
@@ -317,6 +297,8 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     return ModelArchitecture(
         name=schema.name, title=schema.title, hidden_size=schema.hidden_size, n_q_heads=attention.n_q_heads,
         n_kv_heads=attention.n_kv_heads, head_dim=attention.head_dim, layer_groups=layer_groups(schema),
+        mtp=mtp_layers(schema),
+        layer_input=None if schema.layer_input is None else LayerInput(**schema.layer_input.model_dump()),
         mlp=None if schema.mlp is None else Mlp(**schema.mlp.model_dump()),
         moe=None if moe is None else Moe(**moe.model_dump(exclude={"first_dense_layers"})),
         mla=None if attention.mla is None else Mla(**attention.mla.model_dump()),
@@ -332,43 +314,48 @@ def model_from_yaml(source: YamlSource) -> ModelArchitecture:
 def layer_shape(attention: AttentionSchema, name: str, model: str, hidden_size: int) -> LayerShape:
     """The attention of one kind of layer: its own widths, and where it leaves them out those of the section."""
     kind = attention.kinds.get(name)
-    given = {key: getattr(kind, key) for key in LayerKindSchema.model_fields} if kind is not None else {}
-
-    def one(key: str) -> Any:
-        own = given.get(key)
-        return own if own is not None else getattr(attention, key, None)
-
-    def record(key: str, made: Callable[..., Any]) -> Any:
-        replaced = given.get("state") is not None and key != "state"  # what attention layers have, a state has not
-        return None if one(key) is None or replaced else made(**one(key).model_dump())
-
-    plain = {key: one(key) for key in ("n_q_heads", "n_kv_heads", "head_dim", "value_dim", "query_rank")}
-    return LayerShape(
-        name=model, hidden_size=hidden_size, **plain, tied_values=bool(one("tied_values")),
-        gate_dim=one("gate_dim") or 0, output_groups=one("output_groups") or 0, output_rank=one("output_rank") or 0,
-        kept=one("kept") is not False, mla=record("mla", Mla), indexer=record("indexer", Indexer),
-        compression=record("compression", Compression), state=record("state", State),
-        cross_attention=attention.cross_attention)
+    names = [one.name for one in fields(LayerShape)]
+    given: dict[str, Any] = {key: value for section in (attention, kind) for key in names
+                             if (value := getattr(section, key, None)) is not None}
+    own_state = kind is not None and kind.state is not None
+    for key, made in (("mla", Mla), ("indexer", Indexer), ("compression", Compression), ("state", State)):
+        section = given.pop(key, None)
+        if section is not None and (key == "state" or not own_state):  # what attention layers have, a state has not
+            given[key] = made(**section.model_dump())
+    return LayerShape(name=model, hidden_size=hidden_size, **given)
 
 
 def layer_groups(schema: ModelSchema) -> tuple[LayerGroup, ...]:
     """Layers gathered by kind (attention, window, MLP or MoE); their order in the stack does not matter to a step."""
+    counted = Counter(_layer_words(schema))
+    return tuple(_group(schema, word, feed, count) for (word, feed), count in counted.items())
+
+
+def _layer_words(schema: ModelSchema) -> list[tuple[str, str]]:
+    """Attention and feed-forward block of each layer."""
     attention, moe = schema.attention, schema.moe
     pattern = attention.pattern or (["local"] if attention.sliding_window else ["global"])
     dense = moe.first_dense_layers if moe is not None else schema.layers
     feeds = schema.feed_pattern or ["mlp"] * dense + ["moe"] * (schema.layers - dense)
+    return [(pattern[index % len(pattern)], feeds[index % len(feeds)]) for index in range(schema.layers)]
+
+
+def _group(schema: ModelSchema, word: str, feed: str, count: int) -> LayerGroup:
+    attention, kind = schema.attention, schema.attention.kinds.get(word)
     # Layers whose attention is that of plain heads or latents need no shape of their own.
     plain = {"n_q_heads", "n_kv_heads", "head_dim", "mla", "sliding_window", "pattern", "cross_attention"}
     own_shapes = bool(attention.model_dump(exclude_defaults=True, exclude=plain))
-    counted: Counter[tuple[str, str]] = Counter(
-        (pattern[index % len(pattern)], feeds[index % len(feeds)]) for index in range(schema.layers))
+    window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
+    attends = word != NO_ATTENTION
+    return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
+                      mlp_factor=kind.mlp_factor if kind else 1,
+                      shape=layer_shape(attention, word, schema.name, schema.hidden_size)
+                      if own_shapes and attends else None)
 
-    def group(word: str, feed: str, count: int) -> LayerGroup:
-        kind = attention.kinds.get(word)
-        window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
-        attends = word != NO_ATTENTION
-        return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
-                          shape=layer_shape(attention, word, schema.name, schema.hidden_size)
-                          if own_shapes and attends else None)
 
-    return tuple(group(word, feed, count) for (word, feed), count in counted.items())
+def mtp_layers(schema: ModelSchema) -> LayerGroup | None:
+    """The layers that predict further tokens."""
+    if schema.mtp is None:
+        return None
+    word, feed = _layer_words(schema)[-1]
+    return _group(schema, schema.mtp.kind or word, schema.mtp.feed or feed, schema.mtp.layers)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay import steady_state, timeline
-from simkit.replay.dram_pattern import PatternRate, pattern_rate, tile_pattern
+from simkit.replay.dram_pattern import PatternRate, gathered_rate, pattern_rate, tile_pattern
 from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
 from simkit.replay.sram_banks import bank_fraction
@@ -274,11 +274,20 @@ def _dram_rate(target: ReplayTarget, plan: KernelPlan, operator: Operator, task:
     """Efficiency of DRAM channels, or of SRAM banks, on the reads of all running items."""
     if target.home.kind != "dram":
         return PatternRate(fraction=_bank_fraction(target, plan, task), row_hit_fraction=1.0)
-    return pattern_rate(target.home, tile_pattern(
-        streams=min(plan.items, target.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
-        parts=task.arrays, tile_tokens=min(TILE_TOKENS, int(plan.item_tokens.max())),
-        neighbours=round(float(task.interleaved_heads)), stride_tokens=float(task.stride_tokens),
-        footprint_bytes=float(operator.kv_read_bytes)))
+    streams, tile = min(plan.items, target.slots), min(TILE_TOKENS, int(plan.item_tokens.max()))
+    footprint, chosen = float(operator.kv_read_bytes), task.gather
+    runs = pattern_rate(target.home, tile_pattern(
+        streams=streams, bytes_per_token=plan.bytes_per_token, page_tokens=task.page, parts=task.arrays,
+        tile_tokens=tile, neighbours=round(float(task.interleaved_heads)), footprint_bytes=footprint,
+        stride_tokens=1.0 if chosen else float(task.stride_tokens)))
+    if chosen is None:
+        return runs
+    rows = gathered_rate(
+        target.home, runs, streams=streams * task.arrays, row_bytes=float(chosen.row_bytes),
+        stride_rows=float(chosen.stride_rows), tile_rows=max(1, tile // chosen.row_tokens), footprint_bytes=footprint)
+    share = float(chosen.share)
+    return PatternRate(fraction=1.0 / (share / rows.fraction + (1.0 - share) / runs.fraction),
+                       row_hit_fraction=share * rows.row_hit_fraction + (1.0 - share) * runs.row_hit_fraction)
 
 
 def _bank_fraction(target: ReplayTarget, plan: KernelPlan, task: AttentionTask) -> float:

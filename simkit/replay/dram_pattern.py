@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simkit.hardware.profile import MemoryLevel
 from simkit.replay.dram.interleave import ChannelInterleave
+from simkit.replay.dram.patterns import bursts_of_chunks
 from simkit.replay.dram.simulate import DramConfig, replay_requests
 from simkit.replay.dram.standards import STANDARDS, DramStandard, at_clock
 
@@ -44,14 +45,16 @@ class Pattern:
     apart (equal to the run: contiguous).
 
     The first runs of ``neighbours`` readers lie side by side (heads of one token); such groups are spread over the
-    footprint.
+    footprint. With ``rows_a_turn`` a reader gathers so many runs at once, each at a multiple of its length: chosen at
+    random, ``stride_bytes`` apart on average and in ascending order, as a compaction leaves them.
     """
 
     streams: int
     run_bytes: int
-    stride_bytes: int
+    stride_bytes: float
     footprint_bytes: int
     neighbours: int = 1
+    rows_a_turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +88,14 @@ def pattern_rate(level: MemoryLevel, pattern: Pattern) -> PatternRate:
 @lru_cache(maxsize=4096)
 def _rate(standard: DramStandard, channels: int, pattern: Pattern) -> PatternRate:
     config = DramConfig(standard=standard, mapping=MAPPING)
-    requests = channel_requests(pattern, channels, standard.burst_bytes, config.capacity_bytes)
+    burst, wanted = standard.burst_bytes, 1.0
+    if pattern.rows_a_turn:
+        requests, wanted_bytes = gathered_requests(pattern, channels, burst, config.capacity_bytes)
+        wanted = wanted_bytes / (len(requests) * burst)
+    else:
+        requests = channel_requests(pattern, channels, burst, config.capacity_bytes)
     result = replay_requests(config, requests, completions=False)
-    fraction = result.achieved_fraction_of_peak / _streaming_fraction(config, len(requests))
+    fraction = wanted * result.achieved_fraction_of_peak / _streaming_fraction(config, len(requests))
     return PatternRate(fraction=min(fraction, 1.0), row_hit_fraction=result.row_hit_fraction)
 
 
@@ -118,6 +126,53 @@ def channel_requests(pattern: Pattern, channels: int, burst_bytes: int, channel_
     chosen = within[channel == channel[0]]
     requests = ((chosen // burst_bytes * burst_bytes)[:, None] + bursts[None, :]).ravel()
     return np.asarray(requests[: 2 * about] % channel_bytes, dtype=np.int64)
+
+
+def gathered_requests(pattern: Pattern, channels: int, burst_bytes: int, channel_bytes: int, *,
+                      about: int = SAMPLE_REQUESTS) -> tuple[NDArray[np.int64], int]:
+    """Addresses inside one channel, in order, of the bursts that hold its part of the rows; and the bytes of that part.
+
+    Readers start anywhere, as pages do. A burst that two rows share, one after the other, is fetched once. Fixed seeds:
+    equal patterns, equal results.
+    """
+    block, row, readers = INTERLEAVE_BYTES, pattern.run_bytes, pattern.streams
+    turns = -(-about * burst_bytes * channels // (readers * pattern.rows_a_turn * row))
+    gaps = np.random.default_rng(0).geometric(min(1.0, row / pattern.stride_bytes),
+                                              (readers, turns, pattern.rows_a_turn))
+    places = (np.cumsum(gaps.reshape(readers, -1), axis=1) - 1).reshape(gaps.shape)
+    bases = np.random.default_rng(1).integers(0, max(1, pattern.footprint_bytes // block), readers) * block
+    start = ((places * row + bases[:, None, None]).swapaxes(0, 1)).ravel()
+    # Rows cut where channels take turns, then bursts of the pieces that lie in the first one's channel.
+    at = bursts_of_chunks(start, row, block)
+    owner = np.repeat(start, (start + row - 1) // block - start // block + 1)
+    channel, within = ChannelInterleave(channels=channels, granularity_bytes=block).split(at)
+    mine = np.flatnonzero(channel == channel[0])
+    low, high = np.maximum(owner[mine], at[mine]), np.minimum(owner[mine] + row, at[mine] + block)
+    requests = bursts_of_chunks(within[mine] + low - at[mine], high - low, burst_bytes)
+    fresh = requests[np.diff(requests, prepend=-1) != 0]
+    return fresh % channel_bytes, int((high - low).sum())
+
+
+def gathered_rate(level: MemoryLevel, tiles: PatternRate, *, streams: int, row_bytes: float, stride_rows: float,
+                  tile_rows: int, footprint_bytes: float) -> PatternRate:
+    r"""The rate of rows that an index has chosen: that of ``tiles``, less what lying apart takes of the same reads.
+
+    .. math:: f = f_{tiles} \cdot \min(1, f_{apart} / f_{side by side})
+
+    Parameters
+    ----------
+    level, tiles: the memory, and what reads of rows in a row reach of its stream.
+    streams: arrays that are read at once.
+    row_bytes, stride_rows: of a row, and rows from one chosen one to the next on average.
+    tile_rows: chosen rows that a reader asks for at once.
+    footprint_bytes: of the chosen rows.
+    """
+    row = max(1, round(row_bytes))
+    apart, together = (pattern_rate(level, Pattern(
+        streams=streams, run_bytes=row, stride_bytes=row * rows, rows_a_turn=tile_rows,
+        footprint_bytes=_power_of_two(max(int(footprint_bytes * stride_rows), row)))) for rows in (stride_rows, 1.0))
+    return PatternRate(fraction=tiles.fraction * min(1.0, apart.fraction / together.fraction),
+                       row_hit_fraction=apart.row_hit_fraction)
 
 
 def tile_pattern(*, streams: int, bytes_per_token: float, parts: int, tile_tokens: int, page_tokens: int,

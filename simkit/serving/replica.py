@@ -137,10 +137,9 @@ class Replica:
         shape = np.shape(points.batch)
         time = np.broadcast_to(np.asarray(timing.step_time_s, dtype=float), shape)
         speculation = self.scenario.speculation
-        draft = None if speculation is None else points.draft_workload(speculation, self.machine)
         joules = energy_j_per_token(
             step, placement, self.hardware, time, self.machine.chips, 1.0 / time, timing=timing,
-            draft=None if draft is None else build_step(draft),
+            draft=points.draft_step(speculation, self.machine),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
         beyond_idle = joules - (self.hardware.power.idle_w or 0.0) * float(self.machine.chips) * time
         return time, np.broadcast_to(np.asarray(timing.attention_time_s, dtype=float), shape), beyond_idle
@@ -179,12 +178,11 @@ class Replica:
         """Kernels that a step launches on one chip, those of a draft model's steps included."""
         points = self.points(1.0, float(self.page_tokens))
         speculation = self.scenario.speculation
-        steps = [(1, points.workload(self.layout, self.machine))]
-        if speculation is not None:
-            draft = points.draft_workload(speculation, self.machine)
-            steps += [] if draft is None else [(speculation.draft_tokens, draft)]
+        steps = [(1, build_step(points.workload(self.layout, self.machine)))]
+        draft = points.draft_step(speculation, self.machine)
+        steps += [] if draft is None or speculation is None else [(speculation.draft_tokens, draft)]
         return float(sum(times * operator.count * operator.launches
-                         for times, workload in steps for operator in build_step(workload).operators))
+                         for times, step in steps for operator in step.operators))
 
     @cached_property
     def exchanges(self) -> float:

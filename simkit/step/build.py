@@ -15,8 +15,9 @@ import numpy as np
 
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
-from simkit.model.kinds.base import Expansion, Projection
-from simkit.step.choices import PARTS_READ, choice_of_entries, state_update
+from simkit.model.kinds.base import ATTENDED, Expansion, Projection
+from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
+from simkit.step.layer_input import layer_input, streams
 from simkit.step.mixture import mixture
 from simkit.step.operators import (
     GATE_FLOPS,
@@ -24,6 +25,7 @@ from simkit.step.operators import (
     AttentionTask,
     Collective,
     DecodeStep,
+    Gather,
     Operator,
     gemm,
     norm,
@@ -179,9 +181,9 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
     wide_rereads: Any = 0.0
     shared_rereads: Any = 0.0
     wide = workload.widened
-    gathered = layout.indexer is not None
+    gather = chosen_rows(workload, group, read) if layout.indexer else None
     shared = len({one.array.shared for one in workload.entry_reads}) > 1
-    if by_query_head or shared or gathered:
+    if by_query_head or shared or gather:
         rereads = sequences * workload.mean_over_lengths(group, lambda kept: workload.reread_bytes(kept, readers))
         wide_rereads = rereads if wide is workload else sequences * workload.mean_over_lengths(
             group, lambda kept: wide.reread_bytes(kept, readers))
@@ -198,7 +200,7 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         bytes_per_token_head=read / tokens * (sharing / heads.q_per_chip), kernel=workload.kernel,
         page=policy.paging.page, length_factors=workload.length_factors(group),
         interleaved_heads=heads.kv_per_chip if workload.cache_order == "token-major" else 1,
-        stride_tokens=_stride_tokens(workload, group), shared_reread_bytes=shared_rereads)
+        stride_tokens=_stride_tokens(workload, group, gather), shared_reread_bytes=shared_rereads, gather=gather)
     return Operator(
         name="attention", count=group.count, matrix_flops=2.0 * scores * both_dims,
         vector_flops=SOFTMAX_FLOPS * scores, unpack_flops=1.0 * unpacked, cache_dtype=workload.native_cache_dtype,
@@ -211,15 +213,13 @@ def _attention(workload: DecodeWorkload, group: LayerGroup) -> Operator:
         launches=3 if workload.kernel == "unfused" else 1, attention=task)
 
 
-def _stride_tokens(workload: DecodeWorkload, group: LayerGroup) -> Any:
-    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written, and an index finds entries
-    wherever they lie, a block in a row; windows and sinks are runs, and what SnapKV keeps is copied together after the
-    prompt (arXiv 2306.14048, 2404.14469).
+def _stride_tokens(workload: DecodeWorkload, group: LayerGroup, gather: Gather | None) -> Any:
+    """Distance in tokens of the kept ones: H2O keeps heavy hitters where they were written; windows and sinks are runs,
+    and what SnapKV keeps is copied together after the prompt (arXiv 2306.14048, 2404.14469).
     """
-    rule, index = workload.policy.eviction, workload.layout.indexer
-    if index is not None and index.block == 1:
-        entries = workload.mean_over_lengths(group, lambda kept: workload.on_chip(workload.layout.entries(kept)))
-        return np.maximum(entries / np.maximum(workload.tokens_read(group), 1.0), 1.0)
+    rule = workload.policy.eviction
+    if gather is not None and gather.row_tokens == 1:
+        return gather.stride_rows
     if rule is None or not rule.keeps_scores or group.window is not None:
         return 1.0
     return np.maximum(workload.kv_len / (workload.tokens_read(group) * workload.heads.context_ways), 1.0)
@@ -257,13 +257,14 @@ def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
     if model.mlp is None:
         return []
     own = workload if model.moe else workload.of_experts
-    width = model.mlp.size / workload.heads.ways
+    width = model.mlp.size * group.mlp_factor / workload.heads.ways
     first = width * (model.mlp.matrices - 1)
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),
         gemm(own, "mlp_up", group.count, model.hidden_size, first,
              vector_flops=GATE_FLOPS * workload.rows * width),
         gemm(own, "mlp_down", group.count, width, model.hidden_size),
+        *([] if model.layer_input is None else layer_input(workload, group, model.layer_input)),
     ]
 
 
@@ -272,6 +273,7 @@ def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
     vocabulary = model.vocab_size / ways
     row_bytes = 1.0 * rows * model.hidden_size
     return (
+        *([] if model.layer_input is None else streams(workload, model.layer_input)),
         Operator(name="embedding", count=1, weight_bytes=row_bytes / ways * workload.weight_format.bytes_per_element,
                  activation_bytes=row_bytes * workload.activation_bytes_per_element),
         norm(workload, 1),
@@ -377,7 +379,7 @@ def step_totals(step: DecodeStep) -> StepTotals:
             continue
         own = workload if op.layers is None else workload.of(op.layers)
         by_sequence = ways * batch / (own.attention_sequences * own.heads.batch_ways)
-        alike = op.count * by_sequence * own.evenness(PARTS_READ.get(op.name, ("entry", "recent")))
+        alike = op.count * by_sequence * own.evenness(PARTS_READ.get(op.name, ATTENDED))
         read = read + alike * op.kv_read_bytes
         written = written + alike * op.kv_write_bytes / (own.heads.context_ways if op.name == KV_APPEND else 1.0)
         if op.name != KV_APPEND:

@@ -16,7 +16,7 @@ import numpy as np
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import ArrayPart
 from simkit.model.kinds.widths import State
-from simkit.step.operators import Operator
+from simkit.step.operators import Gather, Operator
 from simkit.step.sharding import shard_heads
 from simkit.step.workload import DecodeWorkload
 
@@ -45,6 +45,12 @@ def choice_of_entries(workload: DecodeWorkload, group: LayerGroup) -> list[Opera
     kept_scores = 1.0 * sequences * workload.q_len * choices * entries / index.block
     chosen = np.minimum(kept_scores, sequences * workload.q_len * choices * index.top_k)
     in_8_bits = index.key_bytes is not None
+    pooled = layout.compression
+    if pooled is not None and pooled.among_tokens:  # a block's score sums its entries' weights over the query heads
+        summed = 1.0 * sequences * workload.q_len * workload.heads.q_per_chip * workload.mean_over_lengths(
+            group, lambda kept: workload.on_chip(pooled.entries(kept)))
+        return [Operator(name="top_k", count=count, vector_flops=summed + TOP_K_PASSES * kept_scores,
+                         activation_bytes=(summed + TOP_K_PASSES * kept_scores) * SCORE_BYTES + chosen * INDEX_BYTES)]
     return [
         Operator(name="index_scores", count=count, matrix_flops=2.0 * scores * index.dim,
                  vector_flops=INDEX_FLOPS * scores, kv_read_bytes=1.0 * sequences * read,
@@ -53,6 +59,19 @@ def choice_of_entries(workload: DecodeWorkload, group: LayerGroup) -> list[Opera
         Operator(name="top_k", count=count, vector_flops=TOP_K_PASSES * kept_scores,
                  activation_bytes=TOP_K_PASSES * kept_scores * SCORE_BYTES + chosen * INDEX_BYTES),
     ]
+
+
+def chosen_rows(workload: DecodeWorkload, group: LayerGroup, read_bytes: Any) -> Gather | None:
+    """Rows of what an index chooses: entries lie wherever they were written, those of a block in a row."""
+    index, layout = workload.layout.indexer, workload.layout
+    if index is None:
+        return None
+    entries, chosen, gathered = (workload.mean_over_lengths(group, of_kept) for of_kept in (
+        lambda kept: workload.on_chip(layout.entries(kept)), lambda kept: workload.on_chip(layout.chosen(kept)),
+        lambda kept: workload.read_bytes(kept, ("entry",))))
+    rows = [workload.bytes_of(one.array, 1.0) for one in workload.entry_reads]
+    return Gather(row_tokens=index.block, row_bytes=index.block * sum(rows) / len(rows),
+                  stride_rows=np.maximum(entries / np.maximum(chosen, 1.0), 1.0), share=gathered / read_bytes)
 
 
 def state_update(workload: DecodeWorkload, group: LayerGroup, state: State) -> list[Operator]:

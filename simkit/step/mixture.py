@@ -1,7 +1,8 @@
 r"""Operators of a mixture of experts: router, and ``k`` of ``E`` experts beside those that every row uses.
 
-Rows choose experts independently and uniformly, so :math:`E (1 - (1 - k/E)^{Bq})` distinct ones are read. Of ``ep``
-groups of experts the busiest sets the step's pace, in rows and in experts read. Every chip routes all rows.
+Rows choose experts independently, and uniformly unless a workload states a load
+(:mod:`simkit.step.expert_load`), so :math:`E (1 - (1 - k/E)^{Bq})` distinct ones are read. Of ``ep`` groups of experts
+the busiest sets the step's pace, in rows and in experts read. Every chip routes all rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simkit.model.architecture import LayerGroup, Moe
+from simkit.step.expert_load import busiest_group
 from simkit.step.operators import GATE_FLOPS, Operator, ProductTask, gemm, norm
 from simkit.step.sharding import busiest_distinct_experts, busiest_expert_share
 from simkit.step.workload import DecodeWorkload
@@ -21,11 +23,13 @@ from simkit.step.workload import DecodeWorkload
 class Routing:
     """What a step asks of the experts on the busiest of ``ep`` chips that hold different ones.
 
-    ``choices`` rows over all of its experts, a row once for each that it chose, and ``distinct`` experts that any did.
+    ``choices`` rows over all of its experts, a row once for each that it chose, and ``distinct`` experts that any did;
+    ``every``: distinct experts of all chips.
     """
 
     choices: Any
     distinct: Any
+    every: Any
 
 
 def mixture(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
@@ -38,16 +42,20 @@ def mixture(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Opera
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),
         gemm(workload, "router", group.count, model.hidden_size, workload.whole(moe.experts)),
-        *latent[:1], *experts(workload, group.count, moe, uniform_routing(workload, moe)), *latent[1:],
+        *latent[:1], *experts(workload, group.count, moe, routing_of(workload, moe)), *latent[1:],
     ]
 
 
-def uniform_routing(workload: DecodeWorkload, moe: Moe) -> Routing:
-    """Rows that choose independently and uniformly."""
+def routing_of(workload: DecodeWorkload, moe: Moe) -> Routing:
+    """Rows that choose independently, uniformly or by the workload's load."""
     rows, groups = workload.rows, workload.ep
+    if workload.expert_load is not None:
+        choices, distinct, every = busiest_group(workload.expert_load, moe, rows, groups)
+        return Routing(choices=choices, distinct=distinct, every=every)
     return Routing(
         choices=rows * moe.top_k * busiest_expert_share(rows, moe.top_k, groups, moe.experts) / groups,
-        distinct=busiest_distinct_experts(rows, moe.top_k, moe.experts, groups))
+        distinct=busiest_distinct_experts(rows, moe.top_k, moe.experts, groups),
+        every=distinct_experts(moe.experts, moe.top_k, rows))
 
 
 def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) -> list[Operator]:
@@ -65,14 +73,13 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
     shared = shared_size / ways / own_size
     batches = routing.distinct + shared
     mean_rows = (routing.choices + rows * shared) / batches
-    distinct = distinct_experts(moe.experts, moe.top_k, rows)
 
     def one(name: str, matrices: int, width_in: Any, width_out: Any, vector_flops: Any) -> Operator:
         return Operator(
             name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
             weight_bytes=1.0 * matrices * width * read_bytes,
             activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
-            query_rows=rows * moe.top_k / distinct, dtype=routed.gemm_dtype,
+            query_rows=rows * moe.top_k / routing.every, dtype=routed.gemm_dtype,
             product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
                                 input_bytes=routed.gemm_input_bytes, grouped=True,
                                 routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))

@@ -22,6 +22,18 @@ SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gather:
+    """Rows that an index has chosen of each array: ``row_tokens`` entries in ``row_bytes``, ``stride_rows`` apart on
+    average. ``share`` of what attention reads are such rows, the rest (the newest tokens) lies in a row.
+    """
+
+    row_tokens: int
+    row_bytes: Any
+    stride_rows: Any
+    share: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
     """What the attention operator reads, for engines that replay its access pattern. All parameters of one chip.
 
@@ -48,6 +60,7 @@ class AttentionTask:
     interleaved_heads: Any = 1
     stride_tokens: Any = 1.0
     shared_reread_bytes: Any = 0.0
+    gather: Gather | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,14 +31,14 @@ class Demand:
     kv_bytes: Any
     batch_ways: Any = 1.0
 
-    def plus(self, *, weight_bytes: Any, kv_bytes_per_sequence: Any, kv_bytes: Any, batch_ways: Any = 1.0) -> Demand:
+    def plus(self, other: Demand) -> Demand:
         """This demand with that of something that shares the chip: a draft model, extra heads.
 
         Rounds of the wider of two dealings hold whole rounds of the narrower: widths are divisors of the chips.
         """
-        return Demand(weight_bytes=self.weight_bytes + weight_bytes, kv_bytes=self.kv_bytes + kv_bytes,
-                      kv_bytes_per_sequence=self.kv_bytes_per_sequence + kv_bytes_per_sequence,
-                      batch_ways=np.maximum(self.batch_ways, batch_ways))
+        return Demand(weight_bytes=self.weight_bytes + other.weight_bytes, kv_bytes=self.kv_bytes + other.kv_bytes,
+                      kv_bytes_per_sequence=self.kv_bytes_per_sequence + other.kv_bytes_per_sequence,
+                      batch_ways=np.maximum(self.batch_ways, other.batch_ways))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,9 @@ def demand(workload: DecodeWorkload) -> Demand:
     share = 1.0 / pp if workload.static else np.ceil(layers / pp) / layers
     embedding = model.vocab_size * model.hidden_size
     positions = model.learned_positions * model.hidden_size
-    both_ends = embedding * (1 if model.tied_embeddings else 2) + positions
-    ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions, both_ends)
+    streams = model.layer_input.stream_matrices * model.hidden_size**2 if model.layer_input else 0
+    both_ends = embedding * (1 if model.tied_embeddings else 2) + positions + streams
+    ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions + streams, both_ends)
     elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
     weights = elements * workload.weight_format.bytes_per_element
     if workload.expert_format is not None:
@@ -92,6 +93,8 @@ def _layer_elements(workload: DecodeWorkload) -> Any:
     attention: Any = 0.0
     for group in model.layer_groups:
         mlps += group.count * mlp_parameters(model, group).total
+        if model.layer_input is not None and group.feeds:
+            routers += group.count * model.layer_input.layer_elements(model.hidden_size)
         if group.moe and group.feeds and model.moe is not None:
             routers += group.count * model.hidden_size * (model.moe.experts + (model.moe.latent_size or 0))
         attention = attention + group.count * (chip_elements(workload.of(group)) if group.attends else 0.0)

@@ -70,11 +70,13 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
         return [_chunked_state(workload, group, layout.state, chunk / parts)]
     # A prompt is read in full: what an eviction rule drops goes after it. Windows are part of the model.
     window = np.inf if group.window is None else float(group.window)
-    ratio = 1 if pooled is None else pooled.ratio
+    beside = pooled is not None and pooled.among_tokens
+    ratio = 1 if pooled is None or beside else pooled.ratio
     most = np.inf if index is None else float(index.most_entries * ratio)
     pairs = causal_pairs(chunk, end, min(window, most)) / ratio
     if pooled is not None:
-        pairs = pairs + causal_pairs(chunk, end, float(pooled.window))
+        pairs = (pairs + causal_pairs(chunk, end, float(pooled.window))
+                 + beside * causal_pairs(chunk, end) / pooled.ratio)
     scores = pairs * heads.q_per_chip / parts
     seen = np.minimum(end, window + chunk)
     found = [Operator(
@@ -86,7 +88,7 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
         # Each query gathers what it has chosen, so only its own heads share what is read.
         query_rows=heads.group_size * (np.maximum(chunk, 1.0) if index is None else 1.0),
         dtype=workload.activation_dtype)]
-    if index is not None and not index.shared:
+    if index is not None and layout.has_index_keys:
         scored = causal_pairs(chunk, end) / ratio * index.heads / parts
         found.append(Operator(
             name="prefill_index", count=group.count, matrix_flops=2.0 * scored * index.dim,

@@ -11,8 +11,9 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.model.architecture import LayerGroup, ModelArchitecture, group_layout
-from simkit.model.kinds.base import ArrayPart, AttentionLayout, Read, StoredArray
+from simkit.model.kinds.base import ATTENDED, ArrayPart, AttentionLayout, Read, StoredArray
 from simkit.model.kv_cache import FORMATS, SCORE_BYTES, ElementFormat, KvPolicy
+from simkit.step.expert_load import ExpertLoad
 from simkit.step.machine import Machine
 from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_numbers
 
@@ -55,6 +56,7 @@ class DecodeWorkload:
     that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
+    ``expert_load`` says how often rows choose each expert; None: equally often.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
     attention reads and none changes.
     """
@@ -75,6 +77,7 @@ class DecodeWorkload:
     activation_dtype: str = "bf16"
     machine: Machine = field(default_factory=Machine.split)
     ep: Any = 1
+    expert_load: ExpertLoad | None = None
     static: bool = False
     devices: int = 1
     encoder_len: Any = 0
@@ -229,9 +232,9 @@ class DecodeWorkload:
             own = self.on_chip(array.stored_tokens(tokens))
             return self.policy.paging.allocated(own) if allocated and self.layout.kept else own
 
-        return sum(self.held_heads(array) * self._bytes_of(array, rows(array)) for array in self.layout.arrays)
+        return sum(self.held_heads(array) * self.bytes_of(array, rows(array)) for array in self.layout.arrays)
 
-    def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
+    def read_bytes(self, tokens: Any, parts: Iterable[ArrayPart] = ATTENDED) -> Any:
         """Bytes that this chip reads in a step, each once, of what attention multiplies by (or of other arrays)."""
         return sum(self.held_heads(read.array) * self._one_head_bytes(read, tokens)
                    for read in self.layout.reads if read.array.part in parts)
@@ -251,20 +254,21 @@ class DecodeWorkload:
 
     @property
     def _attention_reads(self) -> tuple[Read, ...]:
-        return tuple(read for read in self.layout.reads if read.array.part in ("entry", "recent"))
+        return tuple(read for read in self.layout.reads if read.array.part in ATTENDED)
 
     def _one_head_bytes(self, read: Read, tokens: Any) -> Any:
         """Each entry once: queries of a step that choose for themselves may choose as many each as there are in all."""
         rows = read.tokens(tokens)
         if read.pattern == "gathered":
             rows = np.minimum(rows * self.q_len, self.layout.entries(tokens))
-        return self._bytes_of(read.array, rows if read.array.part == "state" else self.on_chip(rows))
+        return self.bytes_of(read.array, rows if read.array.part == "state" else self.on_chip(rows))
 
     def _all_queries_bytes(self, read: Read, tokens: Any) -> Any:
-        once = self._bytes_of(read.array, self.on_chip(read.tokens(tokens)))
+        once = self.bytes_of(read.array, self.on_chip(read.tokens(tokens)))
         return once * self.q_len if read.pattern == "gathered" else once
 
-    def _bytes_of(self, array: StoredArray, rows: Any) -> Any:
+    def bytes_of(self, array: StoredArray, rows: Any) -> Any:
+        """Bytes of ``rows`` vectors of one head of an array, with their scales."""
         if array.own_bytes is not None:
             return rows * array.elements * array.own_bytes
         return self.format_of(array).stored_bytes(rows, int(array.elements))
@@ -280,13 +284,13 @@ class DecodeWorkload:
     @property
     def token_bytes(self) -> Any:
         """Bytes by which one token lets the cache of a layer grow, begun groups of a format counted whole."""
-        return sum(self.held_heads(array) * self._bytes_of(array, 1.0) / array.tokens_per_entry
-                   for array in self.layout.arrays if array.part in ("entry", "index") and self.layout.kept)
+        return sum(self.held_heads(array) * self.bytes_of(array, 1.0) / array.tokens_per_entry
+                   for array in self.layout.arrays if array.part in ("entry", "pooled", "index") and self.layout.kept)
 
     def page_bytes(self, page_tokens: float) -> list[tuple[Any, float]]:
         """Bytes of a page of tokens of each array on this chip, and tokens at which the array stops growing."""
-        return [(self.held_heads(array) * (self._bytes_of(array, self.q_len) if array.part == "state" else
-                                           self._bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
+        return [(self.held_heads(array) * (self.bytes_of(array, self.q_len) if array.part == "state" else
+                                           self.bytes_of(array, 1.0) * page_tokens / array.tokens_per_entry),
                  page_tokens if array.part == "state" else
                  self.layout.compression.window if array.part == "recent" and self.layout.compression else np.inf)
                 for array in self.layout.arrays if self.layout.kept]
@@ -348,7 +352,7 @@ class DecodeWorkload:
         return self._over(arrays, self._heads_stored) / self._over(
             arrays, lambda array: 1.0 if array.shared else self.n_kv_heads)
 
-    def evenness(self, parts: Iterable[ArrayPart] = ("entry", "recent")) -> Any:
+    def evenness(self, parts: Iterable[ArrayPart] = ATTENDED) -> Any:
         """Cache of all chips over that of as many like the busiest: below 1 where heads do not deal out evenly."""
         arrays = tuple(array for array in self.layout.arrays if array.part in parts)
         if len({array.shared for array in arrays}) > 1:

@@ -43,7 +43,7 @@ from simkit.study.record import (
     energy_j_per_token,
 )
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
+from simkit.study.speculation import Speculation, draft_demand, with_medusa_heads, with_own_layer
 from simkit.timing.engine import Engine
 from simkit.timing.step_timing import PlacedStep, StepTiming
 
@@ -91,16 +91,25 @@ class Points:
 
     def draft_workload(self, speculation: Speculation, machine: Machine) -> DecodeWorkload | None:
         """One step of the draft model on the same chips, as many of them as its heads allow."""
-        draft = speculation.draft
+        draft = speculation.draft_of(self.model)
         if draft is None:
             return None
         static = self.hardware.sharding == "layer-pipelined"
-        ways = machine.tp if static else np.gcd(np.asarray(machine.tp, dtype=np.int64), draft.n_q_heads) * 1.0
+        ways = machine.tp if static or speculation.mtp else np.gcd(
+            np.asarray(machine.tp, dtype=np.int64), draft.n_q_heads) * 1.0
         alone = replace(self.scenario, speculation=None, comparison="mha",
                         encoder_len=self.scenario.encoder_len if draft.cross_attention else 0)
         return alone.workload(self.hardware, draft, parse_layout("as-trained", draft), batch=self.batch,
                               kv_len=self.kv_len, q_len=self.q_len * 0 + 1.0,
                               machine=replace(machine, tp=ways, pp=np.minimum(machine.pp, draft.n_layers)))
+
+    def draft_step(self, speculation: Speculation | None, machine: Machine) -> DecodeStep | None:
+        """The operators of that step; None where heads propose, or nothing does."""
+        drafting = None if speculation is None else self.draft_workload(speculation, machine)
+        if drafting is None:
+            return None
+        step = build_step(drafting)
+        return with_own_layer(step) if speculation and speculation.mtp else step
 
     def demand(self, layout: AttentionLayout, machine: Machine) -> Demand:
         """What a chip must hold under a layout; a draft model's share included."""
@@ -108,15 +117,8 @@ class Points:
 
     def _demand(self, workload: DecodeWorkload, machine: Machine) -> Demand:
         speculation, own = self.scenario.speculation, demand(workload)
-        if speculation is None:
-            return own
-        draft = self.draft_workload(speculation, machine)
-        if draft is None:
-            step = with_medusa_heads(build_step(workload), speculation.draft_tokens)
-            return own.plus(weight_bytes=medusa_weight_bytes(step), kv_bytes_per_sequence=0.0, kv_bytes=0.0)
-        more = demand(draft)
-        return own.plus(weight_bytes=more.weight_bytes, kv_bytes_per_sequence=more.kv_bytes_per_sequence,
-                        kv_bytes=more.kv_bytes, batch_ways=more.batch_ways)
+        return own if speculation is None else own.plus(
+            draft_demand(speculation, workload, self.draft_workload(speculation, machine)))
 
     def need(self, layout: AttentionLayout) -> Need:
         """What a chip must hold under a layout, as a function of the machine."""
@@ -246,12 +248,11 @@ class Points:
     def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
         """Operators and placement under a layout on a machine, to be timed."""
         workload, speculation = self.workload(layout, machine), self.scenario.speculation
-        step, draft, draft_steps = build_step(workload), None, 0
+        step, draft, draft_steps = build_step(workload), self.draft_step(speculation, machine), 0
         placement = place(self._demand(workload, machine), self.hardware, overflow=machine.overflow)
         if speculation is not None:
-            drafting, draft_steps = self.draft_workload(speculation, machine), speculation.draft_tokens
-            step = with_medusa_heads(step, draft_steps) if drafting is None else step
-            draft = None if drafting is None else build_step(drafting)
+            draft_steps = speculation.draft_tokens
+            step = with_medusa_heads(step, draft_steps) if draft is None else step
         return PlacedStep(step=step, placement=placement, draft=draft, draft_steps=draft_steps)
 
 
@@ -334,10 +335,9 @@ class Evaluated:
     def energy_j_per_token(self) -> Any:
         """Joules a token; NaN where the profile lacks an energy."""
         speculation = self.points.scenario.speculation
-        draft = None if speculation is None else self.points.draft_workload(speculation, self.machine)
         return energy_j_per_token(
             self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
-            timing=self.timing, totals=self.totals, draft=None if draft is None else build_step(draft),
+            timing=self.timing, totals=self.totals, draft=self.points.draft_step(speculation, self.machine),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     @property

@@ -122,7 +122,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
         they are named. Many points take less time and memory
         with few columns.
     scenario: one value each of ``eviction, layer_budgets, page, reserve, lengths, attention_kernel,
-        cache_order, attention_sharding, ep, speculation, encoder_len, comparison, owned``, in the words of
+        cache_order, attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned``, in the words of
         :func:`simkit.study.scenario.parse_scenario`.
 
     Returns a dict of arrays of the broadcast shape, keyed by the names in :data:`simkit.study.record.FIELDS`; those

@@ -22,6 +22,7 @@ from simkit.model.kv_cache import (
     parse_lengths,
     parse_paging,
 )
+from simkit.step.expert_load import ExpertLoad, parse_expert_load
 from simkit.step.machine import Machine
 from simkit.step.sharding import AttentionSharding, parse_attention_sharding
 from simkit.step.workload import (
@@ -119,6 +120,7 @@ class Scenario:
     cache_order: CacheOrder = "head-major"
     sharding: AttentionSharding | None = None
     ep: int = 1
+    expert_load: ExpertLoad | None = None
     speculation: Speculation | None = None
     encoder_len: int = 0
     comparison: str = "mha"
@@ -144,7 +146,7 @@ class Scenario:
             kv_format=self.key_format, value_format=self.value_format, weight_format=weights,
             expert_format=experts if experts != weights else None,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
-            machine=machine, ep=self._expert_ways(model, machine.tp),
+            machine=machine, ep=self._expert_ways(model, machine.tp), expert_load=self.expert_load,
             static=hardware.sharding == "layer-pipelined", devices=hardware.devices or 1, encoder_len=self.encoder_len)
 
     def weights_of(self, model: ModelArchitecture) -> tuple[ElementFormat, ElementFormat]:
@@ -182,8 +184,9 @@ class Scenario:
 def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", eviction: str = "none",
                    layer_budgets: tuple[float, ...] = (1.0,), page: int | None = None, reserve: int | None = None,
                    lengths: str = "equal", attention_kernel: str = "grouped", cache_order: str = "head-major",
-                   attention_sharding: str = "auto", ep: int = 1, speculation: str = "none",
-                   encoder_len: int | None = None, comparison: str = "mha", owned: str = DEFAULT_OWNERSHIP) -> Scenario:
+                   attention_sharding: str = "auto", ep: int = 1, expert_load: str = "uniform",
+                   speculation: str = "none", encoder_len: int | None = None, comparison: str = "mha",
+                   owned: str = DEFAULT_OWNERSHIP) -> Scenario:
     """Read a scenario from words, as on the command line. Raises :class:`UserError` naming the word that is wrong.
 
     Parameters
@@ -199,16 +202,17 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     cache_order: ``head-major`` or ``token-major``: what lies side by side in the cache.
     attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: the fastest, or the profile's own.
     ep: chips that hold different experts, as far as tp and the number of experts allow.
-    speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
+    expert_load: how often rows choose each expert: ``uniform``, ``zipf:1.0``, or a file of counts.
+    speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8``, ``mtp=1,acceptance=0.85`` or ``medusa=4,..``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
     comparison: ``mha``, or ``mha-equal-parameters``: layouts with fewer K and V weights have a wider MLP instead.
     owned: years of use, the part of them in which chips serve, dollars a kWh: ``years=4,utilisation=0.6,power=0.1``.
     """
     words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
-             attention_sharding, ep, speculation, encoder_len, comparison, owned)
+             attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned)
     try:
-        # A draft model is a file that may change.
-        return _scenario(*words) if speculation == "none" else _scenario.__wrapped__(*words)
+        # A draft model and a load may be files that change.
+        return _scenario(*words) if (speculation, expert_load) == ("none", "uniform") else _scenario.__wrapped__(*words)
     except TypeError:  # a list in place of a tuple
         return _scenario.__wrapped__(*words)
 
@@ -216,7 +220,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
 @lru_cache(maxsize=1024)
 def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tuple[float, ...], page: int | None,
               reserve: int | None, lengths: str, attention_kernel: str, cache_order: str,
-              attention_sharding: str, ep: int, speculation: str, encoder_len: int | None,
+              attention_sharding: str, ep: int, expert_load: str, speculation: str, encoder_len: int | None,
               comparison: str, owned: str) -> Scenario:
     """Programs ask in the same words in a loop: they are read once."""
     for name, value, most in (("page", page, 1e6), ("reserve", reserve, 1e9), ("ep", ep, 1e5),
@@ -236,5 +240,6 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
                         lengths=parse_lengths(lengths)),
         kernel=parse_kernel(attention_kernel), cache_order=parse_cache_order(cache_order),
         sharding=None if attention_sharding == "auto" else parse_attention_sharding(attention_sharding),
-        ep=int(ep), speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0),
+        ep=int(ep), expert_load=parse_expert_load(expert_load),
+        speculation=parse_speculation(speculation), encoder_len=int(encoder_len or 0),
         comparison=comparison, ownership=parse_ownership(owned))

@@ -53,7 +53,8 @@ FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown"
                      "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
                      "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
                      "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
-                     "attention_atlas", "published_figures", "tile_map", "kv_head_cost", "head_copies"]
+                     "attention_atlas", "scattered_rows", "published_figures", "tile_map", "kv_head_cost",
+                     "head_copies"]
 # Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")

@@ -33,6 +33,7 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.model.attention import parse_layout_name
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_format, parse_lengths
+from simkit.step.expert_load import parse_expert_load
 from simkit.step.sharding import parse_attention_sharding
 from simkit.step.workload import parse_kernel
 from simkit.study.speculation import parse_speculation
@@ -102,6 +103,8 @@ class WorkloadSchema(StrictRecord):
     """As after --attention-sharding."""
     ep: Annotated[int, WholeNumber(1, 100_000)] | None = None
     """Chips that hold different experts."""
+    expert_load: Words | None = None
+    """How often rows choose each expert, as after --expert-load."""
     speculation: Words | None = None
     """Draft or heads, as after --speculation."""
     encoder_len: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = None
@@ -113,7 +116,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "model": load_model, "attention": parse_layout_name, "batch": lambda text: parse_axis(text, what="batch"),
     "kv_len": lambda text: parse_axis(text, what="kv_len"), "q_len": lambda text: parse_axis(text, what="q_len"),
     "kv_dtype": parse_cache_formats, "weight_dtype": parse_format, "eviction": parse_eviction, "lengths": parse_lengths,
-    "attention_kernel": parse_kernel, "speculation": parse_speculation,
+    "attention_kernel": parse_kernel, "speculation": parse_speculation, "expert_load": parse_expert_load,
     "attention_sharding": lambda text: text if text == "auto" else parse_attention_sharding(text),
 }
 

@@ -8,6 +8,7 @@ from simkit.foundation.errors import UserError
 from simkit.model.architecture import count_parameters, group_layout
 from simkit.model.attention import parse_layout
 from simkit.model.import_config import import_config
+from simkit.study.point import decode_step
 from tests.reference_data import reference_path
 
 # Billions of parameters as their publishers count them: model cards and technical reports; of multimodal models the
@@ -108,3 +109,47 @@ def test_mimo_has_values_narrower_than_keys():
     dense, sliding, _ = (layout for _, layout in layers_of(model_of("xiaomimimo--mimo-v2-flash")))
     assert dense.elements_per_token == 4 * (192 + 128)
     assert sliding.elements_per_token == 8 * (192 + 128)
+
+
+GEMMA3N = {"model_type": "gemma3n_text", "architectures": ["Gemma3nForCausalLM"], "hidden_size": 2048, "head_dim": 256,
+           "hidden_size_per_layer_input": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "sliding_window": 512,
+           "vocab_size": 262400, "vocab_size_per_layer_input": 262144, "altup_num_inputs": 4, "laurel_rank": 64,
+           "max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(("layers", "borrowing", "width", "published", "effective"), [
+    (35, 15, 16384, 6.87e9, 4e9), (30, 10, 8192, 4.46e9, 1.91e9)])
+def test_gemma_3n_has_a_table_for_every_layer(tmp_path, layers, borrowing, width, published, effective):
+    """E4B and E2B: text decoders of 6.87 and 4.46 billion (GGUF files), of which 4 and 1.91 work on a token (Google)."""
+    file = tmp_path / "gemma.json"
+    file.write_text(json.dumps(GEMMA3N | {
+        "num_hidden_layers": layers, "num_kv_shared_layers": borrowing, "intermediate_size": [width] * layers,
+        "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * (layers // 5)}))
+    model = import_config(file).model
+    counted = count_parameters(model, parse_layout("as-trained", model))
+    assert counted.total == pytest.approx(published, rel=0.01)
+    assert counted.active - 262400 * 2048 == pytest.approx(effective, rel=0.02)
+    assert counted.total - counted.active == layers * 262144 * 256
+    # A token of one sequence reads a row of each table, and all else once.
+    found = decode_step("h100-sxm", model, attention="as-trained", batch=1, kv_len=1024, chips=1, baseline=False)
+    rows = (layers * 256 - 262400 * 2048 + 2048) + counted.active  # of the tied embedding one row, and the LM head whole
+    assert float(found["weight_read_bytes"]) == pytest.approx(2 * (rows + 262400 * 2048), rel=1e-3)
+    assert float(found["kv_cache_bytes"]) == sum(
+        2 * 2 * 256 * 2 * (512 if index % 5 < 4 else 1024) for index in range(layers - borrowing))
+
+
+def test_gemma_4_e_has_wide_mlps_where_it_borrows(tmp_path):
+    """E2B: MLPs of layers that keep no cache are twice as wide."""
+    file = tmp_path / "gemma.json"
+    file.write_text(json.dumps({
+        "model_type": "gemma4_text", "hidden_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8,
+        "num_key_value_heads": 1, "head_dim": 256, "global_head_dim": 512, "hidden_size_per_layer_input": 256,
+        "vocab_size": 262144, "intermediate_size": 6144, "use_double_wide_mlp": True, "num_kv_shared_layers": 4,
+        "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 3}))
+    model = import_config(file).model
+    assert sorted((group.count, group.mlp_factor) for group in model.layer_groups) == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    mlps = 3 * 1536 * 6144 * (2 + 4 * 2)
+    attention = sum((2 * 8 * width * 1536 + (2 * width * 1536 if index < 2 else 0)) for index in range(6)
+                    for width in ([256, 512][index % 2],))
+    tables = 6 * (262144 * 256 + 3 * 1536 * 256)
+    assert count_parameters(model, parse_layout("as-trained", model)).total == mlps + attention + tables + 262144 * 1536

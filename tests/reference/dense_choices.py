@@ -31,6 +31,7 @@ class Chosen:
     by_kv_head: bool = False
     ratio: int = 1
     window: int = 0
+    among_tokens: bool = False  # entries for ratio tokens and the window are branches beside the chosen tokens (NSA)
     sharding: str = "heads"
     chips: int = 1
     bits: int = 16
@@ -78,9 +79,10 @@ def execute_chosen(case):
 
 
 def _sequence(case, rng, n, stored):
-    entries = n // case.ratio if case.ratio > 1 else n
+    entries = n // case.ratio if case.ratio > 1 and not case.among_tokens else n
+    pooled = n // case.ratio if case.among_tokens else 0
     widths = [case.key_dim] if case.tied or case.latent else [case.key_dim, case.value_dim]
-    return {"n": n, "entries": [[rng.normal(size=(entries, w)) for w in widths] for _ in range(stored)],
+    return {"n": n, "pooled": [[rng.normal(size=(pooled, w)) for w in widths] for _ in range(stored)], "entries": [[rng.normal(size=(entries, w)) for w in widths] for _ in range(stored)],
             "recent": [[rng.normal(size=(min(n, case.window), w)) for w in widths] for _ in range(stored)],
             "index": rng.normal(size=(entries, case.index_dim)),
             "queries": rng.normal(size=(case.n_q, case.q_len, case.key_dim)),
@@ -111,7 +113,7 @@ def _choices(case, sequence, group):
 def _on_chip(case, sequence, ledger, by_kv_head, part, parts):
     kept = 0.0
     own = np.arange(len(sequence["index"]))[part::parts] if not case.top_k else None
-    if case.top_k:
+    if case.top_k and not case.among_tokens:
         mine = _run(np.arange(len(sequence["index"])), part, parts)
         keys = Counted(sequence["index"][mine], case.index_bits, "index", ledger)
         kept += keys.stored_bits
@@ -124,11 +126,13 @@ def _on_chip(case, sequence, ledger, by_kv_head, part, parts):
         mine = _run(np.arange(len(sequence["index"])), part, parts) if own is None else own
         stores = [Counted(array[mine], case.bits, "cache", ledger) for array in sequence["entries"][k]]
         recent = [Counted(_run(array, part, parts), case.bits, "cache", ledger) for array in sequence["recent"][k]]
-        kept += sum(store.stored_bits for store in (*stores, *recent))
+        pooled = [Counted(_run(array, part, parts), case.bits, "cache", ledger) for array in sequence["pooled"][k]]
+        kept += sum(store.stored_bits for store in (*stores, *recent, *pooled))
         for at in range(case.q_len):
             here = (np.flatnonzero(np.isin(mine, choices[at])) if not case.top_k or parts == 1
                     else np.arange(len(_run(choices[at], part, parts))))
-            near = [one.read() if at == 0 else one.values for one in recent]
+            near = [np.concatenate([one.read() if at == 0 else one.values for one in branches])
+                    for branches in zip(recent, pooled, strict=True)]
             read = [store.read(here) if case.top_k or at == 0 else store.values[here] for store in stores]
             keys, values = np.concatenate([read[0], near[0]]), np.concatenate([read[-1], near[-1]])
             values = values[:, : case.value_dim]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simkit.model.architecture import LayerGroup, ModelArchitecture
+from simkit.model.architecture import LayerGroup, ModelArchitecture, count_parameters
 from simkit.model.attention import parse_layout
+from simkit.model.catalog import load_model
 from simkit.model.kinds.widths import Compression, Indexer, LayerShape, Mla, State
 from simkit.model.kv_cache import FORMATS
 from simkit.step.build import build_step, chip_elements, products, step_totals
@@ -42,15 +43,17 @@ def workload_of(shape, *, layout="as-trained", lengths=(12,), chips=1, sharding=
 def cases(draw):
     n_q = draw(st.sampled_from([2, 4, 8, 12]))
     n_kv = draw(st.sampled_from(divisors(n_q)))
-    what = draw(st.sampled_from(["dsa", "tokens", "blocks", "compressed", "csa", "widths"]))
+    what = draw(st.sampled_from(["dsa", "tokens", "blocks", "compressed", "csa", "nsa", "widths"]))
     mla = LATENT if what == "dsa" else None
     tied = what in ("compressed", "csa") and draw(st.booleans())
     index = None
     if what in ("dsa", "tokens", "csa"):
         index = replace(INDEX, top_k=draw(st.sampled_from([2, 4, 6])))
-    elif what == "blocks":
+    elif what in ("blocks", "nsa"):
         index = Indexer(heads=n_kv, dim=8, top_k=2, block=3, by_kv_head=True, weighted=False, key_bytes=2.0)
     pooled = Compression(ratio=draw(st.sampled_from([2, 4])), window=4, overlap=True) if what in ("compressed", "csa") else None
+    if what == "nsa":
+        pooled = Compression(ratio=2, window=4, among_tokens=True)
     shape = LayerShape(name="small", hidden_size=8, n_q_heads=n_q, n_kv_heads=n_q if mla else n_kv, head_dim=8,
                        value_dim=None if tied or mla else draw(st.sampled_from([None, 5])), mla=mla, tied_values=tied,
                        indexer=index, compression=pooled)
@@ -72,7 +75,7 @@ def reference(workload):
         index_heads=index.heads if index else 0, index_dim=index.dim if index else 0, top_k=index.top_k if index else 0,
         block=index.block if index else 1, by_kv_head=bool(index and index.by_kv_head),
         index_bits=8 * index.key_bytes if index else 8.25, ratio=pooled.ratio if pooled else 1,
-        window=pooled.window if pooled else 0, sharding=workload.machine.mapping, chips=int(workload.machine.tp))
+        window=pooled.window if pooled else 0, among_tokens=bool(pooled and pooled.among_tokens), sharding=workload.machine.mapping, chips=int(workload.machine.tp))
 
 
 def modelled(operators, name, field):
@@ -137,6 +140,9 @@ SHAPES = {
                       output_groups=4, output_rank=3, indexer=INDEX, compression=Compression(ratio=4, window=6, overlap=True)),
     "msa": LayerShape(name="s", hidden_size=8, n_q_heads=12, n_kv_heads=4, head_dim=4,
                       indexer=Indexer(heads=4, dim=8, top_k=2, block=4, by_kv_head=True, weighted=False, key_bytes=None)),
+    "nsa": LayerShape(name="s", hidden_size=8, n_q_heads=12, n_kv_heads=4, head_dim=4, value_dim=3, gate_dim=3,
+                      indexer=Indexer(heads=4, dim=4, top_k=2, block=4, by_kv_head=True, weighted=False, key_bytes=None),
+                      compression=Compression(ratio=2, window=6, among_tokens=True)),
     "state": LayerShape(name="s", hidden_size=8, n_q_heads=12, n_kv_heads=4, head_dim=4, state=replace(STATE, decay_rank=3, kind="kda")),
     "borrowed": LayerShape(name="s", hidden_size=8, n_q_heads=12, n_kv_heads=4, head_dim=4, kept=False),
 }
@@ -165,7 +171,7 @@ def test_a_borrowed_cache_is_read_and_neither_stored_nor_projected():
 
 
 @pytest.mark.parametrize("form", ["bf16", "fp8", "int4"])
-@pytest.mark.parametrize("name", ["dsa", "csa", "msa"])
+@pytest.mark.parametrize("name", ["dsa", "csa", "msa", "nsa"])
 def test_fewer_stored_elements_never_mean_more_bytes_and_quantised_ones_fewer(name, form):
     few, many = (workload_of(SHAPES[name], lengths=(tokens,), kv_format=form) for tokens in (40, 400))
     assert cached_bytes_per_sequence(few) < cached_bytes_per_sequence(many)
@@ -187,3 +193,12 @@ def test_a_gathered_latent_of_deepseek_v3_2_has_656_bytes_and_an_index_key_132()
     heads = [decode_step("h200-sxm", "qwen3-8b", attention="as-trained", batch=1, kv_len=1024, kv_dtype=form)["kv_cache_bytes"]
              for form in ("fp8-ds-mla", "fp8")]
     assert heads[0] == heads[1]
+
+
+def test_nsa_reads_the_tokens_of_its_papers_table():
+    """Yuan et al. 2025 (arXiv 2502.11089), table 4: tokens whose keys and values a decode step loads; full attention loads all."""
+    for kv_len, published in ((8192, 2048), (16384, 2560), (32768, 3584), (65536, 5632)):
+        found = decode_step("a100-sxm-80gb", "nsa-27b", attention="as-trained", batch=1, kv_len=kv_len, chips=1, baseline=False)
+        assert found["kv_read_bytes"] == 30 * published * 4 * (192 + 128) * 2
+    model = load_model("nsa-27b")
+    assert count_parameters(model, parse_layout("as-trained", model)).total == pytest.approx(27e9, rel=0.05)

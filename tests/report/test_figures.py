@@ -20,7 +20,7 @@ from simkit.study.study_file import FIGURE_KINDS
 
 # Drawn from tables that name their own models.
 OF_MEASUREMENTS = ("predicted_against_measured", "advantage_against_measured", "error_by_regime", "published_figures",
-                   "attention_atlas")
+                   "attention_atlas", "scattered_rows")
 NAMES = [*(kind for kind in FIGURE_KINDS if kind != "kv_capacity"), "capacity"]
 
 

@@ -6,12 +6,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
-from simkit.model.architecture import count_parameters
+from simkit.model.architecture import Moe, count_parameters
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS
 from simkit.step.build import build_step, step_totals
+from simkit.step.expert_load import ExpertLoad, busiest_group, parse_expert_load
 from simkit.step.machine import Machine
 from simkit.step.mixture import distinct_experts
 from simkit.step.placement import demand
@@ -150,3 +152,76 @@ def test_weights_published_in_two_formats_are_read_and_kept_in_them():
     assert held == pytest.approx(experts * 4.25 / 8 + rest * 2, rel=1e-9)
     assert {name: FORMATS[name].native for name in ("nvfp4", "mxfp4", "fp8-block")} == {
         "nvfp4": "fp4", "mxfp4": "fp4", "fp8-block": "fp8"}
+
+
+def choices_of(load: ExpertLoad, moe, rows: int) -> np.ndarray:
+    """Rows that choose systematically by the chances: exactly top_k experts each, with each expert's own chance."""
+    chances = load.chances(moe)
+    rng = np.random.default_rng(rows)
+    found = []
+    for _ in range(400 * rows):  # Madow's systematic sampling on a shuffled list
+        order = rng.permutation(moe.experts)
+        edges = np.cumsum(chances[order])
+        found.append(order[np.searchsorted(edges, rng.random() + np.arange(moe.top_k))])
+    return np.array(found).reshape(400, rows * moe.top_k)
+
+
+@pytest.mark.parametrize("text", ["zipf:0", "zipf:0.7", "zipf:1.2"])
+@pytest.mark.parametrize(("rows", "groups"), [(4, 8), (32, 8), (128, 4)])
+def test_a_stated_load_is_that_of_simulated_rows(text, rows, groups):
+    moe, load = Moe(experts=64, top_k=4, expert_size=1, shared_size=0, gated=True), parse_expert_load(text)
+    assert load.chances(moe).sum() == pytest.approx(4)
+    drawn = choices_of(load, moe, rows)
+    group = np.arange(64) % groups  # ranks are dealt to the chips in turn
+    distinct = [np.unique(trial) for trial in drawn]
+    busiest, read, every = busiest_group(load, moe, rows, groups)
+    assert every == pytest.approx(np.mean([len(d) for d in distinct]), rel=0.02)
+    assert busiest == pytest.approx(np.mean([np.bincount(group[t], minlength=groups).max() for t in drawn]), rel=0.1)
+    assert read == pytest.approx(np.mean([np.bincount(group[d], minlength=groups).max() for d in distinct]), rel=0.1)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "rows", "groups"), ROUTINGS)
+def test_equal_weights_are_the_uniform_load(experts, top_k, rows, groups):
+    moe = Moe(experts=experts, top_k=top_k, expert_size=1, shared_size=0, gated=True)
+    for load in (ExpertLoad(zipf_exponent=0.0), ExpertLoad(weights=(3.0,) * experts)):
+        choices, distinct, every = busiest_group(load, moe, rows, groups)
+        share = busiest_expert_share(rows, top_k, groups, experts)
+        assert choices == pytest.approx(rows * top_k * share / groups, rel=1e-9)
+        assert distinct == pytest.approx(busiest_distinct_experts(rows, top_k, experts, groups), rel=1e-9)
+        assert every == pytest.approx(distinct_experts(experts, top_k, rows), rel=1e-12)
+
+
+def test_all_mass_on_k_experts_is_k_experts_and_one_chip_may_do_it_all():
+    moe = Moe(experts=16, top_k=4, expert_size=1, shared_size=0, gated=True)
+    together = busiest_group(ExpertLoad(weights=(5.0, 1.0, 2.0, 1.0, *[0.0] * 12)), moe, 100, 4)
+    assert together == pytest.approx((400.0, 4.0, 4.0))  # the first chip of four has them all
+    apart = busiest_group(ExpertLoad(weights=(1.0, 0.0, 0.0, 0.0) * 4), moe, np.array([1.0, 100.0]), 4)
+    np.testing.assert_allclose(apart, [[1.0, 100.0], [1.0, 1.0], [4.0, 4.0]])
+
+
+def test_the_more_uneven_the_load_the_longer_the_busiest_chip_works_and_the_fewer_experts_are_read():
+    words = {"attention": "as-trained", "batch": 64, "kv_len": 1024, "chips": 8, "tp": 8, "baseline": False, "weight_dtype": "fp8"}
+    dealt, cut = ([decode_step("h200-sxm", "deepseek-v3", ep=ep, expert_load=text, **words)
+                   for text in ("uniform", "zipf:0", "zipf:0.8", "zipf:1.5")] for ep in (8, 1))
+    assert dealt[0]["step_time_s"] == pytest.approx(dealt[1]["step_time_s"], rel=1e-9)
+    read = [float(one["weight_read_bytes"]) for one in cut]
+    assert read[0] == pytest.approx(read[1], rel=1e-9)
+    assert read[1] > read[2] > read[3]
+    assert cut[3]["step_time_s"] < cut[0]["step_time_s"]
+    # What all chips read together is the same whether experts are cut or dealt.
+    assert [float(one["weight_read_bytes"]) for one in dealt] == pytest.approx(read)
+    waits = [float(one["step_time_s"]) / float(other["step_time_s"]) for one, other in zip(dealt, cut, strict=True)]
+    assert waits[0] < waits[2] < waits[3]
+
+
+def test_a_load_that_makes_no_sense_is_refused_in_words(tmp_path):
+    for text in ("zipf:-1", "zipf:x", "zipf", "zipf:11"):
+        with pytest.raises(UserError, match="expected zipf:S with S from 0 to 10"):
+            parse_expert_load(text)
+    file = tmp_path / "load.yaml"
+    file.write_text("schema_version: 1\nsource: a test\nchosen: [1, 2, 3]\n")
+    with pytest.raises(UserError, match="the file counts 3 experts, and the model has 8"):
+        build_step(replace(mixture(), expert_load=parse_expert_load(str(file))))
+    with pytest.raises(UserError, match="only 1 experts are ever chosen, and a row chooses 2"):
+        build_step(replace(mixture(), expert_load=ExpertLoad(weights=(1.0, *[0.0] * 7))))
+    assert parse_expert_load("uniform") is None

@@ -5,9 +5,17 @@ import pytest
 import yaml
 
 from simkit.foundation.errors import UserError
+from simkit.hardware.catalog import load_hardware
+from simkit.model.architecture import count_parameters
+from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.build import build_step
+from simkit.step.machine import Machine
+from simkit.step.placement import demand
+from simkit.study.engines import engine_named
+from simkit.study.evaluate import Points
 from simkit.study.point import decode_step
+from simkit.study.scenario import parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, parse_speculation, with_medusa_heads
 from tests.reference_data import reference_path
 from tests.step.test_operators import workload_of
@@ -94,3 +102,54 @@ def test_words_are_read():
     assert [parse_speculation(f"medusa={n},acceptance={a}").tokens_per_step for n, a in ((1, 0), (1, 1), (1000, 0))] == [1, 2, 1]
     read = parse_speculation("draft=llama-2-7b,gamma=4,acceptance=0.8")
     assert (read.draft_tokens, read.acceptance, read.draft) == (4, 0.8, load_model("llama-2-7b"))
+
+
+MTP = {"attention": "as-trained", "batch": 4, "kv_len": 4096, "chips": 8, "tp": 8, "baseline": False, "weight_dtype": "fp8"}
+
+
+def test_a_models_own_layer_drafts_with_one_layer_and_the_models_own_ends():
+    """DeepSeek-V3 (arXiv 2412.19437): 671 billion, and a layer of 14 that shares 1.85 of embedding and LM head."""
+    model = load_model("deepseek-v3")
+    draft = parse_speculation("mtp=1,acceptance=0.85").draft_of(model)
+    layout = parse_layout("as-trained", draft)
+    assert draft.n_layers == 1
+    with_ends = count_parameters(draft, layout).total + 2 * 7168**2
+    assert with_ends == pytest.approx(14e9, rel=0.05)
+    plain = decode_step("h200-sxm", "deepseek-v3", q_len=2, **MTP)
+    own = decode_step("h200-sxm", "deepseek-v3", speculation="mtp=1,acceptance=0.85", **MTP)
+    assert float(own["tokens_per_s"]) == pytest.approx(4 * 1.85 / float(own["step_time_s"]))
+    # One more layer of 61, an LM head and a projection.
+    assert 1 + 1 / 61 < float(own["step_time_s"]) / float(plain["step_time_s"]) < 1.1
+    assert float(own["max_batch"]) < float(plain["max_batch"])
+
+
+def test_as_many_own_layers_are_held_as_propose():
+    """Weights of the layers and their projections, once for each that is used; their caches too."""
+    def more(proposals, name):
+        points = Points(hardware=load_hardware("h200-sxm"), model=load_model(name), batch=4.0, kv_len=4096.0, q_len=1.0,
+                        engine=engine_named("roofline"),
+                        scenario=parse_scenario(weight_dtype="fp8", speculation=f"mtp={proposals},acceptance=0.5"))
+        layout, machine = parse_layout("as-trained", points.model), Machine.split(tp=8)
+        both, alone = points.demand(layout, machine), demand(points.workload(layout, machine))
+        # Of states and of a window, each token that is verified counts: the alone demand has the same q_len.
+        return both.weight_bytes - alone.weight_bytes, both.kv_bytes - alone.kv_bytes
+    one, two, three, nine = (more(n, "mimo-v2-flash") for n in (1, 2, 3, 9))
+    assert (two[0], three[0]) == (pytest.approx(2 * one[0]), pytest.approx(3 * one[0]))
+    assert (two[1], three[1]) == (pytest.approx(2 * one[1]), pytest.approx(3 * one[1]))
+    assert nine == three
+    # Xiaomi: 0.33 billion a layer; a window of 128 tokens with 8 heads of 192 and 128 elements.
+    assert one[0] * 8 == pytest.approx(0.33e9, rel=0.03)
+    assert one[1] * 8 == pytest.approx(4 * 128 * 8 * (192 + 128) * 2)
+
+
+def test_acceptance_by_file_is_what_the_file_says(tmp_path):
+    assert parse_speculation("mtp=1,acceptance=deepseek-v3").tokens_per_step == 1.85
+    assert parse_speculation("draft=llama-2-7b,gamma=7,acceptance=deepseek-v3").tokens_per_step == 3.2
+    with pytest.raises(UserError, match="no tokens of 2 proposals: the file has 1, 7"):
+        parse_speculation("mtp=2,acceptance=deepseek-v3")
+    file = tmp_path / "mine.yaml"
+    file.write_text("schema_version: 1\nsource: a test\ntokens_per_step: {2: 3.5}\n")
+    with pytest.raises(UserError, match="tokens of 2 proposals: expected at most one more"):
+        parse_speculation(f"medusa=2,acceptance={file}")
+    with pytest.raises(UserError, match="llama-2-7b states no layers that predict further tokens"):
+        decode_step("h100-sxm", "llama-2-7b", speculation="mtp=1,acceptance=0.8", batch=1, kv_len=128)

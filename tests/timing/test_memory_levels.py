@@ -310,7 +310,7 @@ def test_a_batch_sharded_cache_is_held_in_begun_rounds():
     assert found.batch_ways == 4.0
     assert found.kv_bytes_per_sequence == pytest.approx(80 * 1000 * (2 * 128) * 2 / 4, rel=1e-12)
     assert found.kv_bytes == pytest.approx(12 * found.kv_bytes_per_sequence, rel=1e-15)
-    both = found.plus(weight_bytes=5.0, kv_bytes_per_sequence=7.0, kv_bytes=9.0, batch_ways=2.0)
+    both = found.plus(Demand(weight_bytes=5.0, kv_bytes_per_sequence=7.0, kv_bytes=9.0, batch_ways=2.0))
     assert (both.weight_bytes, both.kv_bytes) == (found.weight_bytes + 5.0, found.kv_bytes + 9.0)
     assert both.kv_bytes_per_sequence == found.kv_bytes_per_sequence + 7.0
     assert both.batch_ways == 4.0

@@ -25,7 +25,7 @@ from simkit.model.architecture import LayerGroup, ModelArchitecture, Moe
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.step.machine import Machine
-from simkit.step.mixture import Routing, experts
+from simkit.step.mixture import Routing, distinct_experts, experts
 from simkit.step.operators import Operator
 from simkit.step.workload import DecodeWorkload
 from simkit.timing.products import streamed_times
@@ -90,7 +90,8 @@ def _by_shape(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator, Operator, An
         chosen = [routed(int(tokens), top_k, count, ep, str(distribution)) for tokens, distribution in zip(
             rows.columns["tokens"][where], rows.columns["distribution"][where], strict=True)]
         choices, distinct, ever = np.array(chosen).T
-        up, down = experts(workload, 1, moe, Routing(choices=choices, distinct=distinct))
+        up, down = experts(workload, 1, moe, Routing(
+            choices=choices, distinct=distinct, every=distinct_experts(count, top_k, workload.rows)))
         yield where, up, down, (up.weight_bytes + down.weight_bytes) * (ever / distinct)
 
 

@@ -23,11 +23,13 @@ from simkit.model.kinds.widths import Compression, Indexer, LayerShape, State
 
 CacheRole = Literal["key", "value", "latent"]
 """What an array is to the cache formats: ``value`` takes the values' own format, the others the keys'."""
-ArrayPart = Literal["entry", "recent", "index", "state"]
+ArrayPart = Literal["entry", "recent", "pooled", "index", "state"]
 """What an array is to the step: entries that attention multiplies by (``recent``: the newest tokens of a compressed
-cache), keys of an index, or a state that each step replaces."""
+cache, ``pooled``: entries beside those that an index chooses), keys of an index, or a state that each step replaces."""
 ReadPattern = Literal["contiguous", "gathered"]
 """How the tokens that a step reads of an array lie in it: in a row, or wherever each query's choice fell."""
+ATTENDED: Final[tuple[ArrayPart, ...]] = ("entry", "recent", "pooled")
+"""What attention multiplies by."""
 Feature = Literal["separate formats", "eviction", "eviction by score", "cross-attention"]
 FEATURES: Final[tuple[Feature, ...]] = ("separate formats", "eviction", "eviction by score", "cross-attention")
 READ_PATTERNS: Final[tuple[ReadPattern, ...]] = ("contiguous", "gathered")
@@ -256,13 +258,15 @@ class AttentionLayout(ABC):
         entries, pooled, index = every_token, self.compression, self.indexer
         ratio, found = 1, own
         if pooled is not None:
-            entries, ratio = pooled.entries, pooled.ratio
-            found = (*(replace(array, name=f"compressed {array.name}", stored_tokens=entries, tokens_per_entry=ratio,
-                               derived=True) for array in own),
-                     *(replace(array, stored_tokens=pooled.recent, part="recent") for array in own))
+            entries, ratio, beside = pooled.entries, pooled.ratio, pooled.among_tokens
+            found = (*(own if beside else ()),
+                     *(replace(array, name=f"compressed {array.name}", stored_tokens=entries, tokens_per_entry=ratio,
+                               derived=True, part="pooled" if beside else "entry") for array in own),
+                     *(replace(array, name=f"recent {array.name}" if beside else array.name, part="recent",
+                               stored_tokens=pooled.recent) for array in own))
         if not self.kept:
             found = tuple(replace(array, stored_tokens=no_token) for array in found)
-        if index is not None and not index.shared:
+        if index is not None and self.has_index_keys:
             found = (*found, StoredArray(name="index", elements=index.dim, role="key", shared=True, part="index",
                                          stored_tokens=entries, tokens_per_entry=ratio, own_bytes=index.key_bytes,
                                          derived=pooled is not None))
@@ -276,9 +280,16 @@ class AttentionLayout(ABC):
             Read(array=array, pattern="contiguous",
                  tokens=self.entries if array.part == "entry" else array.stored_tokens) for array in self.arrays)
 
+    @property
+    def has_index_keys(self) -> bool:
+        """True where a layer has an index with keys of its own."""
+        return self.indexer is not None and not self.indexer.shared and not (
+            self.compression is not None and self.compression.among_tokens)
+
     def entries(self, context_tokens: Any) -> Any:
-        """Entries of a context, the newest tokens of a compressed cache apart."""
-        return context_tokens if self.compression is None else self.compression.entries(context_tokens)
+        """Entries of a context from which an index may choose, the newest tokens of a compressed cache apart."""
+        pooled = self.compression
+        return context_tokens if pooled is None or pooled.among_tokens else pooled.entries(context_tokens)
 
     def chosen(self, context_tokens: Any) -> Any:
         """Entries of them that one query reads."""
@@ -287,18 +298,25 @@ class AttentionLayout(ABC):
 
     def attended(self, context_tokens: Any) -> Any:
         """Entries and recent tokens by which one query multiplies."""
-        recent = 0.0 if self.compression is None else self.compression.recent(context_tokens)
-        return self.chosen(context_tokens) + recent
+        pooled = self.compression
+        recent = 0.0 if pooled is None else pooled.recent(context_tokens)
+        beside = pooled.entries(context_tokens) if pooled is not None and pooled.among_tokens else 0.0
+        return self.chosen(context_tokens) + recent + beside
 
     def span_projections(self, own: tuple[StoredArray, ...], query_rank: int | None) -> tuple[Projection, ...]:
         """Weights of the compressor and of the index, whose queries are made from ``query_rank`` elements."""
         wide, pooled, index, found = self.hidden_size, self.compression, self.indexer, []
         # An entry's candidates and their weights in the pool, of its own tokens and of those before them.
         pool = 1 if pooled is None else 2 * (2 if pooled.overlap else 1)
-        if pooled is not None:
+        if pooled is not None and pooled.among_tokens:
+            found = [Projection(name=f"{branch} {a.name}", rows=wide, columns=int(a.elements),
+                                heads="one" if a.shared else "kv", product="branch_projection",
+                                makes=makes and makes + a.name)
+                     for a in own for branch, makes in (("compressed", ""), ("recent", "recent "))]
+        elif pooled is not None:
             found = [Projection(name=f"compressor {a.name}", rows=wide, columns=int(pool * a.elements),
                                 heads="one" if a.shared else "kv", product="compressor_projection") for a in own]
-        if index is not None and not index.shared:
+        if index is not None and self.has_index_keys:
             found.append(Projection(
                 name="index_query", rows=query_rank or wide, product="index_query_projection",
                 columns=index.dim * (1 if index.by_kv_head else index.heads),
@@ -334,3 +352,43 @@ class AttentionLayout(ABC):
     def keeps_keys_and_values(self) -> bool:
         """True where every KV head has a key and a value of its own: what measured kernels of ordinary heads read."""
         return [array.role for array in self.arrays] == ["key", "value"]
+
+
+def spans_of(model: LayerShape) -> dict[str, Any]:
+    """How a layer's entries are chosen, compressed or borrowed, whatever their arrays."""
+    return {"indexer": model.indexer, "compression": model.compression, "kept": model.kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached(AttentionLayout):
+    """``own_arrays`` of a token, spanned as the layer says, and ``rotary`` elements of it."""
+
+    @property
+    @abstractmethod
+    def own_arrays(self) -> tuple[StoredArray, ...]:
+        """Arrays of a token before any of it is compressed, indexed or borrowed."""
+
+    @property
+    @abstractmethod
+    def rotary(self) -> tuple[int, int, int]:
+        """Elements with a rotary embedding: of a query head, of a KV head, and of what all heads share."""
+
+    @cached_property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        return self.spanned(self.own_arrays)
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        return self.spanned_reads()
+
+    @cached_property
+    def prefill_core(self) -> Core:
+        """That of a step, unless prompts expand what is cached."""
+        return self.core
+
+    @cached_property
+    def writes(self) -> Writes:
+        """Every token's entry, unless an earlier layer keeps it."""
+        per_query_head, per_kv_head, shared = self.rotary
+        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=per_query_head,
+                      rotary_per_kv_head=per_kv_head, rotary_shared=shared)

@@ -12,29 +12,16 @@ Up-projections are absorbed into queries and outputs.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final, Self
 
 from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import (
-    AttentionLayout,
-    Core,
-    Expansion,
-    Feature,
-    Projection,
-    Read,
-    StoredArray,
-    Writes,
-    every_token,
-    heads_that_divide,
-)
+from simkit.model.kinds.base import Core, Expansion, Projection, heads_that_divide, spans_of
+from simkit.model.kinds.half_rotary import HalfRotary
 from simkit.model.kinds.projections import query_projections, up_projections
 from simkit.model.kinds.widths import LayerShape
 
-_NAME: Final = re.compile(r"gla-(\d{1,6})", re.ASCII)
 LATENT_HEADS: Final = 2
 """Width of a latent head over that of a query head, as the paper's GLA-2 has it."""
 QUERY_RANK_HEADS: Final = 8
@@ -42,18 +29,15 @@ QUERY_RANK_HEADS: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupedLatent(AttentionLayout):
+class GroupedLatent(HalfRotary):
     """``n_kv_heads`` latents for query heads of ``head_dim``, compressed to ``query_rank`` where there is one."""
 
     kind: ClassVar = "gla"
     forms: ClassVar = ("gla-K",)
+    array_name: ClassVar = "latent"
+    words: ClassVar = ("latents that are", "part", "latent heads")
 
-    head_dim: int
     query_rank: int | None
-
-    @classmethod
-    def spells(cls, name: str) -> bool:
-        return _NAME.fullmatch(name) is not None
 
     @classmethod
     def of_model(cls, name: str, model: LayerShape) -> Self:
@@ -63,78 +47,35 @@ class GroupedLatent(AttentionLayout):
         rank = QUERY_RANK_HEADS * model.head_dim if model.mla is None else model.mla.q_lora_rank
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
                    n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank,
-                   indexer=model.indexer, compression=model.compression, kept=model.kept)
-
-    @classmethod
-    def as_trained(cls, name: str, model: LayerShape) -> Self | None:
-        del name, model  # no architecture file names it yet
-        return None
+                   **spans_of(model))
 
     @property
-    def label(self) -> str:
-        return f"gla-{self.n_kv_heads}"
-
-    @property
-    def _latent_dim(self) -> int:
+    def array_dim(self) -> int:
         return LATENT_HEADS * self.head_dim
-
-    @property
-    def _rotary_dim(self) -> int:
-        return self.head_dim // 2
-
-    @cached_property
-    def _own(self) -> tuple[StoredArray, ...]:
-        return (StoredArray(name="latent", elements=self._latent_dim, role="latent", shared=False,
-                            stored_tokens=every_token),
-                StoredArray(name="rotary", elements=self._rotary_dim, role="key", shared=True,
-                            stored_tokens=every_token))
-
-    @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
-        return self.spanned(self._own)
-
-    @cached_property
-    def reads(self) -> tuple[Read, ...]:
-        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
         wide, d = self.hidden_size, self.head_dim
         return (
-            *query_projections(wide, self.query_rank, d + self._rotary_dim),
-            Projection(name="kv_down", rows=wide, columns=self._latent_dim, heads="kv", product="kv_down_projection",
+            *query_projections(wide, self.query_rank, d + self.rotary_dim),
+            Projection(name="kv_down", rows=wide, columns=self.array_dim, heads="kv", product="kv_down_projection",
                        makes="latent"),
-            Projection(name="rotary", rows=wide, columns=self._rotary_dim, heads="one", product="kv_down_projection",
+            Projection(name="rotary", rows=wide, columns=self.rotary_dim, heads="one", product="kv_down_projection",
                        makes="rotary"),
-            *self.span_projections(self._own, self.query_rank),
-            *up_projections(self._latent_dim, d, d, absorbed=True),
+            *self.span_projections(self.own_arrays, self.query_rank),
+            *up_projections(self.array_dim, d, d, absorbed=True),
             Projection(name="output", rows=d, columns=wide, heads="query", joined="rows",
                        product="output_projection", after_core=True),
         )
 
     @cached_property
     def core(self) -> Core:
-        return Core(key_dim=self._latent_dim + self._rotary_dim, value_dim=self._latent_dim, shared_keys=True,
+        return Core(key_dim=self.array_dim + self.rotary_dim, value_dim=self.array_dim, shared_keys=True,
                     latent_kernel=True, expansion=None)
 
     @cached_property
     def prefill_core(self) -> Core:
         """Prompts are long: each query head's key and value are made from its latent, as in training."""
         d = self.head_dim
-        return Core(key_dim=d + self._rotary_dim, value_dim=d, shared_keys=False, latent_kernel=True,
-                    expansion=Expansion(rank=self._latent_dim, columns=2 * d))
-
-    @cached_property
-    def writes(self) -> Writes:
-        return Writes(appended=self.arrays if self.kept else (),
-                      rotary_per_query_head=self._rotary_dim, rotary_per_kv_head=0,
-                      rotary_shared=self._rotary_dim)
-
-    @cached_property
-    def refuses(self) -> Mapping[Feature, str]:
-        why: dict[Feature, str] = self.span_refuses | {
-            "separate formats": "caches latents that are both key and value",
-            "cross-attention": "has cross-attention, whose keys carry no rotary part"}
-        if self.n_kv_heads > 1:
-            why["eviction by score"] = "shares a rotary key among latent heads, which would keep different tokens"
-        return why
+        return Core(key_dim=d + self.rotary_dim, value_dim=d, shared_keys=False, latent_kernel=True,
+                    expansion=Expansion(rank=self.array_dim, columns=2 * d))

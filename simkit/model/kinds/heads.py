@@ -13,15 +13,14 @@ from functools import cached_property
 from typing import ClassVar, Final, Self
 
 from simkit.model.kinds.base import (
-    AttentionLayout,
+    Cached,
     Core,
     Feature,
     Projection,
-    Read,
     StoredArray,
-    Writes,
     every_token,
     heads_that_divide,
+    spans_of,
 )
 from simkit.model.kinds.projections import output_projections, query_projections
 from simkit.model.kinds.widths import LayerShape
@@ -30,7 +29,7 @@ _GQA: Final = re.compile(r"gqa-(\d{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads(AttentionLayout):
+class Heads(Cached):
     """``n_kv_heads`` keys of ``head_dim`` and values of ``value_dim``; ``tied``: the key is the value too."""
 
     kind: ClassVar = "heads"
@@ -62,7 +61,7 @@ class Heads(AttentionLayout):
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads, n_kv_heads=n_kv_heads,
                    head_dim=model.head_dim, value_dim=model.value_dim, tied=model.tied_values,
                    gate_dim=model.gate_dim, query_rank=model.query_rank, output_groups=model.output_groups,
-                   output_rank=model.output_rank, indexer=model.indexer, compression=model.compression, kept=model.kept)
+                   output_rank=model.output_rank, **spans_of(model))
 
     @property
     def label(self) -> str:
@@ -75,7 +74,7 @@ class Heads(AttentionLayout):
         return self.value_dim or self.head_dim
 
     @cached_property
-    def _own(self) -> tuple[StoredArray, ...]:
+    def own_arrays(self) -> tuple[StoredArray, ...]:
         key = StoredArray(name="key", elements=self.head_dim, role="latent" if self.tied else "key", shared=False,
                           stored_tokens=every_token)
         value = StoredArray(name="value", elements=self._value_width, role="value", shared=False,
@@ -83,22 +82,14 @@ class Heads(AttentionLayout):
         return (key,) if self.tied else (key, value)
 
     @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
-        return self.spanned(self._own)
-
-    @cached_property
-    def reads(self) -> tuple[Read, ...]:
-        return self.spanned_reads()
-
-    @cached_property
     def projections(self) -> tuple[Projection, ...]:
         wide, own = self.hidden_size, tuple(
             Projection(name=array.name, rows=self.hidden_size, columns=int(array.elements), heads="kv",
-                       product="qkv_projection", makes=array.name) for array in self._own if self.kept)
+                       product="qkv_projection", makes=array.name) for array in self.own_arrays if self.kept)
         queries = (Projection(name="query", rows=wide, columns=self.head_dim, heads="query",
                               product="qkv_projection"),) if self.query_rank is None else query_projections(
                                   wide, self.query_rank, self.head_dim)
-        return (*queries, *own, *self.span_projections(self._own, self.query_rank),
+        return (*queries, *own, *self.span_projections(self.own_arrays, self.query_rank),
                 *output_projections(wide, self._value_width, self.gate_dim, self.output_groups,
                                     self.output_rank, self.n_q_heads))
 
@@ -107,14 +98,9 @@ class Heads(AttentionLayout):
         return Core(key_dim=self.head_dim, value_dim=self._value_width, shared_keys=True, latent_kernel=False,
                     expansion=None)
 
-    @cached_property
-    def prefill_core(self) -> Core:
-        return self.core
-
-    @cached_property
-    def writes(self) -> Writes:
-        return Writes(appended=self.arrays if self.kept else (), rotary_per_query_head=self.head_dim,
-                      rotary_per_kv_head=self.head_dim if self.kept else 0, rotary_shared=0)
+    @property
+    def rotary(self) -> tuple[int, int, int]:
+        return self.head_dim, self.head_dim if self.kept else 0, 0
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:

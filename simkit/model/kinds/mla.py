@@ -14,22 +14,21 @@ from typing import ClassVar, Self
 
 from simkit.foundation.errors import UserError
 from simkit.model.kinds.base import (
-    AttentionLayout,
+    Cached,
     Core,
     Expansion,
     Feature,
     Projection,
-    Read,
     StoredArray,
-    Writes,
     every_token,
+    spans_of,
 )
 from simkit.model.kinds.projections import output_projections, query_projections, up_projections
 from simkit.model.kinds.widths import LayerShape, Mla
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latent(AttentionLayout):
+class Latent(Cached):
     """One latent of ``widths.latent_dim`` for all query heads, ``absorbed`` or expanded."""
 
     kind: ClassVar = "mla"
@@ -53,7 +52,7 @@ class Latent(AttentionLayout):
             raise UserError(f"{name}: {model.name} gathers what its index chooses, which no kernel expands",
                             hint="expected mla or as-trained")
         return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads, n_kv_heads=1,
-                   widths=model.mla, absorbed=name != "mla-expanded", gate_dim=model.gate_dim, indexer=model.indexer)
+                   widths=model.mla, absorbed=name != "mla-expanded", gate_dim=model.gate_dim, **spans_of(model))
 
     @classmethod
     def as_trained(cls, name: str, model: LayerShape) -> Self | None:
@@ -64,17 +63,9 @@ class Latent(AttentionLayout):
         return "mla" if self.absorbed else "mla-expanded"
 
     @cached_property
-    def _own(self) -> tuple[StoredArray, ...]:
+    def own_arrays(self) -> tuple[StoredArray, ...]:
         return (StoredArray(name="latent", elements=self.widths.latent_dim, role="latent", shared=True,
                             stored_tokens=every_token),)
-
-    @cached_property
-    def arrays(self) -> tuple[StoredArray, ...]:
-        return self.spanned(self._own)
-
-    @cached_property
-    def reads(self) -> tuple[Read, ...]:
-        return self.spanned_reads()
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -84,7 +75,7 @@ class Latent(AttentionLayout):
             *query_projections(wide, widths.q_lora_rank, self._query_dim),
             Projection(name="kv_down", rows=wide, columns=widths.latent_dim, heads="one",
                        product="kv_down_projection", makes="latent"),
-            *self.span_projections(self._own, widths.q_lora_rank),
+            *self.span_projections(self.own_arrays, widths.q_lora_rank),
             *up_projections(d_c, nope, value, absorbed=self.absorbed),
             *output_projections(wide, value, self.gate_dim),
         )
@@ -107,10 +98,9 @@ class Latent(AttentionLayout):
         return Core(key_dim=self._query_dim, value_dim=widths.v_head_dim, shared_keys=False, latent_kernel=True,
                     expansion=Expansion(rank=widths.kv_lora_rank, columns=widths.nope_head_dim + widths.v_head_dim))
 
-    @cached_property
-    def writes(self) -> Writes:
-        return Writes(appended=self.arrays, rotary_per_query_head=self.widths.rope_head_dim, rotary_per_kv_head=0,
-                      rotary_shared=self.widths.rope_head_dim)
+    @property
+    def rotary(self) -> tuple[int, int, int]:
+        return self.widths.rope_head_dim, 0, self.widths.rope_head_dim
 
     @cached_property
     def refuses(self) -> Mapping[Feature, str]:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
+
+from simkit.foundation.validation import Flag, Number, WholeNumber
+
+Heads = Annotated[int, WholeNumber(1, 4096)]
+Rank = Annotated[int, WholeNumber(1, 100_000)]
+Window = Annotated[int, WholeNumber(1, 100_000_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mla:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+    """Multi-head latent attention.
 
-    ``d_c`` is ``kv_lora_rank``, ``d_r`` is ``rope_head_dim``: a token's cache entry is ``d_c + d_r`` elements,
-    shared by all query heads.
+    DeepSeek-V2, arXiv 2405.04434, section 2.1. ``d_c`` is ``kv_lora_rank``, ``d_r`` is ``rope_head_dim``: a token's
+    cache entry is ``d_c + d_r`` elements, shared by all query heads.
     """
 
-    kv_lora_rank: int
-    rope_head_dim: int
-    nope_head_dim: int
-    v_head_dim: int
-    q_lora_rank: int | None
+    kv_lora_rank: Rank
+    """d_c: width of the compressed key/value latent."""
+    rope_head_dim: Heads
+    """d_r: width of the decoupled rotary key."""
+    nope_head_dim: Heads
+    """Width of a query and key head without the rotary part."""
+    v_head_dim: Heads
+    """Width of a value head."""
+    q_lora_rank: Rank | None = None
+    """Width of the compressed query; without it queries are projected directly."""
 
     @property
     def latent_dim(self) -> int:
@@ -30,26 +42,33 @@ class Mla:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexer:
-    r"""What chooses the entries that a query reads (DeepSeek-V3.2, section 2.1): for every entry ``s`` a score
+    r"""What chooses the entries that a query reads.
+
+    For every entry ``s`` a score (DeepSeek-V3.2, section 2.1):
 
     .. math:: I_s = \sum_h w_h \,\mathrm{ReLU}(q_h \cdot k_s), \qquad h = 1 \ldots heads
 
-    with one cached key ``k_s`` of ``dim`` elements. The ``top_k`` best blocks of ``block`` entries are read. Keys are
-    kept in 8 bits with an fp32 scale for every 128 elements, whatever the cache's format (``key_bytes`` None: in it).
-
-    ``shared``: the layer takes the choice of an earlier one, so it has no index of its own (GLM-5.2). ``weighted``:
-    each index head has a weight that the token gives it. ``by_kv_head``: each KV head's query heads choose for
-    themselves (MiniMax-M3), with ``heads`` index heads dealt out as the KV heads are.
+    with one cached key ``k_s`` of ``dim`` elements; the ``top_k`` best blocks of ``block`` entries are read. Layers
+    share a choice in GLM-5.2; each KV head's query heads choose for themselves in MiniMax-M3, with ``heads`` index
+    heads dealt out as the KV heads are.
     """
 
-    heads: int
-    dim: int
-    top_k: int
-    block: int = 1
-    shared: bool = False
-    weighted: bool = True
-    by_kv_head: bool = False
-    key_bytes: float | None = 132 / 128  # 128 elements of fp8 and one scale in fp32 (DeepSeek-V3.2)
+    heads: Heads
+    """Index query heads."""
+    dim: Heads
+    """Elements of an index key."""
+    top_k: Window
+    """Blocks that a query reads."""
+    block: Window = 1
+    """Entries of a block."""
+    shared: Flag = False
+    """true: the layer takes the choice of an earlier one and has no index of its own."""
+    weighted: Flag = True
+    """false: index heads have no weights of their own."""
+    by_kv_head: Flag = False
+    """true: each KV head's query heads choose for themselves."""
+    key_bytes: Annotated[Number, Field(gt=0, le=8)] | None = 132 / 128  # fp8 and an fp32 scale for 128 (DeepSeek-V3.2)
+    """Bytes of an element of a key, scales included; null: in the cache's format."""
 
     @property
     def most_entries(self) -> int:
@@ -59,14 +78,21 @@ class Indexer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """One cached entry for every ``ratio`` tokens, and the newest ``window`` tokens (DeepSeek-V4: CSA, HCA).
+    """One cached entry for several tokens.
 
-    ``overlap``: an entry mixes its own tokens with those of the entry before it, so its projections are twice as wide.
+    The newest ``window`` tokens are kept beside them (DeepSeek-V4: CSA, HCA). Projections of entries that ``overlap``
+    are twice as wide. Where an index chooses ``among_tokens``, entries and window are branches beside it with keys and
+    values of their own, and the entries' scores choose the blocks (NSA, arXiv 2502.11089, section 3.3).
     """
 
-    ratio: int
-    window: int
-    overlap: bool = False
+    ratio: Annotated[int, WholeNumber(2, 1_000_000)]
+    """Tokens of an entry."""
+    window: Window
+    """Newest tokens that are kept one by one beside them."""
+    overlap: Flag = False
+    """true: an entry mixes its tokens with those of the entry before it."""
+    among_tokens: Flag = False
+    """true: the index chooses among the tokens themselves, and all compressed entries are read beside them (NSA)."""
 
     def entries(self, context_tokens: Any) -> Any:
         """Whole groups of ``ratio`` tokens: what has not filled a group yet is in the window."""
@@ -82,22 +108,30 @@ StateKind = Literal["gated-delta", "kda", "lightning", "mamba-2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A recurrence in place of a cache: ``value_heads`` matrices of ``key_dim`` x ``value_dim`` a sequence.
+    """A recurrence in place of a cache.
 
-    Queries and keys have ``key_heads`` heads (mamba-2's groups, whose ``key_dim`` is its state size). ``conv_width``:
-    of the short convolution over queries, keys and values, 0 for none. ``decay_rank`` and ``gate_rank``: width through
-    which the decay and the output gate are projected; None: the gate in one matrix, the decay as a number a head.
+    ``value_heads`` matrices of ``key_dim`` x ``value_dim`` a sequence. Without ``gate_rank`` the output's gate is one
+    matrix, without ``decay_rank`` the decay a number a head.
     """
 
     kind: StateKind
-    key_heads: int
-    key_dim: int
-    value_heads: int
-    value_dim: int
-    conv_width: int
-    decay_rank: int | None = None
-    gate_rank: int | None = None
-    state_bytes: int = 4  # fp32, as the published kernels keep it
+    """Rule by which a token changes the state."""
+    key_heads: Heads
+    """Heads of queries and keys (groups of mamba-2)."""
+    key_dim: Heads
+    """Elements of a key (mamba-2's state size)."""
+    value_heads: Heads
+    """Heads of values, each with a state."""
+    value_dim: Heads
+    """Elements of a value."""
+    conv_width: Annotated[int, WholeNumber(0, 64)]
+    """Taps of the short convolution before it; 0: none."""
+    decay_rank: Rank | None = None
+    """Width through which the decay of every key element is projected."""
+    gate_rank: Rank | None = None
+    """Width through which the output's gate is projected."""
+    state_bytes: Annotated[int, WholeNumber(1, 8)] = 4  # fp32, as the published kernels keep it
+    """Bytes of an element of the state."""
 
     @property
     def takes_back(self) -> bool:

@@ -36,7 +36,7 @@ class Trace:
     useful_bytes: int
 
 
-def bursts_of_chunks(base_bytes: IntArray, length_bytes: int, burst_bytes: int) -> IntArray:
+def bursts_of_chunks(base_bytes: IntArray, length_bytes: int | IntArray, burst_bytes: int) -> IntArray:
     """Addresses of all bursts that [base, base + length) touches, chunk after chunk."""
     first = base_bytes // burst_bytes
     count = (base_bytes + length_bytes - 1) // burst_bytes - first + 1

@@ -23,7 +23,8 @@ ATLAS: Final = (
     ("MHA", "llama-3.1-405b", "mha"), ("GQA", "llama-3.1-405b", "as-trained"),
     ("windows", "mimo-v2-flash", "as-trained"), ("MLA", "deepseek-v3", "as-trained"),
     ("top-k latents", "deepseek-v3.2", "as-trained"),
-    ("top-k blocks", "minimax-m3", "as-trained"), ("compressed", "deepseek-v4-pro", "as-trained"),
+    ("top-k blocks", "minimax-m3", "as-trained"), ("NSA", "nsa-27b", "as-trained"),
+    ("compressed", "deepseek-v4-pro", "as-trained"),
     ("delta rule 3:1", "qwen3.5-397b-a17b", "as-trained"), ("KDA and MLA 3:1", "kimi-k3", "as-trained"),
     ("Mamba-2 and GQA", "nemotron-3-ultra", "as-trained"))
 CONTEXTS: Final = 2.0 ** np.arange(10, 21)
