@@ -73,11 +73,13 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         timed[id(operator)] = TimedOperator(total_s=sum(own.values()), cause_s=own, level_bytes=work.level_bytes)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
+    found = replace(found, detail="tiles", unexplained_s=_unexplained_s(step, works, found, hardware))
+    if not attentions:  # a pool of chips without it
+        return found
     mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], **{
         name: taken(getattr(attentions[0].mapping, name)) for name in ("token_ways", "dim_ways", "head_copies")})
-    return replace(found, detail="tiles", tile_mapping=mapping,
-                   message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
-                   unexplained_s=_unexplained_s(step, works, found, hardware))
+    return replace(found, tile_mapping=mapping,
+                   message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()})
 
 
 def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:

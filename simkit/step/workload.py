@@ -19,6 +19,9 @@ from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_num
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
 
+# What a pool of chips may do of a step: attention over the cache, the products around it, feed-forward blocks, and
+# embedding, LM head and sampling.
+PARTS: Final = ("attention", "projections", "ffn", "ends")
 AttentionKernel = Literal["grouped", "grouped-unsplit", "per-query-head", "unfused"]
 ATTENTION_KERNELS: Final[tuple[AttentionKernel, ...]] = ("grouped", "grouped-unsplit", "per-query-head", "unfused")
 CacheOrder = Literal["head-major", "token-major"]
@@ -55,6 +58,8 @@ class DecodeWorkload:
     that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
+    ``parts`` is what these chips do of the step, of :data:`PARTS`, ``micro_batches`` how many groups of sequences they do
+    it for one after another; None: one a pipeline stage.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
     attention reads and none changes.
     """
@@ -78,11 +83,13 @@ class DecodeWorkload:
     static: bool = False
     devices: int = 1
     encoder_len: Any = 0
+    parts: tuple[str, ...] = PARTS
+    micro_batches: int | None = None
 
     @cached_property
     def microbatches(self) -> Any:
-        """Groups of sequences in flight at once: one a pipeline stage, as far as the batch goes."""
-        return np.minimum(self.machine.pp, self.batch)
+        """Groups of sequences in flight at once: one a pipeline stage, or as many as asked for; limited by the batch."""
+        return np.minimum(self.machine.pp if self.micro_batches is None else self.micro_batches, self.batch)
 
     @cached_property
     def sequences(self) -> Any:
