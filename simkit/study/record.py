@@ -148,7 +148,8 @@ _FIELDS: Final = (
                   "explain; unknown where none were or tiles are not asked"),
     Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
                                   "by key with semicolons; ideal: their defaults", dimension=None,
-          value_of=lambda at: at.hardware.assumption),
+          value_of=lambda at: ";".join(dict.fromkeys(filter(
+              None, (pool.hardware.assumption for pool in at.sides))))),
     Field(name="fits", meaning="true when weights and cache fit on these chips",
           value_of=lambda at: at.fits),
     Field(name="beyond_max_context", meaning="true when the context is longer than the model was made for",
@@ -202,7 +203,8 @@ _FIELDS: Final = (
     Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=lambda at: at.owned_usd_per_mtok,
           meaning="US dollars a million tokens of chips that were bought: price over hours of service, and power"),
     Field(name="unknown_costs", meaning="keys of the profile without which a cost or an energy stays unknown",
-          dimension=None, value_of=lambda at: _unknown_costs(at.hardware)),
+          dimension=None, value_of=lambda at: "; ".join(dict.fromkeys(filter(
+              None, (_unknown_costs(pool.hardware) for pool in at.sides))))),
 )
 # Columns that follow from times, and so have a range where parameters of the chip are assumed.
 RANGED: Final = {
@@ -216,7 +218,7 @@ def _ends(field: Field) -> Iterator[Field]:
     ratio_of = RANGED[field.name]
     for end, pick in (("low", np.fmin), ("high", np.fmax)):
         def value_of(at: Any, pick: Any = pick) -> Any:
-            if not at.hardware.has_range:
+            if not any(pool.hardware.has_range for pool in at.sides):
                 return np.nan
             return time_bound(at, field.value_of, pick) if ratio_of is None else speedup_bound(at, ratio_of, pick)
 
