@@ -150,7 +150,7 @@ def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | Non
         repeats = {option.name: getattr(option, "multiple", False) for option in ctx.command.params}
         words = load_workload(value)
         if "ffn" in words and "ffn" not in repeats:
-            raise UserError(f"-W {value}: it states two pools of chips (ffn), and simkit {ctx.info_name} takes one machine")
+            raise UserError(f"-W {value}: it states two pools of chips (ffn); simkit {ctx.info_name} takes one machine")
         stated = {key: [str(word)] if repeats[key] else word for key, word in words.items() if key in repeats}
         ctx.default_map = {**(ctx.default_map or {}), **stated}
     return value
@@ -191,20 +191,6 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--eviction", default="none", metavar="TEXT", show_default=True,
                  help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
 )
-
-
-def pools(function: Command) -> Command:
-    """``--ffn`` and what goes with it."""
-    return _options(
-        click.option("--micro-batches", type=click.IntRange(min=1), default=None, metavar="N",
-                     help="Groups of sequences that keep both pools busy.  [default: those of the shortest step]"),
-        click.option("--with-attention", default=None, metavar="LIST",
-                     help="What stays with attention: some of projections, ffn, ends (embedding, LM head), or none.  "
-                          "[default: projections,ends]"),
-        click.option("--between", default=None, metavar="TEXT",
-                     help="What joins the pools: 400GB/s,2us (all chips, each direction; a message), or free."),
-        click.option("--ffn", default=None, metavar="NAME[:N]",
-                     help="A second pool of N chips for feed-forward layers; -H NAME:N for attention's."))(function)
 
 
 _CHIPS_WORD: Final = "simkit.chips"
@@ -348,21 +334,6 @@ class Profiles:
         """The profiles of ``-H`` with ``--set`` applied to each; a fault of ``--set`` says in which of several."""
         load = self.loader(is_named=len(names) > 1)
         return [load(name) for name in names]
-
-    def pools(self, hardware: Sequence[str], ffn: str | None, chips: str | int) -> tuple[list[str], Any, str | int]:
-        """Names of ``-H``, what ``--ffn`` states, and the chips of ``-H``, which ``NAME:N`` gives beside ``--ffn``."""
-        from simkit.study.pool_words import split_count
-
-        if ffn is None:
-            return list(hardware), None, chips
-        named = [split_count(name) for name in hardware]
-        counts = {count for _, count in named}
-        if len(counts) > 1:
-            raise UserError("-H: pools of different sizes: give one number of chips for all, or a call for each")
-        if counts != {None} and chips != "fit":
-            raise UserError(f"-H {hardware[0]} beside --chips {chips}: give one of them")
-        name, count = split_count(ffn)
-        return [one for one, _ in named], (self.load([name])[0], count), counts.pop() or chips
 
     def loader(self, *, is_named: bool = True) -> Chips:
         """What loads each profile once, with ``--set`` applied; ``is_named``: a fault of ``--set`` says in which."""

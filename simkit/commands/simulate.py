@@ -10,6 +10,7 @@ import click
 
 from simkit.commands import options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.pools import loaded_pools, pools
 from simkit.foundation.errors import UserError
 
 MOST_POINTS: Final = 100_000
@@ -42,7 +43,8 @@ _POOLS_TABLE: Final = {
     "exchange_time_s": 0, "tokens_per_s": 1, "speedup_vs_mha": 0, "bound": 1, "max_batch": 6, "energy_j_per_token": 7,
     "cost_usd_per_mtok": 7,
 }
-_LIFTABLE: Final = ("ffn_hardware", "ffn_chips", "hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len")
+_LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len",
+                    "ffn_hardware", "ffn_chips")
 
 
 @click.command()
@@ -53,7 +55,7 @@ _LIFTABLE: Final = ("ffn_hardware", "ffn_chips", "hardware", "model", "chips", "
 @options.kv_dtypes
 @options.weight_dtype
 @options.chips
-@options.pools
+@pools
 @options.scenario
 @options.engine
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
@@ -96,7 +98,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     for word, asked in (("explain", explain), ("causes", causes), ("own-batch", own_batch), ("bounds", bounds)):
         if asked and ffn is not None:
             raise UserError(f"--{word} beside --ffn: it is asked of one machine")
-    hardware, second, chips = profiles.pools(hardware, ffn, chips)
+    hardware, second, chips = loaded_pools(profiles, hardware, ffn, chips)
     grid = Grid(hardware=profiles.load(hardware), model=[load_model(name) for name in model],
                 kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
                 chips=chips, tp=tp, pp=pp, engine=engine,

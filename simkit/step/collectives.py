@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     reductions = _reductions(workload) - np.where(spread, moe_layers, 0)
     found = [
         Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
-        Collective(name="gather_logits", kind="all_gather", count=1 * ("ends" in workload.parts), chips=workload.machine.tp,
-                   bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
+        Collective(name="gather_logits", kind="all_gather", count=1 * ("ends" in workload.parts),
+                   chips=workload.machine.tp, bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
         Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
                    bytes=hidden / heads.ways),
     ]
@@ -71,7 +71,8 @@ def _resharding(workload: DecodeWorkload, layers: int) -> list[Collective]:
     found: list[Collective] = []
     # Points of every mapping may stand side by side: those that another one serves exchange among one chip, in no time.
     if (not isinstance(mapping, str) or mapping == "batch") and "projections" in workload.parts:
-        # From another pool each chip is sent its own sequences. What heads share every chip computes itself; keys and values are computed head by head.
+        # From another pool each chip is sent its own sequences. What
+        # heads share every chip computes itself; keys and values are computed head by head.
         per_head = sum(array.elements for array in layout.writes.appended if not array.shared)
         new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
         found += [

@@ -1,10 +1,10 @@
 r"""What two pools of chips pass each other in a step when each does a part of it (:data:`simkit.step.workload.PARTS`).
 
-A layer is queries' and keys' products, attention over the cache, the output's product, the feed-forward block. Where one
-of them and the next lie on different pools, a micro-batch of ``b q`` rows crosses once a layer: :math:`b q\,(n_q d_k +
-n_{kv} d_{kv})` elements into attention, :math:`b q\,n_q d_v` out of it (Lamina, arXiv 2405.01814), :math:`b q\,D` of the
-hidden state before and after a feed-forward block (MegaScale-Infer, arXiv 2504.02263). Each row crosses once, to the
-pool: a mixture's copies of it are made there.
+A layer is queries' and keys' products, attention over the cache, the output's product, the feed-forward block. Where
+one of them and the next lie on different pools, a micro-batch of ``b q`` rows crosses once a layer: :math:`b q\,(n_q
+d_k + n_{kv} d_{kv})` elements into attention, :math:`b q\,n_q d_v` out of it (Lamina, arXiv 2405.01814), :math:`b q\,D`
+of the hidden state before and after a feed-forward block (MegaScale-Infer, arXiv 2504.02263). Each row crosses once, to
+the pool: a mixture's copies of it are made there.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class DecodeWorkload:
     that of routed experts' weights, or of the MLPs of a model without experts. ``grouped-unsplit`` is
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
-    ``parts`` is what these chips do of the step, of :data:`PARTS`, ``micro_batches`` how many groups of sequences they do
-    it for one after another; None: one a pipeline stage.
+    ``parts`` is what these chips do of the step, of :data:`PARTS`, ``micro_batches`` how many groups of sequences they
+    do it for one after another; None: one a pipeline stage.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
     attention reads and none changes.
     """
@@ -88,7 +88,7 @@ class DecodeWorkload:
 
     @cached_property
     def microbatches(self) -> Any:
-        """Groups of sequences in flight at once: one a pipeline stage, or as many as asked for; limited by the batch."""
+        """Groups of sequences in flight at once: one a stage or as many as asked for, as far as the batch goes."""
         return np.minimum(self.machine.pp if self.micro_batches is None else self.micro_batches, self.batch)
 
     @cached_property

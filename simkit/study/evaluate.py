@@ -36,12 +36,7 @@ from simkit.study.machine_search import (
     split_chips,
     tensor_widths,
 )
-from simkit.study.record import (
-    FIELDS,
-    TOKENS_PER_MTOK,
-    cost_usd_per_mtok,
-    energy_j_per_token,
-)
+from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, medusa_weight_bytes, with_medusa_heads
 from simkit.timing.engine import Engine
@@ -57,8 +52,8 @@ _BUDGET: Final = re.compile(r"up-to-([1-9]\d{0,8})", re.ASCII)
 class Points:
     """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape.
 
-    ``tp``, ``pp``: chips that share a layer and stages where the user named them. ``parts``, ``micro_batches``: what one
-    of two pools does of the step, as of :class:`simkit.step.workload.DecodeWorkload`.
+    ``tp``, ``pp``: chips that share a layer and stages where the user named them. ``parts``, ``micro_batches``: what
+    one of two pools does of the step, as of :class:`simkit.step.workload.DecodeWorkload`.
     """
 
     hardware: HardwareProfile
@@ -186,10 +181,13 @@ class Points:
         ``known`` takes what the search timed of all points.
         """
         # Of a mixture's weights a step reads what its rows choose.
-        weights = 0.0 if self.model.moe or self.parts != PARTS else (count_parameters(self.model, layout).active_without_embedding
-                                              * self.scenario.weights_of(self.model)[0].bytes_per_element)
+        weights = 0.0 if self.model.moe or self.parts != PARTS else (
+            count_parameters(self.model, layout).active_without_embedding
+            * self.scenario.weights_of(self.model)[0].bytes_per_element)
         alone = self.workload(layout, Machine(chips=1.0, tp=1.0, pp=1.0))
-        cache = 0.0 if "attention" not in self.parts else self.batch * sum(g.count * alone.of(g).layer_read_bytes(g) for g in alone.layer_groups if g.attends)
+        cache: Any = 0.0
+        if "attention" in self.parts:
+            cache = self.batch * sum(g.count * alone.of(g).layer_read_bytes(g) for g in alone.layer_groups if g.attends)
         rates = [max((np.max(level.chip_bandwidth_bytes_per_s) for level in self.hardware.homes(tensor)
                       if level.chip_bandwidth_bytes_per_s is not None), default=np.inf) for tensor in ("weights", "kv")]
 
@@ -341,28 +339,6 @@ class Evaluated:
     def sides(self) -> tuple[Evaluated, ...]:
         """The pools of chips that do the step: these alone."""
         return (self,)
-
-    @property
-    def energy_j_per_token(self) -> Any:
-        """Joules a token; NaN where a profile lacks an energy."""
-        speculation = self.points.scenario.speculation
-        draft = None if speculation is None else self.points.draft_workload(speculation, self.machine)
-        return sum(energy_j_per_token(
-            pool.step, pool.placement, pool.hardware, self.step_time_s, pool.machine.chips, self.tokens_per_s,
-            totals=pool.totals, draft=None if draft is None else build_step(draft),
-            draft_steps=0 if speculation is None else speculation.draft_tokens) for pool in self.sides)
-
-    @property
-    def cost_usd_per_mtok(self) -> Any:
-        """Rent of a million tokens; NaN without a price."""
-        return sum(cost_usd_per_mtok(pool.hardware.price, pool.machine.chips, self.tokens_per_s) for pool in self.sides)
-
-    @property
-    def owned_usd_per_mtok(self) -> Any:
-        """A million tokens of chips that were bought; NaN without a price or a power limit."""
-        usd_per_s = sum(self.points.scenario.ownership.usd_per_s(pool.hardware, pool.machine.chips)
-                        for pool in self.sides)
-        return usd_per_s / self.tokens_per_s * TOKENS_PER_MTOK
 
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""

@@ -125,8 +125,8 @@ class Misfit:
 
     ``batch`` and ``kv_len`` are of the smallest such point. ``chips_needed`` has one number for each point that some
     number of chips would hold; ``impossible`` counts the others. ``unknown_link`` is the parameter whose lack leaves
-    the chip alone, where the profile names a link and no source gives its bandwidth. ``parts``: what of the step does not
-    fit, where these chips are one of two pools.
+    the chip alone, where the profile names a link and no source gives its bandwidth. ``parts``: what of the step does
+    not fit, where these chips are one of two pools.
     """
 
     hardware: str
@@ -147,8 +147,9 @@ class Misfit:
     def __str__(self) -> str:
         several = self.points_in_all > 1
         extent = f" ({self.points} of {self.points_in_all} points, this is the smallest)" if several else ""
-        text = (f"{f'{self.parts} of ' if self.parts else ''}{self.model} with {self.attention} and {self.kv_dtype} cache, batch {self.batch} x {self.kv_len} "
-                f"tokens, does not fit on {_chips(self.chips)} of {self.hardware}{extent}")
+        part = f"{self.parts} of " if self.parts else ""
+        text = (f"{part}{self.model} with {self.attention} and {self.kv_dtype} cache, batch {self.batch} x "
+                f"{self.kv_len} tokens, does not fit on {_chips(self.chips)} of {self.hardware}{extent}")
         nowhere = f"no number of chips of this system (at most {self.max_chips})"
         if self.unknown_link:
             return (f"{text}, and no source gives {self.unknown_link}, without which chips cannot share a model; --set "

@@ -209,7 +209,7 @@ def ratio_at_corners(over: Any, at: Any, time_of: str) -> Any:
 
 @lru_cache(maxsize=4)
 def _ends_of_pools(at: Any) -> list[Any]:
-    """The same points with each pool's assumed parameters at their fast or slow ends: both fast first, both slow last."""
+    """The same points with each pool's assumed parameters at either end: both fast first, both slow last."""
     return [at.with_sides(*ends) for ends in product(*(_ends(pool) if pool.hardware.has_range else (pool, pool)
                                                        for pool in at.sides))]
 

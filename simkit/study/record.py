@@ -20,7 +20,7 @@ import numpy as np
 
 from simkit.foundation.units import BYTES, COUNT, SECONDS
 from simkit.hardware.profile import HardwareProfile, Price
-from simkit.step.build import StepTotals, step_totals
+from simkit.step.build import StepTotals, build_step, step_totals
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import (
     Placement,
@@ -72,6 +72,22 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
     if price.usd_per_hour is None:
         return np.full(np.shape(tokens_per_s), np.nan)
     return chips * price.usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MTOK
+
+
+def _energy_of(at: Any) -> Any:
+    """Joules a token of evaluated points, over all pools of chips."""
+    speculation = at.points.scenario.speculation
+    draft = None if speculation is None else at.points.draft_workload(speculation, at.machine)
+    return sum(energy_j_per_token(
+        pool.step, pool.placement, pool.hardware, at.step_time_s, pool.machine.chips, at.tokens_per_s,
+        totals=pool.totals, draft=None if draft is None else build_step(draft),
+        draft_steps=0 if speculation is None else speculation.draft_tokens) for pool in at.sides)
+
+
+def _owned_of(at: Any) -> Any:
+    """A million tokens of evaluated points on chips that were bought; NaN without a price or a power limit."""
+    usd_per_s = sum(at.points.scenario.ownership.usd_per_s(pool.hardware, pool.machine.chips) for pool in at.sides)
+    return usd_per_s / at.tokens_per_s * TOKENS_PER_MTOK
 
 
 def _unknown_costs(hardware: HardwareProfile) -> str:
@@ -197,10 +213,11 @@ _FIELDS: Final = (
     Field(name="max_batch", meaning="largest batch of this context that fits on these chips", heading="max batch",
           value_of=lambda at: at.placement.max_batch),
     Field(name="energy_j_per_token", meaning="joules a token", heading="J/token",
-          value_of=lambda at: at.energy_j_per_token),
+          value_of=_energy_of),
     Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
-          value_of=lambda at: at.cost_usd_per_mtok),
-    Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=lambda at: at.owned_usd_per_mtok,
+          value_of=lambda at: sum(cost_usd_per_mtok(pool.hardware.price, pool.machine.chips, at.tokens_per_s)
+                                  for pool in at.sides)),
+    Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=_owned_of,
           meaning="US dollars a million tokens of chips that were bought: price over hours of service, and power"),
     Field(name="unknown_costs", meaning="keys of the profile without which a cost or an energy stays unknown",
           dimension=None, value_of=lambda at: "; ".join(dict.fromkeys(filter(

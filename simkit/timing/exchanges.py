@@ -183,7 +183,7 @@ MOE_PHASES: Final = 3  # and the router, whose choice the experts wait for
 
 
 def layers_wait_s(workload: DecodeWorkload, overheads: Overheads) -> Any:
-    """Seconds that a token waits in all layers together, beside their bytes and flops; of blocks that these chips do."""
+    """Seconds that a token waits in all layers together, beside their bytes and flops, for what these chips do."""
     attends, feeds = not {"attention", "projections"}.isdisjoint(workload.parts), "ffn" in workload.parts
     phases = sum(group.count * (group.attends * attends
                                 + group.feeds * feeds * ((MOE_PHASES if group.moe else DENSE_PHASES) - 1))
