@@ -30,7 +30,7 @@ from simkit.timing.pools import Side, pipelined_step_s
 from simkit.timing.step_timing import LINK, Account, StepTiming
 
 TRIED: Final = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-SURELY: Final = 1.05  # a pool that works for so many of the shortest step leaves no hope; rounding of sequences aside
+PATIENCE: Final = 3  # counts without a shorter step after which no more are tried
 ENDS: Final = ("embedding", "lm_head", "sampling", "gather_logits")
 
 
@@ -177,23 +177,24 @@ class PooledPoints:
             for side, machine in zip(sides_of(self.points), self.machines, strict=True))
         return joined(own, other, None)
 
-    def best_micro_batches(self, layout: AttentionLayout, tried: Sequence[int] = TRIED) -> Any:
-        """Micro-batches of the shortest step, point by point; the fewest where several are alike."""
-        pinned, most = pools_of(self.points).micro_batches, np.max(self.points.batch)
-        if pinned is not None:
-            return np.full(self.points.shape, pinned)
-        best, least = np.ones(self.points.shape, dtype=int), np.full(self.points.shape, np.inf)
-        for count in tried:
-            if count > most:
-                break
+    def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
+        """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches, point by point;
+        the fewest where several are alike.
+        """
+        pinned = pools_of(self.points).micro_batches
+        best, least = np.full(self.points.shape, pinned or 1), np.full(self.points.shape, np.inf)
+        idle = 0
+        for count in TRIED if pinned is None else (pinned,):
             found = self.timed(layout, count, slice(None), search=True)
             seconds = np.broadcast_to(np.where(found.fits, found.timing.step_time_s, np.inf), best.shape)
             better = seconds < least * (1.0 - 1e-9)
             best, least = np.where(better, count, best), np.where(better, seconds, least)
-            # More micro-batches read more weights and launch more: none of a pool's work becomes less.
-            if np.all((np.maximum(found.busy_s(NEAR), found.busy_s(FAR)) > SURELY * least) | np.isinf(least)):
+            # More micro-batches read more weights and launch more, and the gain of overlap fades: a step that is no
+            # shorter over a few counts, rounding of sequences aside, is past its best.
+            idle = 0 if better.any() else idle + 1
+            if idle > PATIENCE or count >= np.max(self.points.batch) or np.isinf(least).all():
                 break
-        return best
+        return least, best
 
     def columns(self, layout: AttentionLayout, names: Collection[str], *, baseline: bool) -> dict[str, Any]:
         """Columns under a layout, and of MHA on the same pools beside it."""
@@ -201,7 +202,7 @@ class PooledPoints:
             if name not in FIELDS and name not in POOL_FIELDS:
                 raise UserError(f"the column {name} is of one machine, and --ffn states a second pool of chips")
         layouts = [layout, parse_layout("mha", self.points.model)] if baseline else [layout]
-        counts = np.stack([self.best_micro_batches(one) for one in layouts])
+        counts = np.stack([self.best(one)[1] for one in layouts])
         found: dict[str, Any] = {}
         for pair in np.unique(counts, axis=1).T:
             where = np.flatnonzero((counts == pair[:, None]).all(axis=0))
