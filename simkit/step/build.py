@@ -241,7 +241,7 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
     """Turn a workload into operators (the table of model.md section 1, per chip). Raises :class:`UserError`."""
     layers: list[Operator] = []
     for group in workload.layer_groups:
-        layers += _here(workload, attention_block(workload, group)) if group.attends else []
+        layers += _here(workload, attention_block(workload.of_rows, group)) if group.attends else []
         moe = workload.model.moe
         if group.feeds and "ffn" in workload.parts:
             layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)

@@ -33,10 +33,13 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     ]
     if moe_layers and model.moe is not None:
         # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
-        found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
-                                bytes=hidden * model.moe.top_k / workload.ep
-                                * ((model.moe.latent_size or model.hidden_size) / model.hidden_size),
-                                chips=workload.machine.tp))
+        sent = hidden * model.moe.top_k / workload.ep * ((model.moe.latent_size or model.hidden_size) / model.hidden_size)
+        # As deployed beside data-parallel attention, rows go out in the experts' format and come back in 16 bits.
+        narrow = workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
+        found += [Collective(name=name, kind="all_to_all", count=np.where(spread, count * moe_layers, 0), bytes=bytes_,
+                             chips=workload.machine.tp) for name, count, bytes_ in (
+            (("expert_dispatch", 1, sent * narrow), ("expert_combine", 1, sent)) if workload.is_data_parallel else
+            (("expert_exchange", 2, sent),))]
     if "attention" not in workload.parts:
         return tuple(found)
     kinds = [(workload.of(group), group.count) for group in workload.layer_groups if group.attends]
@@ -50,7 +53,8 @@ def _reductions(workload: DecodeWorkload) -> int:
     """Blocks after which chips that share a layer add up their parts, and the embedding, of what these chips do."""
     model, parts = workload.model, workload.parts
     both = 1 if model.parallel_block else 2
-    projects, feeds = "projections" in parts, "ffn" in parts
+    # Data-parallel rows are gathered for a feed-forward layer and their sums dealt out: one reduction in two halves.
+    projects, feeds = "projections" in parts and not workload.is_data_parallel, "ffn" in parts
     return ("ends" in parts) + sum(
         group.count * (min(both, group.attends * projects + group.feeds * feeds)
                        + group.attends * projects * model.cross_attention) for group in model.layer_groups)
@@ -63,7 +67,7 @@ def _resharding(workload: DecodeWorkload, layers: int) -> list[Collective]:
     heads, layout = workload.heads, workload.layout
     core = layout.core
     mapping = workload.machine.mapping
-    if workload.static or (isinstance(mapping, str) and mapping == "heads"):
+    if workload.static or (isinstance(mapping, str) and mapping in ("heads", "data")):
         return []
     bytes_a = workload.activation_bytes_per_element
     queries = workload.rows * layout.n_q_heads * core.key_dim * bytes_a / heads.ways

@@ -100,7 +100,7 @@ def _layer_elements(workload: DecodeWorkload) -> Any:
             mlps += group.count * mlp_parameters(model, group).total
         if "ffn" in workload.parts and group.moe and group.feeds and model.moe is not None:
             routers += group.count * model.hidden_size * (model.moe.experts + (model.moe.latent_size or 0))
-        attention = attention + group.count * (chip_elements(workload.of(group)) if group.attends else 0.0)
+        attention = attention + group.count * (chip_elements(workload.of_rows.of(group)) if group.attends else 0.0)
     return (mlps - routers) / heads.ways + workload.whole(routers) + attention
 
 

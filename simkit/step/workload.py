@@ -147,6 +147,19 @@ class DecodeWorkload:
         return self if layout is self.layout else replace(self, layout=layout, n_kv_heads=layout.n_kv_heads)
 
     @property
+    def is_data_parallel(self) -> bool:
+        """Whether each chip does the attention of its own sequences by itself."""
+        return not self.static and isinstance(self.machine.mapping, str) and self.machine.mapping == "data"
+
+    @cached_property
+    def of_rows(self) -> DecodeWorkload:
+        """The step as one chip does it with the rows that are its own: all of them, unless attention is data-parallel."""
+        if not self.is_data_parallel:
+            return self
+        alone = replace(self.machine, tp=1.0, mapping="heads")
+        return replace(self, machine=alone, batch=self.attention_sequences, micro_batches=1)
+
+    @property
     def activation_bytes_per_element(self) -> float:
         """Stored bytes of one activation."""
         return ACTIVATION_BYTES[self.activation_dtype]

@@ -204,7 +204,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     lengths: ``equal``, ``lognormal:CV``, ``uniform:SPREAD`` or relative lengths.
     attention_kernel: ``grouped``, ``grouped-unsplit``, ``per-query-head``, ``unfused``.
     cache_order: ``head-major`` or ``token-major``: what lies side by side in the cache.
-    attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: the fastest, or the profile's own.
+    attention_sharding: ``heads``, ``batch``, ``context``, ``data``, or ``auto``: the fastest, or the profile's own.
     ep: chips that hold different experts, as far as tp and the number of experts allow.
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8`` or ``medusa=4,acceptance=0.6``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
