@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any, Final
 
 import click
@@ -49,18 +50,20 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
     from simkit.study.pool_words import split_count
     from simkit.study.split import split_records, where_attention_leaves
 
-    pairs = [[split_count(name) for name in names] for names in (hardware, ffn)]
-    for flag, found in zip(("-H", "--ffn"), pairs, strict=True):
-        if not found or any(count is None for _, count in found):
+    load, pools = profiles.loader(), []
+    for flag, names in (("-H", hardware), ("--ffn", ffn)):
+        counted = [split_count(name) for name in names]
+        if not names or any(chips is None for _, chips in counted):
             raise UserError(f"{flag}: expected pools with their numbers of chips, such as groq-3-lpu:256")
-    count = len(hardware) * len(ffn) * len(between) * len(model) * len(attention) * len(batch) * len(kv_len) * len(q_len)
+        pools.append([(load(name), chips or 1) for name, chips in counted])
+    count = prod(map(len, (hardware, ffn, between, model, attention, batch, kv_len, q_len)))
     if count > MOST_POINTS:
         raise UserError(f"{count:,} points are more than the {MOST_POINTS:,} of one call", hint="shorten the lists")
-    load = profiles.loader()
     records: list[dict[str, Any]] = []
-    for (first, first_chips), (second, second_chips), link, name in product(*pairs, between, model):
-        records += split_records(load(first), load(second), (first_chips or 1, second_chips or 1), load_model(name),
-                                 attention, batch=batch, kv_len=kv_len, q_len=q_len, between=link, **scenario)
+    for name, link in product(model, between):
+        for (first, first_chips), (second, second_chips) in product(*pools):
+            records += split_records(first, second, (first_chips, second_chips), load_model(name), attention,
+                                     batch=batch, kv_len=kv_len, q_len=q_len, between=link, **scenario)
     if not any(record["fits"] for record in records):
         raise UserError("no assignment of any point fits on these pools", hint="give them more chips")
     liftable = ("hardware", "chips", "ffn_hardware", "ffn_chips", "between", "model", "attention", "batch")

@@ -33,7 +33,8 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     ]
     if moe_layers and model.moe is not None:
         # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
-        sent = hidden * model.moe.top_k / workload.ep * ((model.moe.latent_size or model.hidden_size) / model.hidden_size)
+        width = (model.moe.latent_size or model.hidden_size) / model.hidden_size
+        sent = hidden * model.moe.top_k / workload.ep * width
         # As deployed beside data-parallel attention, rows go out in the experts' format and come back in 16 bits.
         narrow = workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
         found += [Collective(name=name, kind="all_to_all", count=np.where(spread, count * moe_layers, 0), bytes=bytes_,

@@ -5,7 +5,7 @@ r"""How attention and experts are cut over the ``p`` chips that share a layer.
   an all-to-all before and after attention.
 - ``context``: KV heads as far as they go, then the cached tokens; partial results are combined.
 - ``data``: attention as often as there are chips, each for its own sequences with weights of its own, and nothing
-  exchanged in it, as beside wide expert parallelism (SGLang's and vLLM's data-parallel attention). Only where asked for.
+  exchanged in it, as beside wide expert parallelism (data-parallel attention of SGLang and vLLM). Only if asked for.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class DecodeWorkload:
 
     @cached_property
     def of_rows(self) -> DecodeWorkload:
-        """The step as one chip does it with the rows that are its own: all of them, unless attention is data-parallel."""
+        """The step as one chip does it with the rows that are its own: all, unless attention is data-parallel."""
         if not self.is_data_parallel:
             return self
         alone = replace(self.machine, tp=1.0, mapping="heads")

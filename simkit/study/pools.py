@@ -178,7 +178,7 @@ class PooledPoints:
         return joined(own, other, None)
 
     def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
-        """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches, point by point;
+        """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:
         the fewest where several are alike.
         """
         pinned = pools_of(self.points).micro_batches

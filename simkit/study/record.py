@@ -248,7 +248,8 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType({
 # Integers in JSON and CSV wherever the value is whole: counts and bytes, not measurements.
 WHOLE: Final = (
     "chips", "tp", "pp", "n_q_heads", "n_kv_heads", "head_dim", "batch", "kv_len", "q_len", "max_batch", "max_kv_len",
-    "kv_copies", "ffn_chips", "ffn_tp", "ffn_pp", "micro_batches", "exchange_bytes", "kv_cache_bytes", "kv_allocated_bytes", "kv_read_bytes", "weight_read_bytes", "flops",
+    "kv_copies", "ffn_chips", "ffn_tp", "ffn_pp", "micro_batches", "exchange_bytes",
+    "kv_cache_bytes", "kv_allocated_bytes", "kv_read_bytes", "weight_read_bytes", "flops",
 )
 
 

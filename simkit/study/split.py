@@ -86,7 +86,8 @@ def split_records(first: HardwareProfile, second: HardwareProfile, chips: tuple[
     found: list[dict[str, Any]] = []
     for layout in layouts:
         columns = best_split(points, layout, chips)
-        columns |= {name: np.where(columns["fits"], np.array([first.name, second.name], dtype=object)[columns[name]], "")
+        names = np.array([first.name, second.name], dtype=object)
+        columns |= {name: np.where(columns["fits"], names[columns[name]], "")
                     for name in columns if name.endswith("_on")}
         rows = to_records({name: np.broadcast_to(column, points.shape) for name, column in columns.items()})
         found += [{**same, "attention": layout, **row} for row in rows]

@@ -122,8 +122,7 @@ class FigureSchema(StrictRecord):
             raise rule(f"only grouping_law and kv_head_cost have a second engine, not {self.kind}", "beside")
         for key in ("ffn", "between"):
             if (getattr(self, key) is not None) != (self.kind == "split_machines"):
-                raise rule(f"a split_machines figure has {key}, and no other: not {self.kind}"
-                           if self.kind != "split_machines" else f"split_machines: {key} is missing", key)
+                raise rule(f"a split_machines figure has {key}, and no other has: not {self.kind}", key)
         return self
 
 
@@ -196,8 +195,7 @@ class FigureRequest:
     engine: str
     reducers: tuple[str, ...] = DEFAULT_STACK
     beside: str | None = None
-    ffn: tuple[str, ...] = ()
-    second: tuple[HardwareProfile, ...] = ()
+    ffn: tuple[tuple[HardwareProfile, int], ...] = ()
     between: str = ""
 
 
@@ -367,9 +365,8 @@ class _Loader:
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,
-            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, ffn=tuple(figure.ffn or ()),
-            second=tuple(self.chip(name, *key, "ffn", i) for i, (name, _) in enumerate(named)),
-            between=figure.between or "")
+            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=figure.between or "",
+            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(named)))
 
 
 def _check_words(source: YamlSource, schema: StudySchema) -> None:

@@ -3,12 +3,12 @@
 import pytest
 
 from simkit.hardware.catalog import load_hardware
+from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
+from simkit.step.machine import Machine
 from simkit.study.engines import CLOSED_FORM
 from simkit.study.evaluate import Points
 from simkit.study.point import decode_step
-from simkit.step.machine import Machine
-from simkit.model.attention import parse_layout
 from simkit.study.scenario import parse_scenario
 
 
