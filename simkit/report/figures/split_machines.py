@@ -46,6 +46,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         axes.set_xlim(request.batch[0] / 1.2, request.batch[-1] * 1.2)
         axes.set_ylim(request.kv_len[0] / 1.4, request.kv_len[-1] * 1.4)
         margin_labels(axes, labels)
+    drawn = (first, *(second for second, _ in request.ffn))
     finding = _finding(found, home, request.layouts)
     return DrawnFigure(
         title=request.title or "Where attention leaves the second pool", figure=figure,
@@ -55,7 +56,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "never left.",
         inputs=f"{request.model.title}; cache {request.kv_dtype}, weights {request.weight_dtype}; first pool {home}; "
                f"between {request.between}; every assignment of attention, projections, feed-forward layers and ends "
-               f"is tried, each in its best micro-batches; engine: roofline.{assumed_text((first, *(one for one, _ in request.ffn)))}")
+               f"is tried, each in its best micro-batches; engine: roofline.{assumed_text(drawn)}")
 
 
 def _limits(records: Records, contexts: tuple[int, ...]) -> tuple[Any, Any, Any]:
