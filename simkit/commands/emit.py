@@ -63,7 +63,8 @@ def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
 
 def _assumed(records: Records) -> str | None:
     """How many parameters of which chips are assumed, where records name them."""
-    found = {record["hardware"]: record["assumed"] for record in records if record.get("assumed")}
+    found = {" + ".join(filter(None, (record["hardware"], record.get("ffn_hardware")))): record["assumed"]
+             for record in records if record.get("assumed")}
     ideal = [chip for chip, keys in found.items() if keys == "ideal"]
     counted = [f"{keys.count(';') + 1} of {chip}" for chip, keys in found.items() if chip not in ideal]
     if ideal:

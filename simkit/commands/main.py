@@ -12,6 +12,7 @@ from simkit.commands.lazy_group import Program
 COMMANDS: Final = {
     "report": "Run a study and write its page, figures and data.",
     "simulate": "Time decode steps: chips x models x attention layouts x batch x context.",
+    "split": "Which of two pools of chips does best at which part of a step.",
     "attention": "Time one attention kernel, without a model.",
     "roofline": "Ceilings, ridge points and where attention layouts stand under them.",
     "sweep": "Every point of a study into a Parquet or CSV file, resumable, on many workers.",

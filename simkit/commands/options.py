@@ -148,8 +148,10 @@ def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | Non
 
         # An option that may be repeated takes a list; one of its words is a comma list like any other.
         repeats = {option.name: getattr(option, "multiple", False) for option in ctx.command.params}
-        stated = {key: [str(word)] if repeats[key] else word
-                  for key, word in load_workload(value).items() if key in repeats}
+        words = load_workload(value)
+        if "ffn" in words and "ffn" not in repeats:
+            raise UserError(f"-W {value}: it states two pools of chips (ffn); simkit {ctx.info_name} takes one machine")
+        stated = {key: [str(word)] if repeats[key] else word for key, word in words.items() if key in repeats}
         ctx.default_map = {**(ctx.default_map or {}), **stated}
     return value
 
@@ -177,7 +179,7 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--expert-load", default="uniform", metavar="TEXT", show_default=True,
                  help="How often rows choose each expert: uniform (equally often), zipf:S, or a file of counts."),
     click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
-                 help="heads, batch, context, or auto: as the profile says."),
+                 help="heads, batch, context, data (attention data-parallel), or auto: as the profile says."),
     click.option("--cache-order", default="head-major", metavar="NAME", show_default=True,
                  help="What runs on in memory: head-major or token-major."),
     click.option("--attention-kernel", default="grouped", metavar="NAME", show_default=True,

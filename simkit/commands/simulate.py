@@ -10,6 +10,7 @@ import click
 
 from simkit.commands import options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.pools import loaded_pools, pools
 from simkit.foundation.errors import UserError
 
 MOST_POINTS: Final = 100_000
@@ -36,7 +37,14 @@ _BOUNDS_TABLE: Final = {
     "step_time_s_low_90": 0, "step_time_s_low_50": 2, "step_time_s_likely": 0, "step_time_s_high_50": 2,
     "step_time_s_high_90": 0, "speedup_vs_mha": 0, "speedup_vs_mha_low_90": 1, "speedup_vs_mha_high_90": 1,
 }
-_LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len")
+_POOLS_TABLE: Final = {
+    "hardware": 0, "model": 0, "chips": 0, "ffn_hardware": 0, "ffn_chips": 0, "kv_dtype": 3, "attention": 0, "batch": 0,
+    "kv_len": 0, "micro_batches": 0, "step_time_s": 0, "attention_pool_time_s": 0, "ffn_pool_time_s": 0,
+    "exchange_time_s": 0, "tokens_per_s": 1, "speedup_vs_mha": 0, "bound": 1, "max_batch": 6, "energy_j_per_token": 7,
+    "cost_usd_per_mtok": 7,
+}
+_LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_heads", "batch", "kv_len", "q_len",
+                    "ffn_hardware", "ffn_chips")
 
 
 @click.command()
@@ -47,6 +55,7 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @options.kv_dtypes
 @options.weight_dtype
 @options.chips
+@pools
 @options.scenario
 @options.engine
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
@@ -57,8 +66,8 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @options.records
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
              q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str | int, tp: int | None, pp: int | None,
-             engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, profiles: Profiles,
-             to: Destination, **scenario: Any) -> None:
+             ffn: str | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool,
+             profiles: Profiles, to: Destination, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
     Lists are comma lists or ranges (1k..128k*2, 0..10+1); rows come in the order hardware, model, KV dtype, attention,
@@ -68,6 +77,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit simulate -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --batch 1,32 --kv-len 4k,32k --chips 8 --tp 8
     simkit simulate -H h100-sxm,cerebras-wse3 -A mha,gqa-8 --batch 32 --causes
     simkit simulate -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8 --kv-len 4k --own-batch
+    simkit simulate -H h100-sxm:8 --ffn groq-3-lpu:160 --between 400GB/s,2us -A mha,gqa-8 --weight-dtype fp8 --batch 16
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
     """
     from simkit.commands.emit import emit, from_fields
@@ -78,26 +88,31 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.study.grid import Grid, misfits
     from simkit.study.likely import LIKELY_FIELDS
     from simkit.study.own_batch import OWN_BATCH_FIELDS
+    from simkit.study.pool_fields import POOL_FIELDS
     from simkit.study.record import FIELDS, to_records
 
     if explain and not engine_named(engine).explains:
         raise UserError(f"--explain: the {engine[:40]} engine keeps no account of waiting",
                         hint=f"--engine {next(name for name, other in ENGINES.items() if other.explains)} does")
 
+    for word, asked in (("explain", explain), ("causes", causes), ("own-batch", own_batch), ("bounds", bounds)):
+        if asked and ffn is not None:
+            raise UserError(f"--{word} beside --ffn: it is asked of one machine")
+    hardware, second, chips = loaded_pools(profiles, hardware, ffn, chips)
     grid = Grid(hardware=profiles.load(hardware), model=[load_model(name) for name in model],
                 kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
                 chips=chips, tp=tp, pp=pp, engine=engine,
-                scenario={"weight_dtype": weight_dtype, **scenario},
+                scenario={"weight_dtype": weight_dtype, "ffn": second, **scenario},
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
                         *(OWN_BATCH_FIELDS if own_batch else ()),
-                        *(LIKELY_FIELDS if bounds or not to.is_table else ())])
+                        *(POOL_FIELDS if ffn is not None else LIKELY_FIELDS if bounds or not to.is_table else ())])
     grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
     columns = grid.columns()
     if not columns["fits"].all():
         _tell_misfits(misfits(grid, columns), nothing_fits=not columns["fits"].any())
     records = to_records(columns)
     table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {}),
-             **(_BOUNDS_TABLE if bounds else {})} or _TABLE
+             **(_BOUNDS_TABLE if bounds else {})} or (_TABLE if ffn is None else _POOLS_TABLE)
     shown = from_fields(table, _LIFTABLE, records, ASKED_FOR)
     if "attention_time_s" in shown:  # beside the layout, which is called attention too
         shown["attention_time_s"] = replace(shown["attention_time_s"], heading="attention time")

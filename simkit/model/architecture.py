@@ -157,13 +157,6 @@ class ModelArchitecture:
         """Layers that have attention or a state."""
         return tuple(group for group in self.layer_groups if group.attends)
 
-    @cached_property
-    def reductions(self) -> int:
-        """Blocks after which chips that share a layer add up their parts."""
-        both = 1 if self.parallel_block else 2
-        return sum(group.count * (min(both, group.attends + group.feeds) + group.attends * self.cross_attention)
-                   for group in self.layer_groups)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:

@@ -58,7 +58,8 @@ def _write(study: Study, folder: Path, command: str) -> None:
     for name in _FOLDERS:
         (folder / name).mkdir()
     styles = chip_styles(study.hardware, study.labels)
-    extra = {chip.name: chip for request in study.figures for chip in request.hardware if chip.name not in styles}
+    extra = {chip.name: chip for request in study.figures
+             for chip in (*request.hardware, *(one for one, _ in request.ffn)) if chip.name not in styles}
     styles |= chip_styles([*study.hardware, *extra.values()], study.labels)
     figures: list[PageFigure] = []
     with house_style():

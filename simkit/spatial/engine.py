@@ -77,18 +77,23 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
             hardware)
     passed_on_s = taken(_passed_on_s(step, regions, fabric, hz, len(shape)))
     found = assemble(step, hardware, lambda operator: timed[id(operator)], on_chip_s={"region_hops": passed_on_s})
-    token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
-    mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
-                          dim_ways=dim_ways, head_copies=head_copies)
+    found = replace(found, detail="tiles", unexplained_s=_unexplained_s(step, works, found, hardware))
+    if attentions:  # else a pool of chips without it
+        token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
+        mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
+                              dim_ways=dim_ways, head_copies=head_copies)
+        found = replace(found, tile_mapping=mapping,
+                        message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()})
 
     def hop_bytes() -> dict[str, Any]:
         """Of a step on one chip of each stage, by operator and phase."""
+        along, across = regions.along[chosen], regions.across[chosen]
         sent: dict[str, Any] = {"region_hops": multicast_hop_bytes(
-            _regions_passed(step, mapping.along, mapping.across, fabric) * step.workload.rows
-            * step.workload.model.hidden_size, mapping.along, MESSAGE_BYTES, fabric)}
+            _regions_passed(step, along, across, fabric) * step.workload.rows
+            * step.workload.model.hidden_size, along, MESSAGE_BYTES, fabric)}
         ways = iter([tuple(map(taken, one.ways)) for one in attentions])
         for operator in step.operators:
-            phases = ({"": operator_hop_bytes(operator, mapping.along, fabric)} if operator.attention is None else
+            phases = ({"": operator_hop_bytes(operator, along, fabric)} if operator.attention is None else
                       attention_hop_bytes(operator.attention, next(ways), fabric))
             for phase, one in phases.items():
                 name = phase or operator.name
@@ -96,9 +101,7 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
                 sent[name] = sent.get(name, 0.0) + operator.count * np.where(stays, 0.0, one)
         return sent
 
-    return replace(found, detail="tiles", tile_mapping=mapping, hop_bytes=hop_bytes,
-                   message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()},
-                   unexplained_s=_unexplained_s(step, works, found, hardware))
+    return replace(found, hop_bytes=hop_bytes)
 
 
 def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:

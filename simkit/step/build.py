@@ -1,4 +1,4 @@
-r"""A decode step's operators: the attention and MLP blocks of every kind of layer, the ends, exchanges between chips.
+r"""A decode step's operators: the attention and MLP blocks of every kind of layer, and the ends.
 
 Weight matrices of an attention block come from the list that its kind gives. What the whole machine moves and computes
 follows from what its busiest chip does: every chip is as busy, except where sequences, KV heads or experts do not deal
@@ -13,17 +13,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.hardware.kernel_shape import PARTIAL_BYTES
 from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.base import ATTENDED, Expansion, Projection
 from simkit.step.choices import PARTS_READ, choice_of_entries, chosen_rows, state_update
+from simkit.step.collectives import LOGIT_BYTES, collectives_of
 from simkit.step.layer_input import layer_input, streams
 from simkit.step.mixture import mixture
 from simkit.step.operators import (
     GATE_FLOPS,
     SOFTMAX_FLOPS,
     AttentionTask,
-    Collective,
     DecodeStep,
     Gather,
     Operator,
@@ -50,8 +49,9 @@ def chip_heads(workload: DecodeWorkload, projection: Projection) -> Any:
 
 
 def chip_elements(workload: DecodeWorkload) -> Any:
-    """Weights of one attention block on one chip, repeated ones included."""
-    own = sum(1.0 * p.rows * p.columns * chip_heads(workload, p) for p in workload.layout.projections)
+    """Weights of one attention block on one chip, repeated ones included; what expands a cache lies with the cache."""
+    own = sum((1.0 * p.rows * p.columns * chip_heads(workload, p) for p in workload.layout.projections
+               if ("projections" if p.product else "attention") in workload.parts), 0.0)
     return own * (2 if workload.model.cross_attention else 1)
 
 
@@ -237,19 +237,24 @@ def _score_upkeep(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]
                      kv_read_bytes=moved, kv_write_bytes=moved)]
 
 
-LOGIT_BYTES: Final = 4  # logits are float32
-
-
 def build_step(workload: DecodeWorkload) -> DecodeStep:
     """Turn a workload into operators (the table of model.md section 1, per chip). Raises :class:`UserError`."""
     layers: list[Operator] = []
     for group in workload.layer_groups:
-        layers += attention_block(workload, group) if group.attends else []
+        layers += _here(workload, attention_block(workload.of_rows, group)) if group.attends else []
         moe = workload.model.moe
-        if group.feeds:
+        if group.feeds and "ffn" in workload.parts:
             layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
-    return DecodeStep(workload=workload, layer_operators=tuple(layers), end_operators=_ends(workload),
-                      collectives=_collectives(workload))
+    return DecodeStep(workload=workload, layer_operators=tuple(layers),
+                      end_operators=_ends(workload) if "ends" in workload.parts else (),
+                      collectives=collectives_of(workload))
+
+
+def _here(workload: DecodeWorkload, block: list[Operator]) -> list[Operator]:
+    """Of an attention block what the pool of these chips does: all of it, the cache's part or the other."""
+    if {"attention", "projections"} <= set(workload.parts):
+        return block
+    return [one for one in block if ("attention" if _works_on_cache(one) else "projections") in workload.parts]
 
 
 def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
@@ -281,70 +286,6 @@ def _ends(workload: DecodeWorkload) -> tuple[Operator, ...]:
         Operator(name="sampling", count=1, sums=rows, vector_flops=SOFTMAX_FLOPS * rows * vocabulary,
                  exponentials=1.0 * rows * vocabulary, activation_bytes=2.0 * LOGIT_BYTES * rows * vocabulary),
     )
-
-
-def _collectives(workload: DecodeWorkload) -> tuple[Collective, ...]:
-    """Exchanges of a step: reductions after the embedding (its vocabulary is dealt out), every attention and every MLP;
-    experts' dispatch, resharding, hops between stages.
-    """
-    model, heads = workload.model, workload.heads
-    hidden = workload.rows * model.hidden_size * workload.activation_bytes_per_element
-    moe_layers = sum(group.count for group in model.layer_groups if group.moe)
-    spread = np.asarray(workload.ep) > 1
-    # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
-    reductions = 1 + model.reductions - np.where(spread, moe_layers, 0)
-    found = [
-        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
-        Collective(name="gather_logits", kind="all_gather", count=1, chips=workload.machine.tp,
-                   bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
-        Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
-                   bytes=hidden / heads.ways),
-    ]
-    if moe_layers and model.moe is not None:
-        # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
-        found.append(Collective(name="expert_exchange", kind="all_to_all", count=np.where(spread, 2 * moe_layers, 0),
-                                bytes=hidden * model.moe.top_k / workload.ep
-                                * ((model.moe.latent_size or model.hidden_size) / model.hidden_size),
-                                chips=workload.machine.tp))
-    kinds = [(workload.of(group), group.count) for group in workload.layer_groups if group.attends]
-    layouts = {own.layout for own, _ in kinds}
-    if len(layouts) == 1:
-        kinds = [(kinds[0][0], sum(count for _, count in kinds))]
-    return (*found, *(one for own, layers in kinds for one in _resharding(own, layers)))
-
-
-def _resharding(workload: DecodeWorkload, layers: int) -> list[Collective]:
-    """Batch sharding moves queries and new keys to the chips of their sequences, and outputs back; context sharding
-    gathers the queries and combines the partial outputs.
-    """
-    heads, layout = workload.heads, workload.layout
-    core = layout.core
-    mapping = workload.machine.mapping
-    if workload.static or (isinstance(mapping, str) and mapping == "heads"):
-        return []
-    bytes_a = workload.activation_bytes_per_element
-    queries = workload.rows * layout.n_q_heads * core.key_dim * bytes_a / heads.ways
-    outputs = workload.rows * layout.n_q_heads * core.value_dim / heads.ways
-    found: list[Collective] = []
-    # Points of every mapping may stand side by side: those that another one serves exchange among one chip, in no time.
-    if not isinstance(mapping, str) or mapping == "batch":
-        # What heads share every chip computes itself; keys and values are computed head by head.
-        per_head = sum(array.elements for array in layout.writes.appended if not array.shared)
-        new = workload.rows * workload.n_kv_heads * per_head * bytes_a / heads.ways
-        found += [
-            Collective(name="to_sequences", kind="all_to_all", count=layers, bytes=queries + new,
-                       chips=heads.batch_ways, within=heads.ways),
-            Collective(name="to_heads", kind="all_to_all", count=layers, bytes=outputs * bytes_a,
-                       chips=heads.batch_ways, within=heads.ways),
-        ]
-    if not isinstance(mapping, str) or mapping == "context":
-        found += [
-            Collective(name="gather_queries", kind="all_gather", count=layers, bytes=queries, chips=heads.context_ways,
-                       within=heads.ways),
-            Collective(name="combine_partials", kind="all_to_all", count=layers, chips=heads.context_ways,
-                       bytes=outputs * heads.context_ways * PARTIAL_BYTES, within=heads.ways),
-        ]
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

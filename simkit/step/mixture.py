@@ -34,14 +34,14 @@ class Routing:
 
 def mixture(workload: DecodeWorkload, group: LayerGroup, moe: Moe) -> list[Operator]:
     """Norm, router and experts of one kind of layer."""
-    model, inner = workload.model, moe.latent_size
+    model, inner, own = workload.model, moe.latent_size, workload.of_rows
     # Every chip brings all rows to the experts' width, as it routes them; back goes what its own experts made.
     latent = [] if inner is None else [
         gemm(workload, "latent_down", group.count, model.hidden_size, workload.whole(inner)),
         gemm(workload, "latent_up", group.count, inner / workload.heads.ways, model.hidden_size)]
     return [
-        *([] if model.parallel_block else [norm(workload, group.count)]),
-        gemm(workload, "router", group.count, model.hidden_size, workload.whole(moe.experts)),
+        *([] if model.parallel_block else [norm(own, group.count)]),
+        gemm(own, "router", group.count, model.hidden_size, own.whole(moe.experts)),
         *latent[:1], *experts(workload, group.count, moe, routing_of(workload, moe)), *latent[1:],
     ]
 
@@ -73,16 +73,20 @@ def experts(workload: DecodeWorkload, count: int, moe: Moe, routing: Routing) ->
     shared = shared_size / ways / own_size
     batches = routing.distinct + shared
     mean_rows = (routing.choices + rows * shared) / batches
+    # Where rows come by dispatch a chip has copies of those alone that chose its experts.
+    sent = workload.is_data_parallel and bool(np.all(np.asarray(workload.ep) > 1))
+    held = routing.choices * workload.ep / ways if sent else rows * moe.top_k
+    entering = workload.of_rows.rows if sent else rows
 
     def one(name: str, matrices: int, width_in: Any, width_out: Any, vector_flops: Any) -> Operator:
         return Operator(
             name=name, count=count, matrix_flops=2.0 * matrices * width * computed, vector_flops=vector_flops,
             weight_bytes=1.0 * matrices * width * read_bytes,
-            activation_bytes=(rows * (moe.top_k + 1) * width + computed) * bytes_a,
+            activation_bytes=((held + entering) * width + computed) * bytes_a,
             query_rows=rows * moe.top_k / routing.every, dtype=routed.gemm_dtype,
             product=ProductTask(m=mean_rows, n=width_out, k=width_in, batches=batches, weight_bytes=bytes_w,
                                 input_bytes=routed.gemm_input_bytes, grouped=True,
-                                routed_bytes=1.0 * rows * moe.top_k * width * bytes_a))
+                                routed_bytes=1.0 * held * width * bytes_a))
 
     return [
         one("experts_up", moe.matrices - 1, width, (moe.matrices - 1) * own_size, GATE_FLOPS * computed),

@@ -64,9 +64,13 @@ def demand(workload: DecodeWorkload) -> Demand:
     streams = model.layer_input.stream_matrices * model.hidden_size**2 if model.layer_input else 0
     both_ends = embedding * (1 if model.tied_embeddings else 2) + positions + streams
     ends = both_ends * share if workload.static else np.where(pp > 1, embedding + positions + streams, both_ends)
-    elements = (share * (_layer_elements(workload) + encoder_parameters(model) / heads.ways) + ends / heads.ways)
+    elements = share * _layer_elements(workload)
+    if "projections" in workload.parts:
+        elements = elements + share * encoder_parameters(model) / heads.ways
+    if "ends" in workload.parts:
+        elements = elements + ends / heads.ways
     weights = elements * workload.weight_format.bytes_per_element
-    if workload.expert_format is not None:
+    if workload.expert_format is not None and "ffn" in workload.parts:
         weights = weights + share * routed_elements(model) / heads.ways * (
             workload.expert_format.bytes_per_element - workload.weight_format.bytes_per_element)
     # Of a batch-sharded cache a chip holds its own sequences only; on average B / ways of them. Kinds of layers with
@@ -76,8 +80,9 @@ def demand(workload: DecodeWorkload) -> Demand:
     ways: Any = 1.0
     kinds = [(workload.of(group), group.count * (workload.layer_stored_bytes(group, allocated=True)
                                                  + workload.of(group).score_bytes(group)))
-             for group in workload.layer_groups if group.attends]
-    for own, resident in [*kinds, (workload, workload.cross_cache_bytes)]:
+             for group in workload.layer_groups if group.attends and "attention" in workload.parts]
+    crossed = workload.cross_cache_bytes if "attention" in workload.parts else 0.0
+    for own, resident in [*kinds, (workload, crossed)]:
         batch_ways = own.heads.batch_ways
         one = share * resident / batch_ways
         per_sequence = per_sequence + one
@@ -92,12 +97,13 @@ def _layer_elements(workload: DecodeWorkload) -> Any:
     mlps = routers = 0
     attention: Any = 0.0
     for group in model.layer_groups:
-        mlps += group.count * mlp_parameters(model, group).total
-        if model.layer_input is not None and group.feeds:
-            routers += group.count * model.layer_input.layer_elements(model.hidden_size)
-        if group.moe and group.feeds and model.moe is not None:
+        if "ffn" in workload.parts:
+            mlps += group.count * mlp_parameters(model, group).total
+            if model.layer_input is not None and group.feeds:
+                routers += group.count * model.layer_input.layer_elements(model.hidden_size)
+        if "ffn" in workload.parts and group.moe and group.feeds and model.moe is not None:
             routers += group.count * model.hidden_size * (model.moe.experts + (model.moe.latent_size or 0))
-        attention = attention + group.count * (chip_elements(workload.of(group)) if group.attends else 0.0)
+        attention = attention + group.count * (chip_elements(workload.of_rows.of(group)) if group.attends else 0.0)
     return (mlps - routers) / heads.ways + workload.whole(routers) + attention
 
 
@@ -155,7 +161,8 @@ def place(need: Demand, hardware: HardwareProfile, *, overflow: Any) -> Placemen
     kv, kv_over = _fill(need.kv_bytes, usable_levels(hardware, "kv", overflow=overflow), left)
     weights_fit = weights_over <= 0
     per_sequence = np.asarray(need.kv_bytes_per_sequence, dtype=float)
-    rounds = np.floor(room / (per_sequence * need.batch_ways) * (1 + ROUNDING))
+    with np.errstate(divide="ignore", invalid="ignore"):  # chips that keep no cache have room for any batch
+        rounds = np.where(per_sequence > 0, np.floor(room / (per_sequence * need.batch_ways) * (1 + ROUNDING)), np.inf)
     fits = weights_fit & (kv_over <= ROUNDING * np.asarray(need.kv_bytes))
     return Placement(weights=weights, kv=kv, fits=fits, max_batch=np.where(weights_fit, rounds * need.batch_ways, 0.0))
 

@@ -4,6 +4,8 @@ r"""How attention and experts are cut over the ``p`` chips that share a layer.
 - ``batch``: KV heads as far as they go, then the batch (Pope et al. 2022, arXiv 2211.05102, section 3.3): no replica,
   an all-to-all before and after attention.
 - ``context``: KV heads as far as they go, then the cached tokens; partial results are combined.
+- ``data``: attention as often as there are chips, each for its own sequences with weights of its own, and nothing
+  exchanged in it, as beside wide expert parallelism (data-parallel attention of SGLang and vLLM). Only if asked for.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 
-AttentionSharding = Literal["heads", "batch", "context"]
+AttentionSharding = Literal["heads", "batch", "context", "data"]
 Mapping = Any
 """The same cut for all points, or an array of one number a point: the place of its name in ``ATTENTION_SHARDINGS``."""
 MANY_POINTS: Final = 512  # from here on a look-up is cheaper than arithmetic
-ATTENTION_SHARDINGS: Final[tuple[AttentionSharding, ...]] = ("heads", "batch", "context")
+ATTENTION_SHARDINGS: Final[tuple[AttentionSharding, ...]] = ("heads", "batch", "context", "data")
+SEARCHED: Final = ATTENTION_SHARDINGS[:3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +49,11 @@ class ShardedHeads:
 
 
 def parse_attention_sharding(text: str) -> AttentionSharding:
-    """Read ``heads``, ``batch`` or ``context``. Raises :class:`UserError`."""
+    """Read ``heads``, ``batch``, ``context`` or ``data``. Raises :class:`UserError`."""
     for known in ATTENTION_SHARDINGS:
         if text.strip().lower() == known:
             return known
-    raise UserError(f"unknown attention sharding '{text[:40]}': expected heads, batch or context",
+    raise UserError(f"unknown attention sharding '{text[:40]}': expected heads, batch, context or data",
                     hint=did_you_mean(text, ATTENTION_SHARDINGS))
 
 
@@ -101,6 +104,10 @@ def _sharded(n_q_heads: int, n_kv_heads: Any, ways: Any, *, static: bool, shardi
              devices: int = 1) -> ShardedHeads:
     if static:
         return ShardedHeads(ways=ways, q_per_chip=n_q_heads / ways, kv_per_chip=n_kv_heads / ways, copies=1.0)
+    if sharding == "data":
+        none = ways * 0.0
+        return ShardedHeads(ways=ways, q_per_chip=none + n_q_heads, kv_per_chip=none + n_kv_heads, copies=1.0,
+                            batch_ways=none + ways)
     if sharding != "heads":
         head_ways = np.gcd(np.asarray(ways, dtype=np.int64), np.asarray(n_kv_heads, dtype=np.int64)) * 1.0
         rest = ways / head_ways

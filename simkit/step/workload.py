@@ -20,6 +20,9 @@ from simkit.step.sharding import ShardedHeads, is_cut_by, shard_heads, shard_num
 # The bits in the names over 8 (IEEE 754; bfloat16).
 ACTIVATION_BYTES: Final = {"fp32": 4.0, "bf16": 2.0}
 
+# What a pool of chips may do of a step: attention over the cache, the products around it, feed-forward blocks, and
+# embedding, LM head and sampling.
+PARTS: Final = ("attention", "projections", "ffn", "ends")
 AttentionKernel = Literal["grouped", "grouped-unsplit", "per-query-head", "unfused"]
 ATTENTION_KERNELS: Final[tuple[AttentionKernel, ...]] = ("grouped", "grouped-unsplit", "per-query-head", "unfused")
 CacheOrder = Literal["head-major", "token-major"]
@@ -57,6 +60,8 @@ class DecodeWorkload:
     the grouped kernel without cutting long sequences over units; ``cache_order`` says whether the tokens of one
     head lie side by side (head-major) or the heads of one token (token-major), within a page or a whole sequence.
     ``expert_load`` says how often rows choose each expert; None: equally often.
+    ``parts`` is what these chips do of the step, of :data:`PARTS`, ``micro_batches`` how many groups of sequences they
+    do it for one after another; None: one a pipeline stage.
     ``encoder_len`` are the encoder's tokens, whose keys and values every step of an encoder-decoder's cross-
     attention reads and none changes.
     """
@@ -81,11 +86,13 @@ class DecodeWorkload:
     static: bool = False
     devices: int = 1
     encoder_len: Any = 0
+    parts: tuple[str, ...] = PARTS
+    micro_batches: int | None = None
 
     @cached_property
     def microbatches(self) -> Any:
-        """Groups of sequences in flight at once: one a pipeline stage, as far as the batch goes."""
-        return np.minimum(self.machine.pp, self.batch)
+        """Groups of sequences in flight at once: one a stage or as many as asked for, as far as the batch goes."""
+        return np.minimum(self.machine.pp if self.micro_batches is None else self.micro_batches, self.batch)
 
     @cached_property
     def sequences(self) -> Any:
@@ -141,6 +148,19 @@ class DecodeWorkload:
             return self
         layout = group_layout(self.model, self.layout, group)
         return self if layout is self.layout else replace(self, layout=layout, n_kv_heads=layout.n_kv_heads)
+
+    @property
+    def is_data_parallel(self) -> bool:
+        """Whether each chip does the attention of its own sequences by itself."""
+        return not self.static and isinstance(self.machine.mapping, str) and self.machine.mapping == "data"
+
+    @cached_property
+    def of_rows(self) -> DecodeWorkload:
+        """The step as one chip does it with the rows that are its own: all, unless attention is data-parallel."""
+        if not self.is_data_parallel:
+            return self
+        alone = replace(self.machine, tp=1.0, mapping="heads")
+        return replace(self, machine=alone, batch=self.attention_sequences, micro_batches=1)
 
     @property
     def activation_bytes_per_element(self) -> float:

@@ -9,7 +9,8 @@ from typing import Final
 from simkit.study.causes import CAUSE_FIELDS
 from simkit.study.likely import LIKELY_FIELDS
 from simkit.study.own_batch import OWN_BATCH_FIELDS
+from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
 
 ASKED_FOR: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **CAUSE_FIELDS, **OWN_BATCH_FIELDS,
-                                                          **LIKELY_FIELDS})
+                                                          **LIKELY_FIELDS, **POOL_FIELDS})

@@ -21,7 +21,7 @@ from simkit.step.build import StepTotals, build_step, step_totals
 from simkit.step.machine import Machine
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, demand, place
-from simkit.step.workload import DecodeWorkload
+from simkit.step.workload import PARTS, DecodeWorkload
 from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
 from simkit.study.machine_search import (
@@ -36,12 +36,7 @@ from simkit.study.machine_search import (
     split_chips,
     tensor_widths,
 )
-from simkit.study.record import (
-    FIELDS,
-    TOKENS_PER_MTOK,
-    cost_usd_per_mtok,
-    energy_j_per_token,
-)
+from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.speculation import Speculation, draft_demand, with_medusa_heads, with_own_layer
 from simkit.timing.engine import Engine
@@ -57,7 +52,8 @@ _BUDGET: Final = re.compile(r"up-to-([1-9]\d{0,8})", re.ASCII)
 class Points:
     """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape.
 
-    ``tp``, ``pp``: chips that share a layer and stages where the user named them.
+    ``tp``, ``pp``: chips that share a layer and stages where the user named them. ``parts``, ``micro_batches``: what
+    one of two pools does of the step, as of :class:`simkit.step.workload.DecodeWorkload`.
     """
 
     hardware: HardwareProfile
@@ -69,6 +65,8 @@ class Points:
     engine: Engine
     tp: int | None = None
     pp: int | None = None
+    parts: tuple[str, ...] = PARTS
+    micro_batches: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,7 +85,8 @@ class Points:
     def workload(self, layout: AttentionLayout, machine: Machine) -> DecodeWorkload:
         """The step under a layout on a machine."""
         return self.scenario.workload(self.hardware, self.model, layout, batch=self.batch, kv_len=self.kv_len,
-                                      q_len=self.q_len, machine=machine)
+                                      q_len=self.q_len, machine=machine, parts=self.parts,
+                                      micro_batches=self.micro_batches)
 
     def draft_workload(self, speculation: Speculation, machine: Machine) -> DecodeWorkload | None:
         """One step of the draft model on the same chips, as many of them as its heads allow."""
@@ -184,10 +183,13 @@ class Points:
         ``known`` takes what the search timed of all points.
         """
         # Of a mixture's weights a step reads what its rows choose.
-        weights = 0.0 if self.model.moe else (count_parameters(self.model, layout).active_without_embedding
-                                              * self.scenario.weights_of(self.model)[0].bytes_per_element)
+        weights = 0.0 if self.model.moe or self.parts != PARTS else (
+            count_parameters(self.model, layout).active_without_embedding
+            * self.scenario.weights_of(self.model)[0].bytes_per_element)
         alone = self.workload(layout, Machine(chips=1.0, tp=1.0, pp=1.0))
-        cache = self.batch * sum(g.count * alone.of(g).layer_read_bytes(g) for g in alone.layer_groups if g.attends)
+        cache: Any = 0.0
+        if "attention" in self.parts:
+            cache = self.batch * sum(g.count * alone.of(g).layer_read_bytes(g) for g in alone.layer_groups if g.attends)
         rates = [max((np.max(level.chip_bandwidth_bytes_per_s) for level in self.hardware.homes(tensor)
                       if level.chip_bandwidth_bytes_per_s is not None), default=np.inf) for tensor in ("weights", "kv")]
 
@@ -246,7 +248,10 @@ class Points:
         return placed.step, placed.placement, placed.timed(self.engine.evaluate, self.hardware)
 
     def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
-        """Operators and placement under a layout on a machine, to be timed."""
+        """Operators and placement under a layout on a machine, to be timed. Raises :class:`UserError` for two pools."""
+        if self.scenario.pools is not None and self.parts == PARTS:
+            raise UserError("this question is asked of one machine, and --ffn states a second pool of chips",
+                            hint="simkit simulate and split take pools")
         workload, speculation = self.workload(layout, machine), self.scenario.speculation
         step, draft, draft_steps = build_step(workload), self.draft_step(speculation, machine), 0
         placement = place(self._demand(workload, machine), self.hardware, overflow=machine.overflow)
@@ -332,24 +337,9 @@ class Evaluated:
         return sum(op.count * op.matrix_flops for op in cores) / sum(op.count * op.kv_read_bytes for op in cores)
 
     @property
-    def energy_j_per_token(self) -> Any:
-        """Joules a token; NaN where the profile lacks an energy."""
-        speculation = self.points.scenario.speculation
-        return energy_j_per_token(
-            self.step, self.placement, self.hardware, self.step_time_s, self.machine.chips, self.tokens_per_s,
-            timing=self.timing, totals=self.totals, draft=self.points.draft_step(speculation, self.machine),
-            draft_steps=0 if speculation is None else speculation.draft_tokens)
-
-    @property
-    def cost_usd_per_mtok(self) -> Any:
-        """Rent of a million tokens; NaN without a price."""
-        return cost_usd_per_mtok(self.hardware.price, self.machine.chips, self.tokens_per_s)
-
-    @property
-    def owned_usd_per_mtok(self) -> Any:
-        """A million tokens of chips that were bought; NaN without a price or a power limit."""
-        usd_per_s = self.points.scenario.ownership.usd_per_s(self.hardware, self.machine.chips)
-        return usd_per_s / self.tokens_per_s * TOKENS_PER_MTOK
+    def sides(self) -> tuple[Evaluated, ...]:
+        """The pools of chips that do the step: these alone."""
+        return (self,)
 
     def speedup_vs_mha(self, time_of: str) -> Any:
         """MHA's time over this one's on the same machine; NaN where one does not fit or MHA was not timed."""

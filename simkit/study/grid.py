@@ -17,6 +17,7 @@ from simkit.model.attention import parse_layout
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, FIT_EACH, Points
 from simkit.study.point import CHUNK_POINTS, checked_numbers, group_columns
+from simkit.study.pools import sides_of
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
 
@@ -44,6 +45,11 @@ class Grid:
     baseline: bool = True
     scenario: Mapping[str, Any] = field(default_factory=dict)
     fields: Sequence[str] = tuple(FIELDS)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the points are on two pools of chips."""
+        return self.scenario.get("ffn") is not None
 
     @property
     def names(self) -> tuple[int, ...]:
@@ -119,7 +125,8 @@ class Misfit:
 
     ``batch`` and ``kv_len`` are of the smallest such point. ``chips_needed`` has one number for each point that some
     number of chips would hold; ``impossible`` counts the others. ``unknown_link`` is the parameter whose lack leaves
-    the chip alone, where the profile names a link and no source gives its bandwidth.
+    the chip alone, where the profile names a link and no source gives its bandwidth. ``parts``: what of the step does
+    not fit, where these chips are one of two pools.
     """
 
     hardware: str
@@ -135,12 +142,14 @@ class Misfit:
     chips_needed: tuple[int, ...]
     impossible: int
     unknown_link: str | None = None
+    parts: str = ""
 
     def __str__(self) -> str:
         several = self.points_in_all > 1
         extent = f" ({self.points} of {self.points_in_all} points, this is the smallest)" if several else ""
-        text = (f"{self.model} with {self.attention} and {self.kv_dtype} cache, batch {self.batch} x {self.kv_len} "
-                f"tokens, does not fit on {_chips(self.chips)} of {self.hardware}{extent}")
+        part = f"{self.parts} of " if self.parts else ""
+        text = (f"{part}{self.model} with {self.attention} and {self.kv_dtype} cache, batch {self.batch} x "
+                f"{self.kv_len} tokens, does not fit on {_chips(self.chips)} of {self.hardware}{extent}")
         nowhere = f"no number of chips of this system (at most {self.max_chips})"
         if self.unknown_link:
             return (f"{text}, and no source gives {self.unknown_link}, without which chips cannot share a model; --set "
@@ -165,27 +174,35 @@ def _unknown_link(hardware: HardwareProfile) -> str | None:
 
 def misfits(grid: Grid, columns: Mapping[str, Any]) -> list[Misfit]:
     """What of a grid's ``columns`` does not fit, one entry a combination of names, in the grid's order."""
-    unfit = ~np.asarray(columns["fits"], dtype=bool).reshape(*grid.names, -1)
-    found = []
+    kinds: Sequence[tuple[str, str, str]] = [("fits", "chips", "")]
+    if grid.is_split:
+        kinds = [("attention_pool_fits", "chips", "own"), ("ffn_pool_fits", "ffn_chips", "other")]
+    return [one for held, chips, side in kinds for one in _misfits(grid, columns, held, chips, side)]
+
+
+def _misfits(grid: Grid, columns: Mapping[str, Any], held: str, counted: str, side: str) -> Iterator[Misfit]:
+    """Those of one machine, or of one of two pools: columns that say whether it fits and how many chips it has."""
+    unfit = ~np.asarray(columns[held], dtype=bool).reshape(*grid.names, -1)
     for at in np.argwhere(unfit.any(axis=-1)):
         chip, model, dtype, layout = (int(place) for place in at)
         where = np.flatnonzero(unfit[tuple(at)])
         first = int(np.ravel_multi_index(tuple(at), grid.names)) * unfit.shape[-1]
         picked = {name: np.asarray(columns[name], dtype=float)[first + where]
-                  for name in ("batch", "kv_len", "q_len", "chips")}
-        hardware = grid.hardware[chip]
+                  for name in ("batch", "kv_len", "q_len", counted)}
         points = Points(
-            hardware=hardware, model=grid.model[model], engine=engine_named(DEFAULT), batch=picked["batch"],
+            hardware=grid.hardware[chip], model=grid.model[model], engine=engine_named(DEFAULT), batch=picked["batch"],
             scenario=parse_scenario(kv_dtype=grid.kv_dtype[dtype], **grid.scenario), kv_len=picked["kv_len"],
             q_len=picked["q_len"])
+        if side:
+            points = sides_of(points)[side == "other"]
         fitted = group_columns(points, grid.attention[layout], rivals=[], chips=FIT_EACH, baseline=False,
                                names=("fits", "chips"))
         smallest = int(np.argmin(picked["batch"] * picked["kv_len"]))
         holds = np.asarray(fitted["fits"], dtype=bool)
-        found.append(Misfit(
-            hardware=hardware.name, model=points.model.name, attention=grid.attention[layout],
-            kv_dtype=grid.kv_dtype[dtype], chips=int(picked["chips"][smallest]), max_chips=hardware.max_chips,
+        yield Misfit(
+            hardware=points.hardware.name, model=points.model.name, attention=grid.attention[layout],
+            kv_dtype=grid.kv_dtype[dtype], chips=int(picked[counted][smallest]), max_chips=points.hardware.max_chips,
             batch=int(picked["batch"][smallest]), kv_len=int(picked["kv_len"][smallest]), points=len(where),
             points_in_all=unfit.shape[-1], chips_needed=tuple(int(n) for n in np.unique(fitted["chips"][holds])),
-            impossible=int((~holds).sum()), unknown_link=_unknown_link(hardware)))
-    return found
+            impossible=int((~holds).sum()), unknown_link=_unknown_link(points.hardware),
+            parts=", ".join(points.parts) if side else "")

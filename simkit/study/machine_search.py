@@ -24,7 +24,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.machine import Machine
 from simkit.step.placement import Demand, place
-from simkit.step.sharding import ATTENTION_SHARDINGS, AttentionSharding
+from simkit.step.sharding import ATTENTION_SHARDINGS, SEARCHED, AttentionSharding
 
 EVERY_POINT: Final = None
 FEW: Final = 4096  # machines times points that are tried all at once
@@ -164,7 +164,7 @@ def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
         # Where every chip has KV heads of its own, all mappings are one.
         one = static or np.all(np.gcd(np.asarray(tp, dtype=np.int64), int(need.n_kv_heads)) == tp)
         held: Any = False
-        for name in ATTENTION_SHARDINGS[:1] if one else [mapping] if mapping else ATTENTION_SHARDINGS:
+        for name in [mapping] if mapping == "data" else SEARCHED[:1] if one else [mapping] if mapping else SEARCHED:
             machine = Machine(chips=chips, tp=tp, pp=pp, mapping=name, overflow=overflow)
             held = held | place(need.demand(machine, where), hardware, overflow=overflow).fits
         return held
@@ -220,7 +220,7 @@ def options(chips: float, n_kv_heads: float, widths: Sequence[int], n_layers: in
         # Where every chip has KV heads of its own, all mappings are one.
         alike = n_kv_heads == int(n_kv_heads) and gcd(int(width), int(n_kv_heads)) == width
         names: Sequence[AttentionSharding] = (
-            [mapping] if mapping else ATTENTION_SHARDINGS[:1] if alike else ATTENTION_SHARDINGS)
+            [mapping] if mapping else SEARCHED[:1] if alike else SEARCHED)
         found += [(float(width), float(rest), ATTENTION_SHARDINGS.index(name)) for name in names]
     return tuple(found)
 

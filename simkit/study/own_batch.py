@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.units import SECONDS
-from simkit.study.record import Field
+from simkit.study.record import FIELDS, Field
 
 
 @lru_cache(maxsize=4)  # several columns of the same points
@@ -44,14 +44,14 @@ def _batch(at: Any) -> Any:
 
 
 def _column(name: str, at: Any) -> Any:
-    return getattr(at_own_batch(at), name)
+    return FIELDS[name].value_of(at_own_batch(at))
 
 
 def _over_mha(name: str, at: Any) -> Any:
     """This layout's over MHA's: tokens/s, or (of what less is better) MHA's over this layout's."""
     if at.mha is None:
         return np.nan
-    own, mha = (getattr(at_own_batch(one), name) for one in (at, at.mha))
+    own, mha = (FIELDS[name].value_of(at_own_batch(one)) for one in (at, at.mha))
     return own / mha if name == "tokens_per_s" else mha / own
 
 

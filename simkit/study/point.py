@@ -20,9 +20,11 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.machine import Machine
+from simkit.step.workload import PARTS
 from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points, compared, on_machine
+from simkit.study.pools import PooledPoints
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
 
@@ -42,6 +44,9 @@ def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chip
     """
     layout = parse_layout(attention, points.model)
     count = points.shape[0]
+    if points.scenario.pools is not None and points.parts == PARTS:
+        return PooledPoints.of(points, compared(layout, rivals, points.model, chips), chips).columns(
+            layout, names, baseline=baseline)
     if count == 1:
         points = replace(points, batch=points.batch.item(), kv_len=points.kv_len.item(), q_len=points.q_len.item())
     machine = points.chips_for(compared(layout, rivals, points.model, chips), chips)
@@ -122,7 +127,8 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
         they are named. Many points take less time and memory
         with few columns.
     scenario: one value each of ``eviction, layer_budgets, page, reserve, lengths, attention_kernel,
-        cache_order, attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned``, in the words of
+        cache_order, attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned``, and of a second
+        pool of chips ``ffn, between, with_attention, micro_batches``, in the words of
         :func:`simkit.study.scenario.parse_scenario`.
 
     Returns a dict of arrays of the broadcast shape, keyed by the names in :data:`simkit.study.record.FIELDS`; those

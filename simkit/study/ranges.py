@@ -160,7 +160,8 @@ def timed_corners(hardware: HardwareProfile, timer: Timer, chosen: Sequence[Corn
         some = chosen[start:start + rows]
         timing = timer.evaluate(_at_corners(hardware, len(timer.shape), some))
         for name, parts in found.items():
-            ratio = getattr(timing, name) / getattr(estimate, name)
+            known = np.asarray(getattr(estimate, name))  # 0: attention of a pool that has none
+            ratio = np.where(known == 0.0, 1.0, getattr(timing, name) / np.where(known == 0.0, 1.0, known))
             parts.append(np.broadcast_to(ratio, (len(some), *timer.shape)))
     return Corners(*(np.concatenate(parts) for parts in found.values()))
 
@@ -179,6 +180,10 @@ def speedup_bound(at: Any, time_of: str, pick: Any) -> Any:
     ratio = at.speedup_vs_mha(time_of)
     if at.mha is None or at.mha.timing is at.timing:
         return ratio
+    if len(at.sides) > 1:  # of two pools all parameters of each at one end
+        for over, own in zip(_ends_of_pools(at.mha), _ends_of_pools(at), strict=True):
+            ratio = pick(ratio, getattr(over.timing, time_of) / getattr(own.timing, time_of))
+        return np.where(at.fits & at.mha.fits, ratio, np.nan)
     bound = ratio * pick(pick.reduce(ratio_at_corners(at.mha, at, time_of)), 1.0)
     if time_of == "step_time_s" and np.any(_unexplained_s(at) > 0.0):
         more_s = _unexplained_s(at)
@@ -202,15 +207,26 @@ def ratio_at_corners(over: Any, at: Any, time_of: str) -> Any:
     return getattr(_timed_pair(over, at), time_of)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
+def _ends_of_pools(at: Any) -> list[Any]:
+    """The same points with each pool's assumed parameters at either end: both fast first, both slow last."""
+    return [at.with_sides(*ends) for ends in product(*(_ends(pool) if pool.hardware.has_range else (pool, pool)
+                                                       for pool in at.sides))]
+
+
+@lru_cache(maxsize=8)
 def _ends(at: Any) -> tuple[Any, Any]:
     """The same points with all assumed parameters at their fast ends, and at their slow ones."""
+    if len(at.sides) > 1:
+        return _ends_of_pools(at)[0], _ends_of_pools(at)[-1]
     found = timed_corners(at.hardware, _timer(at), both_ends(at.hardware))
 
     def end(number: int) -> Any:
         times = {name: getattr(at.timing, name) * getattr(found, name)[number] for name in TIMES}
         times["step_time_s"] = times["step_time_s"] + number * _unexplained_s(at)  # at the slow end
-        return replace(at, timing=replace(at.timing, **times))
+        longer = times["step_time_s"] / at.timing.step_time_s  # its parts alike
+        return replace(at, timing=replace(at.timing, **times, operator_time_s={
+            name: longer * part_s for name, part_s in at.timing.operator_time_s.items()}))
 
     return end(0), end(1)
 

@@ -101,6 +101,22 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
     return chips * price.usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MTOK
 
 
+def _energy_of(at: Any) -> Any:
+    """Joules a token of evaluated points, over all pools of chips."""
+    speculation = at.points.scenario.speculation
+    draft = at.points.draft_step(speculation, at.machine)
+    return sum(energy_j_per_token(
+        pool.step, pool.placement, pool.hardware, at.step_time_s, pool.machine.chips, at.tokens_per_s,
+        timing=pool.timing, totals=pool.totals, draft=draft,
+        draft_steps=0 if speculation is None else speculation.draft_tokens) for pool in at.sides)
+
+
+def _owned_of(at: Any) -> Any:
+    """A million tokens of evaluated points on chips that were bought; NaN without a price or a power limit."""
+    usd_per_s = sum(at.points.scenario.ownership.usd_per_s(pool.hardware, pool.machine.chips) for pool in at.sides)
+    return usd_per_s / at.tokens_per_s * TOKENS_PER_MTOK
+
+
 def _unknown_costs(hardware: HardwareProfile) -> str:
     """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
     fabric = hardware.fabric
@@ -179,7 +195,8 @@ _FIELDS: Final = (
                   "explain; unknown where none were or tiles are not asked"),
     Field(name="assumed", meaning="parameters that the profile does not state and that took the range of their class, "
                                   "by key with semicolons; ideal: their defaults", dimension=None,
-          value_of=lambda at: at.hardware.assumption),
+          value_of=lambda at: ";".join(dict.fromkeys(filter(
+              None, (pool.hardware.assumption for pool in at.sides))))),
     Field(name="fits", meaning="true when weights and cache fit on these chips",
           value_of=lambda at: at.fits),
     Field(name="beyond_max_context", meaning="true when the context is longer than the model was made for",
@@ -227,13 +244,15 @@ _FIELDS: Final = (
     Field(name="max_batch", meaning="largest batch of this context that fits on these chips", heading="max batch",
           value_of=lambda at: at.placement.max_batch),
     Field(name="energy_j_per_token", meaning="joules a token", heading="J/token",
-          value_of=lambda at: at.energy_j_per_token),
+          value_of=_energy_of),
     Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
-          value_of=lambda at: at.cost_usd_per_mtok),
-    Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=lambda at: at.owned_usd_per_mtok,
+          value_of=lambda at: sum(cost_usd_per_mtok(pool.hardware.price, pool.machine.chips, at.tokens_per_s)
+                                  for pool in at.sides)),
+    Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=_owned_of,
           meaning="US dollars a million tokens of chips that were bought: price over hours of service, and power"),
     Field(name="unknown_costs", meaning="keys of the profile without which a cost or an energy stays unknown",
-          dimension=None, value_of=lambda at: _unknown_costs(at.hardware)),
+          dimension=None, value_of=lambda at: "; ".join(dict.fromkeys(filter(
+              None, (_unknown_costs(pool.hardware) for pool in at.sides))))),
 )
 # Columns that follow from times, and so have a range where parameters of the chip are assumed.
 RANGED: Final = {
@@ -247,7 +266,7 @@ def _ends(field: Field) -> Iterator[Field]:
     ratio_of = RANGED[field.name]
     for end, pick in (("low", np.fmin), ("high", np.fmax)):
         def value_of(at: Any, pick: Any = pick) -> Any:
-            if not at.hardware.has_range:
+            if not any(pool.hardware.has_range for pool in at.sides):
                 return np.nan
             return time_bound(at, field.value_of, pick) if ratio_of is None else speedup_bound(at, ratio_of, pick)
 
@@ -260,7 +279,8 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType({
 # Integers in JSON and CSV wherever the value is whole: counts and bytes, not measurements.
 WHOLE: Final = (
     "chips", "tp", "pp", "n_q_heads", "n_kv_heads", "head_dim", "batch", "kv_len", "q_len", "max_batch", "max_kv_len",
-    "kv_copies", "kv_cache_bytes", "kv_allocated_bytes", "kv_read_bytes", "weight_read_bytes", "flops",
+    "kv_copies", "ffn_chips", "ffn_tp", "ffn_pp", "micro_batches", "exchange_bytes",
+    "kv_cache_bytes", "kv_allocated_bytes", "kv_read_bytes", "weight_read_bytes", "flops",
 )
 
 

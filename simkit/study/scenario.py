@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -26,12 +26,14 @@ from simkit.step.expert_load import ExpertLoad, parse_expert_load
 from simkit.step.machine import Machine
 from simkit.step.sharding import AttentionSharding, parse_attention_sharding
 from simkit.step.workload import (
+    PARTS,
     AttentionKernel,
     CacheOrder,
     DecodeWorkload,
     parse_cache_order,
     parse_kernel,
 )
+from simkit.study.pool_words import Pools, parse_pools
 from simkit.study.speculation import Speculation, parse_speculation
 
 # What a layout is compared with: MHA of the same MLP, or layouts whose MLP is wider by what they save beside MHA.
@@ -107,7 +109,7 @@ class Scenario:
     """One way of serving a model; ``kv_dtype`` and ``weight_dtype`` are the names as given, for records.
 
     ``sharding`` None: the fastest way, unless the chip's profile names one. ``comparison``: one of
-    :data:`COMPARISONS`.
+    :data:`COMPARISONS`. ``pools``: a second pool of chips beside attention's.
     """
 
     kv_dtype: str = "bf16"
@@ -125,10 +127,12 @@ class Scenario:
     encoder_len: int = 0
     comparison: str = "mha"
     ownership: Ownership = field(default_factory=Ownership)
+    pools: Pools | None = None
 
     def workload(self, hardware: HardwareProfile, model: ModelArchitecture, layout: AttentionLayout, *, batch: Any,
-                 kv_len: Any, q_len: Any, machine: Machine) -> DecodeWorkload:
-        """The step that this scenario asks of a model under a layout on a machine.
+                 kv_len: Any, q_len: Any, machine: Machine, parts: tuple[str, ...] = PARTS,
+                 micro_batches: int | None = None) -> DecodeWorkload:
+        """The step that this scenario asks of a model under a layout on a machine, or the parts that a pool does of it.
 
         Raises :class:`UserError` when keys and values have formats of their own and the layout stores one latent, and
         when encoder tokens are given to a model without cross-attention.
@@ -147,7 +151,8 @@ class Scenario:
             expert_format=experts if experts != weights else None,
             policy=self.policy, kernel=self.kernel, cache_order=self.cache_order,
             machine=machine, ep=self._expert_ways(model, machine.tp), expert_load=self.expert_load,
-            static=hardware.sharding == "layer-pipelined", devices=hardware.devices or 1, encoder_len=self.encoder_len)
+            static=hardware.sharding == "layer-pipelined", devices=hardware.devices or 1, encoder_len=self.encoder_len,
+            parts=parts, micro_batches=micro_batches)
 
     def weights_of(self, model: ModelArchitecture) -> tuple[ElementFormat, ElementFormat]:
         """Formats of a model's weights and of its routed experts'; those that it is published in where asked for."""
@@ -186,7 +191,8 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
                    lengths: str = "equal", attention_kernel: str = "grouped", cache_order: str = "head-major",
                    attention_sharding: str = "auto", ep: int = 1, expert_load: str = "uniform",
                    speculation: str = "none", encoder_len: int | None = None, comparison: str = "mha",
-                   owned: str = DEFAULT_OWNERSHIP) -> Scenario:
+                   owned: str = DEFAULT_OWNERSHIP, ffn: Any = None, between: str | None = None,
+                   with_attention: str | None = None, micro_batches: int | None = None) -> Scenario:
     """Read a scenario from words, as on the command line. Raises :class:`UserError` naming the word that is wrong.
 
     Parameters
@@ -200,21 +206,28 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     lengths: ``equal``, ``lognormal:CV``, ``uniform:SPREAD`` or relative lengths.
     attention_kernel: ``grouped``, ``grouped-unsplit``, ``per-query-head``, ``unfused``.
     cache_order: ``head-major`` or ``token-major``: what lies side by side in the cache.
-    attention_sharding: ``heads``, ``batch``, ``context``, or ``auto``: the fastest, or the profile's own.
+    attention_sharding: ``heads``, ``batch``, ``context``, ``data``, or ``auto``: the fastest, or the profile's own.
     ep: chips that hold different experts, as far as tp and the number of experts allow.
     expert_load: how often rows choose each expert: ``uniform``, ``zipf:1.0``, or a file of counts.
     speculation: ``none``, ``draft=MODEL,gamma=4,acceptance=0.8``, ``mtp=1,acceptance=0.85`` or ``medusa=4,..``.
     encoder_len: tokens that an encoder-decoder's encoder read, for its cross-attention.
     comparison: ``mha``, or ``mha-equal-parameters``: layouts with fewer K and V weights have a wider MLP instead.
     owned: years of use, the part of them in which chips serve, dollars a kWh: ``years=4,utilisation=0.6,power=0.1``.
+    ffn: a second pool of chips for what is not attention's: ``groq-3-lpu:64``, or a profile and a number of chips.
+    between: what joins the pools: ``400GB/s,2us`` in each direction, or ``free``.
+    with_attention: what stays with attention: some of ``projections,ffn,ends``, or ``none``.
+    micro_batches: groups of sequences that keep both pools busy; None: those of the shortest step.
     """
     words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
              attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned)
     try:
         # A draft model and a load may be files that change.
-        return _scenario(*words) if (speculation, expert_load) == ("none", "uniform") else _scenario.__wrapped__(*words)
+        known = (speculation, expert_load) == ("none", "uniform")
+        found = _scenario(*words) if known else _scenario.__wrapped__(*words)
     except TypeError:  # a list in place of a tuple
-        return _scenario.__wrapped__(*words)
+        found = _scenario.__wrapped__(*words)
+    pools = parse_pools(ffn, between, with_attention, micro_batches)
+    return found if pools is None else replace(found, pools=pools)
 
 
 @lru_cache(maxsize=1024)

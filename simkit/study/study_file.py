@@ -42,6 +42,7 @@ from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_format
 from simkit.study.engines import ENGINES
 from simkit.study.evaluate import FIT, FIT_EACH
+from simkit.study.pool_words import parse_between, split_count
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
 from simkit.study.study_values import Axis, Chips, Point
 
@@ -54,12 +55,12 @@ FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown"
                      "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
                      "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
                      "attention_atlas", "scattered_rows", "published_figures", "tile_map", "kv_head_cost",
-                     "head_copies"]
+                     "head_copies", "split_machines"]
 # Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
 # More layouts than a figure has colours or marks for; goodput draws the last layout once more.
-_MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6}
+_MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6, "split_machines": 6}
 _ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
@@ -106,6 +107,10 @@ class FigureSchema(StrictRecord):
     """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
     beside: Text | None = None
     """For ``grouping_law`` and ``kv_head_cost``: a second engine, drawn beside the first, or of tiles before it."""
+    ffn: Names | None = None
+    """For ``split_machines``: second pools of chips with their numbers, as after --ffn."""
+    between: Text | None = None
+    """For ``split_machines``: what joins them to the first pool, as after --between."""
     note: Text | None = None
     """A sentence printed under the caption."""
 
@@ -115,6 +120,9 @@ class FigureSchema(StrictRecord):
             raise rule(f"only a stacking figure has reducers, not {self.kind}", "reducers")
         if self.beside is not None and self.kind not in ("grouping_law", "kv_head_cost"):
             raise rule(f"only grouping_law and kv_head_cost have a second engine, not {self.kind}", "beside")
+        for key in ("ffn", "between"):
+            if (getattr(self, key) is not None) != (self.kind == "split_machines"):
+                raise rule(f"a split_machines figure has {key}, and no other has: not {self.kind}", key)
         return self
 
 
@@ -187,6 +195,8 @@ class FigureRequest:
     engine: str
     reducers: tuple[str, ...] = DEFAULT_STACK
     beside: str | None = None
+    ffn: tuple[tuple[HardwareProfile, int], ...] = ()
+    between: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +349,12 @@ class _Loader:
                 _check_engine(self.source, (*key, word), named)
         if figure.hardware:
             hardware = tuple(self.chip(name, *key, "hardware", i) for i, name in enumerate(figure.hardware))
+        named = [split_count(one) for one in figure.ffn or ()]
+        if figure.between:
+            _at(self.source, (*key, "between"), lambda: parse_between(figure.between or ""))
+            if not isinstance(figure.chips or schema.chips, int) or any(number is None for _, number in named):
+                raise UserError("split_machines: expected a number of chips for both pools",
+                                where=self.source.locate((*key, "ffn")), hint="chips: 8, and such as groq-3-lpu:256")
         batch, kv_len = figure.batch or schema.batch, figure.kv_len or schema.kv_len
         chips = figure.chips or schema.chips
         return FigureRequest(
@@ -349,7 +365,8 @@ class _Loader:
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,
-            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside)
+            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=figure.between or "",
+            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(named)))
 
 
 def _check_words(source: YamlSource, schema: StudySchema) -> None:

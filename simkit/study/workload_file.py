@@ -36,6 +36,7 @@ from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_for
 from simkit.step.expert_load import parse_expert_load
 from simkit.step.sharding import parse_attention_sharding
 from simkit.step.workload import parse_kernel
+from simkit.study.pool_words import parse_between, parse_kept, split_count
 from simkit.study.speculation import parse_speculation
 
 KIND: Final = "workloads"
@@ -109,6 +110,14 @@ class WorkloadSchema(StrictRecord):
     """Draft or heads, as after --speculation."""
     encoder_len: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = None
     """Tokens that an encoder read, for cross-attention."""
+    ffn: Words | None = None
+    """A second pool of chips, as after --ffn."""
+    between: Words | None = None
+    """What joins the pools, as after --between: 400GB/s,2us."""
+    with_attention: Words | None = None
+    """What stays with attention, as after --with-attention."""
+    micro_batches: Annotated[int, WholeNumber(1, 1_000_000)] | None = None
+    """Groups of sequences that keep both pools busy."""
 
 
 # Each word is read once here, so that a slip is found at its line and not in the middle of a run.
@@ -117,6 +126,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "kv_len": lambda text: parse_axis(text, what="kv_len"), "q_len": lambda text: parse_axis(text, what="q_len"),
     "kv_dtype": parse_cache_formats, "weight_dtype": parse_format, "eviction": parse_eviction, "lengths": parse_lengths,
     "attention_kernel": parse_kernel, "speculation": parse_speculation, "expert_load": parse_expert_load,
+    "ffn": split_count, "between": parse_between, "with_attention": parse_kept,
     "attention_sharding": lambda text: text if text == "auto" else parse_attention_sharding(text),
 }
 

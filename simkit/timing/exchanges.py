@@ -183,7 +183,9 @@ MOE_PHASES: Final = 3  # and the router, whose choice the experts wait for
 
 
 def layers_wait_s(workload: DecodeWorkload, overheads: Overheads) -> Any:
-    """Seconds that a token waits in all layers together, beside their bytes and flops."""
-    phases = sum(group.count * (group.attends + group.feeds * ((MOE_PHASES if group.moe else DENSE_PHASES) - 1))
+    """Seconds that a token waits in all layers together, beside their bytes and flops, for what these chips do."""
+    attends, feeds = not {"attention", "projections"}.isdisjoint(workload.parts), "ffn" in workload.parts
+    phases = sum(group.count * (group.attends * attends
+                                + group.feeds * feeds * ((MOE_PHASES if group.moe else DENSE_PHASES) - 1))
                  for group in workload.model.layer_groups)
     return phases / DENSE_PHASES * overheads.layer_latency_s

@@ -46,7 +46,7 @@ def test_the_command_line_wins_over_the_file(cli):
     ("page: 0", ["3:1", "out of range"]),
     ("batch: true", ["3:1", "not text, a number or a list"]),
     ("speculation: draft=nothing,gamma=4,acceptance=0.5", ["3:1", "unknown model"]),
-    ("attention_sharding: tokens", ["3:1", "heads, batch or context"]),
+    ("attention_sharding: tokens", ["3:1", "heads, batch, context or data"]),
 ])
 def test_a_slip_is_found_at_its_line(line, expected, tmp_path):
     path = tmp_path / "mine.yaml"

@@ -18,6 +18,7 @@ from simkit.foundation.validation import Quantity
 from simkit.hardware.json_schema import complete_profile_schema
 from simkit.model.schema import ModelSchema
 from simkit.serving.record import SERVING_FIELDS
+from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
 from simkit.study.single_kernel import KERNEL_FIELDS
 from simkit.study.study_file import StudySchema
@@ -55,6 +56,11 @@ def unit_table() -> str:
 def record_fields() -> str:
     """Every name in a record of ``simkit simulate``, its unit and its meaning."""
     return _field_table(FIELDS)
+
+
+def pool_fields() -> str:
+    """Columns of points on two pools of chips."""
+    return _field_table(POOL_FIELDS)
 
 
 def serving_fields() -> str:
@@ -263,6 +269,7 @@ def help_words(text: str) -> tuple[list[str], list[str]]:
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
-    "record-fields": record_fields, "kernel-fields": kernel_fields, "serving-fields": serving_fields,
+    "record-fields": record_fields, "kernel-fields": kernel_fields, "pool-fields": pool_fields,
+    "serving-fields": serving_fields,
     "profile-keys": profile_keys, "study-keys": study_keys, "workload-keys": workload_keys, "model-keys": model_keys,
     "units": unit_table, "shared-options": shared_options, "commands": commands}

@@ -21,8 +21,8 @@ class FigureContext:
     styles: dict[str, ChipStyle]
 
     def label(self, chip: str) -> str:
-        """The chip's short name."""
-        return self.styles[chip].label
+        """The chip's short name; its own for one that has no colour here."""
+        return self.styles[chip].label if chip in self.styles else chip
 
     def marked(self, chip: str) -> str:
         """The chip's short name behind a mark that says whether it is calibrated or assumed."""

@@ -1,0 +1,215 @@
+"""Points on two pools of chips: each timed by the engine for what it does, joined micro-batch by micro-batch.
+
+A pool is a machine of its own: it holds the weights and the cache of its parts, takes its fastest mapping for them, and
+reads its weights again for every micro-batch. How many there are is tried out by the closed form, all counts up to 16
+and four an octave from there, and the step of least time taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from simkit.foundation.errors import UserError
+from simkit.model.attention import parse_layout
+from simkit.model.kinds.base import AttentionLayout
+from simkit.step.build import StepTotals
+from simkit.step.crossings import crossings
+from simkit.step.machine import Machine
+from simkit.step.workload import PARTS
+from simkit.study.engines import CLOSED_FORM
+from simkit.study.evaluate import FIT, Evaluated, Points, on_machine
+from simkit.study.pool_fields import FAR, LINKED, NEAR, POOL_FIELDS
+from simkit.study.pool_words import Pools
+from simkit.study.record import FIELDS
+from simkit.timing.pools import Side, pipelined_step_s
+from simkit.timing.step_timing import LINK, Account, StepTiming
+
+TRIED: Final = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+PATIENCE: Final = 3  # counts without a shorter step after which no more are tried
+ENDS: Final = ("embedding", "lm_head", "sampling", "gather_logits")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split(Evaluated):
+    """Points on two pools. What a record says of one machine it says of attention's, which is ``own``; times, fits and
+    totals are those of both.
+    """
+
+    own: Evaluated
+    other: Evaluated
+
+    @property
+    def sides(self) -> tuple[Evaluated, ...]:
+        """Both pools, attention's first."""
+        return self.own, self.other
+
+    def with_sides(self, own: Evaluated, other: Evaluated) -> Split:
+        """The same points with other times of the pools."""
+        return joined(own, other, self.mha)
+
+    @cached_property
+    def totals(self) -> StepTotals:
+        """Bytes and flops of both pools."""
+        return StepTotals(**{one.name: getattr(self.own.totals, one.name) + getattr(self.other.totals, one.name)
+                             for one in fields(StepTotals)})
+
+    @property
+    def pools(self) -> Pools:
+        """The second pool as asked for."""
+        return pools_of(self.points)
+
+    @property
+    def micro_batches(self) -> Any:
+        """Groups of sequences that follow one another through both pools."""
+        return self.own.step.workload.microbatches
+
+    @cached_property
+    def resources(self) -> tuple[Side, ...]:
+        """Both pools, the link there and the link back."""
+        passed, rate = self.passed, self.pools.between.bandwidth_bytes_per_s
+        return (_side(self.own), _side(self.other), Side(layers_s=passed.bytes_there / rate),
+                Side(layers_s=passed.bytes_back / rate))
+
+    @cached_property
+    def passed(self) -> Any:
+        """What a micro-batch passes between the pools in a step."""
+        return crossings(self.own.step.workload, self.pools.kept)
+
+    def busy_s(self, which: int) -> Any:
+        """Seconds of a step in which a pool works, or the busier direction of the link."""
+        near, far, there, back = (one.busy_s(self.micro_batches) for one in self.resources)
+        return (near, far, np.maximum(there, back))[which]
+
+
+def pools_of(points: Points) -> Pools:
+    """The second pool of points that have one."""
+    pools = points.scenario.pools
+    if pools is None:
+        raise ValueError("points of one machine")
+    return pools
+
+
+def sides_of(points: Points) -> tuple[Points, Points]:
+    """The points as each pool sees them: attention's, and the other."""
+    pools = pools_of(points)
+    return replace(points, parts=pools.kept), replace(
+        points, parts=pools.given, hardware=pools.hardware, tp=None, pp=None)
+
+
+def _side(pool: Evaluated) -> Side:
+    """What one micro-batch takes of a pool; stages that are not full and the host are told apart."""
+    times, workload = pool.timing.operator_time_s, pool.step.workload
+    ends = sum(times.get(name, 0.0) for name in ENDS)
+    stages, layers = np.asarray(workload.machine.pp), workload.model.n_layers
+    return Side(layers_s=pool.timing.step_time_s - times["host"] - times["pipeline_wait"] - ends, ends_s=ends,
+                busiest_share=1.0 / stages if workload.static else np.ceil(layers / stages) / layers)
+
+
+def joined(own: Evaluated, other: Evaluated, mha: Evaluated | None) -> Split:
+    """Two timed pools as one step."""
+    fits = np.asarray(own.placement.fits) & np.asarray(other.placement.fits)
+    placement = replace(own.placement, fits=fits,
+                        max_batch=np.minimum(own.placement.max_batch, other.placement.max_batch))
+    whole = replace(own.points, parts=PARTS, micro_batches=None)
+    found = Split(points=whole, layout=own.layout, machine=own.machine, step=own.step, placement=placement,
+                  timing=own.timing, mha=mha, shape=own.shape, own=own, other=other)
+    passed, latency_s = found.passed, found.pools.between.latency_s
+    micro_batches, resources = found.micro_batches, found.resources
+    waited_s = passed.times * latency_s
+    # Both hosts prepare the step at the same time.
+    host_s = np.maximum(*(one.timing.operator_time_s["host"] for one in (own, other)))
+    step_s = host_s + pipelined_step_s(resources, waited_s, micro_batches, passed.rounds)
+    near, far, there, back = resources
+    attention_s = own.timing.attention_time_s * micro_batches * near.busiest_share
+
+    def account() -> Account:
+        """The step's time by what the pool that it waits for waits for itself."""
+        alone = [near.layers_s + near.ends_s, far.layers_s + far.ends_s, there.layers_s + back.layers_s + waited_s]
+        full = np.max(np.broadcast_arrays(*(found.busy_s(which) for which in range(3))), axis=0) * 2 > step_s
+        waits_for = np.argmax(np.broadcast_arrays(*(
+            np.where(full, found.busy_s(which), alone[which]) for which in range(3))), axis=0)
+        causes: dict[str, Any] = {LINK: np.where(waits_for == LINKED, step_s, 0.0)}
+        for which, pool in ((NEAR, own), (FAR, other)):
+            for cause, time_s in pool.timing.cause_time_s.items():
+                share = np.where(waits_for == which, step_s / pool.timing.step_time_s, 0.0)
+                causes[cause] = causes.get(cause, 0.0) + share * time_s
+        return Account(cause_time_s=causes, attention_cause_time_s=own.timing.attention_cause_time_s,
+                       operator_cause_s={}, level_bytes={})
+
+    return replace(found, timing=StepTiming(
+        step_time_s=step_s, attention_time_s=attention_s, operator_time_s={"both_pools": step_s}, account=account,
+        detail=", ".join(dict.fromkeys(one.timing.detail for one in (own, other) if one.timing.detail)),
+        tile_mapping=own.timing.tile_mapping))
+
+
+def _cut(machine: Machine, where: Any) -> Machine:
+    return replace(machine, **{one.name: getattr(machine, one.name)[where] for one in fields(machine)
+                               if one.name != "mapping" and np.ndim(getattr(machine, one.name))})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledPoints:
+    """Points of one dimension with the chips of both pools."""
+
+    points: Points
+    machines: tuple[Machine, Machine]
+
+    @classmethod
+    def of(cls, points: Points, layouts: Sequence[AttentionLayout], chips: Any) -> PooledPoints:
+        """On the chips that hold every one of ``layouts``, where they are not given. Raises :class:`UserError`."""
+        if points.scenario.speculation is not None:
+            raise UserError("--speculation beside --ffn: drafts on two pools are not modelled",
+                            hint="leave one of them out")
+        near, far = sides_of(points)
+        own = pools_of(points).chips or (chips if isinstance(chips, str) else FIT)
+        return cls(points=points, machines=(near.chips_for(layouts, chips), far.chips_for(layouts, own)))
+
+    def timed(self, layout: AttentionLayout, micro_batches: int, where: Any, *, search: bool = False) -> Split:
+        """Some of the points in so many micro-batches; ``search``: by the closed form."""
+        engine = CLOSED_FORM if search else self.points.engine
+        own, other = (on_machine(replace(side.take(where), micro_batches=micro_batches, engine=engine), layout,
+                                 _cut(machine, where), baseline=False)
+            for side, machine in zip(sides_of(self.points), self.machines, strict=True))
+        return joined(own, other, None)
+
+    def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
+        """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:
+        the fewest where several are alike.
+        """
+        pinned = pools_of(self.points).micro_batches
+        best, least = np.full(self.points.shape, pinned or 1), np.full(self.points.shape, np.inf)
+        idle = 0
+        for count in TRIED if pinned is None else (pinned,):
+            found = self.timed(layout, count, slice(None), search=True)
+            seconds = np.broadcast_to(np.where(found.fits, found.timing.step_time_s, np.inf), best.shape)
+            better = seconds < least * (1.0 - 1e-9)
+            best, least = np.where(better, count, best), np.where(better, seconds, least)
+            # More micro-batches read more weights and launch more, and the gain of overlap fades: a step that is no
+            # shorter over a few counts, rounding of sequences aside, is past its best.
+            idle = 0 if better.any() else idle + 1
+            if idle > PATIENCE or count >= np.max(self.points.batch) or np.isinf(least).all():
+                break
+        return least, best
+
+    def columns(self, layout: AttentionLayout, names: Collection[str], *, baseline: bool) -> dict[str, Any]:
+        """Columns under a layout, and of MHA on the same pools beside it."""
+        for name in names:
+            if name not in FIELDS and name not in POOL_FIELDS:
+                raise UserError(f"the column {name} is of one machine, and --ffn states a second pool of chips")
+        layouts = [layout, parse_layout("mha", self.points.model)] if baseline else [layout]
+        counts = np.stack([self.best(one)[1] for one in layouts])
+        found: dict[str, Any] = {}
+        for pair in np.unique(counts, axis=1).T:
+            where = np.flatnonzero((counts == pair[:, None]).all(axis=0))
+            own, *mha = (self.timed(one, int(count), where) for one, count in zip(layouts, pair, strict=True))
+            columns = replace(own, mha=mha[0] if mha else None).select(tuple(names))
+            for name, values in columns.items():
+                kind = object if values.dtype == object else float
+                found.setdefault(name, np.empty(self.points.shape, dtype=kind if values.dtype != bool else bool))
+                found[name][where] = values
+        return found
