@@ -46,7 +46,8 @@ def with_energy(per_hop: float | None, **more: float) -> HardwareProfile:
 def test_a_tokens_energy_is_that_of_its_phases(layout, batch):
     """All else at no energy: bytes times links of every phase, each at the energy of a hop."""
     def joules(per_hop: float | None) -> float:
-        return float(np.ravel(timed(with_energy(per_hop), even_model(), layout, batch=batch).energy_j_per_token)[0])
+        found = timed(with_energy(per_hop), even_model(), layout, batch=batch)
+        return float(np.ravel(found.select(("energy_j_per_token",))["energy_j_per_token"])[0])
 
     phases = timed(with_energy(1e-12), even_model(), layout, batch=batch).timing.hop_bytes()
     assert all(np.all(phases[name] > 0) for name in ("norm", "qkv_projection", "outputs summed", "mlp_down"))
