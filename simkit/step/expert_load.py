@@ -83,7 +83,8 @@ def parse_expert_load(text: str) -> ExpertLoad | None:
         if not 0 <= found.zipf_exponent <= MOST_EXPONENT:
             raise UserError(f"expert load '{text[:40]}': expected zipf:S with S from 0 to {MOST_EXPONENT:g}")
         return found
-    source = load_yaml(find_file(text.strip(), kind="workloads/expert_loads", what="expert load"))
+    source = load_yaml(find_file(text.strip(), kind="workloads/expert_loads",
+                                 what="expert load (uniform, zipf:S or a file)"))
     return ExpertLoad(weights=tuple(float(count) for count in check(ExpertLoadSchema, source.data, source).chosen))
 
 
