@@ -61,13 +61,13 @@ def best_split(points: Points, layout: str, chips: tuple[int, int]) -> dict[str,
     best = np.argmax(seconds <= seconds.min(axis=0) * (1 + 1e-9), axis=0)
     at = (best, np.arange(len(best)))
     on = np.array(ASSIGNMENTS)[best]
-    step_s = np.where(np.isfinite(seconds[at]), seconds[at], np.nan)
+    fits = np.isfinite(seconds[at])
+    step_s, count = (np.where(fits, values[at], np.nan) for values in (seconds, counts))
     alone = {f"{name}_alone_step_time_s": np.where(np.isfinite(row), row, np.nan) for name, row in (
         (("first", "second")[pool], seconds[ASSIGNMENTS.index(assignment)]) for assignment, pool in ALONE.items())}
     return {"n_kv_heads": parsed.n_kv_heads, "batch": points.batch, "kv_len": points.kv_len,
-            "fits": np.isfinite(seconds[at]), **{f"{part}_on": on[:, place] for place, part in enumerate(PARTS)},
-            "micro_batches": counts[at], "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s,
-            **alone}
+            "fits": fits, **{f"{part}_on": on[:, place] for place, part in enumerate(PARTS)},
+            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s, **alone}
 
 
 def split_records(first: HardwareProfile, second: HardwareProfile, chips: tuple[int, int], model: ModelArchitecture,
@@ -99,11 +99,11 @@ def where_attention_leaves(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     seen: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
         if record["fits"]:
-            key = tuple(record[name] for name in ("ffn_hardware", "model", "attention", "n_kv_heads", "batch"))
-            seen.setdefault(key, []).append(record)
-    for (second, _, layout, heads, batch), row in seen.items():
+            names = ("ffn_hardware", "between", "model", "attention", "n_kv_heads", "batch")
+            seen.setdefault(tuple(record[name] for name in names), []).append(record)
+    for (second, _, _, layout, heads, batch), row in seen.items():
         there = [one["kv_len"] for one in row if one["attention_on"] == second != one["hardware"]]
         gone = [one["kv_len"] for one in row if one["attention_on"] == one["hardware"] != second]
         if there and gone:
-            yield (f"{layout} ({heads} KV heads), batch {batch}: attention is best on {second} up to {max(there)} "
-                   f"tokens, on {row[0]['hardware']} from {min(gone)}")
+            yield (f"{layout} ({heads} KV head{'s' if heads > 1 else ''}), batch {batch}: attention is best on {second} "
+                   f"up to {max(there)} tokens, on {row[0]['hardware']} from {min(gone)}")
