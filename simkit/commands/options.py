@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean
+from simkit.foundation.units import parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
 
 if TYPE_CHECKING:
@@ -56,16 +57,39 @@ def names(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: 
                         help=help if default is None else f"{help}  [default: {default}]")
 
 
-def axis(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
-    """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``."""
+def axis(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
+    """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``; not given: none."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float]:
         from simkit.foundation.axis_syntax import parse_axis
 
         del ctx
-        return parse_axis(value, what=param.opts[-1])
+        return [] if value is None else parse_axis(value, what=param.opts[-1])
 
-    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help, show_default=True)
+    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help,
+                        show_default=default is not None)
+
+
+def quantity(*flags: str, dimension: str, help: str, default: str | None = None) -> Option[Any]:  # noqa: A002
+    """A number above 0 with its unit, such as ``30ms``; a bare one is in the SI unit."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        from simkit.foundation.units import units_of
+
+        del ctx
+        if value is None:
+            return None
+        base = next(unit for unit, factor in units_of(dimension).items() if factor == 1.0)
+        try:
+            number = parse_quantity(f"{value} {base}" if value[-1:].isdigit() else value, dimension)
+        except UserError as error:
+            raise UserError(f"{param.opts[-1]}: {error.message}", hint=error.hint) from None
+        if number <= 0:
+            raise UserError(f"{param.opts[-1]} {value}: expected more than 0")
+        return number
+
+    return click.option(*flags, default=default, metavar="QUANTITY", callback=read, help=help,
+                        show_default=default is not None)
 
 
 def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
