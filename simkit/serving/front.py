@@ -19,6 +19,7 @@ from simkit.serving.serve import serve
 
 POINTS: Final = 6  # played of a front
 LEAST_REQUESTS: Final = 200  # for quantiles
+FILLED: Final = 0.75  # of a replica's room, at most: a full one makes what comes unevenly wait for ever longer
 
 
 def front(question: Question, one: Planned) -> list[dict[str, Any]]:
@@ -49,11 +50,12 @@ def undominated(first: Any, second: Any) -> list[int]:
 
 
 def _steady_points(question: Question, one: Planned) -> list[tuple[float, float, Way, float, float]]:
-    """``(tokens/s/user, tokens/s/chip, way, rate, held)`` of every steady state whose first token is in time."""
+    """``(tokens/s/user, tokens/s/chip, way, rate, held)`` of steady states with room, whose first token is in time."""
     return [(1.0 / tpot, rate * question.lengths.output_tokens / way.chips, way, float(rate), float(held))
-            for way in one.ways for tpot, ttft, rate, held in zip(
-                way.state.tpot_s, way.state.ttft_s, way.state.requests_per_s, way.state.in_flight, strict=True)
-            if ttft <= question.policy.slo_ttft_s]
+            for way in one.ways for batch, tpot, ttft, rate, held in zip(
+                way.state.batch, way.state.tpot_s, way.state.ttft_s, way.state.requests_per_s, way.state.in_flight,
+                strict=True)
+            if ttft <= question.policy.slo_ttft_s and batch <= max(FILLED * way.state.batch[-1], 1.0)]
 
 
 def _chosen(points: list[tuple[float, float, Way, float, float]]) -> list[tuple[Way, float, float]]:

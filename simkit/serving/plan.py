@@ -251,8 +251,9 @@ def _splits(question: Question, chip: HardwareProfile, points: Points,
     for tp in question.tp or (None,):
         for pp in question.pp or (None,):
             if chip.sharding == "layer-pipelined":
-                known = ([(count, *split_chips(chip, heads, layers, count, tp, pp)) for count in question.chips]
-                         or [(tp * pp, float(tp), float(pp))] if tp and pp else candidates(chip, heads, layers))
+                counts = question.chips or ([tp * pp] if tp and pp else ())
+                known = [(count, *split_chips(chip, heads, layers, count, tp, pp)) for count in counts] or candidates(
+                    chip, heads, layers)
                 yield from ((count, ways, stages, points.scenario.mapping(chip) or "heads")
                             for count, ways, stages in known if tp in (None, ways) and pp in (None, stages))
                 continue

@@ -6,9 +6,8 @@ sequences of mean context,
 
 .. math:: T = S(D) + D c / n, \qquad TPOT = T / g, \qquad \lambda = D / (n T), \qquad TTFT \ge k\, S(D) + c
 
-``k`` iterations hold the chunks of a prompt. Nothing waits and nothing varies: a stream of the same mean rate does
-worse, so that these are bounds that leave out what cannot meet an objective; :mod:`simkit.serving.event_loop` plays
-what is left.
+``k`` iterations hold the chunks of a prompt, and one takes no more tokens than the policy's chunk. Nothing waits and nothing varies: a stream of the same mean rate does worse, so that these are bounds that leave out
+what cannot meet an objective; :mod:`simkit.serving.event_loop` plays what is left.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Steady:
 
     Parameters
     ----------
-    batch: sequences that decode at once, up to what the blocks or the policy hold.
+    batch: sequences that decode at once, up to what the blocks, the policy or its chunk of prompts allow.
     requests_per_s, in_flight: requests that it then serves, and that are in it, prompts included.
     ttft_s, tpot_s: the least that a request then takes.
     """
@@ -76,7 +75,11 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths) -> Steady:
     """The steady states of a replica. Raises :class:`UserError` without room for its weights and one block."""
     kinds, page, verified = replica.block_kinds, replica.page_tokens, replica.verified_tokens
     of_one = sum(count * math.ceil(min(lengths.context_tokens, most) / page) for count, most in kinds)
-    most = max(min(replica.total_blocks / of_one, policy.most_running), 1.0)
+    gain = min(replica.tokens_per_step, lengths.output_tokens)
+    iterations = lengths.output_tokens / gain
+    of_prompts = lengths.prompt_tokens / iterations  # tokens that arrive in an iteration, for each that decodes
+    most = max(min(replica.total_blocks / of_one, policy.most_running,
+                   max(policy.chunk_tokens / (verified + of_prompts), page / of_prompts)), 1.0)
     batch = np.unique(np.append(np.floor(np.geomspace(1.0, most, BATCHES)), most))
     runtime, rows = policy.runtime, np.minimum(lengths.prompt_tokens, np.maximum(
         policy.chunk_tokens - batch * verified, page))
@@ -87,8 +90,6 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths) -> Steady:
     more_s, _, _ = replica.rows_s(batch * verified + rows)
     attention_s, _ = replica.prefill_attention_s(rows, np.maximum(lengths.prompt_tokens / 2, rows))
     prompt_s = chunks * (more_s - base_s + attention_s) / runtime.prefill_fraction
-    gain = min(replica.tokens_per_step, lengths.output_tokens)
-    iterations = lengths.output_tokens / gain
     iteration_s = step_s + batch * prompt_s / iterations
     requests_per_s, ttft_s = batch / (iterations * iteration_s), np.ceil(chunks) * step_s + prompt_s
     return Steady(batch=batch, requests_per_s=requests_per_s, in_flight=batch + requests_per_s * ttft_s,
