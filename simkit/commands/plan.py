@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import product
 from time import monotonic
 from typing import Any, Final
 
@@ -22,13 +23,13 @@ _TABLE: Final = {
 }
 _FRONT: Final = {
     "hardware": 0, "kv_dtype": 3, "attention": 0, "tokens_per_s_per_user": 0, "tokens_per_s_per_chip": 0,
-    "cost_usd_per_mtok": 0, "energy_j_per_token": 2, "chips": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 0, "offered_requests_per_s": 2,
-    "ttft_p90_s": 1, "tpot_p90_s": 1,
+    "cost_usd_per_mtok": 0, "energy_j_per_token": 2, "chips": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4,
+    "mean_batch": 0, "offered_requests_per_s": 2, "ttft_p90_s": 1, "tpot_p90_s": 1,
 }
 _LIFTABLE: Final = ("kv_dtype", "offered_requests_per_s", "ep")
 # What the plan chooses or says itself in the command that plays a deployment.
 _CHOSEN: Final = ("hardware", "model", "attention", "kv_dtype", "chips", "tp", "pp", "ep", "attention_sharding",
-                  "concurrency", "requests", "form", "output", "force")
+                  "concurrency", "requests", "settings", "form", "output", "force")
 
 
 @click.command()
@@ -89,8 +90,11 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
         scenario={name: words[name] for name in ("weight_dtype", "speculation", "attention_sharding")},
         **{name: words[name] for name in ("attainment_fraction", "chips", "tp", "pp", "ep", "engine")})
     layouts = list(dict.fromkeys([*words["attention"], *([against] if against else [])]))
+    chips = profiles.every(words["hardware"])
+    asked = dict(zip((chip.name for chip in chips), product(words["hardware"], profiles.variants.values()),
+                     strict=True))
     line, began = ProgressLine("plans"), monotonic()
-    answers = answer(question, profiles.load(words["hardware"]), layouts, words["kv_dtype"], tell=lambda done, of: line(
+    answers = answer(question, chips, layouts, words["kv_dtype"], tell=lambda done, of: line(
         done=done, of=of, kept=0, elapsed_s=monotonic() - began))
     if words["front"] or to.figure is not None:
         points = [point for one in answers for point in front(question, one)]
@@ -112,7 +116,7 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
     for text in failing:
         warn(text)
     emit(met if to.is_table else records, to, from_fields(_TABLE, _LIFTABLE, met, PLAN_FIELDS),
-         footer="\n".join([*_unpriced(met), *(_shown_by(ctx, record) for record in met)]))
+         footer="\n".join([*_unpriced(met), *(_shown_by(ctx, record, *asked[record["hardware"]]) for record in met)]))
 
 
 def _unpriced(records: list[dict[str, Any]]) -> list[str]:
@@ -120,7 +124,7 @@ def _unpriced(records: list[dict[str, Any]]) -> list[str]:
     return [f"no rental price, planned by chips and power: {', '.join(names)}"] if names else []
 
 
-def _shown_by(ctx: click.Context, record: dict[str, Any]) -> str:
+def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: dict[str, str]) -> str:
     """The command that plays a deployment: what was given to the plan, and what the plan chose."""
     from simkit.commands.serve import serve
 
@@ -135,7 +139,8 @@ def _shown_by(ctx: click.Context, record: dict[str, Any]) -> str:
     split = [] if static else ["--tp", record["tp"], "--pp", record["pp"], "--attention-sharding", record["mapping"]]
     users = ["--concurrency", -(-record["users"] // record["replicas"])] if record["users"] else []
     count = [] if ctx.params["trace_file"] else ["--requests", record["requests"]]
-    chosen = ["-H", record["hardware"], "-M", record["model"], "-A", record["attention"],
+    changed = [word for key, text in settings.items() for word in ("--set", f"{key}={text}")]
+    chosen = ["-H", chip, *changed, "-M", record["model"], "-A", record["attention"],
               "--kv-dtype", record["kv_dtype"], "--chips", record["chips_per_replica"],
               *split, "--ep", record["ep"], "--replicas", record["replicas"],
               *users, *count]

@@ -80,7 +80,7 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         raise UserError("--chips fit-each: layouts that are compared share their chips here",
                         hint="use fit or a number")
     answers = ask(
-        profiles.load(hardware), load_model(model[0]), attention, kv_dtype, load=load,
+        profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
             "speculation", "ep", "attention_sharding")}}, chips=chips, tp=tp, pp=pp, replicas=_replicas(replicas),
         engine=engine, attainment_fraction=attainment_fraction, max_rate=find_max_rate,

@@ -6,8 +6,9 @@ sequences of mean context,
 
 .. math:: T = S(D) + D c / n, \qquad TPOT = T / g, \qquad \lambda = D / (n T), \qquad TTFT \ge k\, S(D) + c
 
-``k`` iterations hold the chunks of a prompt, and one takes no more tokens than the policy's chunk. Nothing waits and nothing varies: a stream of the same mean rate does worse, so that these are bounds that leave out
-what cannot meet an objective; :mod:`simkit.serving.event_loop` plays what is left.
+``k`` iterations hold the chunks of a prompt, and one takes no more tokens than the policy's chunk. Nothing waits and
+nothing varies: a stream of the same mean rate does worse, so that these are bounds that leave out what cannot meet an
+objective; :mod:`simkit.serving.event_loop` plays what is left.
 """
 
 from __future__ import annotations
