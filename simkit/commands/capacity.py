@@ -63,8 +63,8 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
         records += to_records(columns)
     if not records:
         raise_collected(faults)
-    for fault in faults:
-        warn(str(fault))
+    for told in faults:
+        warn(str(told))
     table = {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
         "chips": Column(dimension=COUNT, liftable=True), "kv_dtype": Column(optional=3, liftable=True),

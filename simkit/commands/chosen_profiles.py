@@ -49,8 +49,8 @@ class Profiles:
         """``--set`` by key. Raises :class:`UserError` where it has lists or ranges."""
         found = self.variants
         if len(found) > 1:
-            raise UserError("--set: one value of each key here",
-                            hint="simulate, attention, roofline, capacity, crossover, serve and plan take lists and ranges")
+            raise UserError("--set: one value of each key here", hint=(
+                "simulate, attention, roofline, capacity, crossover, serve and plan take lists and ranges"))
         return next(iter(found.values()))
 
     def every(self, names: Sequence[str]) -> list[HardwareProfile]:

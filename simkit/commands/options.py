@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from simkit.commands import chosen_profiles
 from simkit.commands.chosen_profiles import CHIPS_WORD
-from simkit.commands.chosen_profiles import Profiles as Profiles
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
@@ -19,6 +19,7 @@ from simkit.model.kinds.catalogue import LAYOUT_FORMS
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Option = Callable[[Decorated], Decorated]
 Command = Callable[..., Any]
+Profiles = chosen_profiles.Profiles
 
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"

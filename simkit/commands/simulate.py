@@ -57,18 +57,20 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @options.records
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
              q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: list[str | int], tp: int | None,
-             pp: int | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool, profiles: Profiles,
-             to: Destination, **scenario: Any) -> None:
+             pp: int | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool,
+             profiles: Profiles, to: Destination, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
-    Lists are comma lists or ranges (1k..128k*2, 0..10+1); rows come in the order chips, hardware, model, KV dtype,
-    attention, batch, context; --set takes them too. Points that do not fit stay in the output without times, and a warning says what would do.
+    Lists are comma lists or ranges (1k..128k*2, 0..10+1), of --chips and --set too; rows come in the order chips,
+    hardware, model, KV dtype, attention, batch, context. Points that do not fit stay in the output without times, and
+    a warning says what would do.
 
     \b
     simkit simulate -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --batch 1,32 --kv-len 4k,32k --chips 8 --tp 8
     simkit simulate -H h100-sxm,cerebras-wse3 -A mha,gqa-8 --batch 32 --causes
     simkit simulate -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8 --kv-len 4k --own-batch
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
+    simkit simulate -H h100-sxm -A mha,gqa-8 --batch 32 --chips 8,16 --set memory.hbm.bandwidth=1TB/s..40TB/s*2
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.model.catalog import load_model

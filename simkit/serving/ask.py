@@ -78,8 +78,8 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
     load, policy, page_tokens: what comes, and how it is served.
     scenario: other words of :func:`simkit.study.scenario.parse_scenario`.
     chips, tp, pp, replicas, engine: the machine and who times it; no ``replicas``: the fewest that meet the objective.
-    max_rate: find the largest rate that meets the objective, instead of serving ``load``'s.
-    attainment_fraction: requests that must meet it.
+    attainment_fraction: requests that must meet the objective.
+    max_rate: find the largest rate that does, instead of serving ``load``'s.
     keep_events: iterations and requests kept for a timeline.
     requests: how many requests a search serves at each rate, at least.
     """

@@ -96,15 +96,16 @@ class Way:
 
     Parameters
     ----------
-    replica, state: what it is, and its steady states.
-    need: replicas that the closed form asks for, not rounded; infinite where one request alone misses the objective.
+    replica, policy, state: what it is, how it is run, and its steady states.
+    load_ratio: the load over the most that one replica holds within the objective: the replicas that the closed form
+        asks for, not rounded; infinite where one request alone misses it.
     attainment_fraction: share of the load that must be served well, whatever becomes of the rest.
     """
 
     replica: Replica
     policy: Policy
     state: Steady
-    need: float
+    load_ratio: float
     attainment_fraction: float
 
     @property
@@ -115,7 +116,7 @@ class Way:
     @property
     def least(self) -> int:
         """Fewer replicas cannot meet the objective."""
-        return max(math.ceil(self.need * self.attainment_fraction), 1)
+        return max(math.ceil(self.load_ratio * self.attainment_fraction), 1)
 
     @property
     def worst(self) -> tuple[float, str]:
@@ -190,7 +191,7 @@ def _planned(question: Question, chip: HardwareProfile, attention: str, kv_dtype
             fault = error
     if not ways:
         return replace(own, fails=str(fault or f"no replica of {', '.join(map(str, question.chips))} chips"))
-    if not any(math.isfinite(way.need) for way in ways):
+    if not any(math.isfinite(way.load_ratio) for way in ways):
         best = min(ways, key=lambda way: way.worst)
         ratio, name = best.worst
         machine = best.replica.machine
@@ -206,15 +207,15 @@ def _weighed(question: Question, replica: Replica) -> Way:
     load, offered = ((state.in_flight, float(policy.clients)) if policy.clients else
                      (state.requests_per_s, question.requests_per_s))
     most = state.most(load, policy)
-    return Way(replica=replica, policy=policy, state=state, need=offered / most if most else math.inf,
+    return Way(replica=replica, policy=policy, state=state, load_ratio=offered / most if most else math.inf,
                attainment_fraction=question.attainment_fraction)
 
 
 def cheapest(question: Question, asked: Planned) -> Planned:
     """The way of fewest chips on which the request loop meets the objective; of equal ones the first by its bound."""
-    hopeful = [way for way in asked.ways if math.isfinite(way.need)]
-    first = min(hopeful, key=lambda way: (math.ceil(way.need) * way.chips, way.need * way.chips))
-    by_bound = sorted(hopeful, key=lambda way: (way.least * way.chips, way.need * way.chips))
+    hopeful = [way for way in asked.ways if math.isfinite(way.load_ratio)]
+    first = min(hopeful, key=lambda way: (math.ceil(way.load_ratio) * way.chips, way.load_ratio * way.chips))
+    by_bound = sorted(hopeful, key=lambda way: (way.least * way.chips, way.load_ratio * way.chips))
     best, missed = asked, asked
     for way in [first, *(way for way in by_bound if way is not first)]:
         if best.chips is not None and way.least * way.chips >= best.chips:

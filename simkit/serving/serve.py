@@ -74,8 +74,8 @@ class Served:
     histograms: [4, bins] of TTFT, TPOT, latency and queueing.
     bucket_s, series: of the first replica: bucket width; [buckets, 3] seconds, block- and sequence-seconds.
     events, spans: of the first replica, the first iterations and requests.
-    lost: more requests missed the objective than were allowed to, and the rest was not played.
     first_refused: place in its replica's stream of the first request that can never fit, and its tokens; None.
+    lost: more requests missed the objective than were allowed to, and the rest was not played.
     """
 
     record: dict[str, Any]
