@@ -13,7 +13,7 @@ import click
 from simkit.commands import chosen_profiles
 from simkit.commands.chosen_profiles import CHIPS_WORD
 from simkit.foundation.errors import UserError, did_you_mean
-from simkit.foundation.units import parse_quantity
+from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -89,6 +89,22 @@ def quantity(*flags: str, dimension: str, help: str, default: str | None = None)
 
     return click.option(*flags, default=default, metavar="QUANTITY", callback=read, help=help,
                         show_default=default is not None)
+
+
+def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
+    """A number above 0 that may end in M, B or T: millions, billions, trillions."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        del ctx
+        if value is None:
+            return None
+        factor = {"M": 1e6, "B": 1e9, "T": 1e12}.get(value[-1:])
+        number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
+        if number <= 0:
+            raise UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+        return number
+
+    return click.option(*flags, default=None, metavar="COUNT", callback=read, help=help)
 
 
 def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:

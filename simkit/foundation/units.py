@@ -33,7 +33,6 @@ J_PER_BYTE: Final = "joules/byte"
 J_PER_FLOP: Final = "joules/flop"
 USD: Final = "US dollars"
 USD_PER_HOUR: Final = "US dollars/hour"
-TOKENS: Final = "tokens"
 COUNT: Final = "a plain number"
 
 
@@ -56,14 +55,12 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
     J_PER_FLOP: _with_prefixes("J/FLOP", {"": 1.0}, SMALL_PREFIXES),
     USD: {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6},
     USD_PER_HOUR: {"USD/h": 1.0, "USD/year": 1.0 / 8760.0},
-    TOKENS: {"": 1.0, "M": 1e6, "B": 1e9, "T": 1e12},
     COUNT: {"": 1.0},
 }
 _EXAMPLES: Final = {
     BYTES: "80 GB or 50 MiB", BYTES_PER_S: "3.35 TB/s", FLOP_PER_S: "989.4 TFLOP/s", OPS_PER_S: "4.2 Top/s",
     SECONDS: "350 ns", HERTZ: "1.98 GHz", WATTS: "700 W", J_PER_BYTE: "30 pJ/bit", J_PER_FLOP: "0.5 pJ/FLOP",
-    USD: "30000 USD", USD_PER_HOUR: "2.5 USD/h", TOKENS: "15T",
-    COUNT: "132",
+    USD: "30000 USD", USD_PER_HOUR: "2.5 USD/h", COUNT: "132",
 }
 # Digits only where a digit may stand: no inf, nan, underscores or signs inside, and no unbounded backtracking.
 _QUANTITY: Final = re.compile(
@@ -173,8 +170,7 @@ def _unit_hint(unit: str, dimension: str) -> str | None:
 
 _HUMAN: Final = {
     BYTES: "B", BYTES_PER_S: "B/s", FLOP_PER_S: "FLOP/s", OPS_PER_S: "op/s", HERTZ: "Hz", SECONDS: "s",
-    WATTS: "W", J_PER_BYTE: "J/B", J_PER_FLOP: "J/FLOP", USD: "USD", USD_PER_HOUR: "USD/h", TOKENS: "",
-    COUNT: "",
+    WATTS: "W", J_PER_BYTE: "J/B", J_PER_FLOP: "J/FLOP", USD: "USD", USD_PER_HOUR: "USD/h", COUNT: "",
 }
 
 

@@ -37,7 +37,6 @@ FACTORS = {
     "joules/flop": prefixed("J/FLOP", SMALL),
     "US dollars": {"USD": Fraction(1), "kUSD": Fraction(10**3), "MUSD": Fraction(10**6)},
     "US dollars/hour": {"USD/h": Fraction(1), "USD/year": Fraction(1, 365 * 24)},
-    "tokens": {"": Fraction(1), "M": Fraction(10**6), "B": Fraction(10**9), "T": Fraction(10**12)},
     "a plain number": {"": Fraction(1)},
 }
 TABLE = [(dimension, unit, factor) for dimension, known in FACTORS.items() for unit, factor in known.items()]
