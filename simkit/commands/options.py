@@ -99,9 +99,13 @@ def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
         if value is None:
             return None
         factor = {"M": 1e6, "B": 1e9, "T": 1e12}.get(value[-1:])
-        number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
+        wrong = UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+        try:
+            number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
+        except UserError:
+            raise wrong from None
         if number <= 0:
-            raise UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+            raise wrong
         return number
 
     return click.option(*flags, default=None, metavar="COUNT", callback=read, help=help)
