@@ -44,7 +44,7 @@ def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], hea
     from simkit.study.single_kernel import KERNEL_FIELDS, kernel_grid
 
     columns = kernel_grid(
-        profiles.load(hardware), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,
+        profiles.every(hardware), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,
         head_dim=head_dim, batch=batch, kv_len=kv_len, q_len=q_len, engine=engine, cache=cache)
     records = to_records(columns)
     unfit = [record for record in records if not record["fits"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -20,12 +21,12 @@ MOST_POINTS: Final = 100_000
 @options.axis("--kv-len", default="4k", help="Context at which the largest batch is asked for.")
 @options.kv_dtypes
 @options.weight_dtype
-@options.chips
+@options.chips_list
 @options.scenario
 @options.profiles
 @options.records
 def capacity(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
-             kv_dtype: list[str], weight_dtype: str, chips: str | int, tp: int | None, pp: int | None,
+             kv_dtype: list[str], weight_dtype: str, chips: list[str | int], tp: int | None, pp: int | None,
              profiles: Profiles, to: Destination, **scenario: Any) -> None:
     """The largest batch at each context and the longest context at each batch, layout by layout.
 
@@ -37,21 +38,33 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
     """
     from simkit.commands.console import Column, warn
     from simkit.commands.emit import emit
+    from simkit.foundation.errors import UserError, raise_collected
     from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import load_model
     from simkit.study.capacity import capacity_grid
     from simkit.study.grid import Grid
     from simkit.study.record import to_records
 
-    refuse_fit_each(chips)
-    grid = Grid(hardware=profiles.load(hardware), model=[load_model(name) for name in model],
-                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, chips=chips, tp=tp, pp=pp,
+    for one in chips:
+        refuse_fit_each(one)
+    grid = Grid(hardware=profiles.every(hardware), model=[load_model(name) for name in model],
+                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, chips=chips[0], tp=tp, pp=pp,
                 scenario={"weight_dtype": weight_dtype, **scenario})
-    grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
-    columns, faults = capacity_grid(grid)
-    for fault in faults:
-        warn(str(fault))
-    records = to_records(columns)
+    grid.check_size(MOST_POINTS // len(chips), hint="shorten the lists, or split them over several runs")
+    records: list[dict[str, Any]] = []
+    faults: list[UserError] = []
+    for one in chips:
+        try:
+            columns, some = capacity_grid(replace(grid, chips=one))
+        except UserError as fault:
+            faults.append(fault)
+            continue
+        faults += some
+        records += to_records(columns)
+    if not records:
+        raise_collected(faults)
+    for told in faults:
+        warn(str(told))
     table = {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
         "chips": Column(dimension=COUNT, liftable=True), "kv_dtype": Column(optional=3, liftable=True),

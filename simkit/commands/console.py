@@ -65,6 +65,8 @@ class ProgressLine:
             shown = f"{rate_per_s:,.0f}" if rate_per_s >= 10 else f"{rate_per_s:.2g}"
             parts.append(f"{shown} {self._unit}/s")
             parts.append(f"{_clock(elapsed_s)} taken" if finished else f"{_clock((of - done) / rate_per_s)} left")
+        elif elapsed_s >= 1:
+            parts.append(f"{_clock(elapsed_s)} taken")
         line = ", ".join(parts)
         if self._live:
             click.echo("\r" + line.ljust(self._width), err=True, nl=finished)

@@ -56,22 +56,24 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
     from simkit.model.catalog import load_model
     from simkit.study.crossover import crossover as solve
 
-    axes = (hardware, model, kv_dtype, attention, batch, kv_len, q_len)
+    variants = profiles.variants
+    axes = (hardware, list(variants), model, kv_dtype, attention, batch, kv_len, q_len)
     questions = 1
     for axis in axes:
         questions *= len(axis)
     if questions > MOST_QUESTIONS:
         raise UserError(f"{questions:,} questions are more than the {MOST_QUESTIONS:,} of one call",
                         hint="shorten the lists")
-    loaded = dict(zip(hardware, profiles.load(hardware), strict=True))
+    main_of = dict(zip(product(hardware, variants), profiles.every(hardware), strict=True))
     models = {name: load_model(name) for name in model}
     records: list[dict[str, Any]] = []
-    for chip, named, dtype, layout, sequences, tokens, queries in product(*axes):
-        records += solve(
+    for chip, suffix, named, dtype, layout, sequences, tokens, queries in product(*axes):
+        own = main_of[chip, suffix]
+        records += [{**record, "hardware": own.name} for record in solve(
             chip, models[named], attention=layout, against=against, below=below, of=of, start=start, stop=stop,
-            vary=vary or f"memory.{loaded[chip].main_memory.name}.bandwidth", batch=sequences, kv_len=tokens,
-            q_len=queries, chips=chips, tp=tp, pp=pp, engine=engine, overrides=profiles.overrides,
-            profiles=profiles.folder, kv_dtype=dtype, weight_dtype=weight_dtype, **scenario)
+            vary=vary or f"memory.{own.main_memory.name}.bandwidth", batch=sequences, kv_len=tokens,
+            q_len=queries, chips=chips, tp=tp, pp=pp, engine=engine, overrides=variants[suffix],
+            profiles=profiles.folder, kv_dtype=dtype, weight_dtype=weight_dtype, **scenario)]
     emit(records, to, _columns(records), footer=_sentences(records))
 
 

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "capacity": "The largest batch and the longest context that fit.",
     "stack": "Cache reducers one after another: bytes, time, and the headroom left.",
     "serve": "Play requests through a model: throughput, latencies, goodput, largest rate.",
+    "plan": "The fewest chips that serve a load within an objective, chip by chip.",
     "trace": "Write one decode step as a timeline for Perfetto.",
     "claims": "What people say about MQA and GQA, put to the engines.",
     "profile": "List, show, check, compare and write hardware profiles.",

@@ -184,7 +184,7 @@ def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output:
               help="Share of the chip's bf16 peak that training achieves (MFU).")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True,
               help="Share of pre-training that is repeated (Ainslie et al. 2023).")
-@click.option("--tokens", type=float, default=None, help="Pre-training tokens.  [default: the model file's]")
+@options.counted("--tokens", help="Pre-training tokens, such as 15T.  [default: the model file's]")
 @options.profiles
 @options.records
 def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fraction: float, tokens: float | None,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean
+from simkit.commands import chosen_profiles
+from simkit.commands.chosen_profiles import CHIPS_WORD
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
-
-if TYPE_CHECKING:
-    from simkit.hardware.catalog import Chips
-    from simkit.hardware.profile import HardwareProfile
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Option = Callable[[Decorated], Decorated]
 Command = Callable[..., Any]
+Profiles = chosen_profiles.Profiles
 
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"
@@ -56,16 +56,59 @@ def names(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: 
                         help=help if default is None else f"{help}  [default: {default}]")
 
 
-def axis(*flags: str, default: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
-    """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``."""
+def axis(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
+    """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``; not given: none."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float]:
         from simkit.foundation.axis_syntax import parse_axis
 
         del ctx
-        return parse_axis(value, what=param.opts[-1])
+        return [] if value is None else parse_axis(value, what=param.opts[-1])
 
-    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help, show_default=True)
+    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help,
+                        show_default=default is not None)
+
+
+def quantity(*flags: str, dimension: str, help: str, default: str | None = None) -> Option[Any]:  # noqa: A002
+    """A number above 0 with its unit, such as ``30ms``; a bare one is in the SI unit."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        from simkit.foundation.units import units_of
+
+        del ctx
+        if value is None:
+            return None
+        base = next(unit for unit, factor in units_of(dimension).items() if factor == 1.0)
+        try:
+            number = parse_quantity(f"{value} {base}" if value[-1:].isdigit() else value, dimension)
+        except UserError as error:
+            raise UserError(f"{param.opts[-1]}: {error.message}", hint=error.hint) from None
+        if number <= 0:
+            raise UserError(f"{param.opts[-1]} {value}: expected more than 0")
+        return number
+
+    return click.option(*flags, default=default, metavar="QUANTITY", callback=read, help=help,
+                        show_default=default is not None)
+
+
+def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
+    """A number above 0 that may end in M, B or T: millions, billions, trillions."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        del ctx
+        if value is None:
+            return None
+        factor = {"M": 1e6, "B": 1e9, "T": 1e12}.get(value[-1:])
+        wrong = UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+        try:
+            number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
+        except UserError:
+            raise wrong from None
+        if number <= 0:
+            raise wrong
+        return number
+
+    return click.option(*flags, default=None, metavar="COUNT", callback=read, help=help)
 
 
 def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
@@ -115,7 +158,8 @@ def profiles(function: Command) -> Command:
 
     return _options(assume, profiles_folder, click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE",
-        help="Override a profile value, such as memory.hbm.bandwidth=8TB/s; repeatable."))(with_profiles)
+        help="Override a profile value, such as memory.hbm.bandwidth=8TB/s, or 1TB/s..8TB/s*2 where lists are read; "
+             "repeatable."))(with_profiles)
 
 
 force: Final = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
@@ -196,15 +240,16 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
 )
 
 
-_CHIPS_WORD: Final = "simkit.chips"
+def chips(function: Command, *, several: bool = False) -> Command:
+    """``--chips``, ``--fewest`` and ``--budget-chips`` as one ``chips``; ``--tp`` and ``--pp``.
 
-
-def chips(function: Command) -> Command:
-    """``--chips``, ``--fewest`` and ``--budget-chips`` as one ``chips``; ``--tp`` and ``--pp``."""
+    ``several``: the command takes a list of them.
+    """
 
     @wraps(function)
     def with_chips(*args: Any, chips: str, **kwargs: Any) -> Any:
-        return function(*args, chips=_parse_chips(chips), **kwargs)
+        found = [_parse_chips(one.strip()) for one in (_ranged_chips(chips) if several else [chips])]
+        return function(*args, chips=found if several else found[0], **kwargs)
 
     return _options(
         click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
@@ -218,6 +263,17 @@ def chips(function: Command) -> Command:
                           "overflow tier if possible; fit-each: for each point alone."))(with_chips)
 
 
+chips_list: Final = partial(chips, several=True)
+
+
+def _ranged_chips(text: str) -> list[str]:
+    """The words and numbers of a list, ranges among them."""
+    from simkit.foundation.axis_syntax import parse_axis
+
+    return [str(one) for part in text.split(",") for one in (
+        parse_axis(part, what="--chips") if ".." in part else [part])]
+
+
 def refuse_fit_each(chips: str | int, why: str = "layouts that are compared share their chips here") -> None:
     """Refuse ``--chips fit-each`` where all that is compared runs on the same chips."""
     if chips == "fit-each":
@@ -227,9 +283,9 @@ def refuse_fit_each(chips: str | int, why: str = "layouts that are compared shar
 def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
     """Another way to name the machine: read by :func:`_parse_chips`."""
     if value:
-        if _CHIPS_WORD in ctx.meta:
+        if CHIPS_WORD in ctx.meta:
             raise UserError("--fewest beside --budget-chips: give one of them")
-        ctx.meta[_CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
+        ctx.meta[CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 
 kv_dtypes: Final = names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
@@ -307,7 +363,7 @@ def destination(form: str | None, output: str | None, *, force: bool, figures: b
 def _parse_chips(text: str) -> str | int:
     """``--chips``: a whole number of at least 1, ``fit``, ``fit-each``, or what --fewest or --budget-chips ask for."""
     context = click.get_current_context(silent=True)
-    word: str | None = None if context is None else context.meta.get(_CHIPS_WORD)
+    word: str | None = None if context is None else context.meta.get(CHIPS_WORD)
     if word is not None:
         if text != "fit":
             raise UserError(f"--chips {text[:20]} beside --fewest or --budget-chips: give one of them")
@@ -317,57 +373,6 @@ def _parse_chips(text: str) -> str | int:
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:
         return int(text)
     raise UserError(f"--chips '{text[:20]}': expected a whole number of at least 1, fit or fit-each")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profiles:
-    """Where profiles come from: ``--set`` and ``--profiles``."""
-
-    settings: tuple[str, ...]
-    folder: str | None
-
-    @property
-    def overrides(self) -> dict[str, str]:
-        """``--set`` by key."""
-        from simkit.hardware.catalog import parse_overrides
-
-        return parse_overrides(self.settings)
-
-    def load(self, names: Sequence[str]) -> list[HardwareProfile]:
-        """The profiles of ``-H`` with ``--set`` applied to each; a fault of ``--set`` says in which of several."""
-        load = self.loader(is_named=len(names) > 1)
-        return [load(name) for name in names]
-
-    def loader(self, *, is_named: bool = True) -> Chips:
-        """What loads each profile once, with ``--set`` applied; ``is_named``: a fault of ``--set`` says in which."""
-        from simkit.hardware.catalog import load_hardware
-
-        overrides = self.overrides
-
-        @cache
-        def load(name: str) -> HardwareProfile:
-            try:
-                return _within_budget(load_hardware(name, overrides=overrides, profiles=self.folder))
-            except UserError as error:
-                of_set = (error.where is not None and error.where.file == "--set"
-                          and not isinstance(error, UserErrorGroup))
-                if not (is_named and of_set):
-                    raise
-                raise UserError(f"{error.message} (in {name})", where=error.where, hint=error.hint) from None
-
-        return load
-
-
-def _within_budget(hardware: HardwareProfile) -> HardwareProfile:
-    """The chip; with a warning where ``--budget-chips`` asks for more of them than its systems have."""
-    context = click.get_current_context(silent=True)
-    word = "" if context is None else str(context.meta.get(_CHIPS_WORD, ""))
-    budget = word.removeprefix("up-to-")
-    if budget != word and int(budget) > hardware.max_chips:
-        from simkit.commands.console import warn
-
-        warn(f"--budget-chips {budget}: {hardware.name} systems end at {hardware.max_chips} chips: so does the budget")
-    return hardware
 
 
 def one_value(text: str, option: str) -> int:

@@ -31,17 +31,18 @@ def pools(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def loaded_pools(profiles: Profiles, hardware: Sequence[str], ffn: str | None,
-                 chips: str | int) -> tuple[list[str], Any, str | int]:
+                 chips: Sequence[str | int]) -> tuple[list[str], Any, list[str | int]]:
     """Names of ``-H``, what ``--ffn`` states, and the chips of ``-H``, which ``NAME:N`` gives beside ``--ffn``."""
     from simkit.study.pool_words import split_count
 
     if ffn is None:
-        return list(hardware), None, chips
+        return list(hardware), None, list(chips)
     named = [split_count(name) for name in hardware]
     counts = {count for _, count in named}
     if len(counts) > 1:
         raise UserError("-H: pools of different sizes: give one number of chips for all, or a call for each")
-    if counts != {None} and chips != "fit":
-        raise UserError(f"-H {hardware[0]} beside --chips {chips}: give one of them")
+    if counts != {None} and list(chips) != ["fit"]:
+        raise UserError(f"-H {hardware[0]} beside --chips {chips[0]}: give one of them")
     name, count = split_count(ffn)
-    return [one for one, _ in named], (profiles.load([name])[0], count), counts.pop() or chips
+    own = [number for number in counts if number is not None] or list(chips)
+    return [one for one, _ in named], (profiles.load([name])[0], count), own

@@ -43,7 +43,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.study.engines import DEFAULT
     from simkit.study.study_file import FigureRequest
 
-    chips = tuple(profiles.load(hardware))
+    chips = tuple(profiles.every(hardware))
     tokens, sequences = options.one_value(kv_len, "--kv-len"), options.one_value(batch, "--batch")
     rows, assumed = [], {chip.name: chip.assumption or None for chip in chips}
     for name in model:

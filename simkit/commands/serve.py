@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from simkit.commands import options
+from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
-    from simkit.serving.ask import Answer, Load
+    from simkit.serving.ask import Answer
 
-DEFAULT_LENGTHS: Final = "azure-conv-2023"
 KEPT_FOR_TIMELINE: Final = 20_000
 _TABLE: Final = {
     "hardware": 0, "chips": 3, "replicas": 6, "kv_dtype": 2, "attention": 0, "offered_requests_per_s": 0,
@@ -25,65 +24,6 @@ _TABLE: Final = {
 _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "offered_requests_per_s", "refused")
 
 
-def _scheduler_options(function: Any) -> Any:
-    """How a replica admits, cuts and preempts."""
-    for option in (
-        click.option("--swap-space", default="4GiB", show_default=True, metavar="SIZE",
-                     help="Host memory for swapped caches, a chip."),
-        click.option("--swap-bandwidth", default="50GB/s", show_default=True, metavar="RATE",
-                     help="Way of a chip to its host; about what PCIe 5 x16 carries."),
-        click.option("--policy", default="recompute", show_default=True, metavar="NAME",
-                     help="Preempted caches: recompute or swap."),
-        click.option("--runtime", default="ideal", show_default=True, metavar="NAME",
-                     help="Host work added to each step: ideal, vllm, trtllm, sglang, or a YAML file."),
-        click.option("--page", type=click.IntRange(min=1, max=65536), default=16, show_default=True,
-                     help="Tokens of a KV block."),
-        click.option("--max-seqs", type=click.IntRange(min=1, max=65536), default=1024, show_default=True,
-                     help="Most sequences of an iteration."),
-        click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
-                     help="Most tokens of an iteration; longer prompts are cut."),
-        click.option("--speculation", default="none", show_default=True, metavar="TEXT",
-                     help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
-                          "medusa=4,acceptance=0.6; acceptance may be a file."),
-        click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
-                     help="Chips that hold different experts."),
-        click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
-                     help="How often rows choose each expert: uniform, zipf:S, or a file of counts."),
-        click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
-                     help="heads, batch, context, or auto: as the profile says."),
-    ):
-        function = option(function)
-    return function
-
-
-def _load_options(function: Any) -> Any:
-    """What comes, and what is asked of it."""
-    for option in (
-        click.option("--find-max-rate", is_flag=True, help="Search the largest rate that meets the objective."),
-        click.option("--slo-attainment", "attainment_fraction", type=click.FloatRange(0, 1, min_open=True),
-                     default=0.9, show_default=True, help="Share of requests that must meet it."),
-        click.option("--slo-tpot", type=click.FloatRange(0, min_open=True), default=None, metavar="S",
-                     help="Objective: time per token after the first."),
-        click.option("--slo-ttft", type=click.FloatRange(0, min_open=True), default=None, metavar="S",
-                     help="Objective: time to the first token."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random stream."),
-        click.option("--requests", type=click.IntRange(min=1), default=None,
-                     help="How many requests.  [default: 2000, or the whole trace]"),
-        click.option("--concurrency", type=click.IntRange(min=1, max=65536), default=None,
-                     help="Closed loop with N clients, instead of --rate."),
-        click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
-                     help="Speed up arrivals by this factor."),
-        click.option("--lengths", default=DEFAULT_LENGTHS, show_default=True, metavar="LAW",
-                     help="A shipped law, or PROMPT/OUTPUT, such as lognormal:1000:0.8/512."),
-        click.option("--arrivals", default="poisson", show_default=True, metavar="LAW", help="poisson or gamma:CV."),
-        click.option("--rate", default=None, metavar="LIST", help="Requests a second; several draw goodput."),
-        click.option("--trace", "trace_file", default=None, metavar="FILE",
-                     help="Requests from CSV (simkit, Azure, vidur) or Mooncake JSONL, plain or .gz."),
-    ):
-        function = option(function)
-    return function
-
-
 @click.command()
 @options.hardware()
 @options.model()
@@ -91,10 +31,15 @@ def _load_options(function: Any) -> Any:
 @options.names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
 @options.weight_dtype
 @options.chips
-@click.option("--replicas", type=click.IntRange(min=1, max=10_000), default=1, show_default=True,
-              help="Copies that share the requests.")
-@_load_options
-@_scheduler_options
+@click.option("--replicas", default="1", show_default=True, metavar="N|fit",
+              help="Copies that share the requests; fit: the fewest that meet the objective.")
+@click.option("--find-max-rate", is_flag=True, help="Search the largest rate that meets the objective.")
+@click.option("--concurrency", type=click.IntRange(min=1, max=65536), default=None,
+              help="Closed loop with N clients of each copy (of all, with --replicas fit), instead of --rate.")
+@click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Chips that hold different experts.")
+@serving_options.load_options
+@serving_options.scheduler_options
 @options.engine
 @options.profiles
 @options.form
@@ -102,7 +47,7 @@ def _load_options(function: Any) -> Any:
 @click.option("--trace-out", default=None, metavar="FILE", help="A timeline for Perfetto, of the first result.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dtype: list[str], weight_dtype: str,
-          chips: str | int, tp: int | None, pp: int | None, replicas: int, engine: str, profiles: Profiles,
+          chips: str | int, tp: int | None, pp: int | None, replicas: str, engine: str, profiles: Profiles,
           form: str | None, output: str | None, trace_out: str | None, force: bool, page: int, find_max_rate: bool,
           attainment_fraction: float, requests: int | None, **words: Any) -> None:
     """Play requests through a model on its chips: continuous batching over a paged KV cache.
@@ -113,7 +58,8 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
 
     \b
     simkit serve -H h100-sxm -M llama-3.1-70b -A mha,gqa-8 --chips 8 --rate 1..16*2 --slo-ttft 2 --slo-tpot 0.05
-    simkit serve -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8,mqa --slo-tpot 0.05 --slo-ttft 2 --find-max-rate
+    simkit serve -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8,mqa --slo-tpot 50ms --slo-ttft 2s --find-max-rate
+    simkit serve -H h100-sxm -M llama-3.1-70b -A gqa-8 --chips 8 --rate 50 --replicas fit --slo-ttft 1s --slo-tpot 30ms
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.foundation.output import check_target
@@ -123,11 +69,9 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     if trace_out:
         check_target(trace_out, force=force)
     folder = _folder(output, force=force)
-    load = _load(requests=requests, searched=find_max_rate, **{name: words[name] for name in
-                                       ("trace_file", "rate", "arrivals", "lengths", "scale", "concurrency", "seed")})
-    policy = _policy(words)
-    if find_max_rate and words["slo_ttft"] is None and words["slo_tpot"] is None:
-        raise UserError("--find-max-rate needs an objective", hint="give --slo-ttft, --slo-tpot or both")
+    load = serving_options.load_of(
+        words, requests=requests, without_rate=None if find_max_rate else ", --concurrency N or --find-max-rate")
+    policy = serving_options.policy_of(words)
     from simkit.model.catalog import load_model
     from simkit.serving.ask import ask
     from simkit.serving.record import SERVING_FIELDS, serving_record
@@ -136,10 +80,10 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         raise UserError("--chips fit-each: layouts that are compared share their chips here",
                         hint="use fit or a number")
     answers = ask(
-        profiles.load(hardware), load_model(model[0]), attention, kv_dtype, load=load,
+        profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
-            "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp, replicas=replicas,
-        engine=engine, attainment_fraction=attainment_fraction if find_max_rate else None,
+            "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
+        replicas=_replicas(replicas), engine=engine, attainment_fraction=attainment_fraction, max_rate=find_max_rate,
         keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000)
     _warn(answers, searched=find_max_rate)
     records = [serving_record(answer.record) for answer in answers]
@@ -151,52 +95,13 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         _write_timeline(trace_out, answers[0], force=force)
 
 
-def _load(*, trace_file: str | None, rate: str | None, arrivals: str, lengths: str, scale: float,
-          concurrency: int | None, seed: int, requests: int | None, searched: bool) -> Load:
-    """The requests and their rates, from the words of the command line."""
-    from simkit.foundation.axis_syntax import parse_axis
-    from simkit.serving.ask import Load
-    from simkit.serving.generate import generate, parse_arrivals, parse_lengths
-    from simkit.serving.traces import read_trace
-
-    rates = () if rate is None else tuple(
-        scale * value for value in parse_axis(rate, what="--rate", minimum=1e-6, whole=False))
-    if trace_file is not None:
-        stream = read_trace(trace_file)
-        if requests is not None:
-            stream = stream.first(requests)
-        own = stream.mean_rate_per_s()
-        if own == float("inf") and (rates or scale != 1.0):
-            raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
-        # Requests that all come at once have no rate; as they are, they are served at factor 1.
-        own = 1.0 if own == float("inf") else own
-        return Load(stream=stream, own_requests_per_s=own, rates_requests_per_s=rates or (own * scale,))
-    if rate is None and concurrency is None and not searched:
-        raise UserError("no requests: give --trace FILE, --rate R, --concurrency N or --find-max-rate")
-    law, gap_cv, own = parse_lengths(lengths), parse_arrivals(arrivals), rates[0] if rates else 1.0
-
-    def more(count: int) -> Any:
-        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=seed)
-
-    return Load(stream=more(requests or 2000), own_requests_per_s=own, rates_requests_per_s=rates, more=more)
-
-
-def _policy(words: dict[str, Any]) -> Any:
-    import math
-
-    from simkit.foundation.units import BYTES, BYTES_PER_S, parse_quantity
-    from simkit.serving.runtime import load_runtime
-    from simkit.serving.serve import Policy
-
-    chunk = options.one_value(words["chunk"], "--chunk")
-    if chunk > 65_536:
-        raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
-    ttft, tpot = words["slo_ttft"], words["slo_tpot"]
-    return Policy(preemption=words["policy"], chunk_tokens=chunk, most_running=words["max_seqs"],
-                  swap_bytes_per_s=parse_quantity(words["swap_bandwidth"], BYTES_PER_S),
-                  swap_bytes=parse_quantity(words["swap_space"], BYTES),
-                  slo_ttft_s=math.inf if ttft is None else ttft, slo_tpot_s=math.inf if tpot is None else tpot,
-                  runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0)
+def _replicas(text: str) -> int | None:
+    """A number from 1 to 10,000, or None for ``fit``."""
+    if text == "fit":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 10_000):
+        raise UserError(f"--replicas '{text[:20]}': expected a whole number from 1 to 10,000, or fit")
+    return int(text)
 
 
 def _warn(answers: list[Answer], *, searched: bool) -> None:

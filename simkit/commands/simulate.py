@@ -54,8 +54,8 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @options.points(batch="1")
 @options.kv_dtypes
 @options.weight_dtype
-@options.chips
 @pools
+@options.chips_list
 @options.scenario
 @options.engine
 @click.option("--explain", is_flag=True, help="Say what binds attention and what would move it (--engine replay).")
@@ -65,13 +65,14 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @options.profiles
 @options.records
 def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
-             q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: str | int, tp: int | None, pp: int | None,
-             ffn: str | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool,
+             q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: list[str | int], tp: int | None,
+             pp: int | None, ffn: str | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool,
              profiles: Profiles, to: Destination, **scenario: Any) -> None:
     """Time one decode step at every point of the lists given.
 
-    Lists are comma lists or ranges (1k..128k*2, 0..10+1); rows come in the order hardware, model, KV dtype, attention,
-    batch, context. Points that do not fit stay in the output without times, and a warning says what would do.
+    Lists are comma lists or ranges (1k..128k*2, 0..10+1), of --chips and --set too; rows come in the order chips,
+    hardware, model, KV dtype, attention, batch, context. Points that do not fit stay in the output without times, and
+    a warning says what would do.
 
     \b
     simkit simulate -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --batch 1,32 --kv-len 4k,32k --chips 8 --tp 8
@@ -79,6 +80,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit simulate -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8 --kv-len 4k --own-batch
     simkit simulate -H h100-sxm:8 --ffn groq-3-lpu:160 --between 400GB/s,2us -A mha,gqa-8 --weight-dtype fp8 --batch 16
     simkit simulate -H h100-sxm,groq-lpu --set overheads.kernel_launch=0s --batch 1..256*2 --format csv
+    simkit simulate -H h100-sxm -A mha,gqa-8 --batch 32 --chips 8,16 --set memory.hbm.bandwidth=1TB/s..40TB/s*2
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.model.catalog import load_model
@@ -99,18 +101,21 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
         if asked and ffn is not None:
             raise UserError(f"--{word} beside --ffn: it is asked of one machine")
     hardware, second, chips = loaded_pools(profiles, hardware, ffn, chips)
-    grid = Grid(hardware=profiles.load(hardware), model=[load_model(name) for name in model],
+    grid = Grid(hardware=profiles.every(hardware), model=[load_model(name) for name in model],
                 kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
-                chips=chips, tp=tp, pp=pp, engine=engine,
+                chips=chips[0], tp=tp, pp=pp, engine=engine,
                 scenario={"weight_dtype": weight_dtype, "ffn": second, **scenario},
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
                         *(OWN_BATCH_FIELDS if own_batch else ()),
                         *(POOL_FIELDS if ffn is not None else LIKELY_FIELDS if bounds or not to.is_table else ())])
-    grid.check_size(MOST_POINTS, hint="shorten the lists, or split them over several runs")
-    columns = grid.columns()
-    if not columns["fits"].all():
-        _tell_misfits(misfits(grid, columns), nothing_fits=not columns["fits"].any())
-    records = to_records(columns)
+    grid.check_size(MOST_POINTS // len(chips), hint="shorten the lists, or split them over several runs")
+    grids = [replace(grid, chips=one) for one in chips]
+    found = [one.columns() for one in grids]
+    fitting = [columns["fits"] for columns in found]
+    if not all(fits.all() for fits in fitting):
+        _tell_misfits([misfit for one, columns in zip(grids, found, strict=True) for misfit in misfits(one, columns)],
+                      nothing_fits=not any(fits.any() for fits in fitting))
+    records = [record for columns in found for record in to_records(columns)]
     table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {}),
              **(_BOUNDS_TABLE if bounds else {})} or (_TABLE if ffn is None else _POOLS_TABLE)
     shown = from_fields(table, _LIFTABLE, records, ASKED_FOR)
@@ -120,7 +125,7 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     if explain:
         from simkit.study.explain import explain_grid
 
-        lines = explain_grid(grid)
+        lines = [line for one in grids for line in explain_grid(one)]
         click.echo("\n".join(["", *lines]), err=not to.is_table)
 
 

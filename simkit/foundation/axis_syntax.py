@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from simkit.foundation.errors import UserError
+from simkit.foundation.units import unit_ratio
 
 _SUFFIXES: Final = {"": 1, "k": 1024, "K": 1024, "M": 1024**2}
 _NUMBER: Final = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?)([kKM]?)", re.ASCII)
 _RANGE: Final = re.compile(r"(.{1,40}?)\.\.(.{1,40}?)([*+])(.{1,40})", re.ASCII)
+_QUANTITY: Final = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?) ?([A-Za-z\u00b5\u03bc/]*)", re.ASCII)
 MAX_AXIS_VALUES: Final = 1_000_000
 MAX_AXIS_VALUE: Final = 2.0**53  # beyond it a float skips whole numbers
 _FORMS: Final = "expected a list or range such as '1,8,32', '1k..128k*2' or '0..10+1'"
@@ -54,6 +56,38 @@ def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, who
             made = [int(value) for value in made]
         values |= dict.fromkeys(made)
     return list(values)
+
+
+def quantity_texts(text: str, *, what: str) -> list[str]:
+    """Each value of a list or range of quantities, as it would stand alone; other text is one value.
+
+    Both ends may have units of their own, and the step one where it is added. Raises :class:`UserError` as
+    :func:`parse_axis` does, and for ends of different dimensions.
+
+    >>> quantity_texts("500GB/s,1TB/s..4TB/s*2", what="--set")
+    ['500GB/s', '1TB/s', '2TB/s', '4TB/s']
+    >>> quantity_texts("[weights, kv]", what="--set")
+    ['[weights, kv]']
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(_QUANTITY.match(part) for part in parts):
+        return [text]
+    found: list[str] = []
+    for part in parts:
+        match = _RANGE.fullmatch(part)
+        ends = [_QUANTITY.fullmatch(match[group].strip()) for group in (1, 2, 4)] if match else [None]
+        if ".." in part and None in ends:
+            raise UserError(f"{what}: '{part[:40]}' is not a range", hint="such as 1TB/s..40TB/s*2")
+        if match is None:
+            found.append(part)
+            continue
+        numbers, units = zip(*(end.groups() for end in ends if end), strict=True)
+        unit = units[0] or units[1]
+        start, stop, step = (f"{float(number) * unit_ratio(own or unit, unit, what=what):.15f}" for number, own in zip(
+            numbers, (unit, units[1], units[2] if match[3] == "+" else unit), strict=True))
+        found += [f"{value:.12g}{unit}" for value in parse_axis(
+            f"{start}..{stop}{match[3]}{step}", what=what, minimum=None, whole=False)]
+    return list(dict.fromkeys(found))
 
 
 def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:

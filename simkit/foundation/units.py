@@ -80,6 +80,20 @@ def units_of(dimension: str) -> dict[str, float]:
     return dict(_UNITS[dimension])
 
 
+def unit_ratio(unit: str, other: str, *, what: str) -> float:
+    """How many of another unit one of this unit is. Raises :class:`UserError` when they measure different things.
+
+    >>> unit_ratio("TB/s", "GB/s", what="--set")
+    1000.0
+    """
+    for factors in _UNITS.values():
+        if unit in factors and other in factors:
+            return factors[unit] / factors[other]
+    if unit == other:
+        return 1.0  # whoever reads the quantity says what is wrong with it
+    raise UserError(f"{what}: '{unit[:20]}' and '{other[:20]}' do not measure the same")
+
+
 def example_of(dimension: str) -> str:
     """A right way to write a quantity of this dimension, for messages and the schema."""
     return _EXAMPLES[dimension]

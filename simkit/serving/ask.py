@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.serving.fewest import check_objective, fewest_replicas, requests_for, shortfall
 from simkit.serving.max_rate import find_max_rate
 from simkit.serving.replica import build_replicas, paged
 from simkit.serving.requests import Stream
-from simkit.serving.serve import Policy, Served, build_server, serve
+from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
 from simkit.study.scenario import parse_scenario
 
@@ -42,6 +45,12 @@ class Load:
         stream = self.stream if self.more is None or requests == 0 else self.more(requests)
         return stream.scaled(requests_per_s / self.own_requests_per_s)
 
+    def long_enough(self, policy: Policy, requests_per_s: float, requests: int) -> Stream:
+        """The stream at a rate, of at least ``requests`` requests and as many as a search for replicas needs."""
+        output = next(self.stream.chunks()).output_tokens
+        return self.at(requests_per_s, requests=max(requests, requests_for(
+            policy, requests_per_s=requests_per_s, output_tokens=float(np.mean(output)))))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -58,8 +67,9 @@ class Answer:
 
 def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: list[str], kv_dtypes: Sequence[str], *,
         load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Any = FIT, tp: int | None = None,
-        pp: int | None = None, replicas: int = 1, engine: str = "roofline", attainment_fraction: float | None = None,
-        keep_events: int = 0, requests: int = 0) -> list[Answer]:
+        pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
+        attainment_fraction: float = 0.9, max_rate: bool = False, keep_events: int = 0,
+        requests: int = 0) -> list[Answer]:
     """Serve the load on every combination, in the order hardware, KV format, layout, rate.
 
     Parameters
@@ -67,13 +77,18 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
     hardware, model, layouts, kv_dtypes: what is compared; the layouts of one chip and format share its chips.
     load, policy, page_tokens: what comes, and how it is served.
     scenario: other words of :func:`simkit.study.scenario.parse_scenario`.
-    chips, tp, pp, replicas, engine: the machine and who times it.
-    attainment_fraction: find the largest rate at which that share meets the objective, instead of serving ``load``'s.
+    chips, tp, pp, replicas, engine: the machine and who times it; no ``replicas``: the fewest that meet the objective.
+    attainment_fraction: requests that must meet the objective.
+    max_rate: find the largest rate that does, instead of serving ``load``'s.
     keep_events: iterations and requests kept for a timeline.
     requests: how many requests a search serves at each rate, at least.
     """
-    if policy.clients and attainment_fraction is not None:
+    if policy.clients and max_rate:
         raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
+    if max_rate or replicas is None:
+        check_objective(policy, "--find-max-rate" if max_rate else "--replicas fit")
+    if max_rate and replicas is None:
+        raise UserError("--find-max-rate beside --replicas fit: give the rate, or the replicas")
     answers: list[Answer] = []
     for chip in hardware:
         for kv_dtype in kv_dtypes:
@@ -81,10 +96,15 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
             servers = [build_server(found, policy) for found in build_replicas(
                 chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
             # Layouts are offered the same requests, enough to fill the roomiest several times.
-            enough = max(requests, *(FILLS * server.most_running_of(load.stream) * replicas for server in servers))
+            held = max(server.most_running_of(load.stream) for server in servers)
+            enough = max(requests, FILLS * held * (replicas or 1))
             for server in servers:
-                if attainment_fraction is None:
-                    rates = load.rates_requests_per_s or (load.own_requests_per_s,)
+                rates = load.rates_requests_per_s or (load.own_requests_per_s,)
+                if replicas is None:
+                    answers += [_on_the_fewest(server, load, rate, attainment_fraction, requests, keep_events)
+                                for rate in rates]
+                    continue
+                if not max_rate:
                     answers += [Answer(offered_requests_per_s=None if policy.clients else rate, served=serve(
                         server, load.at(rate), replicas=replicas, keep_events=keep_events)) for rate in rates]
                     continue
@@ -96,4 +116,18 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
                     served = serve(server, load.at(rate, requests=enough), replicas=replicas, keep_events=keep_events)
                 answers.append(Answer(offered_requests_per_s=rate, served=served))
     return answers
+
+
+def _on_the_fewest(server: Server, load: Load, rate: float, attainment_fraction: float, requests: int,
+                   keep_events: int) -> Answer:
+    """The answer on the fewest replicas. Raises :class:`UserError` where no number of them meets the objective."""
+    stream = load.long_enough(server.policy, rate, requests)
+    found = fewest_replicas(server, stream, attainment_fraction=attainment_fraction)
+    if found.replicas is None:
+        record = found.served.record
+        raise UserError(f"{record['hardware']}, {record['attention']}: no number of replicas meets the objective: "
+                        f"{shortfall(found.served, attainment_fraction)}",
+                        hint="simkit plan tries other numbers of chips and mappings")
+    served = serve(server, stream, replicas=found.replicas, keep_events=keep_events) if keep_events else found.served
+    return Answer(offered_requests_per_s=None if server.policy.clients else rate, served=served)
 

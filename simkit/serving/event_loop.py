@@ -25,6 +25,7 @@ from simkit.serving.scheduling import (
     admit,
     cached_tokens,
     let_pass,
+    missed,
     next_arrival_s,
     preempt_youngest,
     record_time,
@@ -234,7 +235,7 @@ def _decoding(state: State) -> tuple[int, float]:
 
 @compiled()
 def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool) -> int:  # noqa: FBT001 - compiled
-    """Run until the stream is served (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
+    """Run until the stream is served or lost (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
 
     Parameters
     ----------
@@ -262,5 +263,7 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
             take_blocks(state, rules, 1)
             _iterate_with_prompts(state, rules, tables, decoding, context)
         _leave(state, rules)
+        if missed(count) > rules.most_missed:
+            return at.FINISHED_ALL
 
 stamp_module(globals())

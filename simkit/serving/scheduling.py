@@ -61,6 +61,12 @@ def let_pass(state: State, duration_s: float) -> None:
 
 
 @compiled()
+def missed(count: NDArray[np.int64]) -> int:
+    """Requests that ended outside their bounds, or were refused."""
+    return int(count[at.FINISHED] - count[at.GOOD] + count[at.REFUSED])
+
+
+@compiled()
 def release(state: State, rules: Rules) -> None:
     """A request has left: in a closed loop its client sends the next one now."""
     if rules.clients > 0:

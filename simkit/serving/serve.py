@@ -18,6 +18,7 @@ from simkit.serving.iteration import Tables
 from simkit.serving.replica import Replica
 from simkit.serving.requests import Requests, Stream
 from simkit.serving.runtime import IDEAL, Runtime
+from simkit.serving.scheduling import missed
 from simkit.serving.step_grid import (
     CONTEXT_KNOTS,
     MOST_CONTEXT_KNOTS,
@@ -74,6 +75,7 @@ class Served:
     bucket_s, series: of the first replica: bucket width; [buckets, 3] seconds, block- and sequence-seconds.
     events, spans: of the first replica, the first iterations and requests.
     first_refused: place in its replica's stream of the first request that can never fit, and its tokens; None.
+    lost: more requests missed the objective than were allowed to, and the rest was not played.
     """
 
     record: dict[str, Any]
@@ -83,6 +85,11 @@ class Served:
     events: NDArray[np.float64]
     spans: NDArray[np.float64]
     first_refused: tuple[int, int] | None
+    lost: bool = False
+
+    def quantile_s(self, what: str, probability: float) -> float:
+        """A quantile of ``ttft``, ``tpot``, ``latency`` or ``queue``."""
+        return quantile_s(self.histograms[dict(_TIMES)[what]], probability)
 
     def distribution_s(self, what: str) -> tuple[Any, Any]:
         """``(seconds, share of requests at or below)`` of ``ttft``, ``tpot``, ``latency`` or ``queue``."""
@@ -147,7 +154,8 @@ def build_server(replica: Replica, policy: Policy) -> Server:
         knots *= 4 if error.max_relative_error > 2 * PROMISED_ERROR else 2
 
 
-def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int = 0) -> Served:
+def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int = 0,
+          most_missed: int = state_of.NEVER) -> Served:
     """Play a stream through ``replicas`` equal replicas, dealt requests in turn.
 
     Parameters
@@ -155,10 +163,14 @@ def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int
     server, stream: who serves what.
     replicas: copies of the server; in a closed loop each has the policy's clients.
     keep_events: iterations and requests of the first replica that are kept for a timeline.
+    most_missed: requests of all replicas that may miss the objective; where more do, the rest is not played.
     """
-    rules = server.rules()
-    states = [_play(server, rules, stream.every(replicas, which), keep_events if which == 0 else 0)
-              for which in range(replicas)]
+    rules, left = server.rules(), most_missed
+    states: list[state_of.State] = []
+    while len(states) < replicas and left >= 0:
+        states.append(_play(server, rules._replace(most_missed=left), stream.every(replicas, len(states)),
+                            0 if states else keep_events))
+        left -= missed(states[-1].tally)
     first = states[0]
     refused = next(((int(state.tally[state_of.FIRST_REFUSED]), int(state.tally[state_of.REFUSED_TOKENS]))
                     for state in states if state.tally[state_of.REFUSED]), None)
@@ -167,7 +179,7 @@ def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int
         histograms=sum((state.histograms for state in states[1:]), first.histograms),
         bucket_s=float(first.clock_s[state_of.BUCKET]), series=first.series,
         events=first.events[:first.tally[state_of.EVENTS]],
-        spans=first.spans[:first.tally[state_of.SPANS]], first_refused=refused)
+        spans=first.spans[:first.tally[state_of.SPANS]], first_refused=refused, lost=left < 0)
 
 
 def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: int) -> state_of.State:
@@ -175,7 +187,7 @@ def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: in
     parts: Iterator[Requests] = stream.chunks()
     part = next(parts, None)
     following = next(parts, None) if part is not None else None
-    while part is not None:
+    while part is not None and missed(state.tally) <= rules.most_missed:
         buffer = state_of.Buffer(arrival_s=np.ascontiguousarray(part.arrival_s),
                              prompt=np.ascontiguousarray(part.prompt_tokens),
                              output=np.ascontiguousarray(part.output_tokens))

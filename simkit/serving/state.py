@@ -26,6 +26,7 @@ EVENT_COLUMNS: Final = 6  # start, duration, iterations, decoding, prompt tokens
 SPAN_COLUMNS: Final = 5  # id, arrival, admitted, first token, end
 FINISHED_ALL: Final = 0
 WANTS_REQUESTS: Final = 1
+NEVER: Final = 2**62  # as many requests never come
 ROUNDING: Final = 1e-9  # seconds: times are sums of float64
 
 
@@ -40,6 +41,7 @@ class Rules(NamedTuple):
     host_step_s, host_sequence_s, prefill_fraction: see Runtime.
     slo_ttft_s, slo_tpot_s: bounds that a good request meets.
     clients: requests in flight of a closed loop; 0: requests arrive at their own times.
+    most_missed: requests that may miss a bound, or be refused, before the rest is not played.
     """
 
     page: int
@@ -59,6 +61,7 @@ class Rules(NamedTuple):
     slo_ttft_s: float
     slo_tpot_s: float
     clients: int
+    most_missed: int = NEVER
 
 
 class State(NamedTuple):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -215,19 +215,18 @@ class Points:
 
     def _searched(self, layout: AttentionLayout, machine: Machine, least_of: TimeOn,
                   bound: Callable[[float, float, Any], Any], holds: Callable[[Machine, Any], Any]) -> Machine:
-        hardware, model = self.hardware, self.model
-        if hardware.sharding == "layer-pipelined":
+        if self.hardware.sharding == "layer-pipelined":
             return machine
+        return fastest(machine, self.shape, partial(self.ways, layout), least_of, bound, holds)
+
+    def ways(self, layout: AttentionLayout, chips: float) -> tuple[Option, ...]:
+        """Every way to share the model over so many chips under a layout; what the user or the profile names stays."""
+        hardware, model = self.hardware, self.model
         widest = hardware.scale_up.max_chips if hardware.scale_up else 1
         linked = hardware.scale_up is not None or hardware.scale_out is not None
-        pinned = self.scenario.mapping(hardware)
-
-        def ways(chips: float) -> tuple[Option, ...]:
-            widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
-            return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp,
-                           pinned)
-
-        return fastest(machine, self.shape, ways, least_of, bound, holds)
+        widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
+        return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp,
+                       self.scenario.mapping(hardware))
 
     def _closed_form_s(self, layout: AttentionLayout, known: Known | None = None) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""

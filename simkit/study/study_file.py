@@ -161,12 +161,15 @@ class StudySchema(StrictRecord):
     """A number; fit: of least cost a token where every layout fits; fit-each: for each alone; fewest; up-to-N."""
     engine: Text = "roofline"
     """roofline or replay."""
-    focus: FocusSchema
-    figures: Annotated[list[FigureSchema], Field(min_length=1, max_length=40)]
-    """What to draw, in the order of the page."""
+    focus: FocusSchema | None = None
+    """The point that figures of one point show; a study without figures needs none."""
+    figures: Annotated[list[FigureSchema], Field(max_length=40)] = Field(default_factory=list)
+    """What to draw, in the order of the page; empty: only swept."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> StudySchema:
+        if self.figures and self.focus is None:
+            raise rule("missing key 'focus': figures show a point", "focus")
         names = [figure.name or figure.kind for figure in self.figures]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -254,11 +257,15 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
         raise UserError("this file lists claims and has no figures to report", where=source.locate(("claims",)),
                         hint="simkit claims tests them")
     schema = check(StudySchema, source.data, source)
+    if most_points is not None and not schema.figures:
+        raise UserError("no figures: this study can only be swept", where=source.locate(("figures",)),
+                        hint="simkit sweep takes it; a report needs 'figures' and 'focus'")
+    focus = schema.focus or FocusSchema(batch=schema.batch[0], kv_len=schema.kv_len[0])
     points = prod(len(axis) for axis in (schema.hardware, schema.models, schema.layouts, schema.batch, schema.kv_len))
     if most_points is not None and points > most_points:
         raise UserError(f"{points:,} points are too many for a report: expected at most {most_points:,}",
                         where=source.locate(("batch",)), hint="simkit sweep has no such bound")
-    loader = _Loader(source, schema, profiles, overrides)
+    loader = _Loader(source, schema, focus, profiles, overrides)
     # Wrong names are told together: whoever writes a first study has several.
     faults: list[UserError] = []
     works: list[Callable[[], object]] = [
@@ -280,16 +287,17 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
         name=schema.name, title=schema.title, question=schema.question, text=tuple(schema.text),
         assumptions=tuple(schema.assumptions), hardware=hardware, labels=loader.labels(), models=models,
         layouts=tuple(schema.layouts), batch=schema.batch, kv_len=schema.kv_len, kv_dtype=schema.kv_dtype,
-        weight_dtype=schema.weight_dtype, chips=schema.chips, engine=schema.engine, focus_batch=schema.focus.batch,
-        focus_kv_len=schema.focus.kv_len, figures=figures, file=source.file)
+        weight_dtype=schema.weight_dtype, chips=schema.chips, engine=schema.engine, focus_batch=focus.batch,
+        focus_kv_len=focus.kv_len, figures=figures, file=source.file)
 
 
 class _Loader:
     """Loads each profile and model of a study once, and places mistakes at the key that names them."""
 
-    def __init__(self, source: YamlSource, schema: StudySchema, profiles: Path | str | None,
+    def __init__(self, source: YamlSource, schema: StudySchema, focus: FocusSchema, profiles: Path | str | None,
                  overrides: Mapping[str, str] | None) -> None:
-        self.source, self.schema, self.profiles, self.overrides = source, schema, profiles, overrides
+        self.source, self.schema, self.focus, self.profiles, self.overrides = (
+            source, schema, focus, profiles, overrides)
         self.chips: dict[str, HardwareProfile] = {}
         self.models: dict[str, ModelArchitecture] = {}
 
@@ -360,8 +368,8 @@ class _Loader:
         return FigureRequest(
             kind=figure.kind, name=figure.name or figure.kind, title=figure.title, note=figure.note,
             hardware=hardware, model=model, layouts=tuple(layouts), batch=batch, kv_len=kv_len,
-            focus_batch=batch[0] if len(batch) == 1 else schema.focus.batch,
-            focus_kv_len=kv_len[0] if len(kv_len) == 1 else schema.focus.kv_len,
+            focus_batch=batch[0] if len(batch) == 1 else self.focus.batch,
+            focus_kv_len=kv_len[0] if len(kv_len) == 1 else self.focus.kv_len,
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,

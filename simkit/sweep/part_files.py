@@ -19,7 +19,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.output import csv_text
-from simkit.study.record import to_records
+from simkit.study.record import WHOLE, to_records
 
 Form = Literal["parquet", "csv"]
 FORMS: Final[tuple[Form, ...]] = ("parquet", "csv")
@@ -51,8 +51,13 @@ def form_of(output: Path) -> Form:
 def encode(chunks: Iterable[dict[str, Any]], form: Form) -> bytes:
     """The bytes of one part."""
     if form == "csv":
-        texts = [csv_text(to_records(columns)) for columns in chunks]
-        return (texts[0] + "".join(text.partition("\n")[2] for text in texts[1:])).encode()
+        lines: list[str] = []
+        for columns in chunks:
+            shown = {name: column if column.ndim == 1 else np.ravel(column)  # a copy would not know that it is constant
+                     for name, column in columns.items() if not name.startswith("_")}
+            lines = lines or [",".join(shown)]
+            lines += map(",".join, zip(*(_cells(name, column) for name, column in shown.items()), strict=True))
+        return "\n".join([*lines, ""]).encode()
     import pyarrow as pa
 
     table = pa.Table.from_batches([_batch(columns) for columns in chunks]).unify_dictionaries().combine_chunks()
@@ -60,6 +65,32 @@ def encode(chunks: Iterable[dict[str, Any]], form: Form) -> bytes:
     with _parquet_writer(sink, table.schema, statistics=()) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_POINTS)
     return sink.getvalue()
+
+
+def _cells(name: str, column: Any) -> list[str]:
+    """What :func:`simkit.foundation.output.csv_text` writes of a column of records, a column at a time."""
+    def text_of(value: Any) -> str:
+        ((_, plain),) = to_records({name: np.array([value], dtype=column.dtype)})[0].items()
+        return csv_text([{name: plain, "": None}]).split("\n", 1)[1][:-2]
+
+    if column.strides == (0,):
+        return [text_of(column[0])] * len(column)
+    if column.dtype.kind != "f":
+        known = {value: text_of(value) for value in dict.fromkeys(column.tolist())}
+        return [known[value] for value in column.tolist()]
+    finite = np.isfinite(column)
+    filled = column if finite.all() else np.where(finite, column, 0.0)
+    whole = (filled == np.trunc(filled)) & (name in WHOLE)
+    if whole.all() and (np.abs(filled) < 2.0**62).all():
+        texts = list(map(str, filled.astype(np.int64).tolist()))
+    elif whole.any():
+        texts = [str(int(value)) if one else repr(value) for value, one in zip(
+            filled.tolist(), whole.tolist(), strict=True)]
+    else:
+        texts = list(map(repr, filled.tolist()))
+    for place in np.flatnonzero(~finite).tolist():
+        texts[place] = ""
+    return texts
 
 
 def join(parts: Iterable[Path], target: Path, form: Form) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,8 +156,11 @@ def _section(manifest: dict[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def compute_part(payload: bytes, index: int) -> bytes:
-    """In a worker: the bytes of one part. Raises :class:`UserError` when this worker would compute other figures."""
+def compute_part(payload: bytes, index: int, tell: Callable[[int], None] = lambda _: None) -> bytes:
+    """In a worker: the bytes of one part; ``tell`` is called with the points computed so far.
+
+    Raises :class:`UserError` when this worker would compute other figures.
+    """
     sweep, part_points, form, expected, cache = _unpacked(payload)
     here = made_with(form)
     if here != expected:
@@ -165,8 +168,16 @@ def compute_part(payload: bytes, index: int) -> bytes:
         raise UserError(f"the worker on {platform.node()} has {name} {here.get(name)}, not {expected.get(name)}",
                         hint="install the same versions on all workers")
     first = index * part_points
+
+    def told() -> Iterator[dict[str, Any]]:
+        done = 0
+        for columns in sweep.between(first, min(first + part_points, len(sweep))):
+            done += len(columns["fits"])
+            tell(done)
+            yield columns
+
     with nullcontext() if cache else without_cache():
-        return encode(sweep.between(first, min(first + part_points, len(sweep))), form)
+        return encode(told(), form)
 
 
 @lru_cache(maxsize=2)

@@ -37,6 +37,7 @@ from simkit.sweep.executors import HereExecutor, Workers, is_loss
 from simkit.sweep.part_files import Form, form_of, join
 from simkit.sweep.part_plan import MANIFEST, Plan, changes, compute_part, plan_of
 
+_TELL_EVERY_S: Final = 1.0  # while no part ends
 _DIGITS: Final = 16  # of a part's digest, in its name
 _MANIFEST_NAME: Final = "manifest.json"
 _PART_NAME: Final = re.compile(rf"part-(\d{{6,9}})-([0-9a-f]{{{_DIGITS}}})", re.ASCII)
@@ -70,7 +71,7 @@ def run_sweep(sweep: Grid, output: Path | str, *, workers: Workers | None = None
     resume: keep the finished parts of an earlier run of the same sweep.
     force: replace what stands there, unfinished parts included; if it dies, ``resume`` may replace it as well.
     cache: replayed points may come from the disk, and are kept there.
-    progress: called after every part.
+    progress: called at the start, while a part is computed, and after it.
 
     Raises :class:`UserError` when the output stands already, the parts there are of another sweep, or the disk is
     full; :class:`WorkerLostError` when a worker died. In both cases a run with ``resume`` goes on.
@@ -211,21 +212,24 @@ def _compute(sweep: Grid, plan: Plan, folder: Path, joining: Joining, workers: W
     payload = plan.payload(sweep)
     waiting: dict[Future[bytes], int] = {}
 
-    def tell() -> None:
+    def tell(under_way: int = 0) -> None:
         if progress is not None:
-            progress(Progress(points=plan.points, done_points=done, kept_points=kept,
+            progress(Progress(points=plan.points, done_points=done + under_way, kept_points=kept,
                               elapsed_s=time.monotonic() - began))
+
+    # A part takes seconds: this thread says how far it is, other workers that they are at work.
+    own = (tell,) if isinstance(workers.executor, HereExecutor) else ()
 
     tell()
     try:
         while True:
             for index in missing:
-                waiting[workers.executor.submit(compute_part, payload, index)] = index
+                waiting[workers.executor.submit(compute_part, payload, index, *own)] = index
                 if len(waiting) >= workers.in_flight:
                     break
             if not waiting:
                 return
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            for future in _next_ended(waiting, tell):
                 index = waiting.pop(future)
                 content = future.result()
                 name = f"part-{index:06d}-{hashlib.sha256(content).hexdigest()[:_DIGITS]}.{joining.form}"
@@ -242,6 +246,12 @@ def _compute(sweep: Grid, plan: Plan, folder: Path, joining: Joining, workers: W
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _next_ended(waiting: dict[Future[bytes], int], tell: Callable[[], None]) -> set[Future[bytes]]:
+    while not (ended := wait(waiting, timeout=_TELL_EVERY_S, return_when=FIRST_COMPLETED).done):
+        tell()
+    return ended
 
 
 def _finished(plan: Plan, folder: Path, form: Form) -> dict[int, Path]:

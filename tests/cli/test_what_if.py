@@ -41,6 +41,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "capacity": ("-H", "CHIP", "-M", "llama-3-8b", "-A", "mha", "--kv-len", "4k", *JSON),
     "stack": ("mha", "gqa-8", "-H", "CHIP", "-M", "llama-3-8b", "--batch", "8", "--kv-len", "4k", *JSON),
     "serve": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", *JSON),
+    "plan": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", "--slo-tpot", "1", "--tp", "1", *JSON),
     "trace": ("-H", "CHIP", "-M", "llama-3-8b", "-A", "gqa-8", "--batch", "1", "--kv-len", "256", "-o", "t.json"),
     "claims": ("--only", "speed-in-proportion", "-H", "CHIP", *JSON),
     "profile show": ("CHIP", *JSON),
@@ -116,6 +117,32 @@ def test_a_file_of_three_lines_and_set_give_the_same_answer(command, asked):
     by_set = figures(asked(command, "h100-sxm", *TWICE))
     assert figures(asked(command, "my chips/what if.yaml")) == by_set
     assert figures(asked(command, "h100-sxm")) != by_set
+
+
+def test_a_list_after_set_is_its_values_side_by_side(cli):
+    key, ask = "memory.hbm.bandwidth", ("-H", "h100-sxm,a100-sxm-80gb", *ONE_STEP, *JSON)
+    found = json.loads(cli("simulate", *ask, "--set", f"{key}=500GB/s,1TB/s..4TB/s*4", "--chips", "1,2").stdout)
+    assert [row["hardware"] for row in found[::2]] == 2 * [
+        f"{chip}:{key}={value}" for chip in ("h100-sxm", "a100-sxm-80gb") for value in ("500GB/s", "1TB/s", "4TB/s")]
+    for value in ("1TB/s", "4TB/s"):
+        alone = json.loads(cli("simulate", *ask, "--set", f"{key}={value}", "--chips", "2").stdout)
+        assert [{**row, "hardware": f"{row['hardware']}:{key}={value}"} for row in alone] == [
+            row for row in found if row["hardware"].endswith(f"={value}") and row["chips"] == 2]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("stack", "mha", "--set", "memory.hbm.bandwidth=1TB/s,2TB/s"), "--set: one value of each key here"),
+    (("simulate", "--set", "memory.hbm.bandwidth=1TB/s..2GB*2"), "'GB' and 'TB/s' do not measure the same"),
+    (("simulate", "--set", "memory.hbm.bandwidth=4TB/s..1TB/s*2"), "needs stop >= start"),
+    (("simulate", "-H", "h100-sxm,groq-lpu", "--set", "memory.hbm.bandwidth=1TB/s,2TB/s"), "(in groq-lpu)"),
+    (("model", "uptrain", "llama-3-8b", "-A", "gqa-4", "-H", "h100-sxm", "--tokens", "15Q"), "15Q"),
+    (("report", "study.yaml"), "no figures: this study can only be swept"),
+])
+def test_a_list_where_none_can_be_is_refused(words, message, cli, tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY.replace("CHIP", "h100-sxm").partition("focus:")[0], encoding="utf-8")
+    result = cli(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_a_folder_of_profiles_stands_before_the_catalogue_also_for_claims(cli, tmp_path):

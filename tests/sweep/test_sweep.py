@@ -13,8 +13,14 @@ import pytest
 
 import simkit
 from simkit.foundation.errors import UserError
+from simkit.foundation.output import csv_text
+from simkit.hardware.catalog import load_hardware
+from simkit.model.catalog import load_model
+from simkit.study.grid import Grid
+from simkit.study.record import to_records
 from simkit.study.study_file import load_study
 from simkit.sweep import executors, part_plan
+from simkit.sweep.part_files import encode
 from simkit.sweep.part_plan import sweep_of
 from simkit.sweep.sweep_run import WorkerLostError, run_sweep
 from tests.sweep.sweep_runs import (
@@ -219,8 +225,17 @@ def test_progress_counts_every_point_once(tmp_path):
     seen = []
     sweep = sweep_of(load_study(write_study(tmp_path, contexts=10), most_points=None))
     run_sweep(sweep, tmp_path / "a.csv", progress=seen.append)
-    assert [one.done_points for one in seen] == [100 * n for n in range(13)]
+    done = [one.done_points for one in seen]
+    assert done == sorted(done)
+    assert sorted(set(done)) == [100 * n for n in range(13)]
     assert all(one.points == len(sweep) == 1200 and one.kept_points == 0 for one in seen)
+
+
+def test_a_csv_of_columns_is_that_of_records():
+    sweep = Grid(hardware=[load_hardware("h100-sxm"), load_hardware("groq-lpu")], model=[load_model("llama-3-8b")],
+                 attention=("mha", "gqa-8"), batch=(1, 7, 900), kv_len=(1000, 99_999))  # some fit, tp is a fraction
+    for columns in (*sweep.chunks(), {"batch": np.array([1.0, 2.5]), "model": np.array(["=a", 'b,"c"'], dtype=object)}):
+        assert encode([columns], "csv").decode() == csv_text(to_records(columns))
 
 
 def test_chunks_of_any_size_hold_the_same_figures():

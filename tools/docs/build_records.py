@@ -58,6 +58,11 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
               "stack mha gqa-8 -H groq-lpu -M llama-3-8b --batch 8 --kv-len 4k"),
     "serve": ("serve -H h100-sxm -M llama-3-8b -A mha,gqa-8 --rate 1,1000 --requests 50 --slo-tpot 0.05 --slo-ttft 1",
               "serve -H h100-sxm -M llama-3-8b --concurrency 4 --requests 20"),
+    "plan": ("plan -H h100-sxm,gaudi2 -M llama-3-8b -A gqa-8 --against mha --rate 20 --lengths 512/50 --chips 1 "
+             "--requests 100 --slo-tpot 0.02",
+             "plan -H h100-sxm,sambanova-sn40l -M llama-3-8b --users 4 --lengths 512/50 --requests 100 --chips 1 "
+             "--slo-tpot 0.011",
+             "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 1 --front"),
     "claims": ("claims --only mqa", "claims --only speed"),
     "profile list": ("profile list",),
     "profile show": ("profile show h100-sxm", "profile show huawei-ascend-910b"),

@@ -17,6 +17,7 @@ from simkit.foundation.units import COUNT, dimensions, units_of
 from simkit.foundation.validation import Quantity
 from simkit.hardware.json_schema import complete_profile_schema
 from simkit.model.schema import ModelSchema
+from simkit.serving.plan_record import PLAN_FIELDS
 from simkit.serving.record import SERVING_FIELDS
 from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
@@ -66,6 +67,12 @@ def pool_fields() -> str:
 def serving_fields() -> str:
     """Every name in a record of ``simkit serve`` that a decode step's record has not."""
     return _field_table({name: field for name, field in SERVING_FIELDS.items() if name not in FIELDS})
+
+
+def plan_fields() -> str:
+    """Every name in a record of ``simkit plan`` that the records of a served stream and of a decode step have not."""
+    return _field_table({name: field for name, field in PLAN_FIELDS.items()
+                         if name not in FIELDS and name not in SERVING_FIELDS})
 
 
 def kernel_fields() -> str:
@@ -270,6 +277,6 @@ def help_words(text: str) -> tuple[list[str], list[str]]:
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "record-fields": record_fields, "kernel-fields": kernel_fields, "pool-fields": pool_fields,
-    "serving-fields": serving_fields,
+    "serving-fields": serving_fields, "plan-fields": plan_fields,
     "profile-keys": profile_keys, "study-keys": study_keys, "workload-keys": workload_keys, "model-keys": model_keys,
     "units": unit_table, "shared-options": shared_options, "commands": commands}

@@ -1,0 +1,114 @@
+"""Options that serving and planning share: what comes, what is asked of it, and how a replica is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from simkit.commands import options
+from simkit.foundation.errors import UserError
+from simkit.foundation.units import BYTES, BYTES_PER_S, SECONDS
+
+if TYPE_CHECKING:
+    from simkit.serving.ask import Load
+
+DEFAULT_LENGTHS: Final = "azure-conv-2023"
+
+
+def scheduler_options(function: Any) -> Any:
+    """How a replica admits, cuts and preempts."""
+    for option in (
+        options.quantity("--swap-space", default="4GiB", dimension=BYTES,
+                         help="Host memory for swapped caches, a chip."),
+        options.quantity("--swap-bandwidth", default="50GB/s", dimension=BYTES_PER_S,
+                         help="Way of a chip to its host; about what PCIe 5 x16 carries."),
+        click.option("--policy", default="recompute", show_default=True, metavar="NAME",
+                     help="Preempted caches: recompute or swap."),
+        click.option("--runtime", default="ideal", show_default=True, metavar="NAME",
+                     help="Host work added to each step: ideal, vllm, trtllm, sglang, or a YAML file."),
+        click.option("--page", type=click.IntRange(min=1, max=65536), default=16, show_default=True,
+                     help="Tokens of a KV block."),
+        click.option("--max-seqs", type=click.IntRange(min=1, max=65536), default=1024, show_default=True,
+                     help="Most sequences of an iteration."),
+        click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
+                     help="Most tokens of an iteration; longer prompts are cut."),
+        click.option("--speculation", default="none", show_default=True, metavar="TEXT",
+                     help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
+                          "medusa=4,acceptance=0.6; acceptance may be a file."),
+        click.option("--attention-sharding", default="auto", metavar="NAME", show_default=True,
+                     help="heads, batch, context, or auto: as the profile says."),
+    ):
+        function = option(function)
+    return function
+
+
+def load_options(function: Any) -> Any:
+    """What comes, and what is asked of it."""
+    for option in (
+        click.option("--slo-attainment", "attainment_fraction", type=click.FloatRange(0, 1, min_open=True),
+                     default=0.9, show_default=True, help="Share of requests that must meet it."),
+        options.quantity("--slo-tpot", dimension=SECONDS,
+                         help="Objective: time per token after the first, in seconds or as 30ms."),
+        options.quantity("--slo-ttft", dimension=SECONDS, help="Objective: time to the first token."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random stream."),
+        click.option("--requests", type=click.IntRange(min=1), default=None,
+                     help="How many requests.  [default: 2000, or the whole trace]"),
+        click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+                     help="Speed up arrivals by this factor."),
+        click.option("--lengths", default=DEFAULT_LENGTHS, show_default=True, metavar="LAW",
+                     help="A shipped law, or PROMPT/OUTPUT, such as lognormal:1000:0.8/512."),
+        click.option("--arrivals", default="poisson", show_default=True, metavar="LAW", help="poisson or gamma:CV."),
+        click.option("--rate", default=None, metavar="LIST", help="Requests a second; several draw goodput."),
+        click.option("--trace", "trace_file", default=None, metavar="FILE",
+                     help="Requests from CSV (simkit, Azure, vidur) or Mooncake JSONL, plain or .gz."),
+    ):
+        function = option(function)
+    return function
+
+
+def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | None) -> Load:
+    """The requests and their rates, from the words of the command line; ``without_rate``: what is said without any."""
+    from simkit.foundation.axis_syntax import parse_axis
+    from simkit.serving.ask import Load
+    from simkit.serving.generate import generate, parse_arrivals, parse_lengths
+    from simkit.serving.traces import read_trace
+
+    rate, scale, trace_file = (words[name] for name in ("rate", "scale", "trace_file"))
+    rates = () if rate is None else tuple(
+        scale * value for value in parse_axis(rate, what="--rate", minimum=1e-6, whole=False))
+    if trace_file is not None:
+        stream = read_trace(trace_file)
+        if requests is not None:
+            stream = stream.first(requests)
+        own = stream.mean_rate_per_s()
+        if own == float("inf") and (rates or scale != 1.0):
+            raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
+        # Requests that all come at once have no rate; as they are, they are served at factor 1.
+        own = 1.0 if own == float("inf") else own
+        return Load(stream=stream, own_requests_per_s=own, rates_requests_per_s=rates or (own * scale,))
+    if rate is None and words["concurrency"] is None and without_rate:
+        raise UserError(f"no requests: give --trace FILE, --rate R{without_rate}")
+    law, gap_cv, own = parse_lengths(words["lengths"]), parse_arrivals(words["arrivals"]), rates[0] if rates else 1.0
+
+    def more(count: int) -> Any:
+        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"])
+
+    return Load(stream=more(requests or 2000), own_requests_per_s=own, rates_requests_per_s=rates, more=more)
+
+
+def policy_of(words: dict[str, Any]) -> Any:
+    """How a replica is run, and the objective."""
+    import math
+
+    from simkit.serving.runtime import load_runtime
+    from simkit.serving.serve import Policy
+
+    chunk = options.one_value(words["chunk"], "--chunk")
+    if chunk > 65_536:
+        raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
+    ttft, tpot = words["slo_ttft"], words["slo_tpot"]
+    return Policy(preemption=words["policy"], chunk_tokens=chunk, most_running=words["max_seqs"],
+                  swap_bytes_per_s=words["swap_bandwidth"], swap_bytes=words["swap_space"],
+                  slo_ttft_s=ttft or math.inf, slo_tpot_s=tpot or math.inf,
+                  runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0)
