@@ -138,7 +138,8 @@ def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: d
     static = record["tp"] != int(record["tp"]) or record["mapping"] is None
     split = [] if static else ["--tp", record["tp"], "--pp", record["pp"], "--attention-sharding", record["mapping"]]
     users = ["--concurrency", -(-record["users"] // record["replicas"])] if record["users"] else []
-    count = [] if ctx.params["trace_file"] else ["--requests", record["requests"]]
+    length = ctx.params["requests"] if ctx.params["trace_file"] else record["requests"]
+    count = ["--requests", length] if length else []
     changed = [word for key, text in settings.items() for word in ("--set", f"{key}={text}")]
     chosen = ["-H", chip, *changed, "-M", record["model"], "-A", record["attention"],
               "--kv-dtype", record["kv_dtype"], "--chips", record["chips_per_replica"],
