@@ -67,7 +67,8 @@ def best_split(points: Points, layout: str, chips: tuple[int, int]) -> dict[str,
         (("first", "second")[pool], seconds[ASSIGNMENTS.index(assignment)]) for assignment, pool in ALONE.items())}
     return {"n_kv_heads": parsed.n_kv_heads, "batch": points.batch, "kv_len": points.kv_len,
             "fits": fits, **{f"{part}_on": on[:, place] for place, part in enumerate(PARTS)},
-            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s, **alone}
+            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s,
+            **alone}
 
 
 def split_records(first: HardwareProfile, second: HardwareProfile, chips: tuple[int, int], model: ModelArchitecture,
@@ -105,5 +106,5 @@ def where_attention_leaves(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         there = [one["kv_len"] for one in row if one["attention_on"] == second != one["hardware"]]
         gone = [one["kv_len"] for one in row if one["attention_on"] == one["hardware"] != second]
         if there and gone:
-            yield (f"{layout} ({heads} KV head{'s' if heads > 1 else ''}), batch {batch}: attention is best on {second} "
-                   f"up to {max(there)} tokens, on {row[0]['hardware']} from {min(gone)}")
+            yield (f"{layout} ({heads} KV head{'s' if heads > 1 else ''}), batch {batch}: attention is best on "
+                   f"{second} up to {max(there)} tokens, on {row[0]['hardware']} from {min(gone)}")
