@@ -44,5 +44,5 @@ def loaded_pools(profiles: Profiles, hardware: Sequence[str], ffn: str | None,
     if counts != {None} and list(chips) != ["fit"]:
         raise UserError(f"-H {hardware[0]} beside --chips {chips[0]}: give one of them")
     name, count = split_count(ffn)
-    own = [number for number in counts if number is not None] or list(chips)
+    own: list[str | int] = [number for number in counts if number is not None] or list(chips)
     return [one for one, _ in named], (profiles.load([name])[0], count), own

@@ -38,6 +38,8 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
               help="Closed loop with N clients of each copy (of all, with --replicas fit), instead of --rate.")
 @click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
               help="Chips that hold different experts.")
+@click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
+              help="How often rows choose each expert: uniform, zipf:S, or a file of counts.")
 @serving_options.load_options
 @serving_options.scheduler_options
 @options.engine

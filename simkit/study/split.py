@@ -67,8 +67,8 @@ def best_split(points: Points, layout: str, chips: tuple[int, int]) -> dict[str,
         (("first", "second")[pool], seconds[ASSIGNMENTS.index(assignment)]) for assignment, pool in ALONE.items())}
     return {"n_kv_heads": parsed.n_kv_heads, "batch": points.batch, "kv_len": points.kv_len,
             "fits": fits, **{f"{part}_on": on[:, place] for place, part in enumerate(PARTS)},
-            "micro_batches": count, "step_time_s": step_s,
-            "tokens_per_s": points.batch * points.q_len / step_s, **alone}
+            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s,
+            **alone}
 
 
 def split_records(first: HardwareProfile, second: HardwareProfile, chips: tuple[int, int], model: ModelArchitecture,

@@ -25,6 +25,7 @@ from simkit.serving.replica import build_replicas, paged
 from simkit.serving.runtime import load_runtime
 from simkit.serving.serve import Policy, build_server, serve
 from simkit.step import build as step_module
+from simkit.step import collectives as collectives_module
 from simkit.step import workload as workload_module
 from simkit.step.build import build_step, step_totals
 from simkit.step.operators import Collective, DecodeStep, Operator, ProductTask
@@ -48,8 +49,9 @@ WORDS = ({}, {"page": 16, "lengths": "lognormal:0.5"}, {"eviction": "h2o:512+512
          {"kv_dtype": "int4", "weight_dtype": "fp8"})
 # Widths of elements that stand in the code: the only figures with a unit that no record holds.
 WIDTHS = ((workload_module, "ACTIVATION_BYTES"), (workload_module, "SCORE_BYTES"), (step_module, "LOGIT_BYTES"),
-          (step_module, "PARTIAL_BYTES"), (kv_cache, "BLOCK_TABLE_ENTRY_BYTES"), (kernel_cost, "PARTIAL_BYTES"),
-          (products, "PARTIAL_BYTES"), (products, "OUTPUT_BYTES"))
+          (collectives_module, "LOGIT_BYTES"), (collectives_module, "PARTIAL_BYTES"),
+          (kv_cache, "BLOCK_TABLE_ENTRY_BYTES"), (kernel_cost, "PARTIAL_BYTES"), (products, "PARTIAL_BYTES"),
+          (products, "OUTPUT_BYTES"))
 
 
 # All base units change at once, by powers so far apart that no product of a few of them gives another by chance.
