@@ -372,6 +372,11 @@ class HardwareProfile:
         return "tiles" if self.fabric is not None and self.fabric.has_rates else "data sheet"
 
     @property
+    def computes_in_memory(self) -> bool:
+        """Whether a memory level has compute beside it."""
+        return any(level.compute is not None for level in self.memory)
+
+    @property
     def has_range(self) -> bool:
         """Whether parameters are assumed, with a range each."""
         return bool(self.assumed) and not self.ideal

@@ -48,7 +48,8 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     homes = tuple(placement.weights.items()), tuple(placement.kv.items())
 
     def once(operator: Operator) -> Timed:
-        return where_faster(operator_times(operator, placement, hardware), operator, placement, hardware)
+        found = operator_times(operator, placement, hardware)
+        return where_faster(found, operator, placement, hardware) if hardware.computes_in_memory else found
 
     def timed(operator: Operator) -> Timed:
         """Operators of plain numbers recur, from layout to layout and from call to call: each is timed once."""

@@ -16,7 +16,7 @@ from simkit.serving.record import SERVING_FIELDS, serving_record
 from simkit.serving.replica import Replica
 from simkit.serving.serve import Served
 from simkit.study.machine_search import name_of
-from simkit.study.record import FIELDS, TOKENS_PER_MTOK, Field
+from simkit.study.record import FIELDS, TOKENS_PER_MTOK, Field, unknown_costs
 
 _OWN: Final = (
     *(FIELDS[name] for name in ("mapping", "energy_j_per_token", "owned_usd_per_mtok", "bound", "unknown_costs")),
@@ -109,7 +109,7 @@ def served_record(one: Planned, served: Served) -> dict[str, Any]:
         "usd_per_hour": math.nan if price is None else price * chips,
         "owned_usd_per_mtok": replica.scenario.ownership.usd_per_s(chip, chips) / record["tokens_per_s"]
         * TOKENS_PER_MTOK,
-        "unknown_costs": FIELDS["unknown_costs"].value_of(one) or None,
+        "unknown_costs": unknown_costs(chip) or None,
         "tokens_per_s_per_user": 1.0 / record["tpot_p50_s"] if record["tpot_p50_s"] else math.nan,
         "tokens_per_s_per_chip": record["tokens_per_s"] / chips})
 

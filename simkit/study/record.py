@@ -129,6 +129,21 @@ def _unknown_costs(hardware: HardwareProfile) -> str:
     return "; ".join(key for key, value in known.items() if value is None)
 
 
+MOST_REMEMBERED: Final = 256
+_UNKNOWN_COSTS: dict[int, tuple[HardwareProfile, str]] = {}
+
+
+def unknown_costs(*chips: HardwareProfile) -> str:
+    """Keys without which a cost or an energy of these chips stays unknown, with semicolons; empty: none."""
+    for chip in chips:
+        if id(chip) not in _UNKNOWN_COSTS:
+            if len(_UNKNOWN_COSTS) >= MOST_REMEMBERED:
+                _UNKNOWN_COSTS.clear()
+            # The entry keeps the profile alive, and with it the number that names it.
+            _UNKNOWN_COSTS[id(chip)] = chip, _unknown_costs(chip)
+    return "; ".join(dict.fromkeys(filter(None, (_UNKNOWN_COSTS[id(chip)][1] for chip in chips))))
+
+
 Columns = Mapping[str, Any]
 
 
@@ -251,8 +266,7 @@ _FIELDS: Final = (
     Field(name="owned_usd_per_mtok", heading="owned $/Mtok", value_of=_owned_of,
           meaning="US dollars a million tokens of chips that were bought: price over hours of service, and power"),
     Field(name="unknown_costs", meaning="keys of the profile without which a cost or an energy stays unknown",
-          dimension=None, value_of=lambda at: "; ".join(dict.fromkeys(filter(
-              None, (_unknown_costs(pool.hardware) for pool in at.sides))))),
+          dimension=None, value_of=lambda at: unknown_costs(*(pool.hardware for pool in at.sides))),
 )
 # Columns that follow from times, and so have a range where parameters of the chip are assumed.
 RANGED: Final = {

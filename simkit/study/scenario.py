@@ -166,7 +166,7 @@ class Scenario:
         """Raise :class:`UserError` when the layout does not go with the formats or the eviction rule."""
         rule = self.policy.eviction
         for refuses in {id(one): one.refuses for group in model.attending_groups
-                        for one in [group_layout(model, layout, group)]}.values():
+                        for one in [layout if group.shape is None else group_layout(model, layout, group)]}.values():
             why = refuses.get("separate formats")
             if why and self.key_format != self.value_format:
                 raise UserError(f"kv dtype {self.kv_dtype}: {model.name} {why}",
@@ -226,8 +226,8 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
         found = _scenario(*words) if known else _scenario.__wrapped__(*words)
     except TypeError:  # a list in place of a tuple
         found = _scenario.__wrapped__(*words)
-    pools = parse_pools(ffn, between, with_attention, micro_batches)
-    return found if pools is None else replace(found, pools=pools)
+    asked = (ffn, between, with_attention, micro_batches)
+    return found if asked == (None,) * len(asked) else replace(found, pools=parse_pools(*asked))
 
 
 @lru_cache(maxsize=1024)

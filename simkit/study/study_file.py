@@ -44,18 +44,12 @@ from simkit.study.engines import ENGINES
 from simkit.study.evaluate import FIT, FIT_EACH
 from simkit.study.pool_words import parse_between, split_count
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
-from simkit.study.study_values import Axis, Chips, Point
+from simkit.study.study_values import Axis, Chips, FigureKind, Point
 
 KIND: Final = "workloads/studies"
 VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_STUDY: Final = "gqa_on_asics"
 MAX_GRID_POINTS: Final = 200_000
-FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown", "advantage_heatmap",
-                     "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
-                     "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
-                     "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
-                     "attention_atlas", "scattered_rows", "published_figures", "tile_map", "kv_head_cost",
-                     "head_copies", "split_machines"]
 # Figures of a layout's advantage over MHA, and those whose ratios need the same chips, also under fit-each.
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")

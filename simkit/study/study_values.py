@@ -1,9 +1,9 @@
-"""Values of a study's file that have a syntax of their own: axes, points, chips."""
+"""Values of a study's file that have a syntax of their own: axes, points, chips, kinds of figures."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 
@@ -46,3 +46,9 @@ Axis = Annotated[tuple[int, ...], PlainValidator(_axis), WithJsonSchema(_AXIS_JS
 Point = Annotated[int, PlainValidator(_point), WithJsonSchema(_AXIS_JSON)]
 Chips = Annotated[int | str, PlainValidator(_chips), WithJsonSchema({"oneOf": [
     {"type": "integer", "minimum": 1, "maximum": 1_000_000}, {"type": "string", "pattern": f"^({_CHIPS_WORDS})$"}]})]
+FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown", "advantage_heatmap",
+                     "separate_causes", "both_metrics", "bandwidth_scaling", "concurrent_users", "energy_cost",
+                     "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
+                     "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
+                     "attention_atlas", "scattered_rows", "published_figures", "tile_map", "kv_head_cost",
+                     "head_copies", "split_machines"]

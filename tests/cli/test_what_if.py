@@ -34,6 +34,7 @@ JSON = ("--format", "json")
 RUNS: dict[str, tuple[str, ...]] = {
     "report": ("study.yaml", "-o", "page"),
     "simulate": ("-H", "CHIP", *ONE_STEP, *JSON),
+    "split": ("-H", "CHIP:1", "--ffn", "h100-sxm:1", "--between", "free", *ONE_STEP, *JSON),
     "attention": ("-H", "CHIP", "--n-q-heads", "32", "--n-kv-heads", "8", "--head-dim", "128", *JSON),
     "roofline": ("-H", "CHIP", *ONE_STEP, *JSON),
     "sweep": ("study.yaml", "-o", "points.csv"),
