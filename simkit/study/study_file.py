@@ -30,7 +30,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from simkit.foundation.errors import Location, UserError, UserErrorGroup, did_you_mean, raise_collected
+from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean, raise_collected
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
 from simkit.foundation.validation import Name, StrictRecord, Text, check, rule
 from simkit.foundation.yaml_source import YamlSource, load_yaml
@@ -394,9 +394,7 @@ def _at(source: YamlSource, key: tuple[str | int, ...], load: Any) -> Any:
     except UserError as error:
         if error.where is not None:
             raise
-        where: Location = source.locate(key)
-        raise UserError(error.message, where=where, hint=error.hint) from None
+        raise UserError(error.message, where=source.locate(key), hint=error.hint) from None
 
 
-__all__ = ["DEFAULT_STUDY", "FIGURE_KINDS", "FIT", "FIT_EACH", "FigureRequest", "Study", "list_studies",
-           "load_study", "study_from_yaml"]
+__all__ = ["DEFAULT_STUDY", "FIGURE_KINDS", "FigureRequest", "Study", "list_studies", "load_study", "study_from_yaml"]
