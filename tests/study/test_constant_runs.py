@@ -27,7 +27,7 @@ def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN, assume=None)
 
 @pytest.mark.parametrize("chips", ["fit", "fit-each", 8])
 @pytest.mark.parametrize(("chip", "model"), [("h100-sxm", "llama-2-70b"), ("sambanova-sn40l", "gemma-2-9b"),
-                                             ("groq-lpu", "deepseek-v2-lite"), ("dmatrix-corsair", "llama-2-70b")])
+                                             ("groq-lpu", "deepseek-v2-lite")])
 def test_numbers_in_place_of_equal_arrays_give_the_same_bits(chip, model, chips) -> None:
     options = {"rivals": ["mha", "gqa-2", "mqa"], "chips": chips, "baseline": True}
     # Ranges of assumed parameters take most of the time: once for each chip is enough.
