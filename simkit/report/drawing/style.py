@@ -112,6 +112,12 @@ def cause_colour(cause: str) -> str:
     return _CAUSE_COLOURS[cause]
 
 
+DASHES: Final = ("-", "--", "-.", ":")
+"""Of lines that differ in more than their colour."""
+INK_DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
+"""Of layouts that are all drawn in ink."""
+
+
 def hues() -> list[str]:
     """Colours that tell things apart on paper: those of the palette without inks and greys."""
     return [colour for colour in DARK if colour not in (PAPER, INK, SOFT_INK, GRID)]

@@ -13,6 +13,7 @@ from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.study_points import beyond_context, evaluate
 from simkit.report.drawing.style import (
     INK,
+    INK_DASHES,
     PAPER,
     SOFT_INK,
     count,
@@ -23,8 +24,6 @@ from simkit.report.drawing.style import (
     note,
     tokens,
 )
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -72,7 +71,7 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
     alone = len(kv_len) == 1  # a single context is a mark in the middle, where several are a line from edge to edge
     axes.set_xlim(kv_len[0] / (2 if alone else 1), kv_len[-1] * (2 if alone else 1))
     for index, (layout, sizes) in enumerate(caches.items()):
-        axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=_DASHES[index % len(_DASHES)], zorder=4,
+        axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=INK_DASHES[index % len(INK_DASHES)], zorder=4,
                   marker="o" if alone else None, markersize=3)
         place = int(len(kv_len) * 0.36)
         note(axes, layout_name(layout), (kv_len[place], sizes[place]), (-4 if alone else -1, 0.5), ha="right",

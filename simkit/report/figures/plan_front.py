@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.style import (
+    DASHES,
     INK,
     PAPER,
     hues,
@@ -25,7 +26,6 @@ from simkit.report.drawing.style import (
 )
 from simkit.serving.plan import Question
 
-_DASHES: Final = ("-", "--", "-.", ":")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 _PANELS: Final = (("tokens_per_s_per_chip", "tokens per second and chip"),
                   ("cost_usd_per_mtok", "US dollars a million tokens, rented"))
@@ -41,7 +41,7 @@ def draw_front(question: Question, points: Sequence[dict[str, Any]]) -> Figure:
         _panel(axes, points, name, question.policy.slo_tpot_s)
         axes.set_ylabel(what)
     drawn[0].set_title(f"What a user gets against what a chip gives\n{question.model.name}, {question.stream.name}")
-    drawn[-1].set_xlabel("tokens per second of a user (median request); hollow: assumed parameters")
+    drawn[-1].set_xlabel("tokens per second of a user, median request\nhollow: some parameters are assumed")
     return figure
 
 
@@ -56,7 +56,7 @@ def _panel(axes: Axes, points: Sequence[dict[str, Any]], name: str, slo_tpot_s: 
     for (chip, *kind), line in lines.items():
         x, y = (np.array([point[key] for point in line]) for key in ("tokens_per_s_per_user", name))
         place, colour = chips.index(chip), hues()[chips.index(chip) % len(hues())]
-        axes.plot(x, y, _DASHES[kinds.index((kind[0], kind[1])) % len(_DASHES)], color=colour, linewidth=0.9,
+        axes.plot(x, y, DASHES[kinds.index((kind[0], kind[1])) % len(DASHES)], color=colour, linewidth=0.9,
                   marker=_MARKERS[place % len(_MARKERS)], markersize=3.0,
                   markerfacecolor=PAPER if line[0]["assumed"] else colour)
         text = [chip, *([layout_name(kind[0])] if len({one for one, _ in kinds}) > 1 else []),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.report.drawing.labels import Label, margin_labels, place_labels
 from simkit.report.drawing.style import (
+    DASHES,
     INK,
     SOFT_INK,
     hues,
@@ -25,7 +26,6 @@ from simkit.report.drawing.style import (
 )
 from simkit.serving.ask import Answer
 
-_DASHES: Final = ("-", "--", "-.", ":")
 _FEW_DECADES: Final = 2.0  # up to so many, an axis has room for three ticks in each
 
 Drawn = tuple[str, Figure, list[dict[str, Any]]]
@@ -61,7 +61,7 @@ def _look(keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], tu
     def label(chip: str, layout: str, kv_dtype: str) -> str:
         return " ".join([*([chip] if len(chips) > 1 else []), layout_name(layout), *([kv_dtype] if several else [])])
 
-    return {key: (hues()[kinds.index(key[1:]) % len(hues())], _DASHES[chips.index(key[0]) % len(_DASHES)],
+    return {key: (hues()[kinds.index(key[1:]) % len(hues())], DASHES[chips.index(key[0]) % len(DASHES)],
                   label(*key)) for key in keys}
 
 

@@ -17,6 +17,7 @@ from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.style import (
     INK,
+    INK_DASHES,
     SMALL_POINTS,
     SOFT_INK,
     layout_name,
@@ -26,8 +27,6 @@ from simkit.report.drawing.style import (
     times,
 )
 from simkit.step.sharding import shard_heads
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -66,7 +65,8 @@ def _figure(ways: list[int], shares: dict[str, Any], kv_heads: dict[str, int], h
     figure = new_figure(2.7)
     axes = figure.add_subplot()
     for index, (layout, share) in enumerate(shares.items()):
-        axes.plot(ways, share, marker="o", markersize=3, color=INK, linestyle=_DASHES[index % len(_DASHES)], zorder=3)
+        axes.plot(ways, share, marker="o", markersize=3, color=INK, zorder=3,
+                  linestyle=INK_DASHES[index % len(INK_DASHES)])
         axes.plot(ways, kv_heads[layout] / heads / np.array(ways), color=SOFT_INK, linewidth=0.5, zorder=1)
     log_ticks(axes, "x", ways, [str(p) for p in ways])
     lowest = min(kv_heads.values()) / heads / ways[-1]
