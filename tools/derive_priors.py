@@ -85,11 +85,21 @@ def measured(name: str, key: str, told: dict[str, Any]) -> list[dict[str, Any]]:
     if told.get("from") == "profiles":
         confident = (*MEASURED, *told.get("also", ()))
         for chip in chips().values():
-            stated = profile_value(chip, key) if class_of(chip) == name and chip.name not in told.get("skip", {}) \
-                else None
+            counts = class_of(chip) == name and chip.name not in told.get("skip", {}) and _states(chip, key)
+            stated = profile_value(chip, key) if counts else None
             if stated and stated[1] in confident:
                 found.append({"machine": chip.name, "value": stated[0], "source": stated[2]})
     return found
+
+
+def _states(chip: HardwareProfile, key: str) -> bool:
+    """Whether the profile's own file says so: what a sibling inherits is no second machine's figure."""
+    part: Any = yaml.safe_load(Path(str(chip.file)).read_text(encoding="utf-8"))
+    if "extends" not in part:
+        return True
+    for word in key.replace("memory.main.", f"memory.{chip.main_memory.name}.").split("."):
+        part = part.get(word) if isinstance(part, dict) else None
+    return part is not None
 
 
 class Deriver:

@@ -103,7 +103,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     candidates = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.lower()[:200], list(lowered), n=2, cutoff=0.6)
-    if near:
+    begun = [candidate for candidate in lowered if len(name) > 2 and candidate.startswith(name.lower())]
+    if 1 < len(begun) <= 3:  # "h100" for h100-pcie or h100-sxm: nearer in letters are h20 and h800
+        near = begun
+    elif near:
         ratio = difflib.SequenceMatcher(None, name.lower()[:200], near[0]).ratio()
         near = near[:1] if ratio > 0.75 else near
     elif len(name) > 2:

@@ -10,7 +10,7 @@ from tests.bad_files import JARGON, bad_files, expected_faults
 
 LISTS = "expected a list or range such as '1,8,32', '1k..128k*2' or '0..10+1'"
 WRONG = [
-    (["-H", "h100"], "unknown hardware profile 'h100'; did you mean 'h100-sxm'"),
+    (["-H", "h100"], "unknown hardware profile 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
     (["-H", "h100-sxm.yaml"], "no such hardware profile file 'h100-sxm.yaml'; did you mean 'h100-sxm'"),
     (["-H", ""], "--hardware: a name is missing"), (["-H", ","], "--hardware: a name is missing"), (["-H", "/"], "'/' is not a file that holds a hardware profile"),
     (["-H", "x" * 5000], "hardware profile: a name or a path is missing"),

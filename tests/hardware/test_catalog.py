@@ -116,7 +116,7 @@ def test_hidden_files_and_other_suffixes_are_no_profiles(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("h100", "unknown hardware profile 'h100'; did you mean 'h100-sxm'"),
+    ("h100", "unknown hardware profile 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
     ("H100-SXM", "unknown hardware profile 'H100-SXM'; did you mean 'h100-sxm'"),
     ("h100-sxm.yml", "no such hardware profile file 'h100-sxm.yml'; did you mean 'h100-sxm'"),
     ("/nowhere/h100-sxm.yaml", "no such hardware profile file '/nowhere/h100-sxm.yaml'; did you mean 'h100-sxm'"),

@@ -52,6 +52,10 @@ UNUSUAL = {
     ("intel-max-1550", "memory.l2.capacity"),  # stacked below the cores
     ("apple-m2-ultra", "memory.lpddr.bandwidth"), ("apple-m3-max", "memory.lpddr.bandwidth"),  # 819 and 410, rounded down
     ("b300-sxm", "compute.matrix.peak.int8"), ("b300-sxm", "compute.matrix.peak.fp4"),  # one cut, one widened
+    ("gb300", "compute.matrix.peak.int8"), ("gb300", "compute.matrix.peak.fp4"),  # as the B300
+    ("rtx-5090", "compute.matrix.peak.fp4"),  # fp8 is halved with fp32 accumulation, fp4 is not
+    ("gb10", "memory.lpddr"), ("jetson-thor", "memory.lpddr"),  # nobody's STREAM of their GPUs was found
+    ("jetson-thor", "memory.l2.capacity"),  # as the device reports
     ("groq-lpu", "compute.matrix.peak.fp16"), ("groq-lpu", "compute.vector_peak"),  # arrays and lanes of 320
     ("mi308x", "memory.infinity_cache.capacity"), ("mi308x", "power.tdp"),  # the MI300X's, beside a quarter of its units
     ("rubin", "power.tdp"),  # its 16-bit peak is an estimate

@@ -126,7 +126,7 @@ def test_an_alias_may_be_extended(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("schema_version: 1\nextends: h100-sxm\n", "a.yaml:1:1: name: missing key 'name'; a profile that extends another"),
-    ("schema_version: 1\nname: a\nextends: h100\n", "a.yaml:3:1: extends: unknown hardware profile 'h100'; did you mean 'h100-sxm'"),
+    ("schema_version: 1\nname: a\nextends: h100\n", "a.yaml:3:1: extends: unknown hardware profile 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
     ("schema_version: 1\nname: a\nextends: no.yaml\n", "a.yaml:3:1: extends: no such hardware profile file"),
     ("schema_version: 1\nname: a\nextends:\n", "a.yaml:3:1: extends: an empty value is not the name"),
     ("schema_version: 1\nname: a\nextends: [h100-sxm]\n", "a.yaml:3:1: extends: a list is not the name"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from simkit.hardware.lint.ranges import FABRIC
 from simkit.hardware.lint.remarks import Remark, Rule, rate_words
 from simkit.hardware.profile import HardwareProfile
 
@@ -56,5 +57,14 @@ def engines_multiply_at_the_peak(profile: HardwareProfile) -> Iterator[Remark]:
             "expected a fifth to five times one of them")
 
 
+def cycles_are_those_of_a_fabric(profile: HardwareProfile) -> Iterator[Remark]:
+    """Bytes and cycles of tiles and links lie near those that were sold; zero takes a cost away."""
+    for key, (least, most) in FABRIC.items():
+        part, name = key.split(".")
+        value = getattr(getattr(profile.fabric, part, None), name, None)
+        if value and not least <= value <= most:
+            yield "warning", ("fabric", part, name), f"{value:.4g}: fabrics that were sold have {least:g} to {most:g}"
+
+
 RULES: Final[tuple[Rule, ...]] = (groups_lie_on_the_tiles, ports_carry_what_their_memory_gives,
-                                  engines_multiply_at_the_peak)
+                                  engines_multiply_at_the_peak, cycles_are_those_of_a_fabric)
