@@ -90,6 +90,6 @@ NVLINK_BYTES_PER_S: Final = {"2": 150e9, "3": 300e9, "4": 450e9, "5": 900e9, "6"
 INFINIBAND_BYTES_PER_S: Final = {"HDR": 25e9, "NDR": 50e9, "XDR": 100e9}  # 200, 400, 800 Gbit/s: InfiniBand roadmap
 # Cycles and bytes a cycle of a tile and of one link of its fabric: the shipped fabrics, widened threefold.
 FABRIC: Final[dict[str, Range]] = {
-    "tile.port_bytes_per_cycle": (5.0, 60e3), "tile.fill_bytes_per_cycle": (5.0, 15e3), "tile.step_cycles": (0.05, 24.0),
-    "tile.shared_bytes_per_cycle": (7.0, 3e3), "tile.exponential_cycles": (6e-4, 3.0),
+    "tile.port_bytes_per_cycle": (5.0, 60e3), "tile.fill_bytes_per_cycle": (5.0, 15e3),
+    "tile.step_cycles": (0.05, 24.0), "tile.shared_bytes_per_cycle": (7.0, 3e3), "tile.exponential_cycles": (6e-4, 3.0),
     "link.bytes_per_cycle": (1.3, 3e3), "link.hop_cycles": (0.3, 1.1e4), "link.add_cycles": (0.05, 15.0)}
