@@ -31,8 +31,8 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
               profiles: str | None, force: bool, form: str | None) -> None:
     """Fit a profile's kernel figures to measured kernel times, with intervals and a plot of the residuals.
 
-    The table has the columns of `simkit evidence silicon --data`. Figures that the rows cannot identify are named,
-    and nothing is written; --keep leaves them as the profile has them.
+    The table has the columns of `simkit evidence silicon --data`; tools/measure_gpu.py of the repository writes one.
+    Figures that the rows cannot identify stay as the profile has them, and are named.
     """
     from simkit.commands.console import Column
     from simkit.commands.emit import emit
@@ -74,4 +74,6 @@ def _errors(found: Calibration) -> str:
     said = [f"{when}: MAPE {100 * error.mean():.1f} %, median {100 * np.median(error):.1f} %"
             for when, time_s in (("before", found.before_s), ("after", found.after_s))
             for error in [np.abs(time_s / found.rows.time_s - 1.0)]]
+    if found.unidentified:
+        said.append(f"not identified by these rows and left as before: {', '.join(found.unidentified)}")
     return f"{len(found.rows)} rows; " + "; ".join(said)

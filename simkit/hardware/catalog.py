@@ -53,6 +53,13 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
     return replace(profile, kernel=_kernel(profile, as_built, folders))
 
 
+def with_kernel(profile: HardwareProfile) -> HardwareProfile:
+    """The profile with kernels to start a calibration from: its own, else those that are alike everywhere."""
+    if profile.kernel is not None:
+        return profile
+    return replace(profile, kernel_parameters={}, kernel=_kernel(replace(profile, kernel_parameters={}), profile, ()))
+
+
 def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequence[Path]) -> DecodeKernel:
     """The profile's own kernel parameters over those of the chip that it names, over what is alike everywhere."""
     own, borrowed = profile.kernel_parameters or {}, {}

@@ -1,16 +1,18 @@
 """Fits that must find what is known, and refusals of rows that cannot know it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_parameters
-from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
+from simkit.evidence.silicon.calibrated_profile import _KERNEL_SECTION, calibrated_text, rows_of_profile
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
 from simkit.evidence.silicon.tables import MeasuredTimes, shipped_table
 from simkit.evidence.silicon.transfer import carried_over
 from simkit.foundation.errors import UserError
+from simkit.hardware.authoring import copy_profile
 from simkit.hardware.catalog import load_hardware
 
 H100 = load_hardware("h100-sxm")
@@ -54,12 +56,14 @@ def test_measured_rows_are_fitted_no_worse_than_before_and_with_intervals():
         assert parameter.interval[0] < parameter.value < parameter.interval[1]
 
 
-def test_rows_that_cannot_identify_a_figure_are_refused_by_its_name():
+def test_figures_that_rows_cannot_identify_stay_and_are_named():
+    """Short caches: launches and set-up bind, the DRAM does not."""
     rows = rows_of("h100_sxm")
-    few_tokens = rows.take((rows.columns["kv_len"] <= 64) & (rows.columns["kv_dtype"] == "bf16"))
-    with pytest.raises(UserError, match=r"cannot identify .*dram_achieved_fraction.*") as caught:
-        calibrate(few_tokens, H100)
-    assert "--keep" in str(caught.value)
+    found = calibrate(rows.take((rows.columns["kv_len"] <= 64) & (rows.columns["kv_dtype"] == "bf16")), H100)
+    assert "dram_achieved_fraction" in found.unidentified
+    assert found.hardware.kernel.dram_achieved_fraction == H100.kernel.dram_achieved_fraction
+    assert all(parameter.identified for parameter in found.parameters)
+    assert not {parameter.name for parameter in found.parameters} & set(found.unidentified)
 
 
 def test_kept_figures_stay_as_they_are():
@@ -75,9 +79,19 @@ def test_too_few_rows_are_refused():
         calibrate(rows_of("h100_sxm").take(np.arange(5)), H100)
 
 
-def test_a_chip_without_a_kernel_section_is_refused():
-    with pytest.raises(UserError, match="has no kernel section"):
-        calibrate(rows_of("h100_sxm"), load_hardware("tpu-v5e"))
+def test_a_chip_without_a_kernel_section_starts_from_what_is_alike_everywhere(tmp_path):
+    """The H100 as if nobody had measured it: half of its rows fit it better than what is alike everywhere."""
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(calibrated_text_without_kernel(), encoding="utf-8")
+    bare_h100 = load_hardware(bare)
+    assert bare_h100.kernel is None
+    found = calibrate(rows_of("h100_sxm").take(slice(None, None, 2)), bare_h100)
+    before, after = (np.median(np.abs(np.log(time / found.rows.time_s))) for time in (found.before_s, found.after_s))
+    assert after < 0.9 * before
+
+
+def calibrated_text_without_kernel() -> str:
+    return re.sub(_KERNEL_SECTION, "", copy_profile("bare", "h100-sxm"), count=1, flags=re.MULTILINE)
 
 
 def test_the_written_profile_reads_back_with_the_fitted_figures(tmp_path):

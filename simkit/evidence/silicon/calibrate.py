@@ -1,9 +1,8 @@
 r"""Fitting a chip's kernel parameters to measured kernel times, and saying which of them the measurements identify.
 
 Least squares (scipy) on :math:`r = \ln(\hat t / t)` with a soft-L1 loss, in the logarithms of the parameters: errors
-and
-parameters are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`; a parameter
-that no row reacts to, or whose interval is wider than a factor of two, is not identified, and the fit is refused.
+and parameters are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`; a
+parameter that no row reacts to, or whose interval is wider than a factor of two, is not identified: it stays as it was.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from simkit.evidence.silicon.mixture_rows import MixtureOperator, mixture_operat
 from simkit.evidence.silicon.product_rows import gemm_times_s
 from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
 from simkit.foundation.errors import UserError, did_you_mean
+from simkit.hardware.catalog import with_kernel
 from simkit.hardware.kernel import LIBRARIES, DecodeKernel
 from simkit.hardware.profile import HardwareProfile
 
@@ -70,11 +70,12 @@ class FittedParameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A profile with fitted parameters, and the rows' predictions before and after."""
+    """A profile with fitted parameters, the names of those that no row identifies, predictions before and after."""
 
     hardware: HardwareProfile
     rows: MeasuredTimes = field(repr=False)
     parameters: tuple[FittedParameter, ...]
+    unidentified: tuple[str, ...]
     before_s: Any = field(repr=False)
     after_s: Any = field(repr=False)
 
@@ -95,19 +96,17 @@ def parameters_of(rows: MeasuredTimes) -> tuple[str, ...]:
 
 
 def calibrate(rows: MeasuredTimes, hardware: HardwareProfile, keep: Sequence[str] = ()) -> Calibration:
-    """Fit the chip's parameters to its rows.
+    """Fit the chip's parameters to its rows; what the rows do not identify stays as it was, the least certain first.
 
     Parameters
     ----------
     rows: measured kernels of one system.
-    hardware: the profile that the fit starts from; it must have a ``kernel`` section.
+    hardware: the profile that the fit starts from; without a ``kernel`` section, from what is alike everywhere.
     keep: parameters left as they are.
 
-    Raises :class:`UserError` naming the parameters that the rows do not identify.
+    Raises :class:`UserError` when the rows identify none.
     """
-    if hardware.kernel is None:
-        raise UserError(f"{hardware.name} has no kernel section to calibrate",
-                        hint="kernel: {} in the profile starts from the family's parameters")
+    hardware = with_kernel(hardware)
     known = parameters_of(rows)
     for name in keep:
         if name not in known:
@@ -119,17 +118,29 @@ def calibrate(rows: MeasuredTimes, hardware: HardwareProfile, keep: Sequence[str
         raise UserError(f"{len(rows)} rows are too few for {len(names)} parameters: expected at least "
                         f"{LEAST_ROWS_PER_PARAMETER * len(names)}", hint="measure more, or --keep parameters")
     chip = FitRows(rows=rows, hardware=hardware)
-    parameters = fit([chip], [(name, 0) for name in names])
-    unidentified = [parameter.name for parameter in parameters if not parameter.identified]
-    if unidentified:
-        raise UserError(f"these rows cannot identify {', '.join(unidentified)}: no interval within a factor of two",
-                        hint="measure kernels in which they bind, or leave them as they are with --keep "
-                             + ",".join([*keep, *unidentified]))
-    kernel = with_parameters(hardware.kernel, {parameter.name: parameter.value for parameter in parameters})
-    before, after = chip.times_s(hardware.kernel), chip.times_s(kernel)
+    unidentified: list[str] = []
+    while True:
+        parameters = fit([chip], [(name, 0) for name in names])
+        if not (vague := _least_certain(parameters)):
+            break
+        unidentified += vague
+        names = [name for name in names if name not in vague]
+        if not names:
+            raise UserError(f"these rows identify none of {', '.join(unidentified)} within a factor of two",
+                            hint="measure kernels of several batches, lengths and numbers of KV heads")
+    kernel = with_parameters(_kernel(chip), {parameter.name: parameter.value for parameter in parameters})
+    before, after = chip.times_s(_kernel(chip)), chip.times_s(kernel)
     stated = dict(hardware.kernel_parameters or {}) | {parameter.name: parameter.value for parameter in parameters}
     return Calibration(hardware=replace(hardware, kernel=kernel, kernel_parameters=stated), rows=rows,
-                       parameters=tuple(parameters), before_s=before, after_s=after)
+                       parameters=tuple(parameters), unidentified=tuple(unidentified), before_s=before, after_s=after)
+
+
+def _least_certain(parameters: Sequence[FittedParameter]) -> list[str]:
+    """Those that no row moves; else the one with the widest interval, where that is no identification."""
+    unmoved = [parameter.name for parameter in parameters if parameter.interval is None]
+    widths = {parameter.name: parameter.value / parameter.interval[0] for parameter in parameters
+              if parameter.interval is not None and not parameter.identified}
+    return unmoved or sorted(widths, key=lambda name: -widths[name])[:1]
 
 
 @dataclass(frozen=True, kw_only=True)
