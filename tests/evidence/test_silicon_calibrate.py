@@ -10,7 +10,7 @@ from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_parameter
 from simkit.evidence.silicon.calibrated_profile import _KERNEL_SECTION, calibrated_text, rows_of_profile
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
 from simkit.evidence.silicon.tables import MeasuredTimes, shipped_table
-from simkit.evidence.silicon.transfer import carried_over
+from simkit.evidence.silicon.transfer import carried_over, copies_in_bulk
 from simkit.foundation.errors import UserError
 from simkit.hardware.authoring import copy_profile
 from simkit.hardware.catalog import load_hardware
@@ -119,4 +119,10 @@ def test_a_chip_is_carried_over_from_three_others_better_than_the_roofline():
     rows = rows_of("h100_sxm", SHIPPED_LADDERS)
     error = np.abs(FitRows(rows=rows, hardware=H100).times_s(kernel) / rows.time_s - 1.0)
     serving = (rows.columns["kv_len"] >= 512) & (rows.columns["batch"] >= 4)
-    assert error[serving].mean() <= 0.16
+    assert error[serving].mean() <= 0.13
+
+
+def test_how_a_chip_copies_decides_whether_its_loads_keep_up_with_its_dram():
+    """Compute capability 9.0 brought bulk copies (CUDA C++ Programming Guide); a chip that states none is a new one."""
+    assert [copies_in_bulk(load_hardware(name)) for name in ("a100-sxm-80gb", "l40s", "h100-sxm", "b200-sxm", "groq-lpu")] == [
+        False, False, True, True, True]

@@ -1,18 +1,28 @@
 """Leave one chip out: fit all parameters on the other chips, carry them over by rule, and predict the one left out.
 
-The rule is the one by which a profile without parameters of its own gets them: cycles and ratios are the geometric
-mean of
-the other chips' (a cycle is shorter on a faster clock), data paths are raised to what the chip's own DRAM asks for
-(:meth:`simkit.hardware.kernel.DecodeKernel.provisioned`), DRAM reaches the fraction of peak that streaming benchmarks
-reach on the chip, scaled as on the others; launches of a library take the mean of the other chips' seconds, being
-made of latencies that no clock scales. Latency, units, clock, caches and peaks are its datasheet's, and which kernels
-a library has for it is known from the library. Everything is fitted here and now, parameters of the family included: no
-fitted parameter of the chip left out takes part. What stays from the shipped files are structural parameters (tile
-and page sizes, how sharply a cache falls off) that scans over all chips set.
+Cycles and ratios are the geometric mean of the other chips' (a cycle is shorter on a faster clock), but for what the
+architecture decides, which a data sheet tells:
+
+- what loads and what joins the pieces of a sequence is of the chips with the same copies. Before compute capability 9.0
+  kernels copy asynchronously in pieces of 16 bytes and start one another through the host's queue; from it on they copy
+  in bulk and start early (CUDA C++ Programming Guide: asynchronous copies; programmatic dependent launch);
+- bulk copies are raised to what the chip's own DRAM asks for
+  (:meth:`simkit.hardware.kernel.DecodeKernel.provisioned`), the others load at their own rate;
+- cycles of the vector unit go with its lanes, which A100 has half as many of as the others;
+- DRAM reaches the fraction of peak that streams reach on the chip, times what kernels reach of streams elsewhere, never
+  more than all of it; launches of a library take the mean of the other chips' seconds, being made of latencies that no
+  clock scales.
+
+What only some of the others state is the family's figure on the rest. Latency, units, clock, caches and peaks are the
+data sheet's, and which kernels a library has for the chip is known from the library. Everything is fitted here and now,
+parameters of the family included: no fitted parameter of the chip left out takes part. What stays from the shipped
+files are structural parameters (tile and page sizes, how sharply a cache falls off) that scans over all chips set.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +35,7 @@ from simkit.evidence.silicon.calibrate import (
     LAUNCH,
     FitRows,
     fit,
+    parameter_value,
     parameters_of,
     with_parameters,
 )
@@ -44,6 +55,8 @@ from simkit.study.engines import DEFAULT
 
 LEAST_CHIPS: Final = 3
 SAMPLE: Final = 250  # rows a chip that the fit sees
+BULK_COPIES: Final = 90  # compute capability times ten
+OF_COPIES: Final = ("load_bytes_per_cycle_per_unit", "split_combine_cycles")
 NEUTRAL_CACHE_FRACTION: Final = 0.85
 RUNS: Final = 8
 
@@ -86,30 +99,58 @@ def _drawn(rows: MeasuredTimes, sample: int, seed: int) -> MeasuredTimes:
 
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
     """The parameters that the other chips give one that nobody measured: fitted on their rows, then carried by rule."""
-    own = {index: [name for name in parameters_of(chip.rows) if _calibrated(name, chip.hardware)]
-           for index, chip in enumerate(others)}
+    told = [parameters_of(chip.rows) for chip in others]
     free: list[tuple[str, int | None]] = [(name, None) for name in FAMILY_PARAMETERS]
-    free += [(name, index) for index in own for name in own[index]]
+    free += [(name, index) for index, chip in enumerate(others) for name in told[index]
+             if _calibrated(name, chip.hardware)]
     fitted = fit(others, free, most_evaluations=RUNS)
     values: dict[tuple[str, int | None], float] = {
         key: parameter.value for key, parameter in zip(free, fitted, strict=True)}
+    # What a chip's profile does not state of what its rows could speak about is the family's figure there.
+    known = values | {(name, index): parameter_value(_kernel(chip), name) for index, chip in enumerate(others)
+                      for name in told[index] if f"kernel.{name}" not in chip.hardware.provenance}
+    parameters = {name: values[name, None] for name in FAMILY_PARAMETERS}
+    for name in {name for name, index in values if index is not None}:
+        chips = [(known[name, index], chip.hardware) for index, chip in enumerate(others) if (name, index) in known]
+        if name in OF_COPIES:
+            chips = [entry for entry in chips if copies_in_bulk(entry[1]) == copies_in_bulk(hardware)] or chips
+        parameters[name] = math.exp(statistics.fmean(
+            math.log(value * _scale(name, chip, hardware)) for value, chip in chips))
+    parameters["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
     kernel = hardware.kernel
     assert kernel is not None  # noqa: S101  # chips without one are not compared
-    parameters = {name: values[name, None] for name in FAMILY_PARAMETERS}
-    for name in sorted({name for names in own.values() for name in names}):
-        known = np.array([[values[name, index], others[index].hardware.compute.known_clock_hz]
-                          for index in own if name in own[index]])
-        clock_hz = hardware.compute.known_clock_hz
-        scale = clock_hz / known[:, 1] if name.endswith(LAUNCH) else 1.0
-        parameters[name] = float(np.exp(np.mean(np.log(known[:, 0] * scale))))
-    parameters["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
-    carried = with_parameters(kernel, parameters)
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
-    cycles = hardware.compute.known_clock_hz * hardware.compute.units
     # Structural parameters that a scan set for this chip would be knowledge of its rows: the family's stand.
-    carried = replace(carried, tuned_for_bytes_per_s=peak, tile_tokens=64.0,
+    carried = replace(with_parameters(kernel, parameters), tuned_for_bytes_per_s=peak, tile_tokens=64.0,
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)
-    return carried.provisioned(peak / cycles)
+    share = peak / (hardware.compute.known_clock_hz * hardware.compute.units)
+    return carried.provisioned(share) if copies_in_bulk(hardware) else carried
+
+
+def _kernel(chip: FitRows) -> DecodeKernel:
+    assert chip.hardware.kernel is not None  # noqa: S101  # chips without one are not compared
+    return chip.hardware.kernel
+
+
+def copies_in_bulk(hardware: HardwareProfile) -> bool:
+    """Compute capability 9.0 and above; a chip that states none is taken for a new one."""
+    architecture = hardware.compute.architecture or ""
+    return not architecture.startswith("sm_") or int(architecture.removeprefix("sm_")) >= BULK_COPIES
+
+
+def _scale(name: str, known: HardwareProfile, hardware: HardwareProfile) -> float:
+    """What a parameter of one chip is times on another."""
+    if name.endswith(LAUNCH):
+        return hardware.compute.known_clock_hz / known.compute.known_clock_hz
+    lanes = _flops_per_cycle(hardware) / _flops_per_cycle(known)
+    return {"vector_elements_per_cycle": lanes, "vector_elements_per_cycle_8bit": lanes,
+            "vector_item_setup_cycles": 1.0 / lanes}.get(name, 1.0)
+
+
+def _flops_per_cycle(hardware: HardwareProfile) -> float:
+    """Of the vector unit of one SM."""
+    compute = hardware.compute
+    return float(compute.vector_peak_flop_per_s or 1.0) / (compute.units * compute.known_clock_hz)
 
 
 def _calibrated(name: str, hardware: HardwareProfile) -> bool:
@@ -123,9 +164,8 @@ def _dram_fraction(others: Sequence[FitRows], values: Mapping[tuple[str, int | N
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
     ratios = []
     for index, chip in enumerate(others):
-        assert chip.hardware.kernel is not None  # noqa: S101  # FitRows were fitted
-        reached = values.get(("dram_achieved_fraction", index), chip.hardware.kernel.dram_achieved_fraction)
-        ratios.append(reached / chip.hardware.main_memory.achievable_fraction)
+        reached = values.get(("dram_achieved_fraction", index), _kernel(chip).dram_achieved_fraction)
+        ratios.append(min(reached / chip.hardware.main_memory.achievable_fraction, 1.0))
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
 
