@@ -13,7 +13,7 @@ from simkit.commands.options import Destination
 
 @click.command()
 @click.option("--data", metavar="FILE.csv[.gz]", default=None,
-              help="Measured attention kernels of three systems or more instead of the shipped table.")
+              help="Measured attention kernels or products of three systems or more instead of the shipped table.")
 @click.option("--sample", type=click.IntRange(min=60), default=250, show_default=True, metavar="N",
               help="Rows a chip that the fits see; all rows are scored.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",

@@ -56,6 +56,8 @@ from simkit.study.engines import DEFAULT
 LEAST_CHIPS: Final = 3
 SAMPLE: Final = 250  # rows a chip that the fit sees
 BULK_COPIES: Final = 90  # compute capability times ten
+SECTION: Final = {"decode_attention": "", "decode_gemm": "gemm."}  # where the parameters of a kind's kernels stand
+DRAM: Final = "dram_achieved_fraction"
 OF_COPIES: Final = ("load_bytes_per_cycle_per_unit", "split_combine_cycles")
 NEUTRAL_CACHE_FRACTION: Final = 0.85
 RUNS: Final = 8
@@ -67,15 +69,16 @@ def transfer(data: Path | None = None, *, sample: int = SAMPLE, seed: int = 0,
 
     Parameters
     ----------
-    data: a table of attention kernels of at least three systems instead of the shipped one; all its rows are scored.
+    data: a table of attention kernels or of products of at least three systems instead of the shipped one; all its rows
+        are scored.
     sample: rows a chip that the fits see, drawn with ``seed``.
     seed: of the draw.
     profiles: a folder searched before the shipped profiles.
     """
     table = read_table(data) if data else shipped_table(SHIPPED_SPREAD)
     ladders = table if data else shipped_table(SHIPPED_LADDERS)
-    if table.kind != "decode_attention":
-        raise UserError(f"transfer is between attention kernels, and this is a table of {table.kind}",
+    if table.kind not in SECTION:
+        raise UserError(f"transfer is of {' and '.join(SECTION)}, and this is a table of {table.kind}",
                         where=Location(file=table.name))
     chips = {system: load_hardware(system, profiles=profiles) for system in table.systems}
     chips = {system: chip for system, chip in chips.items() if chip.kernel is not None}
@@ -100,7 +103,9 @@ def _drawn(rows: MeasuredTimes, sample: int, seed: int) -> MeasuredTimes:
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
     """The parameters that the other chips give one that nobody measured: fitted on their rows, then carried by rule."""
     told = [parameters_of(chip.rows) for chip in others]
-    free: list[tuple[str, int | None]] = [(name, None) for name in FAMILY_PARAMETERS]
+    section = SECTION[others[0].rows.kind]
+    family = FAMILY_PARAMETERS if not section else ()
+    free: list[tuple[str, int | None]] = [(name, None) for name in family]
     free += [(name, index) for index, chip in enumerate(others) for name in told[index]
              if _calibrated(name, chip.hardware)]
     fitted = fit(others, free, most_evaluations=RUNS)
@@ -109,14 +114,15 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
     # What a chip's profile does not state of what its rows could speak about is the family's figure there.
     known = values | {(name, index): parameter_value(_kernel(chip), name) for index, chip in enumerate(others)
                       for name in told[index] if f"kernel.{name}" not in chip.hardware.provenance}
-    parameters = {name: values[name, None] for name in FAMILY_PARAMETERS}
+    parameters = {name: values[name, None] for name in family}
     for name in {name for name, index in values if index is not None}:
         chips = [(known[name, index], chip.hardware) for index, chip in enumerate(others) if (name, index) in known]
         if name in OF_COPIES:
             chips = [entry for entry in chips if copies_in_bulk(entry[1]) == copies_in_bulk(hardware)] or chips
         parameters[name] = math.exp(statistics.fmean(
             math.log(value * _scale(name, chip, hardware)) for value, chip in chips))
-    parameters["dram_achieved_fraction"] = _dram_fraction(others, values, hardware)
+    reached = f"{section}{DRAM}"
+    parameters[reached] = _dram_fraction(reached, others, values, hardware)
     kernel = hardware.kernel
     assert kernel is not None  # noqa: S101  # chips without one are not compared
     peak = hardware.main_memory.chip_bandwidth_bytes_per_s or 0.0
@@ -159,12 +165,12 @@ def _calibrated(name: str, hardware: HardwareProfile) -> bool:
     return stated is not None and stated.confidence == "calibration"
 
 
-def _dram_fraction(others: Sequence[FitRows], values: Mapping[tuple[str, int | None], float],
+def _dram_fraction(name: str, others: Sequence[FitRows], values: Mapping[tuple[str, int | None], float],
                    hardware: HardwareProfile) -> float:
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
     ratios = []
     for index, chip in enumerate(others):
-        reached = values.get(("dram_achieved_fraction", index), _kernel(chip).dram_achieved_fraction)
+        reached = values.get((name, index), parameter_value(_kernel(chip), name))
         ratios.append(min(reached / chip.hardware.main_memory.achievable_fraction, 1.0))
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
