@@ -73,6 +73,11 @@ def pytest_report_header() -> str | None:
 
 # Figures are files; a test never needs a window, also where DISPLAY is set.
 os.environ["MPLBACKEND"] = "Agg"
+# Drawn small, and without the subset of a TrueType font that a PDF holds, which takes longer to make than the drawing:
+# tests of a figure look at what it says. tests/report/test_figures.py draws one as users get it.
+AS_SHIPPED = {"PNG_DOTS_PER_INCH": export.PNG_DOTS_PER_INCH, "pdf.fonttype": style.RC["pdf.fonttype"]}
+export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]
+style.RC["pdf.fonttype"] = 3
 
 # Replayed points are kept for the length of one test run, and never among the user's own.
 _CACHE = tempfile.TemporaryDirectory(prefix="simkit-tests-")

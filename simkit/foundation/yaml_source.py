@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def load_yaml(path: Path | str) -> YamlSource:
     Raises :class:`UserError` with file:line:column when the file is missing, unreadable, too large, not UTF-8
     or not the YAML that simkit reads.
     """
-    return parse_yaml(read_text(path, most_bytes=MAX_FILE_BYTES), file=str(path))
+    return _parsed(read_text(path, most_bytes=MAX_FILE_BYTES), file=str(path))
 
 
 def parse_yaml(text: str, *, file: str) -> YamlSource:
@@ -84,6 +85,9 @@ def parse_yaml(text: str, *, file: str) -> YamlSource:
     places: dict[KeyPath, tuple[int, int]] = {}
     data = _build(root, (), file, places)
     return YamlSource(file=file, data=data, places=places)
+
+
+_parsed = lru_cache(maxsize=256)(parse_yaml)  # a study asks for the same profiles again and again; nobody changes their data
 
 
 def _root(text: str, file: str) -> yaml.Node | None:
