@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
+from simkit.report.drawing import export, style
+
 # No deadline: on a shared two-core machine a slow example says nothing about the code.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The same examples on every run, and no example database: a failure in CI is the failure of the commit.
@@ -74,9 +76,8 @@ def pytest_report_header() -> str | None:
 # Figures are files; a test never needs a window, also where DISPLAY is set.
 os.environ["MPLBACKEND"] = "Agg"
 # Drawn small, and without the subset of a TrueType font that a PDF holds, which takes longer to make than the drawing:
-# tests of a figure look at what it says. tests/report/test_figures.py draws one as users get it.
-AS_SHIPPED = {"PNG_DOTS_PER_INCH": export.PNG_DOTS_PER_INCH, "pdf.fonttype": style.RC["pdf.fonttype"]}
-export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]
+# tests of a figure look at what it says. tests/cli/test_roofline.py draws one as users get it.
+export.PNG_DOTS_PER_INCH = 30
 style.RC["pdf.fonttype"] = 3
 
 # Replayed points are kept for the length of one test run, and never among the user's own.

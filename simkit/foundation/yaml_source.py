@@ -87,7 +87,7 @@ def parse_yaml(text: str, *, file: str) -> YamlSource:
     return YamlSource(file=file, data=data, places=places)
 
 
-_parsed = lru_cache(maxsize=256)(parse_yaml)  # a study asks for the same profiles again and again; nobody changes their data
+_parsed = lru_cache(maxsize=256)(parse_yaml)  # a study reads the same profiles again and again; nobody changes them
 
 
 def _root(text: str, file: str) -> yaml.Node | None:

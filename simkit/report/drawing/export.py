@@ -55,7 +55,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     for form in FORMATS:
         files[form] = figure_bytes(figure, form)
         (folder / f"{name}.{form}").write_bytes(files[form])
-        figure.set_layout_engine("none")  # laid out once, for the page: every form has the same places, in half the time
+        figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
     return files["svg"]
 
 
