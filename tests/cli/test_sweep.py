@@ -50,11 +50,11 @@ def test_by_name_from_the_catalogue_as_parquet(cli, tmp_path):
     """In this process: tests/sweep has it on several."""
     from pyarrow import parquet
 
-    result = cli("sweep", "concurrency", "-o", "out.parquet")
+    result = cli("sweep", "speculative_vs_gqa", "-o", "out.parquet")
     assert result.exit_code == 0, result.stderr
     table = parquet.read_table(tmp_path / "out.parquet")
     manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text(encoding="utf-8"))["manifest"]
-    assert table.num_rows == manifest["points"] == 9 * 2 * 3 * 9 * 6
+    assert table.num_rows == manifest["points"] == 3 * 3 * 15
 
 
 def test_a_study_too_large_for_a_report_is_not_for_a_sweep(cli, tmp_path):
