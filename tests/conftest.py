@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from simkit.report.drawing import export, style
 
 # No deadline: on a shared two-core machine a slow example says nothing about the code. Few examples, in a run that is
-# to end in minutes; HYPOTHESIS_PROFILE=many, which python tools/check.py slow sets, looks ten times as long.
+# to end in minutes; HYPOTHESIS_PROFILE=many, which python tools/check.py slow sets, looks five times as long.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
-settings.register_profile("many", parent=settings.get_profile("dev"), max_examples=400)
+settings.register_profile("many", parent=settings.get_profile("dev"), max_examples=200)
 # The same examples on every run, and no example database: a failure in CI is the failure of the commit.
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

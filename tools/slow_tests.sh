@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that CI leaves out, then the laws with ten times CI's examples: bash tools/slow_tests.sh [PYTEST OPTIONS].
+# The tests that CI leaves out, then the laws with five times CI's examples: bash tools/slow_tests.sh [PYTEST OPTIONS].
 # Last run: see CONTRIBUTING.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."

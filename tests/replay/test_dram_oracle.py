@@ -15,7 +15,7 @@ from tests.replay.cases import dram_config
 from tests.replay.dram_oracle import Oracle, Request
 
 SEEDS = range(-(-settings.default.max_examples // 40))  # any will do: 12 200 streams of other seeds were equal too
-pytestmark = pytest.mark.hypothesis  # one stream each in CI, ten by python tools/check.py slow
+pytestmark = pytest.mark.hypothesis  # one stream each in CI, five by python tools/check.py slow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ STEP_SLACK = {"trainium2": 0.08, "groq-lpu": 0.08}
 ATTENTION_SLACK = {"dmatrix-corsair": 0.25, "trainium2": 0.14, "groq-lpu": 0.4}
 
 
-@pytest.mark.hypothesis  # python tools/check.py slow draws ten times as many
+@pytest.mark.hypothesis  # python tools/check.py slow draws five times as many
 @pytest.mark.parametrize("layout", ["gqa-8", "mqa"])
 @pytest.mark.parametrize("chip", SAMPLED)
 def test_a_random_point_of_the_assumed_box_lies_within_the_ranges(chip, layout):
