@@ -68,7 +68,7 @@ def test_a_trace_that_is_not_there_or_not_text_is_said_in_words(tmp_path):
 
 def test_a_long_trace_takes_no_more_memory_than_a_short_one(tmp_path):
     peaks = []
-    for rows in (20_000, 60_000):  # more than a chunk
+    for rows in (40_000, 120_000):
         file = tmp_path / f"{rows}.csv"
         with file.open("w", encoding="utf-8") as stream:
             stream.write("arrival_s,prompt_tokens,output_tokens\n")
