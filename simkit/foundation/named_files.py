@@ -30,10 +30,9 @@ def catalogue_files(kind: str, folders: Iterable[Path] = ()) -> dict[str, Path]:
     """Every catalogue entry by name (its file's stem), a user's file winning over a shipped one."""
     found: dict[str, Path] = {}
     for folder in (*folders, shipped_folder(kind)):
-        for file in _entries(folder):
-            name, suffix = os.path.splitext(file)  # noqa: PTH122 - as text: paths of a hundred files take milliseconds
-            if suffix in _SUFFIXES and not file.startswith("."):
-                found.setdefault(name, folder / file)
+        for name, suffix in map(os.path.splitext, _entries(folder)):  # as text: a hundred paths take milliseconds
+            if suffix in _SUFFIXES and not name.startswith("."):
+                found.setdefault(name, folder / f"{name}{suffix}")
     return dict(sorted(found.items()))
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,9 +102,5 @@ def inline_svg(svg: bytes, *, name: str, alt: str) -> str:
     if opening is None or box is None:
         raise ValueError(f"figure {name}: not the SVG that Matplotlib writes")
     head = (f'<svg class="plot" role="img" viewBox="{box[1]}" xmlns="http://www.w3.org/2000/svg" '
-            f'xmlns:xlink="http://www.w3.org/1999/xlink" aria-label="{_attribute(alt)}">')
+            f'xmlns:xlink="http://www.w3.org/1999/xlink" aria-label="{escape(alt)}">')
     return head + text[opening.end():]
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
