@@ -37,7 +37,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || PYTHONUTF8=1 $(PYTHON) -m venv --clear $(VENV) || { \
 		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock || { \
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --only-binary :all: -r requirements.lock || { \
 		echo "Set-up failed, see above. Every pinned package ships wheels for CPython 3.11 to 3.14 on Linux, macOS and Windows; the first run needs a package index." >&2; exit 1; }
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@for pth in $(VENV)/lib/python*/site-packages/*simkit*.pth; do [ ! -f "$$pth" ] || echo ../../../.. >"$$pth"; done

@@ -14,8 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
-# No deadline: on a shared two-core machine a slow example says nothing about the code.
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from simkit.report.drawing import export, style
+
+# No deadline: on a shared two-core machine a slow example says nothing about the code. Few examples, in a run that is
+# to end in minutes; HYPOTHESIS_PROFILE=many, which python tools/check.py slow sets, looks five times as long.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
+settings.register_profile("many", parent=settings.get_profile("dev"), max_examples=200)
 # The same examples on every run, and no example database: a failure in CI is the failure of the commit.
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
@@ -29,8 +33,8 @@ collect_ignore = ["mutation"]
 SHARED = {"report": ("tests/report/test_build.py", "tests/report/test_figures.py", "tests/report/test_consistency.py",
                      "tests/report/test_measured_figures.py", "tests/report/test_page_browser.py", "tests/report/test_answer.py"),
           "evidence": ("tests/evidence/test_silicon.py", "tests/evidence/test_accelerators.py", "tests/evidence/test_layers.py",
-                       "tests/docs/test_evidence_page.py"),
-          "sweep": ("tests/sweep/",), "strikes": ("tests/faults/",), "pages": ("tests/docs/test_pages.py",)}
+                       "tests/docs/test_evidence_page.py", "tests/docs/test_pages.py", "tests/published/test_published.py"),
+          "sweep": ("tests/sweep/",), "strikes": ("tests/faults/",)}
 
 
 def _group(test: str) -> str:
@@ -73,6 +77,10 @@ def pytest_report_header() -> str | None:
 
 # Figures are files; a test never needs a window, also where DISPLAY is set.
 os.environ["MPLBACKEND"] = "Agg"
+# Drawn small, and without the subset of a TrueType font that a PDF holds, which takes longer to make than the drawing:
+# tests of a figure look at what it says. tests/cli/test_roofline.py draws one as users get it.
+export.PNG_DOTS_PER_INCH = 30
+style.RC["pdf.fonttype"] = 3
 
 # Replayed points are kept for the length of one test run, and never among the user's own.
 _CACHE = tempfile.TemporaryDirectory(prefix="simkit-tests-")

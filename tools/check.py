@@ -39,7 +39,7 @@ CHECKS: Final = {
     "record": Check("tools/record_answers.py", "record|compare FILE [...]",
                     "the program's answers before a change that should change none, and after it"),
     "slow": Check("tools/slow_tests.sh", "[PYTEST OPTIONS]",
-                  "the tests that CI leaves out: whole tables and fits, against docs/evidence.md"),
+                  "the tests that CI leaves out: whole tables and fits, against docs/evidence.md; more random cases"),
 }
 
 

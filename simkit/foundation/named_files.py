@@ -30,16 +30,16 @@ def catalogue_files(kind: str, folders: Iterable[Path] = ()) -> dict[str, Path]:
     """Every catalogue entry by name (its file's stem), a user's file winning over a shipped one."""
     found: dict[str, Path] = {}
     for folder in (*folders, shipped_folder(kind)):
-        for path in _entries(folder):
-            if path.suffix in _SUFFIXES and not path.name.startswith("."):
-                found.setdefault(path.stem, path)
+        for name, suffix in map(os.path.splitext, _entries(folder)):  # as text: a hundred paths take milliseconds
+            if suffix in _SUFFIXES and not name.startswith("."):
+                found.setdefault(name, folder / f"{name}{suffix}")
     return dict(sorted(found.items()))
 
 
-def _entries(folder: Path) -> list[Path]:
-    """The folder's files by name; none when there is no such folder."""
+def _entries(folder: Path) -> list[str]:
+    """The names of the folder's files in order; none when there is no such folder."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(os.listdir(folder))  # noqa: PTH208 - as above
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:

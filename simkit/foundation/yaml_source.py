@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,10 +62,9 @@ def dotted(path: Iterable[str | int]) -> str:
 def load_yaml(path: Path | str) -> YamlSource:
     """Read one YAML file whose top level is a mapping.
 
-    Raises :class:`UserError` with file:line:column when the file is missing, unreadable, too large, not UTF-8
-    or not the YAML that simkit reads.
+    Raises :class:`UserError` with its place when it is missing, unreadable, too large, not UTF-8 or other YAML.
     """
-    return parse_yaml(read_text(path, most_bytes=MAX_FILE_BYTES), file=str(path))
+    return _parsed(read_text(path, most_bytes=MAX_FILE_BYTES), file=str(path))
 
 
 def parse_yaml(text: str, *, file: str) -> YamlSource:
@@ -192,6 +192,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
     return text
 
 
+_parsed = lru_cache(maxsize=256)(parse_yaml)  # a study reads the same profiles again and again; nobody changes them
 # What PyYAML's parser says, and the slip behind it: the first whose words are in its problem and context.
 _SLIPS: Final = (
     ("found character '\\t'", "a tab: indent with spaces"),
@@ -222,8 +223,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> UserError:
 
 
 def _place(node: yaml.Node, file: str, path: KeyPath = ()) -> Location:
-    return Location(file=file, line=node.start_mark.line + 1, column=node.start_mark.column + 1,
-                    key=dotted(path) or None)
+    return replace(_mark(node.start_mark, file), key=dotted(path) or None)
 
 
 def _mark(mark: Any, file: str) -> Location:

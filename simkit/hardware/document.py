@@ -72,16 +72,16 @@ def _strip_parameters(node: Any, path: tuple[str | int, ...], source: YamlSource
         return {key: _strip_parameters(value, (*path, key), source, provenance, faults) for key, value in node.items()}
     known = ("value", "source", "confidence", "note")
     for key, given in node.items():
-        where = source.locate((*path, key))
         if key not in known:
             hint = did_you_mean(key, known) if len(faults) < MAX_SHOWN_ERRORS else None  # of what is shown
-            faults.append(UserError("unknown key", where=where, hint=hint))
+            faults.append(UserError("unknown key", where=source.locate((*path, key)), hint=hint))
         elif key != "value" and given is not None and not isinstance(given, str):
-            faults.append(UserError(f"{shown(given)} is not text", where=where))
+            faults.append(UserError(f"{shown(given)} is not text", where=source.locate((*path, key))))
         elif key == "confidence" and given is not None and given not in CONFIDENCES:
             hint = did_you_mean(given, CONFIDENCES)
             faults.append(UserError(f"{shown(given)} is not known: expected one of {', '.join(CONFIDENCES)}",
-                                    where=where, hint=hint if hint and hint.startswith("did") else None))
+                                    where=source.locate((*path, key)),
+                                    hint=hint if hint and hint.startswith("did") else None))
     if faults:
         return node["value"]
     table, named = source.data.get("sources"), node.get("source")
@@ -107,10 +107,10 @@ def _override(data: dict[str, Any], key: str, text: str, places: dict[str, Locat
             places[".".join(parts[:depth])] = where
         if part not in node:
             raise UserError(f"no such key '{part[:64]}'", where=where, hint=did_you_mean(part, node))
-        node = node[part]
-        if not isinstance(node, dict):
+        if not isinstance(node[part], dict):
             raise UserError(f"'{part[:64]}' has no keys below it", where=where,
                             hint=f"write --set {shorten('.'.join(parts[:depth]), 64)}={shorten(text.strip(), 40)}")
+        node[part] = node = {**node[part]}  # the document itself is read again
     places[key] = where
     node[parts[-1]] = _setting(text.strip())
 

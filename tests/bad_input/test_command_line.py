@@ -103,7 +103,7 @@ HOSTILE = st.text(max_size=30) | st.lists(st.sampled_from([
     "=", "memory.hbm.", "TB/s", "'", '"', "{", "[", "=cmd|' /C calc'!A0", "<script>", "%s", "{0}", "\ud800"]), max_size=6).map("".join)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(option=st.sampled_from(["-H", "-M", "-A", "--batch", "--kv-len", "--q-len", "--kv-dtype", "--weight-dtype", "--chips", "--tp",
                                "--pp", "--engine", "--set", "--profiles", "--format"]), value=HOSTILE)
 def test_any_value_of_any_option_is_taken_or_is_told_in_two_lines(option, value):

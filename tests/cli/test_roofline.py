@@ -41,6 +41,14 @@ def test_the_figure_is_written_in_the_format_of_its_suffix_and_never_over_anothe
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_the_text_of_a_pdf_is_in_a_font_that_publishers_take(run_cli, tmp_path):
+    """TrueType, not Type 3: the other tests draw with the quicker one (tests/conftest.py)."""
+    assert run_cli("roofline", "-o", "roofline.pdf").exit_code == 0
+    content = (tmp_path / "roofline.pdf").read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
+
+
 def test_a_figure_is_of_one_model(cli):
     assert cli("roofline", "-M", "llama-2-70b,llama-2-7b", "-o", "x.svg").exit_code == 2
     assert cli("roofline", "-M", "llama-2-70b,llama-2-7b", "--format", "csv").exit_code == 0

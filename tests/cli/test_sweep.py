@@ -40,33 +40,34 @@ def test_a_study_becomes_one_csv_whose_rows_are_simulate_s(cli, run_cli, study, 
     assert rows[1:] == [[row[name] for name in rows[0]] for row in asked]
 
 
-def test_progress_goes_to_stderr_with_rate_and_time(run_cli, study):
-    result = run_cli("sweep", study, "-o", "out.csv")
+def test_progress_goes_to_stderr_with_rate_and_time(cli, study):
+    result = cli("sweep", study, "-o", "out.csv")
     assert re.search(r"16 of 16 points, [\d,.]+ points/s, \d+ s taken", result.stderr)
     assert "\r" not in result.stderr
 
 
-def test_by_name_from_the_catalogue_as_parquet_on_two_processes(run_cli, tmp_path):
+def test_by_name_from_the_catalogue_as_parquet(cli, tmp_path):
+    """In this process: tests/sweep has it on several."""
     from pyarrow import parquet
 
-    result = run_cli("sweep", "concurrency", "-o", "out.parquet", "--workers", "2")
+    result = cli("sweep", "speculative_vs_gqa", "-o", "out.parquet")
     assert result.exit_code == 0, result.stderr
     table = parquet.read_table(tmp_path / "out.parquet")
     manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text(encoding="utf-8"))["manifest"]
-    assert table.num_rows == manifest["points"] == 9 * 2 * 3 * 9 * 6
+    assert table.num_rows == manifest["points"] == 3 * 3 * 15
 
 
-def test_a_study_too_large_for_a_report_is_not_for_a_sweep(run_cli, tmp_path):
+def test_a_study_too_large_for_a_report_is_not_for_a_sweep(cli, tmp_path):
     path = tmp_path / "large.yaml"
     path.write_text(STUDY.format(batch="1..60000+1"), encoding="utf-8")
-    assert "simkit sweep has no such bound" in run_cli("report", path, "-o", "r").stderr
-    result = run_cli("sweep", path, "-o", "out.parquet")
+    assert "simkit sweep has no such bound" in cli("report", path, "-o", "r").stderr
+    result = cli("sweep", path, "-o", "out.parquet")
     assert result.exit_code == 0, result.stderr
     assert "240,000 of 240,000 points" in result.stderr
 
 
-def test_set_reaches_every_profile_and_engine_wins_over_the_study_s(run_cli, study, tmp_path):
-    result = run_cli("sweep", study, "-o", "out.csv", "--engine", "replay", "--set", "overheads.kernel_launch=0s")
+def test_set_reaches_every_profile_and_engine_wins_over_the_study_s(cli, study, tmp_path):
+    result = cli("sweep", study, "-o", "out.csv", "--engine", "replay", "--set", "overheads.kernel_launch=0s")
     assert result.exit_code == 0, result.stderr
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
         assert {row["engine"] for row in csv.DictReader(stream)} == {"replay"}
@@ -84,9 +85,9 @@ def test_set_reaches_every_profile_and_engine_wins_over_the_study_s(run_cli, stu
     (["-o", "out.csv", "--engine", "rooflien"], "did you mean 'roofline'?"),
     ([], "Missing option '-o'"),
 ])
-def test_mistakes_are_one_line_and_exit_2(run_cli, study, tmp_path, options, said):
+def test_mistakes_are_one_line_and_exit_2(cli, study, tmp_path, options, said):
     (tmp_path / "there.csv").write_text("mine", encoding="utf-8")
-    result = run_cli("sweep", study, *options)
+    result = cli("sweep", study, *options)
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
@@ -94,9 +95,9 @@ def test_mistakes_are_one_line_and_exit_2(run_cli, study, tmp_path, options, sai
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_force_replaces_and_resume_of_what_is_done_does_nothing(run_cli, study, tmp_path):
+def test_force_replaces_and_resume_of_what_is_done_does_nothing(cli, study, tmp_path):
     (tmp_path / "out.csv").write_text("mine", encoding="utf-8")
-    assert run_cli("sweep", study, "-o", "out.csv", "--force").exit_code == 0
+    assert cli("sweep", study, "-o", "out.csv", "--force").exit_code == 0
     written = (tmp_path / "out.csv").stat().st_mtime_ns
-    assert run_cli("sweep", study, "-o", "out.csv", "--resume").exit_code == 0
+    assert cli("sweep", study, "-o", "out.csv", "--resume").exit_code == 0
     assert (tmp_path / "out.csv").stat().st_mtime_ns == written

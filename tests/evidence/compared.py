@@ -4,9 +4,12 @@ from functools import cache
 from typing import Any
 
 from simkit.evidence import dram as dram_evidence
-from simkit.evidence.accelerators.compare import Compared, compare_rows
+from simkit.evidence import published as published_evidence
 from simkit.evidence.silicon.compare import compare
 from tests.reference_data import reference_path
+from tools.docs.build_pages import accelerators_compared as accelerators
+
+__all__ = ["accelerators", "dram", "kernels", "published"]
 
 
 @cache
@@ -16,9 +19,9 @@ def kernels(table: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @cache
-def accelerators() -> Compared:
-    """The shipped table of accelerators."""
-    return compare_rows()
+def published() -> dict[str, dict[str, Any]]:
+    """The records of all published figures by id."""
+    return {one["id"]: one for one in published_evidence.compare()}
 
 
 @cache

@@ -24,13 +24,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from simkit.report.drawing import export
+from simkit.report.drawing import export, style
 from simkit.sweep import part_plan
 from tests.faults.cases import BYSTANDERS, CASES, EARLIER, LATER_DATE_S, Case, contents, scratch
 from tests.faults.workshop import END_S, Run, Workshop
 
-export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]  # quick figures
-part_plan.PART_POINTS[True] = 50  # 48 parts: many moments between them; workers read this file too
+if __name__ in {"__main__", "__mp_main__"}:  # the program and its workers, not the tests beside which it is collected
+    export.PNG_DOTS_PER_INCH = 30  # type: ignore[misc]  # quick figures, as those of tests/conftest.py
+    style.RC["pdf.fonttype"] = 3
+    part_plan.PART_POINTS[True] = 50  # 48 parts: many moments between them; workers read this file too
 
 NOBODY = 65534
 LAST_WORDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}

@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_listed_is_a_users_error(tmp_path, monkeypatch):
     def denied(_self):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "iterdir", denied)
+    monkeypatch.setattr("os.listdir", denied)
     assert refusal("chip", profiles=tmp_path) == f"{tmp_path}: cannot list the folder: Permission denied"
 
 
@@ -222,3 +222,11 @@ def test_a_sibling_keeps_what_its_units_compute_and_takes_its_own_memory():
     faster = 4.8 / 3.352
     assert h200.kernel.latent["load_bytes_per_cycle_per_unit"] == pytest.approx(
         faster * h100.kernel.latent["load_bytes_per_cycle_per_unit"], rel=1e-3)
+
+
+def test_a_what_if_leaves_the_next_question_alone():
+    """A file is parsed once; what --set writes below a parameter of several values may not stay in it."""
+    before = load_hardware("h100-sxm")
+    changed = load_hardware("h100-sxm", overrides={"compute.matrix.peak.bf16": "1 TFLOP/s"})
+    assert changed.compute.matrix_peak_flop_per_s["bf16"] == 1e12
+    assert load_hardware("h100-sxm") == before

@@ -31,7 +31,7 @@ batches = st.integers(1, 24)
 kv_lens = st.integers(1, 3000)
 kv_dtypes = st.sampled_from(["bf16", "fp8", "int4-g128"])
 lengths = st.sampled_from(["equal", "lognormal:1.2", "8,1,1,1"])
-few = settings(max_examples=25)
+few = settings(max_examples=settings.default.max_examples // 3)
 
 
 @few
@@ -69,7 +69,7 @@ def test_a_cold_cache_moves_the_operators_bytes_exactly(chip, layout, batch, kv_
     assert found.level_bytes[chip.main_memory.name] == memory_bytes(chip, layout, batch, kv_len, **how)
 
 
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(gpus, st.sampled_from(["mha", "gqa-8", "mqa"]), st.integers(1, 6), st.integers(500, 3000), kernels,
        st.sampled_from(["equal", "lognormal:0.5"]))
 # Short runs end with a second wave of short items, the whole one with a first item that is long.
@@ -118,12 +118,11 @@ def one_replay(case: tuple[str, str, int, int]) -> list[str]:
 
 
 def test_results_are_the_same_to_the_last_bit_on_any_number_of_workers():
-    cases = [(name, layout, batch, 1000) for name in ("h100-sxm", "mi300x", "groq-lpu")
+    cases = [(name, layout, batch, 1000) for name in ("h100-sxm", "groq-lpu")
              for layout in ("mha", "mqa") for batch in (1, 7)]
     here = [one_replay(case) for case in cases]
-    for workers in (1, 2):
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            assert list(pool.map(one_replay, cases)) == here
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert list(pool.map(one_replay, cases)) == here
 
 
 @few

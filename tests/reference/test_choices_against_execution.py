@@ -82,7 +82,7 @@ def modelled(operators, name, field):
     return float(sum(np.asarray(getattr(op, field)) for op in operators if op.name == name))
 
 
-@settings(max_examples=150)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(cases())
 def test_operators_count_what_execution_touches(workload):
     touched = execute_chosen(reference(workload))

@@ -115,7 +115,7 @@ def layers_of(workload: DecodeWorkload) -> list[tuple[Rule, Case]]:
     return cases
 
 
-@settings(max_examples=180)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(workloads())
 def test_operators_count_what_execution_touches(workload):
     outcomes = [execute(case) for case in layers_of(workload)]

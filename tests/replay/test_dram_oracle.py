@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from simkit.replay.dram.simulate import DramChannel, DramConfig, DramResult
 from simkit.replay.dram.standards import standard_named
 from tests.replay.cases import dram_config
 from tests.replay.dram_oracle import Oracle, Request
 
-SEEDS = range(3)  # any will do: 12 200 streams of other seeds were equal too
+SEEDS = range(-(-settings.default.max_examples // 40))  # any will do: 12 200 streams of other seeds were equal too
+pytestmark = pytest.mark.hypothesis  # one stream each in CI, five by python tools/check.py slow
 
 
 @dataclass(frozen=True, kw_only=True)

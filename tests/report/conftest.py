@@ -50,7 +50,7 @@ figures:
   - kind: predicted_against_measured
   - kind: error_by_regime
   - kind: published_figures
-  - kind: attention_atlas
+  - {kind: attention_atlas, hardware: [h100-sxm, groq-lpu]}
   - {kind: scattered_rows, hardware: [l40s, groq-lpu], kv_len: "2k..128k*8"}
   - {kind: tile_map, hardware: [groq-lpu, sambanova-sn40l], engine: spatial}
   - {kind: head_copies, hardware: [groq-lpu], engine: spatial}
@@ -97,7 +97,7 @@ def built(study, tmp_path_factory) -> tuple[Path, dict[str, DrawnFigure]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "FIGURES", {kind: partial(kept, kind) for kind in FIGURES})
         patch.setattr(serving_goodput, "REQUESTS", 200)  # thousands make smooth curves, and half a minute
-        patch.setattr(serving_goodput, "FILLS", 1)
+        patch.setattr(serving_goodput, "FILLS", 0)
         build.build_report(study, folder, command="simkit report small.yaml")
     return folder, drawn
 

@@ -15,9 +15,15 @@ from simkit.study.evaluate import Points, evaluate_group
 from simkit.study.machine_search import EVERY_POINT, candidates
 from simkit.study.scenario import parse_scenario
 
-BATCH = np.repeat([1.0, 7.0, 64.0], 4096)
-KV_LEN = np.tile(np.arange(1, 4097) * 37.0, 3)
-Q_LEN = np.where(np.arange(len(KV_LEN)) % 5000 < 4000, 1.0, 4.0)
+RUN = 600  # more than MANY_POINTS
+BATCH = np.repeat([1.0, 7.0, 64.0], RUN)
+KV_LEN = np.tile(np.arange(1, RUN + 1) * 251.0, 3)
+Q_LEN = np.where(np.arange(len(KV_LEN)) % 730 < 580, 1.0, 4.0)
+
+
+@pytest.fixture(autouse=True)
+def _runs_are_long_sooner(monkeypatch) -> None:
+    monkeypatch.setattr(point, "LONG_RUN", RUN - 50)
 
 
 def points_of(chip, model, batch=BATCH, kv_len=KV_LEN, q_len=Q_LEN, assume=None):
@@ -68,7 +74,7 @@ def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:
         seen.append((np.ndim(points.batch), points.shape[0])), on_machine(points, *rest, **options))[1])
     point.group_columns(points_of("h100-sxm", "llama-2-70b", q_len=np.ones(len(KV_LEN))), "gqa-8",
                                 rivals=["gqa-8"], chips=8, baseline=True)
-    assert seen == [(0, 4096)] * 3
+    assert seen == [(0, RUN)] * 3
 
 
 @pytest.mark.parametrize("chip", ["h100-sxm", "sambanova-sn40l", "groq-lpu", "tpu-v5e"])
@@ -76,8 +82,8 @@ def test_long_runs_are_taken_and_every_point_once(monkeypatch) -> None:
 def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, few, monkeypatch) -> None:
     # By trying every number of chips from the fewest up, which the search must not need.
     random = np.random.default_rng(7)
-    batch, kv_len = np.floor(2.0 ** random.uniform(0, 10, 30)), np.floor(2.0 ** random.uniform(4, 17, 30))
-    points = points_of(chip, "llama-2-70b", batch, kv_len, np.ones(30))
+    batch, kv_len = np.floor(2.0 ** random.uniform(0, 10, 12)), np.floor(2.0 ** random.uniform(4, 17, 12))
+    points = points_of(chip, "llama-2-70b", batch, kv_len, np.ones(12))
     hardware, model = points.hardware, points.model
     needs = [points.need(parse_layout(name, model)) for name in ("mqa", "mha", "gqa-8")]
     options = candidates(hardware, model.n_q_heads, model.n_layers)
@@ -85,15 +91,15 @@ def test_fit_takes_the_first_number_of_chips_on_which_every_layout_fits(chip, fe
     def first(point: int, *, overflow: bool) -> int | None:
         def holds(need, **machine) -> bool:
             return any(np.broadcast_to(place(need.demand(Machine(**machine, mapping=mapping), EVERY_POINT), hardware,
-                                             overflow=overflow).fits, 30)[point] for mapping in ATTENTION_SHARDINGS)
+                                             overflow=overflow).fits, 12)[point] for mapping in ATTENTION_SHARDINGS)
 
         return next((chips for chips, tp, pp in options
                      if all(holds(need, chips=chips, tp=tp, pp=pp) for need in needs)), None)
 
     # A few points try all machines at once, many are parted by the middle one.
     monkeypatch.setattr(machine_search, "FEW", few)
-    found = machine_search.fit_chips(hardware, needs, (30,), model.n_q_heads, model.n_layers)
-    for number in range(30):
+    found = machine_search.fit_chips(hardware, needs, (12,), model.n_q_heads, model.n_layers)
+    for number in range(12):
         expected = first(number, overflow=False) or first(number, overflow=True) or options[-1][0]
         assert found.chips[number] == expected
 

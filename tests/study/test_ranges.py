@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import simkit
 from simkit.hardware.catalog import load_hardware
@@ -47,13 +48,14 @@ STEP_SLACK = {"trainium2": 0.08, "groq-lpu": 0.08}
 ATTENTION_SLACK = {"dmatrix-corsair": 0.25, "trainium2": 0.14, "groq-lpu": 0.4}
 
 
+@pytest.mark.hypothesis  # python tools/check.py slow draws five times as many
 @pytest.mark.parametrize("layout", ["gqa-8", "mqa"])
 @pytest.mark.parametrize("chip", SAMPLED)
 def test_a_random_point_of_the_assumed_box_lies_within_the_ranges(chip, layout):
-    """Brute force over 200 machines: times are bounded, ratios up to the slack that ranges.py states."""
+    """Brute force over random machines: times are bounded, ratios up to the slack that ranges.py states."""
     found, timed = on_one_machine(chip, layout, baseline=True)
     random, columns = np.random.default_rng(17), found.columns
-    for _ in range(200):
+    for _ in range(settings.default.max_examples):
         corner = with_assumed(found.hardware, {one.key: sampled(one, random) for one in found.hardware.assumed})
         own, mha = timed(corner), timed(corner, at=found.mha)
         for name, ratio, slacks in (("step_time_s", "speedup_vs_mha", STEP_SLACK),
@@ -92,6 +94,7 @@ def test_the_combinations_of_a_box_stay_few():
     assert len({corner[lanes[0].key] for corner in ranges.combinations(lanes)[3:]}) > 3  # of two orders of magnitude
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("chip", [chip for chip in SAMPLED if chip != "groq-lpu"])
 def test_a_parameter_moves_a_time_most_where_it_is_probed(chip):
     """What :mod:`ranges` rests on: the same move of a roof adds no more time where the other roofs are higher.
@@ -102,7 +105,7 @@ def test_a_parameter_moves_a_time_most_where_it_is_probed(chip):
     random, assumed = np.random.default_rng(5), found.hardware.assumed
     for one, pair in zip(assumed, ranges.probes(found.hardware), strict=True):
         without, moved = (timed(with_assumed(found.hardware, values)) for values in pair)
-        for _ in range(20):
+        for _ in range(settings.default.max_examples // 4):
             elsewhere = {other.key: sampled(other, random) for other in assumed if other is not one}
             here, there = (timed(with_assumed(found.hardware, {**elsewhere, one.key: value}))
                            for value in (one.fast, one.slow))

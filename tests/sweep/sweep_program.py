@@ -12,10 +12,10 @@ from pathlib import Path
 from simkit.commands.main import main
 from simkit.sweep import part_plan, sweep_run
 
-part_plan.PART_POINTS[True] = 100
-if "--cluster" not in sys.argv:  # a cluster's workers are other programs
-    part_plan.source_digest = lambda _: "pinned"
-
+if __name__ in {"__main__", "__mp_main__"}:  # not where it is collected for its examples, beside other tests
+    part_plan.PART_POINTS[True] = 100
+    if "--cluster" not in sys.argv:  # a cluster's workers are other programs
+        part_plan.source_digest = lambda _: "pinned"
 
 
 def halt_after(parts, go_on):

@@ -82,13 +82,13 @@ def test_the_manifest_beside_the_result_names_what_it_follows_from(whole):
     assert not outputs["csv"].with_name("whole.csv.parts").exists()
 
 
-@pytest.mark.parametrize(("count", "form"), [("2", "csv"), ("3", "parquet")])
-def test_any_number_of_processes_gives_the_same_bytes(whole, tmp_path, count, form):
+def test_any_number_of_processes_gives_the_same_bytes(whole, tmp_path):
+    """Three of them; test_sweep_resume.py has two, killed and resumed."""
     _, outputs = whole
-    mine = tmp_path / f"a.{form}"
-    code, _, stderr = run(write_study(tmp_path), mine, "--workers", count)
+    mine = tmp_path / "a.parquet"
+    code, _, stderr = run(write_study(tmp_path), mine, "--workers", "3")
     assert code == 0, stderr
-    assert digest(mine) == digest(outputs[form])
+    assert digest(mine) == digest(outputs["parquet"])
 
 
 def test_any_executor_of_concurrent_futures_will_do(whole, tmp_path):
@@ -185,18 +185,14 @@ def test_a_dask_cluster_gives_the_same_bytes_also_when_it_loses_a_worker(whole, 
     _, outputs = whole
     address, workers = dask_cluster
     study = write_study(tmp_path)
-    output = tmp_path / "cluster.parquet"
-    code, _, stderr = run(study, output, "--cluster", address)
-    assert code == 0, stderr
-    assert digest(output) == digest(outputs["parquet"])
-    output = tmp_path / "lost.csv"
+    output = tmp_path / "lost.parquet"
     process = start(study, output, "--cluster", address, **halted_after(4))
     assert wait_for(lambda: len(parts_of(output)) > 3, process)
     workers[0].kill()
     (tmp_path / "go on").touch()
     _, stderr = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, stderr
-    assert digest(output) == digest(outputs["csv"])
+    assert digest(output) == digest(outputs["parquet"])
 
 
 def test_a_cluster_that_is_not_there_is_said(tmp_path, monkeypatch):
@@ -240,8 +236,8 @@ def test_a_csv_of_columns_is_that_of_records():
 
 def test_chunks_of_any_size_hold_the_same_figures():
     sweep = sweep_of(load_study("gqa_on_asics"))
-    at_once = list(sweep.between(100, 400))
-    in_small = list(sweep.between(100, 400, points=7))
+    at_once = list(sweep.between(100, 220))
+    in_small = list(sweep.between(100, 220, points=7))
     for name in ("step_time_s", "batch", "speedup_vs_mha"):
         joined = [np.concatenate([np.ravel(chunk[name]) for chunk in chunks]) for chunks in (at_once, in_small)]
         assert np.array_equal(*joined, equal_nan=True)

@@ -35,7 +35,7 @@ def inside_s(chip: HardwareProfile, cache_bytes: object) -> np.ndarray:
     return np.asarray(cache_bytes) / (INSIDE_RATIO * chip.main_memory.achievable_bytes_per_s)
 
 
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(CHIPS, ENGINES)
 def test_with_endless_arithmetic_attention_takes_its_bytes_inside_and_with_none_what_it_took(name, engine):
     """Scores of MHA are a 128th of its cache, so the interface does not bind there."""
@@ -48,7 +48,7 @@ def test_with_endless_arithmetic_attention_takes_its_bytes_inside_and_with_none_
     assert np.array_equal(times(with_units(name, 1e9, dtype="fp4"), engine), times(plain, engine))  # not its format
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(CHIPS, ENGINES, st.lists(st.floats(0, 64), min_size=2, max_size=2))
 def test_units_never_slow_a_chip_and_more_of_their_arithmetic_never_does(name, engine, rates):
     slow, fast = (times(with_units(name, rate), engine) for rate in sorted(rates))

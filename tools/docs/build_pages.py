@@ -22,6 +22,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,10 @@ from click.testing import CliRunner
 
 from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
+from simkit.evidence.accelerators.compare import Compared, compare_rows
+from simkit.evidence.accelerators.compare import records as by_series
 from simkit.evidence.accelerators.forecasts import read_forecasts
+from simkit.evidence.accelerators.intervals import coverage
 from simkit.study.record import FIELDS
 from tools.docs.build_architecture import modules_table, rooms_table
 from tools.docs.import_graph import REPOSITORY
@@ -141,26 +145,31 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
+@cache
+def accelerators_compared() -> Compared:
+    """What ``simkit evidence accelerators`` compares, once for all tables of it."""
+    return compare_rows()
+
+
 def accelerator_evidence() -> str:
     """Errors on accelerators by chip, series and quantity, and of the MHA-over-GQA ratio."""
-    records = json.loads(run(["evidence", "accelerators", "--format", "json"], REPOSITORY))
     return markdown_table(
         ["chip", "series", "quantity", "rows", "mean / median error, %", "naive", "pairs", "error of the ratio",
          "naive", "not predicted"],
         ([f"`{one['chip']}`", one["series"], f"`{one['quantity']}`", str(one["rows"]),
           f"{_percent(one['mape'])} / {_percent(one['median_ape'])}", _percent(one["baseline_mape"]),
           str(one["ratio_rows"] or "-"), _percent(one["ratio_median_ape"]), _percent(one["baseline_ratio_median_ape"]),
-          str(one["rows_unpredicted"] or "-")] for one in records))
+          str(one["rows_unpredicted"] or "-")] for one in by_series(accelerators_compared())))
 
 
 def accelerator_coverage() -> str:
     """How often measured rows lie within bounds that other chips' rows give."""
-    records = json.loads(run(["evidence", "accelerators", "--coverage", "--format", "json"], REPOSITORY))
     return markdown_table(
         ["chip", "known by", "of", "rows", "inside 50 %", "inside 90 %", "90 % bound, times the prediction"],
         ([f"`{one['chip']}`", one["known_by"], one["kind"], str(one["rows"]), _percent(one["inside_50"]),
           _percent(one["inside_90"]),
-          "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"] for one in records))
+          "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"]
+         for one in coverage(accelerators_compared())))
 
 
 def forecasts() -> str:

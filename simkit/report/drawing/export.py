@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +52,11 @@ def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
-    files = {form: figure_bytes(figure, form) for form in FORMATS}
-    for form, content in files.items():
-        (folder / f"{name}.{form}").write_bytes(content)
+    files = {}
+    for form in FORMATS:
+        files[form] = figure_bytes(figure, form)
+        (folder / f"{name}.{form}").write_bytes(files[form])
+        figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
     return files["svg"]
 
 
@@ -99,9 +102,5 @@ def inline_svg(svg: bytes, *, name: str, alt: str) -> str:
     if opening is None or box is None:
         raise ValueError(f"figure {name}: not the SVG that Matplotlib writes")
     head = (f'<svg class="plot" role="img" viewBox="{box[1]}" xmlns="http://www.w3.org/2000/svg" '
-            f'xmlns:xlink="http://www.w3.org/1999/xlink" aria-label="{_attribute(alt)}">')
+            f'xmlns:xlink="http://www.w3.org/1999/xlink" aria-label="{escape(alt)}">')
     return head + text[opening.end():]
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
