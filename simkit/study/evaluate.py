@@ -32,6 +32,7 @@ from simkit.study.machine_search import (
     candidates,
     fastest,
     fit_chips,
+    most_in_flight,
     options,
     split_chips,
     tensor_widths,
@@ -202,6 +203,11 @@ class Points:
             points = self if where is None else self.take(where)
             return place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).fits
 
+        if self.hardware.sharding == "layer-pipelined":
+            if self.micro_batches is not None or self.engine.closed_form or not self.engine.broadcasts(self.hardware):
+                return machine
+            return most_in_flight(machine, self.hardware, self.model.n_layers, self.batch, self.shape,
+                                  lambda tried: self.timed(layout, tried)[2].step_time_s)
         return self._searched(layout, machine, self._closed_form_s(layout, known), least_s, holds)
 
     def roomiest(self, layout: AttentionLayout, machine: Machine) -> Machine:
