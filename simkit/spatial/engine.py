@@ -21,6 +21,7 @@ With no cycles stated and work that deals out evenly this is the closed form, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -31,7 +32,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import with_assumed
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import AT_ONCE, MappedAttention, attention_hop_bytes, mapped_attention
+from simkit.spatial.attention import AT_ONCE, attention_hop_bytes, mapped_attention
 from simkit.spatial.messages import shift_cycles
 from simkit.spatial.products import MESSAGE_BYTES, causes_s, operator_hop_bytes
 from simkit.spatial.regions import Regions, regions_of
@@ -54,27 +55,20 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     in_tiles = hardware.main_memory.kind == "sram"
     regions = regions_of(fabric, parts=in_tiles)
     works = [even_work(operator, placement, hardware, fabric) for operator in step.operators]
-    room = Room.of(step, hardware, regions, shape) if in_tiles else None
+    room = None
+    if in_tiles:
+        room = Room.of(step, hardware, regions, shape)
+        regions, room = room.with_regions(regions)
 
-    attentions: list[MappedAttention] = []
-    causes: list[dict[str, Any]] = [{}] * len(works)
-    plain = []
-    for place, (operator, work) in enumerate(zip(step.operators, works, strict=True)):
-        if operator.attention is None:
-            plain.append(place)
-            continue
-        mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape,
-                                  room.copies if room else 1.0, step.workload.microbatches)
-        causes[place] = mapped.cause_s
-        attentions.append(mapped)
-    for first in range(0, len(plain), most := max(AT_ONCE // (len(regions.along) * max(prod(shape), 1)), 1)):
-        some = plain[first:first + most]
-        found_s = causes_s([step.operators[place] for place in some], [works[place] for place in some],
-                           step.workload.model.hidden_size, fabric, regions, hz, shape)
-        for row, place in enumerate(some):
-            causes[place] = {name: time_s[row] for name, time_s in found_s.items()}
-    for operator, own in zip(step.operators, causes, strict=True):
-        own[LATENCY] = own[LATENCY] + _launch_s(operator, hardware, fabric)
+    attentions = [mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape,
+                                   room.copies if room else 1.0, step.workload.microbatches)
+                  for operator, work in zip(step.operators, works, strict=True) if operator.attention is not None]
+    own_causes = iter([one.cause_s for one in attentions])
+    products = iter(_products_s(step, works, fabric, regions, hz, shape))
+    causes = []
+    for operator in step.operators:
+        own = next(products if operator.attention is None else own_causes)
+        causes.append(own | {LATENCY: own[LATENCY] + _launch_s(operator, hardware, fabric)})
     totals = [sum(own.values()) for own in causes]
     passed_on_s, waiting_s = _flow_s(step, totals, regions, fabric, hz, shape)
     chosen = _chosen(step, totals, passed_on_s + waiting_s, room, shape)
@@ -100,9 +94,10 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     layers = step.workload.model.n_layers / np.asarray(step.workload.machine.pp)
     if attentions:  # else a pool of chips without it
         token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
-        mapping = TileMapping(along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways,
-                              dim_ways=dim_ways, head_copies=head_copies, regions=taken(_wide(regions.used(layers)[0], shape)),
-                              in_flight=step.workload.microbatches)
+        mapping = TileMapping(
+            along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways, dim_ways=dim_ways,
+            head_copies=head_copies, regions=taken(_wide(regions.used(layers)[0], shape)),
+            in_flight=step.workload.microbatches)
         found = replace(found, tile_mapping=mapping,
                         message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()})
 
@@ -124,6 +119,19 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
         return sent
 
     return replace(found, hop_bytes=hop_bytes)
+
+
+def _products_s(step: DecodeStep, works: list[EvenWork], fabric: Fabric, regions: Regions, hz: Any,
+                shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Seconds by cause of each operator without attention, as many at a time as memory allows."""
+    plain = [(operator, work) for operator, work in zip(step.operators, works, strict=True)
+             if operator.attention is None]
+    most = max(AT_ONCE // (len(regions.along) * max(prod(shape), 1)), 1)
+    for first in range(0, len(plain), most):
+        operators, own = zip(*plain[first:first + most], strict=True)
+        found_s = causes_s(operators, own, step.workload.model.hidden_size, fabric, regions, hz, shape)
+        for row in range(len(operators)):
+            yield {name: time_s[row] for name, time_s in found_s.items()}
 
 
 def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:
@@ -199,8 +207,15 @@ class Room:
         holds = ((weights + cache) * fullest * part <= 1.0) & (
             (weights + cache + _wide(np.asarray(ends / usable)[None], shape)) * part <= 1.0)
         room = np.maximum(1.0 / (fullest * part) - weights, 0.0) / np.maximum(cache, 1e-12)
+        holds = np.broadcast_to(holds, (len(regions.along), *shape))
         return cls(holds=holds, copies=np.maximum(np.floor(np.broadcast_to(
             room, (len(regions.along), *shape))), 1.0))
+
+    def with_regions(self, regions: Regions) -> tuple[Regions, Room]:
+        """Regions that hold the model at some point, or the first of all, and their room."""
+        some = self.holds.reshape(len(self.holds), -1).any(axis=1)
+        some[0] |= not some.any()
+        return regions.take(some), Room(holds=self.holds[some], copies=self.copies[some])
 
 
 def _wide(values: Any, shape: tuple[int, ...]) -> Any:
@@ -235,7 +250,9 @@ def _flow_s(step: DecodeStep, totals: list[Any], regions: Regions, fabric: Fabri
                         for part, times in ((step.layer_operators, totals[:len(step.layer_operators)]),
                                             (step.end_operators, totals[len(step.layer_operators):])))
     held = _wide(regions.used(layers)[1], shape) / workload.model.n_layers
-    slowest_s = np.maximum(held * layers_s + np.where(turns + on > 0, a_column, 0.0), ends_s)
+    # Regions that pass on are full; the last one of a chip may not be.
+    sent_s = np.where(turns + on > 0, a_column, 0.0) + np.where(turns > 0, a_turn, 0.0)
+    slowest_s = np.maximum(held * layers_s + sent_s, ends_s)
     waiting_s = workload.microbatches * slowest_s - (layers_s + ends_s + passed_on_s)
     # One group a stage is what machines without regions have, whose stages are alike.
     return passed_on_s, np.where(workload.microbatches > stages, np.maximum(waiting_s, 0.0), 0.0)

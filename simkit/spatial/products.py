@@ -54,7 +54,8 @@ def causes_s(operators: Sequence[Operator], works: Sequence[EvenWork], hidden_si
 
 def _column(values: Sequence[Any], dims: int) -> Any:
     """Values of operators as an array [operators, 1, points], before so many axes of points."""
-    wide = np.stack(np.broadcast_arrays(*values))
+    numbers = all(np.ndim(one) == 0 for one in values)
+    wide = np.array(values) if numbers else np.stack(np.broadcast_arrays(*values))
     return wide.reshape(len(values), 1, *(1,) * (dims + 1 - wide.ndim), *wide.shape[1:])
 
 

@@ -1,11 +1,12 @@
 """The tiles that one layer runs on: the whole chip, or a region of it with layers on others beside it.
 
 A machine whose tiles hold the model may keep each layer on a part of them: messages have a shorter way there, and each
-tile has more to do. The engine tries regions of the chip's own shape and squares that cover it on fabrics where distance
-counts, and cuts of all tiles into rows and columns elsewhere. Layers follow one another through the regions, up a column of them and down the
-next; a token is in one region at a time, so groups of sequences may be in others meanwhile, and one token alone leaves
-all but one idle. The hidden state lies along a region's first side (:mod:`simkit.spatial.products`): to the next region
-of a column it goes along the second side, to the next column along both.
+tile has more to do. The engine tries regions of the chip's own shape and squares that cover it on fabrics where
+distance counts, and cuts of all tiles into rows and columns elsewhere. Layers follow one another through the regions,
+up a column of them and down the next; a token is in one region at a time, so groups of sequences may be in others
+meanwhile, and one token alone leaves all but one idle. The hidden state lies along a region's first side
+(:mod:`simkit.spatial.products`): to the next region of a column it goes along the second side, to the next column along
+both.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Regions:
     def tiles(self) -> Any:
         """Tiles of one region."""
         return self.along * self.across
+
+    def take(self, where: Any) -> Regions:
+        """Some of them."""
+        return Regions(along=self.along[where], across=self.across[where], uncovered=self.uncovered[where],
+                       beside=(self.beside[0][where], self.beside[1][where]))
 
     def used(self, layers: Any) -> tuple[Any, Any]:
         """Regions that so many layers of a chip are dealt out over, and layers of the fullest: whole ones in more than

@@ -60,8 +60,8 @@ class TileMapping:
     """Where a layer runs on the tiles of a chip, and how a KV head of one sequence lies on them, point by point.
 
     ``along``, ``across``: sides of the region; ``token_ways``, ``dim_ways``: tiles over which tokens and head dimension
-    are dealt out; ``head_copies``: each serves its part of the query heads; ``regions``: of a chip that layers are dealt
-    out over; ``in_flight``: groups of sequences on all stages at once.
+    are dealt out; ``head_copies``: each serves its part of the query heads; ``regions``: of a chip, that layers are
+    dealt out over; ``in_flight``: groups of sequences on all stages at once.
     """
 
     along: Any
