@@ -143,17 +143,19 @@ def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, h
     return layers_wait_s(step.workload, hardware.overheads) + roofs_s - found.step_time_s
 
 
-def attention_s(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Any:
-    """Seconds of an attention operator by itself on the whole chip, launch included."""
+def operator_s(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Any:
+    """Seconds of an operator by itself on the whole chip, or on the region that a profile states; launch included."""
     fabric = fabric_of(hardware)
-    if operator.attention is None:
-        raise ValueError(f"{operator.name} is not an attention operator")
     hardware = _by_its_tiles(hardware, fabric)
     regions, hz = regions_of(fabric, parts=False), clock_hz(fabric, hardware)
     work = even_work(operator, placement, hardware, fabric)
-    mapped = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
-                              np.shape(np.asarray(operator.kv_read_bytes)), 1.0)
-    return _launch_s(operator, hardware, fabric) + np.min(sum(mapped.cause_s.values()), axis=0)
+    if operator.attention is None:
+        causes = {name: time_s[0] for name, time_s in causes_s(
+            [operator], [work], 0, fabric, regions, hz, np.shape(np.asarray(operator.matrix_flops))).items()}
+    else:
+        causes = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
+                                  np.shape(np.asarray(operator.kv_read_bytes)), 1.0).cause_s
+    return _launch_s(operator, hardware, fabric) + np.min(sum(causes.values()), axis=0)
 
 
 def _launch_s(operator: Operator, hardware: HardwareProfile, fabric: Fabric) -> Any:
