@@ -203,7 +203,8 @@ def _kernel(setup: SetupSchema) -> dict[str, Any]:
 
 def _bandwidth_share(setup: SetupSchema) -> float:
     """What an attention kernel reads a second of the cache, over the peak of the memory that holds it."""
-    return float(_kernel(setup)["achieved_bytes_per_s"] / (machine(setup).main_memory.chip_bandwidth_bytes_per_s or 1.0))
+    peak = machine(setup).main_memory.chip_bandwidth_bytes_per_s or float("nan")
+    return float(_kernel(setup)["achieved_bytes_per_s"] / peak)
 
 
 def _product_time_s(setup: SetupSchema) -> float:

@@ -71,7 +71,7 @@ def _arrays(record: Any) -> list[Any]:
         elif isinstance(one, tuple):
             waiting.extend(one)
         elif not isinstance(one, _PLAIN):
-            waiting.extend(getattr(one, name) for name in _field_names(type(one)))
+            waiting.extend(getattr(one, name) for name in _field_names(one.__class__))
     return found
 
 
