@@ -31,11 +31,11 @@ def seconds(work: Callable[[], object]) -> float:
     return min(took)
 
 
-def point(chip: str, kv_len: object = 4096, lengths: str = "equal") -> Callable[[], object]:
+def point(chip: str, kv_len: object = 4096, lengths: str = "equal", batch: float = 4.0) -> Callable[[], object]:
     """One engine call, or one over many contexts; the step is built, the search for a machine is left out."""
     contexts = np.atleast_1d(np.asarray(kv_len, dtype=float))
     found = evaluate_group(load_hardware(chip), load_model("llama-3-8b"), "gqa-8", rivals=["gqa-8"],
-                           batch=np.full(len(contexts), 4.0), kv_len=contexts, q_len=np.ones(len(contexts)),
+                           batch=np.full(len(contexts), batch), kv_len=contexts, q_len=np.ones(len(contexts)),
                            baseline=False, scenario=parse_scenario(lengths=lengths))
     engine = engine_named("spatial")
     return lambda: engine.evaluate(found.step, found.placement, found.hardware)
@@ -47,7 +47,10 @@ def main() -> None:
     for chip in CHIPS:
         one, ragged = seconds(point(chip)), seconds(point(chip, lengths="lognormal:0.8"))
         broken |= one > SLACK * 5e-3 or ragged > SLACK * 50e-3
-        print(f"{chip}: a point {one * 1e3:.1f} ms, with ragged lengths {ragged * 1e3:.1f} ms")
+        many = seconds(point(chip, lengths=",".join(str(100 + 37 * one) for one in range(64)), batch=64.0))
+        broken |= many > SLACK * 50e-3
+        print(f"{chip}: a point {one * 1e3:.1f} ms, with ragged lengths {ragged * 1e3:.1f} ms, "
+              f"64 sequences of 64 lengths {many * 1e3:.1f} ms")
     contexts = np.linspace(256, 32768, 30)
     took = sum(seconds(point(chip, contexts)) * 3 for chip in CHIPS)  # 5 chips x 3 layouts x 30 contexts
     broken |= took > SLACK * 5.0

@@ -22,8 +22,8 @@ def pools(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
             micro_batches,
             click.option("--with-attention", default=None, metavar="LIST",
-                         help="What stays with attention: some of projections, ffn, ends (embedding, LM head), or none."
-                              "  [default: projections,ends]"),
+                         help="What stays with attention: some of projections, ffn, ends (embedding, LM head), draft, "
+                              "or none.  [default: projections,ends]"),
             click.option("--between", default=None, metavar="TEXT", help=BETWEEN_HELP),
             click.option("--ffn", default=None, metavar="NAME[:N]", help=FFN_HELP)):
         function = option(function)

@@ -35,9 +35,9 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
           **scenario: Any) -> None:
     """Try every assignment of a step's parts to two pools of chips and tell the fastest at each point.
 
-    Parts are attention over the cache, the projections around it, feed-forward layers (or experts), and the ends
-    (embedding, LM head). Either pool may do all of it. Several pools and links are all combined. Times are those of the
-    roofline engine.
+    Parts are attention over the cache, the projections around it, feed-forward layers (or experts), the ends
+    (embedding, LM head), and drafts (--speculation). Either pool may do all of it. Several pools and links are all
+    combined. Times are those of the roofline engine.
 
     \b
     simkit split -H h100-sxm:8 --ffn groq-3-lpu:256 -A mha,gqa-8,mqa --weight-dtype fp8 --kv-len 4k..64k*4
@@ -69,7 +69,8 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
     liftable = ("hardware", "chips", "ffn_hardware", "ffn_chips", "between", "model", "attention", "batch")
     shown = {name: Column(dimension=COUNT if name in ("chips", "ffn_chips", "batch", "kv_len") else None,
                           liftable=name in liftable) for name in (*liftable, "kv_len")}
-    shown |= {f"{part}_on": Column(part) for part in ("attention", "projections", "ffn", "ends")}
+    shown |= {f"{part}_on": Column(part) for part in ("attention", "projections", "ffn", "ends", "draft")
+              if f"{part}_on" in records[0]}
     shown |= {"micro_batches": Column("micro-batches", COUNT), "step_time_s": Column("step", SECONDS),
               "first_alone_step_time_s": Column("first alone", SECONDS),
               "second_alone_step_time_s": Column("second alone", SECONDS)}

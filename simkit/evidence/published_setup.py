@@ -11,7 +11,7 @@ and a workload. Three conventions of papers are options, because papers differ i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
@@ -27,9 +27,10 @@ from simkit.model.catalog import load_model
 from simkit.model.kv_cache import ElementFormat
 from simkit.roofline import engine as roofline
 from simkit.step.build import build_step, step_totals
-from simkit.step.operators import DecodeStep, Operator
+from simkit.step.operators import DecodeStep, Operator, ProductTask
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity
+from simkit.study.engines import engine_named
 from simkit.study.evaluate import Evaluated, evaluate_group
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.single_kernel import attention_kernel
@@ -52,6 +53,8 @@ class SetupSchema(StrictRecord):
     model: Text | None = None
     model_heads: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     """Query heads, KV heads and head dimension in place of the model's own."""
+    model_widths: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    """Hidden size and MLP width in place of the model's own."""
     window: int | None = None
     """A sliding window on every layer."""
     attention: Text = "as-trained"
@@ -70,6 +73,8 @@ class SetupSchema(StrictRecord):
     conventions: list[Convention] = Field(default_factory=list)
     heads: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     """For a kernel alone: query heads, KV heads, head dimension."""
+    product: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
+    """For a weight product alone: rows, outputs, inputs; 16 bits."""
     measured_step_s: Positive | None = None
     draft_cost_ratio: Positive | None = None
     engine: Literal["roofline", "replay", "spatial"] = "roofline"
@@ -129,6 +134,9 @@ def architecture(setup: SetupSchema) -> ModelArchitecture:
     if setup.model_heads is not None:
         query, kv, dim = setup.model_heads
         model = replace(model, n_q_heads=query, n_kv_heads=kv, head_dim=dim)
+    if setup.model_widths is not None and model.mlp is not None:
+        hidden, mlp = setup.model_widths
+        model = replace(model, hidden_size=hidden, mlp=replace(model.mlp, size=mlp))
     if setup.window is not None:
         model = replace(model, layer_groups=tuple(replace(group, window=setup.window) for group in model.layer_groups))
     return model
@@ -187,11 +195,33 @@ def _generation_time_s(setup: SetupSchema) -> float:
     return float(np.sum(evaluated(setup).columns["step_time_s"]))
 
 
-def _kernel_time_s(setup: SetupSchema) -> float:
+def _kernel(setup: SetupSchema) -> dict[str, Any]:
     query, kv, dim = setup.heads or [1, 1, 1]
-    columns = attention_kernel(machine(setup), n_q_heads=query, n_kv_heads=kv, head_dim=dim, batch=setup.batch,
-                               kv_len=setup.kv_len, engine=setup.engine)
-    return float(columns["time_s"])
+    return attention_kernel(machine(setup), n_q_heads=query, n_kv_heads=kv, head_dim=dim, batch=setup.batch,
+                            kv_len=setup.kv_len, engine=setup.engine)
+
+
+def _bandwidth_share(setup: SetupSchema) -> float:
+    """What an attention kernel reads a second of the cache, over the peak of the memory that holds it."""
+    peak = machine(setup).main_memory.chip_bandwidth_bytes_per_s or float("nan")
+    return float(_kernel(setup)["achieved_bytes_per_s"] / peak)
+
+
+def _product_time_s(setup: SetupSchema) -> float:
+    m, n, k = setup.product or [1, 1, 1]
+    task = ProductTask(m=m, n=n, k=k, batches=1, weight_bytes=2.0, input_bytes=2.0)
+    operator = Operator(name="product", count=1, matrix_flops=2.0 * m * n * k, weight_bytes=2.0 * n * k, query_rows=m,
+                        activation_bytes=2.0 * m * (n + k), product=task)
+    return float(engine_named(setup.engine).alone_s(operator, machine(setup), None))
+
+
+def _layer_time_s(setup: SetupSchema, causes: Collection[str] | None = None) -> float:
+    """Seconds of one layer on average, exchanges between chips included; of some causes of its operators alone."""
+    found = evaluated(setup)
+    ends = {operator.name for operator in found.step.end_operators} - {"norm"} | {"host", "gather_logits"}
+    times = {name: sum(time_s for cause, time_s in by_cause.items() if causes is None or cause in causes)
+             for name, by_cause in found.timing.operator_cause_s.items() if name not in ends}
+    return float(np.ravel(np.asarray(sum(times.values())))[0]) / found.model.n_layers
 
 
 def _capacity(setup: SetupSchema, name: str) -> float:
@@ -241,7 +271,11 @@ def _flops_utilisation(setup: SetupSchema) -> float:
 
 
 MEASURES: Final[Mapping[str, Callable[[SetupSchema], float]]] = {
-    "kernel_time_s": _kernel_time_s,
+    "kernel_time_s": lambda setup: float(_kernel(setup)["time_s"]),
+    "kernel_bandwidth_share": _bandwidth_share,
+    "product_time_s": _product_time_s,
+    "layer_time_s": _layer_time_s,
+    "layer_message_time_s": lambda setup: _layer_time_s(setup, ("link",)),
     "generation_time_s": _generation_time_s,
     "generation_tokens_per_s": lambda setup: setup.batch * (setup.new_tokens or 0) / _generation_time_s(setup),
     "max_kv_len": lambda setup: _capacity(setup, "max_kv_len"),

@@ -94,7 +94,11 @@ class Fabric:
     """Tiles that a KV head of one sequence is dealt out over, by tokens and by the head dimension; default: as is
     fastest."""
     region: TwoSides | None = None
-    """Tiles along each side that a layer runs on, layers side by side; default: as is fastest."""
+    """Tiles along each side of the chip that a layer runs on, regions side by side: products of the hidden state sum
+    over the first side, those that give it back over the second; default: as is fastest."""
+    in_flight: Annotated[int, WholeNumber(1, 10_000_000)] | None = None
+    """Groups of sequences that pass through the regions at once, each in its own; default: as is fastest, at most one a
+    region."""
     tile: Tile = Tile()
     link: TileLink = TileLink()
 
@@ -107,6 +111,14 @@ class Fabric:
     def phase_cycles(self) -> float:
         """Cycles before a phase, besides an operator's launch."""
         return 0.0 if self.start_cycles is None else self.start_cycles
+
+    @property
+    def most_regions(self) -> int:
+        """Regions that stand side by side at most; one where distance does not count or a chip is one stream."""
+        if self.topology not in BY_NEIGHBOURS or self.topology == "stream":
+            return 1
+        return self.n_tiles if self.region is None else math.prod(
+            max(side // own, 1) for side, own in zip(self.sides, self.region, strict=True))
 
     @property
     def n_tiles(self) -> int:

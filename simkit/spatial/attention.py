@@ -150,34 +150,36 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
     is left could be faster.
     """
     tiles, batch = np.asarray(regions.tiles)[:, None, None], points["batch"]
-    token_ways, dim_ways, copies = (one[None, :, None] for one in ways)
-    tried = token_ways, dim_ways, copies
+    tried, hold = tuple(one[None, :, None] for one in ways), batch.even
     if len(batch.tokens) == 1:
-        causes, messages, total = _costs(task, tiles, tried, points, batch.even)
+        best = np.argmin(_costs(task, tiles, tried, points, hold, by_roof=False)[2], axis=1)[:, None, :]
     else:
-        _, _, bounds = _costs(task, tiles, tried, points, batch.bound)
+        bounds, hold = _costs(task, tiles, tried, points, batch.bound, by_roof=False)[2], batch.dealt
         order, number = np.argsort(bounds, axis=1, kind="stable"), FIRST_TRIED
         while True:
             nearest = order[:, :number]
-            tried = token_ways[0, nearest, 0], dim_ways[0, nearest, 0], copies[0, nearest, 0]
-            causes, messages, total = _costs(task, tiles, tried, points, batch.dealt)
+            total = _costs(task, tiles, tuple(one[nearest] for one in ways), points, hold, by_roof=False)[2]
             rest = np.take_along_axis(bounds, order[:, number:number + 1], axis=1)
             if number >= order.shape[1] or np.all(total.min(axis=1, keepdims=True) <= rest):
                 break
             number *= 2
-    best = np.argmin(total, axis=1)[:, None, :]
+        best = np.take_along_axis(order, np.argmin(total, axis=1)[:, None, :], axis=1)
+    chosen = ways[0][best], ways[1][best], ways[2][best]
+    causes, messages, total = _costs(task, tiles, chosen, points, hold)
 
-    def taken(values: Any) -> Any:
-        return np.take_along_axis(np.broadcast_to(values, total.shape), best, axis=1)[:, 0, :]
+    def one(values: Any) -> Any:
+        return np.broadcast_to(values, total.shape)[:, 0, :]
 
-    return MappedAttention(cause_s={name: taken(time_s) for name, time_s in causes.items()},
-                           message_s={name: taken(time_s) for name, time_s in messages.items()},
-                           ways=(taken(tried[0]), taken(tried[1]), taken(tried[2])))
+    return MappedAttention(cause_s={name: one(time_s) for name, time_s in causes.items()},
+                           message_s={name: one(time_s) for name, time_s in messages.items()},
+                           ways=(one(chosen[0]), one(chosen[1]), one(chosen[2])))
 
 
-def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, Any, Any], points: dict[str, Any],
-           hold: Callable[[Items], tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Seconds of candidates by cause, of their messages by phase, and in all, infinite where one does not fit.
+def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[str, Any],
+           hold: Callable[[Items], tuple[Any, Any]], *,
+           by_roof: bool = True) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Seconds of candidates by cause (``by_roof`` False: of all roofs under one name), of their messages by phase, and
+    in all, infinite where one does not fit.
 
     ``hold`` says what groups of tiles hold, and each phase ends with its slowest group. Arrays are [regions,
     candidates, points].
@@ -186,23 +188,26 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, Any, Any], points: 
     t_n, t_d, r = ways
     n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
     at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & (r <= np.stack(points["copies"])[:, None, :]) & (r <= rows)
+    fits = (at_once >= 1) & ((r <= np.stack(points["copies"])[:, None, :]) & (r <= rows))
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
     items = Items(n=points["batch"].sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
                   key=np.ceil(task.key_dim / t_d), value=np.ceil(task.value_dim / t_d))
     tile_tokens, tile_steps = hold(items)
     dims = (items.key + items.value) / (task.key_dim + task.value_dim)
-    read = tile_tokens * dims * fabric.n_tiles / (n_items * tokens)
+    a_token = fabric.n_tiles / (n_items * tokens)
+    read = tile_tokens * (dims * a_token)
     pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
     # A tile's own unit works on whole tiles of rows, used or not.
     exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
     # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
-    fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
+    fuller = 1.0
+    if len(points["batch"].tokens) > 1:
+        fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
     groups = local_s(
         points["even"], fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
-        special=tile_tokens * exponential_rows * fabric.n_tiles / (n_items * tokens * rows),
-        reached=np.minimum(at_once, items.n) * t_n * t_d / fuller)
+        special=tile_tokens * (exponential_rows * (a_token / rows)),
+        reached=np.minimum(at_once, items.n) * (t_n * t_d) / fuller, by_roof=by_roof)
     shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
     causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
     if len(tile_tokens) > 1:

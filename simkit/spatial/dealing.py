@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +24,7 @@ MOST_LENGTHS: Final = 64  # distinct ones; of a list of more, neighbours have th
 ROUNDING: Final = 1e-12  # lengths are a factor times a mean: a whole number of tokens must not gain one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Items:
     """Items of one mapping and how each lies: ``n`` of them on ``groups`` groups, tokens over ``token_ways`` tiles,
     ``key`` and ``value`` elements of the head dimension on one tile.
@@ -35,7 +36,7 @@ class Items:
     key: Any
     value: Any
 
-    @property
+    @cached_property
     def rounds(self) -> Any:
         """Items of the group that has most."""
         return np.ceil(self.n / self.groups)

@@ -99,6 +99,11 @@ def multicast_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fa
     return np.where(k > 1, time, 0.0)
 
 
+def shift_cycles(elements: Any, hops: Any, element_bytes: float, fabric: Fabric) -> Any:
+    r"""``m`` elements of each tile of a line to the tile so many hops on across it: :math:`h k + m b / w`."""
+    return fabric.link.hop_cycles * hops + _length_cycles(elements, element_bytes, fabric)
+
+
 def _length_cycles(elements: Any, element_bytes: float, fabric: Fabric) -> Any:
     """Cycles in which a message passes one link."""
     rate = fabric.link.bytes_per_cycle

@@ -94,7 +94,7 @@ def even_work(operator: Operator, placement: Placement, hardware: HardwareProfil
 
 
 def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any, special: Any, steps: Any,
-            reached: Any) -> dict[str, Any]:
+            reached: Any, by_roof: bool = True) -> dict[str, Any]:
     """Seconds of the busiest tile by cause; the time is their sum.
 
     Parameters
@@ -104,6 +104,7 @@ def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any,
     near, compute, special: the busiest tile's share of bytes beside it, products and exponentials, times all tiles.
     steps: vector instructions on that tile.
     reached: tiles that take in what comes from memory that all share.
+    by_roof: False gives the highest roof without saying which it is.
     """
     tile = fabric.tile
     roofs = {name: time_s * near if name in work.near else time_s for name, time_s in work.level_s.items()}
@@ -113,9 +114,9 @@ def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any,
         roofs |= {name: np.maximum(roofs[name], far_s) for name in far[-1:]}
     fills_s, compute_s, special_s = work.fill_s * near, work.compute_s * compute, work.special_s * special
     compute_s = np.maximum(compute_s, fills_s) if tile.overlaps else compute_s + fills_s
+    apart = {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s}
     if tile.overlaps:
-        found = by_binding_roof(roofs | {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s},
-                                highest_s([*roofs.values(), compute_s, special_s]))
-    else:
-        found = by_binding_roof(roofs, highest_s(roofs.values())) | {COMPUTE: compute_s, SPECIAL_FUNCTION: special_s}
-    return found | {LATENCY: steps * tile.step_cycles / hz}
+        roofs, apart = roofs | apart, {}
+    highest = highest_s(roofs.values())
+    found = by_binding_roof(roofs, highest) if by_roof else {"": highest}
+    return found | apart | {LATENCY: steps * tile.step_cycles / hz}

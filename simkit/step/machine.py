@@ -13,7 +13,8 @@ class Machine:
     """``chips`` of one hardware profile: ``tp`` share each layer, ``pp`` stages hold successive layers.
 
     ``mapping`` says what of attention is dealt out where chips outnumber KV heads; ``overflow``: points that may use
-    the memory tiers of last resort. Numbers, or arrays with one entry a point.
+    the memory tiers of last resort. ``in_flight``: groups of sequences that one stage works on at once, on regions of
+    its tiles. Numbers, or arrays with one entry a point.
     """
 
     chips: Any
@@ -21,6 +22,7 @@ class Machine:
     pp: Any
     mapping: Mapping = "heads"
     overflow: Any = False
+    in_flight: Any = 1.0
 
     @classmethod
     def split(cls, *, tp: Any = 1, pp: Any = 1, mapping: Mapping = "heads") -> Machine:

@@ -91,8 +91,9 @@ class DecodeWorkload:
 
     @cached_property
     def microbatches(self) -> Any:
-        """Groups of sequences in flight at once: one a stage or as many as asked for, as far as the batch goes."""
-        return np.minimum(self.machine.pp if self.micro_batches is None else self.micro_batches, self.batch)
+        """Groups of sequences in flight at once: on all stages or as many as asked for, as far as the batch goes."""
+        most = self.machine.pp * self.machine.in_flight if self.micro_batches is None else self.micro_batches
+        return np.minimum(most, self.batch)
 
     @cached_property
     def sequences(self) -> Any:

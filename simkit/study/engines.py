@@ -29,8 +29,9 @@ def engine_named(name: str) -> Engine:
 
 
 def in_main_memory(hardware: HardwareProfile) -> Placement:
-    """A cache that lies where caches usually do, with room for it."""
-    return Placement(weights={}, kv={hardware.main_memory.name: 1.0}, fits=True, max_batch=np.inf)
+    """A cache or weights that lie where they usually do, with room for them."""
+    home = {hardware.main_memory.name: 1.0}
+    return Placement(weights=home, kv=home, fits=True, max_batch=np.inf)
 
 
 def _closed_form_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
@@ -81,11 +82,11 @@ def _on_tiles(step: DecodeStep, placement: Placement, hardware: HardwareProfile)
 
 
 def _on_tiles_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:
-    """An attention kernel by itself on tiles; they have no libraries."""
-    from simkit.spatial.engine import attention_s
+    """A kernel by itself on tiles; they have no libraries."""
+    from simkit.spatial.engine import operator_s
 
     del library
-    return attention_s(operator, in_main_memory(hardware), hardware)
+    return operator_s(operator, in_main_memory(hardware), hardware)
 
 
 def _replayed_alone_s(operator: Operator, hardware: HardwareProfile, library: Any) -> Any:

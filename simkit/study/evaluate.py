@@ -32,6 +32,7 @@ from simkit.study.machine_search import (
     candidates,
     fastest,
     fit_chips,
+    most_in_flight,
     options,
     split_chips,
     tensor_widths,
@@ -53,7 +54,7 @@ class Points:
     """Points of one profile, model and scenario before they are timed: numbers, or arrays of one shape.
 
     ``tp``, ``pp``: chips that share a layer and stages where the user named them. ``parts``, ``micro_batches``: what
-    one of two pools does of the step, as of :class:`simkit.step.workload.DecodeWorkload`.
+    one of two pools does, as of :class:`simkit.step.workload.DecodeWorkload`; ``proposes``: it drafts; None: no pool.
     """
 
     hardware: HardwareProfile
@@ -67,6 +68,12 @@ class Points:
     pp: int | None = None
     parts: tuple[str, ...] = PARTS
     micro_batches: int | None = None
+    proposes: bool | None = None
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What these chips propose with."""
+        return None if self.proposes is False else self.scenario.speculation
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,7 +122,7 @@ class Points:
         return self._demand(self.workload(layout, machine), machine)
 
     def _demand(self, workload: DecodeWorkload, machine: Machine) -> Demand:
-        speculation, own = self.scenario.speculation, demand(workload)
+        speculation, own = self.speculation, demand(workload)
         return own if speculation is None else own.plus(
             draft_demand(speculation, workload, self.draft_workload(speculation, machine)))
 
@@ -202,6 +209,10 @@ class Points:
             points = self if where is None else self.take(where)
             return place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).fits
 
+        if self.hardware.sharding == "layer-pipelined" and self.micro_batches is None and not self.engine.closed_form \
+                and self.engine.broadcasts(self.hardware):
+            return most_in_flight(machine, self.hardware, self.model.n_layers, self.batch, self.shape,
+                                  lambda tried: self.timed(layout, tried)[2].step_time_s)
         return self._searched(layout, machine, self._closed_form_s(layout, known), least_s, holds)
 
     def roomiest(self, layout: AttentionLayout, machine: Machine) -> Machine:
@@ -248,10 +259,10 @@ class Points:
 
     def placed(self, layout: AttentionLayout, machine: Machine) -> PlacedStep:
         """Operators and placement under a layout on a machine, to be timed. Raises :class:`UserError` for two pools."""
-        if self.scenario.pools is not None and self.parts == PARTS:
+        if self.scenario.pools is not None and self.proposes is None:
             raise UserError("this question is asked of one machine, and --ffn states a second pool of chips",
                             hint="simkit simulate and split take pools")
-        workload, speculation = self.workload(layout, machine), self.scenario.speculation
+        workload, speculation = self.workload(layout, machine), self.speculation
         step, draft, draft_steps = build_step(workload), self.draft_step(speculation, machine), 0
         placement = place(self._demand(workload, machine), self.hardware, overflow=machine.overflow)
         if speculation is not None:

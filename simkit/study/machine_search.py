@@ -313,6 +313,28 @@ def _taken(machine: Machine, where: Any, chips: float) -> Machine:
     return replace(machine, chips=chips, overflow=overflow)
 
 
+def most_in_flight(machine: Machine, hardware: HardwareProfile, n_layers: int, batch: Any, shape: tuple[int, ...],
+                   step_s: Callable[[Machine], Any]) -> Machine:
+    """The machine with as many groups of sequences in flight on each stage as is fastest where its chips are regions
+    of tiles: powers of two, and one a region; what the profile states stays.
+    """
+    fabric = hardware.fabric
+    most = float(np.max(batch / np.asarray(machine.pp), initial=0.0))
+    if fabric is None or hardware.main_memory.kind != "sram":
+        return machine
+    if fabric.in_flight is not None:
+        return replace(machine, in_flight=float(fabric.in_flight))
+    most = min(most, float(np.max(n_layers / np.asarray(machine.pp))), fabric.most_regions)
+    if most <= 1:
+        return machine
+    best, least = np.ones(shape), np.full(shape, np.inf)
+    for count in sorted({*(2.0 ** np.arange(np.ceil(np.log2(most)))).tolist(), most}):
+        time_s = step_s(replace(machine, in_flight=count))
+        better = time_s < least * (1.0 - EVEN)
+        best, least = np.where(better, count, best), np.where(better, time_s, least)
+    return replace(machine, in_flight=float(best.flat[0]) if np.all(best == best.flat[0]) else best)
+
+
 def name_of(mapping: Any) -> Any:
     """A mapping in words, point by point."""
     return mapping if isinstance(mapping, str) else np.array(ATTENTION_SHARDINGS, dtype=object)[mapping]

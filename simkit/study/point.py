@@ -20,7 +20,6 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.step.machine import Machine
-from simkit.step.workload import PARTS
 from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points, compared, on_machine
@@ -44,7 +43,7 @@ def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chip
     """
     layout = parse_layout(attention, points.model)
     count = points.shape[0]
-    if points.scenario.pools is not None and points.parts == PARTS:
+    if points.scenario.pools is not None and points.proposes is None:
         return PooledPoints.of(points, compared(layout, rivals, points.model, chips), chips).columns(
             layout, names, baseline=baseline)
     if count == 1:

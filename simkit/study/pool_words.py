@@ -12,13 +12,15 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.workload import PARTS
 from simkit.timing.pools import Between
 
+DRAFT: Final = "draft"  # of speculation: proposing, where a model or layers of the target's own do it step by step
+KEPT: Final = (*PARTS[1:], DRAFT)
 DEFAULT_KEPT: Final = "projections,ends"
 FREE: Final = "free"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pools:
-    """The chips beside those of attention. ``kept``: parts of a step that attention's pool does.
+    """The chips beside those of attention. ``kept``: parts of a step that attention's pool does, drafts among them.
 
     ``chips`` None: as few as the first pool is asked for by words. ``micro_batches`` None: those of the shortest step.
     """
@@ -68,12 +70,10 @@ def parse_kept(text: str) -> tuple[str, ...]:
     """The parts of a step that stay with attention, as after ``--with-attention``; ``none``: attention alone."""
     words = [word.strip().lower() for word in text.split(",") if word.strip().lower() != "none"]
     for word in words:
-        if word not in PARTS[1:]:
-            raise UserError(f"with-attention '{word[:40]}': expected none, or some of {', '.join(PARTS[1:])}",
-                            hint=did_you_mean(word, PARTS[1:]))
-    if set(words) == set(PARTS[1:]):
-        raise UserError(f"with-attention {text[:60]}: nothing is left for the other pool")
-    return tuple(part for part in PARTS if part == "attention" or part in words)
+        if word not in KEPT:
+            raise UserError(f"with-attention '{word[:40]}': expected none, or some of {', '.join(KEPT)}",
+                            hint=did_you_mean(word, KEPT))
+    return tuple(part for part in (*PARTS, DRAFT) if part == "attention" or part in words)
 
 
 def parse_pools(ffn: Any, between: str | None, with_attention: str | None, micro_batches: int | None) -> Pools | None:

@@ -24,14 +24,14 @@ from simkit.step.workload import PARTS
 from simkit.study.engines import CLOSED_FORM
 from simkit.study.evaluate import FIT, Evaluated, Points, on_machine
 from simkit.study.pool_fields import FAR, LINKED, NEAR, POOL_FIELDS
-from simkit.study.pool_words import Pools
+from simkit.study.pool_words import DRAFT, Pools
 from simkit.study.record import FIELDS
 from simkit.timing.pools import Side, pipelined_step_s
 from simkit.timing.step_timing import LINK, Account, StepTiming
 
 TRIED: Final = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 PATIENCE: Final = 3  # counts without a shorter step after which no more are tried
-ENDS: Final = ("embedding", "lm_head", "sampling", "gather_logits")
+ENDS: Final = ("embedding", "lm_head", "sampling", "gather_logits", "medusa_blocks", "medusa_heads")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +50,7 @@ class Split(Evaluated):
 
     def with_sides(self, own: Evaluated, other: Evaluated) -> Split:
         """The same points with other times of the pools."""
-        return joined(own, other, self.mha)
+        return joined(self.points, own, other, self.mha)
 
     @cached_property
     def totals(self) -> StepTotals:
@@ -96,9 +96,12 @@ def pools_of(points: Points) -> Pools:
 
 def sides_of(points: Points) -> tuple[Points, Points]:
     """The points as each pool sees them: attention's, and the other."""
-    pools = pools_of(points)
-    return replace(points, parts=pools.kept), replace(
-        points, parts=pools.given, hardware=pools.hardware, tp=None, pp=None)
+    pools, speculation = pools_of(points), points.scenario.speculation
+    # Heads that propose stand at the end of the target's own step.
+    proposing = "ends" if speculation and speculation.draft is None and not speculation.mtp else DRAFT
+    kept = tuple(part for part in PARTS if part in pools.kept)
+    return replace(points, parts=kept, proposes=proposing in pools.kept), replace(
+        points, parts=pools.given, proposes=proposing not in pools.kept, hardware=pools.hardware, tp=None, pp=None)
 
 
 def _side(pool: Evaluated) -> Side:
@@ -106,24 +109,25 @@ def _side(pool: Evaluated) -> Side:
     times, workload = pool.timing.operator_time_s, pool.step.workload
     ends = sum(times.get(name, 0.0) for name in ENDS)
     stages, layers = np.asarray(workload.machine.pp), workload.model.n_layers
-    return Side(layers_s=pool.timing.step_time_s - times["host"] - times["pipeline_wait"] - ends, ends_s=ends,
+    apart = times["host"] + times["pipeline_wait"] + times.get(DRAFT, 0.0) + ends
+    return Side(layers_s=pool.timing.step_time_s - apart, ends_s=ends,
                 busiest_share=1.0 / stages if workload.static else np.ceil(layers / stages) / layers)
 
 
-def joined(own: Evaluated, other: Evaluated, mha: Evaluated | None) -> Split:
-    """Two timed pools as one step."""
+def joined(points: Points, own: Evaluated, other: Evaluated, mha: Evaluated | None) -> Split:
+    """Two timed pools as one step; drafts for all sequences come before it."""
     fits = np.asarray(own.placement.fits) & np.asarray(other.placement.fits)
     placement = replace(own.placement, fits=fits,
                         max_batch=np.minimum(own.placement.max_batch, other.placement.max_batch))
-    whole = replace(own.points, parts=PARTS, micro_batches=None)
-    found = Split(points=whole, layout=own.layout, machine=own.machine, step=own.step, placement=placement,
+    found = Split(points=points, layout=own.layout, machine=own.machine, step=own.step, placement=placement,
                   timing=own.timing, mha=mha, shape=own.shape, own=own, other=other)
     passed, latency_s = found.passed, found.pools.between.latency_s
     micro_batches, resources = found.micro_batches, found.resources
     waited_s = passed.times * latency_s
     # Both hosts prepare the step at the same time.
     host_s = np.maximum(*(one.timing.operator_time_s["host"] for one in (own, other)))
-    step_s = host_s + pipelined_step_s(resources, waited_s, micro_batches, passed.rounds)
+    draft_s = sum(one.timing.operator_time_s.get(DRAFT, 0.0) for one in (own, other))
+    step_s = host_s + draft_s + pipelined_step_s(resources, waited_s, micro_batches, passed.rounds)
     near, far, there, back = resources
     attention_s = own.timing.attention_time_s * micro_batches * near.busiest_share
 
@@ -142,7 +146,8 @@ def joined(own: Evaluated, other: Evaluated, mha: Evaluated | None) -> Split:
                        operator_cause_s={}, level_bytes={})
 
     return replace(found, timing=StepTiming(
-        step_time_s=step_s, attention_time_s=attention_s, operator_time_s={"both_pools": step_s}, account=account,
+        step_time_s=step_s, attention_time_s=attention_s, account=account,
+        operator_time_s={"both_pools": step_s - draft_s, DRAFT: draft_s},
         detail=", ".join(dict.fromkeys(one.timing.detail for one in (own, other) if one.timing.detail)),
         tile_mapping=own.timing.tile_mapping))
 
@@ -162,10 +167,9 @@ class PooledPoints:
     @classmethod
     def of(cls, points: Points, layouts: Sequence[AttentionLayout], chips: Any) -> PooledPoints:
         """On the chips that hold every one of ``layouts``, where they are not given. Raises :class:`UserError`."""
-        if points.scenario.speculation is not None:
-            raise UserError("--speculation beside --ffn: drafts on two pools are not modelled",
-                            hint="leave one of them out")
         near, far = sides_of(points)
+        if not far.parts and (points.speculation is None or not far.proposes):
+            raise UserError("with-attention: nothing is left for the other pool")
         own = pools_of(points).chips or (chips if isinstance(chips, str) else FIT)
         return cls(points=points, machines=(near.chips_for(layouts, chips), far.chips_for(layouts, own)))
 
@@ -175,7 +179,7 @@ class PooledPoints:
         own, other = (on_machine(replace(side.take(where), micro_batches=micro_batches, engine=engine), layout,
                                  _cut(machine, where), baseline=False)
             for side, machine in zip(sides_of(self.points), self.machines, strict=True))
-        return joined(own, other, None)
+        return joined(self.points.take(where), own, other, None)
 
     def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
         """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:

@@ -103,12 +103,14 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
 
 def _energy_of(at: Any) -> Any:
     """Joules a token of evaluated points, over all pools of chips."""
-    speculation = at.points.scenario.speculation
-    draft = at.points.draft_step(speculation, at.machine)
-    return sum(energy_j_per_token(
-        pool.step, pool.placement, pool.hardware, at.step_time_s, pool.machine.chips, at.tokens_per_s,
-        timing=pool.timing, totals=pool.totals, draft=draft,
-        draft_steps=0 if speculation is None else speculation.draft_tokens) for pool in at.sides)
+    def of(pool: Any) -> Any:
+        speculation = pool.points.speculation
+        return energy_j_per_token(
+            pool.step, pool.placement, pool.hardware, at.step_time_s, pool.machine.chips, at.tokens_per_s,
+            timing=pool.timing, totals=pool.totals, draft=pool.points.draft_step(speculation, pool.machine),
+            draft_steps=0 if speculation is None else speculation.draft_tokens)
+
+    return sum(map(of, at.sides))
 
 
 def _owned_of(at: Any) -> Any:

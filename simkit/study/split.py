@@ -1,6 +1,7 @@
 """Which pool of chips does best at which part of a step: every assignment tried, each in its best micro-batches.
 
-Parts are those of :data:`simkit.step.workload.PARTS`; both pools may do all of it alone, as one machine. What counts is
+Parts are those of :data:`simkit.step.workload.PARTS`, and drafts where there are any; both pools may do all of it
+alone, as one machine. What counts is
 the time of a step. Of assignments that take equally long the one of fewer pools and crossings stands first.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,24 @@ from simkit.model.kinds.base import AttentionLayout
 from simkit.step.workload import PARTS
 from simkit.study.engines import CLOSED_FORM
 from simkit.study.evaluate import Points, on_machine
+from simkit.study.pool_words import DRAFT
 from simkit.study.pools import PooledPoints, pools_of
 from simkit.study.record import to_records
 from simkit.study.scenario import parse_scenario
 
 FIRST, SECOND = 0, 1
-ASSIGNMENTS: Final = tuple(sorted(product((FIRST, SECOND), repeat=len(PARTS)), key=lambda pools: (
-    len(set(pools)), sum(pools[place] != pools[place - 1] for place in range(len(PARTS))), pools)))
-ALONE: Final = {(pool,) * len(PARTS): pool for pool in (FIRST, SECOND)}
+
+
+def parts_of(points: Points) -> tuple[str, ...]:
+    """What may be assigned of a step; drafts only where a model or layers of the target's own propose."""
+    speculation = points.scenario.speculation
+    return (*PARTS, DRAFT) if speculation and (speculation.draft or speculation.mtp) else PARTS
+
+
+def assignments_of(parts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Every way to deal parts out over two pools, those of fewest pools and crossings first."""
+    return tuple(sorted(product((FIRST, SECOND), repeat=len(parts)), key=lambda pools: (
+        len(set(pools)), sum(pools[place] != pools[place - 1] for place in range(len(parts))), pools)))
 
 
 def assigned_s(points: Points, layout: AttentionLayout, chips: tuple[int, int],
@@ -39,11 +50,11 @@ def assigned_s(points: Points, layout: AttentionLayout, chips: tuple[int, int],
     pools = pools_of(points)
     machines = (points.hardware, pools.hardware)
     near = assignment[0]
-    if tuple(assignment) in ALONE:
+    if len(set(assignment)) == 1:
         alone = replace(points, hardware=machines[near], scenario=replace(points.scenario, pools=None))
         found = on_machine(alone, layout, alone.chips_for([layout], chips[near]), baseline=False)
         return np.where(found.fits, found.timing.step_time_s, np.inf), np.ones(points.shape)
-    kept = tuple(part for part, pool in zip(PARTS, assignment, strict=True) if pool == near)
+    kept = tuple(part for part, pool in zip((*PARTS, DRAFT), assignment, strict=False) if pool == near)
     other = replace(pools, hardware=machines[1 - near], chips=chips[1 - near], kept=kept)
     split = PooledPoints.of(replace(points, hardware=machines[near], scenario=replace(points.scenario, pools=other)),
                             [layout], chips[near])
@@ -55,19 +66,23 @@ def best_split(points: Points, layout: str, chips: tuple[int, int]) -> dict[str,
     pool alone. Raises :class:`UserError` where a pool cannot have so many chips.
     """
     parsed = parse_layout(layout, points.model)
-    tried = [assigned_s(points, parsed, chips, assignment) for assignment in ASSIGNMENTS]
+    parts = parts_of(points)
+    assignments = assignments_of(parts)
+    tried = [assigned_s(points, parsed, chips, assignment) for assignment in assignments]
     seconds, counts = (np.array([np.broadcast_to(one[place], points.shape) for one in tried]) for place in (0, 1))
     # In the last digits all are alike.
     best = np.argmax(seconds <= seconds.min(axis=0) * (1 + 1e-9), axis=0)
     at = (best, np.arange(len(best)))
-    on = np.array(ASSIGNMENTS)[best]
+    on = np.array(assignments)[best]
     fits = np.isfinite(seconds[at])
     step_s, count = (np.where(fits, values[at], np.nan) for values in (seconds, counts))
     alone = {f"{name}_alone_step_time_s": np.where(np.isfinite(row), row, np.nan) for name, row in (
-        (("first", "second")[pool], seconds[ASSIGNMENTS.index(assignment)]) for assignment, pool in ALONE.items())}
+        (("first", "second")[pool], seconds[assignments.index((pool,) * len(parts))]) for pool in (FIRST, SECOND))}
+    speculation = points.scenario.speculation
+    tokens = points.q_len if speculation is None else speculation.tokens_per_step
     return {"n_kv_heads": parsed.n_kv_heads, "batch": points.batch, "kv_len": points.kv_len,
-            "fits": fits, **{f"{part}_on": on[:, place] for place, part in enumerate(PARTS)},
-            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * points.q_len / step_s,
+            "fits": fits, **{f"{part}_on": on[:, place] for place, part in enumerate(parts)},
+            "micro_batches": count, "step_time_s": step_s, "tokens_per_s": points.batch * tokens / step_s,
             **alone}
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, cast
+from functools import cache
+from typing import Any, Final, cast
 
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
+
+_PLAIN: Final = (float, int, str, type(None))
 
 
 def at_point(value: Any, index: int, shape: tuple[int, ...]) -> float:
@@ -43,7 +46,7 @@ def shape_of(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     workload = step.workload
     return np.broadcast_shapes(*(np.shape(value) for value in (
         workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.machine.tp, workload.machine.pp,
-        *placement.kv.values(), *_arrays(hardware))))
+        workload.machine.in_flight, *placement.kv.values(), *_arrays(hardware))))
 
 
 def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
@@ -60,10 +63,18 @@ def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
 
 def _arrays(record: Any) -> list[Any]:
     """All array-valued parameters in a record."""
-    if isinstance(record, np.ndarray):
-        return [record]
-    if isinstance(record, tuple):
-        return [found for item in record for found in _arrays(item)]
-    if is_dataclass(record):
-        return [found for field in fields(record) for found in _arrays(getattr(record, field.name))]
-    return []
+    found, waiting = [], [record]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, np.ndarray):
+            found.append(one)
+        elif isinstance(one, tuple):
+            waiting.extend(one)
+        elif not isinstance(one, _PLAIN):
+            waiting.extend(getattr(one, name) for name in _field_names(one.__class__))
+    return found
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()

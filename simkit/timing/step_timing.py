@@ -7,7 +7,7 @@ join them, and a full pipeline waits for its slowest stage. Operators do not ove
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Protocol
 
@@ -60,7 +60,8 @@ class TileMapping:
     """Where a layer runs on the tiles of a chip, and how a KV head of one sequence lies on them, point by point.
 
     ``along``, ``across``: sides of the region; ``token_ways``, ``dim_ways``: tiles over which tokens and head dimension
-    are dealt out; ``head_copies``: each serves its part of the query heads.
+    are dealt out; ``head_copies``: each serves its part of the query heads; ``regions``: of a chip, that layers are
+    dealt out over; ``in_flight``: groups of sequences on all stages at once.
     """
 
     along: Any
@@ -68,13 +69,16 @@ class TileMapping:
     token_ways: Any
     dim_ways: Any
     head_copies: Any
+    regions: Any = 1.0
+    in_flight: Any = 1.0
 
     @property
     def words(self) -> Any:
-        """As in records: ``420x552 tiles a layer, 16x2 a head, 1 copy``."""
-        columns = np.broadcast_arrays(self.along, self.across, self.token_ways, self.dim_ways, self.head_copies)
+        """As in records: ``420x552 tiles a layer, 16x2 a head, 1 copy, 2 regions, 1 in flight``."""
+        columns = np.broadcast_arrays(*(getattr(self, one.name) for one in fields(self)))
         words = [f"{x:.0f}x{y:.0f} tiles a layer, {n:.0f}x{d:.0f} a head, {r:.0f} {'copy' if r == 1 else 'copies'}"
-                 for x, y, n, d, r in zip(*(np.ravel(one).tolist() for one in columns), strict=True)]
+                 + ("" if count == 1 else f", {count:.0f} regions, {flying:.0f} in flight")
+                 for x, y, n, d, r, count, flying in zip(*(np.ravel(one).tolist() for one in columns), strict=True)]
         return np.array(words, dtype=object).reshape(columns[0].shape)
 
 
@@ -193,11 +197,12 @@ class TimedOperator:
 
 
 def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callable[[Operator], Timed], *,
-             on_chip_s: Mapping[str, Any] | None = None) -> StepTiming:
+             on_chip_s: Mapping[str, Any] | None = None, waiting_s: Any = 0.0) -> StepTiming:
     """Time one decode step on one chip's share of it, with the collectives and hops between chips.
 
     ``on_chip_s``: messages on the chip besides those of operators, by name, from an engine that derives what a layer
     waits for: its measured latency is left out, and exchanges that this latency was measured with are charged.
+    ``waiting_s``: for other tokens in a pipeline on the chip.
     """
     workload = step.workload
     timed = [(operator, time_operator(operator)) for operator in step.operators]
@@ -216,7 +221,7 @@ def assemble(step: DecodeStep, hardware: HardwareProfile, time_operator: Callabl
     imbalance: Any = 1.0
     if not workload.static:
         imbalance = _stage_imbalance(workload.model.n_layers, workload.machine.pp, workload.microbatches)
-    waiting_s = stages_s * (imbalance - 1.0)
+    waiting_s = waiting_s + stages_s * (imbalance - 1.0)
     host_s = hardware.overheads.step_s
     operator_time |= links | {"layer_latency": fixed_s, "pipeline_wait": waiting_s, "host": host_s}
     return StepTiming(

@@ -129,6 +129,7 @@ REMARKS = [
     ("tenstorrent-wormhole-n300", "links.scale_up.wraps", "always", "error", "links.scale_up.wraps", "only a torus closes"),
     ("cerebras-wse3", "fabric.link.bytes_per_cycle", "4000", "warning", "fabric.link.bytes_per_cycle", "have 1.3 to 3000"),
     ("cerebras-wse2", "fabric.region", "[800, 800]", "error", "fabric.region", "800x800 of 750x994 tiles"),
+    ("tenstorrent-wormhole-n300", "fabric.in_flight", "2", "error", "fabric.in_flight", "2 groups of sequences on 1 regions"),
     ("tenstorrent-wormhole-n300", "fabric.head_tiles", "160", "error", "fabric.head_tiles", "but the chip has 128"),
     ("cerebras-wse2", "fabric.tile.port_bytes_per_cycle", "240", "error", "fabric.tile.port_bytes_per_cycle", "take 197 PB/s"),
     ("tpu-v5e", "fabric.tile.stationary", "[12, 12]", "warning", "fabric.tile.stationary", "a row a cycle makes"),

@@ -18,6 +18,11 @@ OUT_OF_REACH = {
     "speculation-engine.ende-large-t0", "speculation-engine.ende-large-t1", "palm-decode.step-int8",
     "palm-decode.step-bf16", *(f"waferllm-a100.{size}-8" for size in ("8b", "13b", "34b", "72b")),
     *(f"neuron-inf2.{row}" for row in ("7b-batch", "13b-context", "7b-gqa-context", "mha-over-gqa")),
+    # What tiles alone leave unexplained, with the error printed.
+    *(f"waferllm-program.{row}" for row in ("8b-420", "8b-660", "72b-420")), "wafer-wse3-phases.messages",
+    "wafer-wse3-phases.layer",
+    *(f"wafer-wse3-regions.{row}" for row in ("28-over-8", "full-28", "full-28-over-8", "context")),
+    "tt-70b-layer.sum", "tpu7x-rpa.tiles",
 }
 
 

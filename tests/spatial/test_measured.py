@@ -43,24 +43,11 @@ def test_a_larger_grid_costs_what_hops_and_additions_do():
     assert hz / 32 * (large - small) == pytest.approx(measured, rel=0.25)
 
 
-@pytest.mark.parametrize(("rows", "published_s"), [(16384, 1.2e-6), (32768, 2.03e-6)])
-def test_a_gemv_on_a_wafer_takes_what_its_authors_print(rows, published_s):
-    """WaferLLM, Table 6. In sample: step_cycles is of these two, on a grid of 540 that the paper does not print."""
-    from simkit.spatial.engine import fabric_of
-    from simkit.spatial.messages import sum_cycles
-
-    fabric = replace(fabric_of(load_hardware("cerebras-wse2")), start_cycles=48.0)
-    side, tile = 540, -(-rows // 540)
-    local = tile * (fabric.tile.step_cycles + tile / 4)  # four multiply-adds a cycle, by the port
-    cycles = local + float(sum_cycles(tile, side, 2.0, fabric))
-    assert cycles / 1.1e9 == pytest.approx(published_s, rel=0.08)
-
-
 def test_two_sequences_cost_more_than_one_on_a_wafer():
-    """Measured on a WSE-3 (WaferEngine, 8 stages of 256 x 256): 1.23 times; a latency a step alone would say 1.00."""
+    """Measured on a WSE-3 (WaferEngine, 8 stages of 256 x 256, both stepped together): 1.23 times."""
     from simkit.model.catalog import load_model
 
-    chip = load_hardware("cerebras-wse3", overrides={"fabric.region": "[256,256]"})
+    chip = load_hardware("cerebras-wse3", overrides={"fabric.region": "[256,256]", "fabric.in_flight": "1"})
     one, two = (float(timed(chip, load_model("qwen3-1.7b"), batch=batch, kv_len=513).timing.step_time_s[0])
                 for batch in (1, 2))
     assert 1.05 < two / one < 1.25
@@ -89,16 +76,6 @@ def _llama() -> ModelArchitecture:
     from simkit.model.catalog import load_model
 
     return load_model("llama-3-8b")
-
-
-@pytest.mark.parametrize("part", ["hbm-pim", "gddr6-aim"])
-def test_memory_that_multiplies_each_element_once_gains_no_time_from_shared_heads(part):
-    """One multiply-add for an element read: a head that eight query heads share is multiplied eight times."""
-    from simkit.study.single_kernel import attention_kernel
-
-    mha, grouped = (float(attention_kernel(load_hardware(part), n_q_heads=32, n_kv_heads=heads, head_dim=128, batch=1,
-                                           kv_len=4096)["time_s"]) for heads in (32, 4))
-    assert 1.0 <= mha / grouped < 1.2
 
 
 def test_a_grid_of_cores_reads_a_cache_at_what_a_kernel_alone_does():

@@ -124,7 +124,6 @@ def test_ranges_of_assumed_parameters_hold_the_estimate():
     ({"with_attention": "projection"}, "did you mean 'projections'"),
     ({"with_attention": "projections,ffn,ends"}, "nothing is left"),
     ({"micro_batches": 0}, "from 1 to"),
-    ({"speculation": "medusa=4,acceptance=0.6"}, "drafts on two pools are not modelled"),
     ({"fields": ("gain_cache_s",)}, "of one machine"),
 ])
 def test_words_that_do_not_name_pools_are_refused(words, wrong):

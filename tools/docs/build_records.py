@@ -51,7 +51,9 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "roofline": ("roofline -H h100-sxm,groq-lpu -M llama-3-8b -A mha,gqa-8 --batch 64 --kv-len 4k",),
     "crossover": ("crossover -H h100-sxm,groq-lpu -M llama-3-8b -A gqa-8 --below 1.2 --vary batch",
                   "crossover -H h100-sxm -M llama-3-8b -A gqa-8 --below 1.2 --vary memory.hbm.bandwidth"),
-    "split": ("split -H h100-sxm:8 --ffn groq-3-lpu:256 -A gqa-8 --weight-dtype fp8 --kv-len 4k,64k,1M",),
+    "split": ("split -H h100-sxm:8 --ffn groq-3-lpu:256 -A gqa-8 --weight-dtype fp8 --kv-len 4k,64k,1M",
+              "split -H h100-sxm:8 --ffn groq-3-lpu:256 -A gqa-8 --weight-dtype fp8 --kv-len 4k,1M --micro-batches 2 "
+              "--speculation draft=llama-3.2-1b,gamma=3,acceptance=0.8"),
     "capacity": ("capacity -H h100-sxm,b200-sxm -M llama-3-8b -A mha,gqa-8 --chips 1 --kv-len 4k,1M",
                  "capacity -H h100-sxm -M llama-2-70b -A mha,gqa-8 --kv-len 4k"),
     "stack": ("stack mha gqa-8 kv=fp8 -H h100-sxm -M llama-3-8b --batch 8 --kv-len 4k",

@@ -27,6 +27,9 @@ def groups_lie_on_the_tiles(profile: HardwareProfile) -> Iterator[Remark]:
     for key, tiles in (("head_tiles", fabric.head_tiles), ("head_ways", math.prod(fabric.head_ways or (1,)))):
         if tiles is not None and tiles > fabric.n_tiles:
             yield "error", ("fabric", key), f"{tiles} tiles of one head, but the chip has {fabric.n_tiles}"
+    if fabric.in_flight is not None and fabric.in_flight > fabric.most_regions:
+        yield "error", ("fabric", "in_flight"), (
+            f"{fabric.in_flight} groups of sequences on {fabric.most_regions} regions: expected at most one each")
 
 
 def ports_carry_what_their_memory_gives(profile: HardwareProfile) -> Iterator[Remark]:
