@@ -59,8 +59,7 @@ class Served:
         step, placement, timing = points.timed(self.replica.layout, self.replica.machine)
         totals, (bandwidth, peak) = step_totals(step), self._peaks
         naive = np.maximum((totals.weight_bytes + totals.kv_read_bytes) / bandwidth, totals.matrix_flops / peak)
-        time = (timing.step_time_s + runtime.host_step_s(self.replica.kernels, self.replica.exchanges)
-                + runtime.host_sequence_s * points.batch)
+        time = runtime.whole_step_s(timing.step_time_s, points.batch, self.replica.kernels, self.replica.exchanges)
         return np.where(placement.fits, time, np.nan), np.broadcast_to(naive, points.shape)
 
     def prefill_s(self, batch: Any, prompt: Any) -> tuple[Any, Any]:
@@ -100,6 +99,8 @@ def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: st
                        attention_sharding=chip.attention_sharding or "heads"),
         kv_dtype=cache.name, weight_dtype=weights.name, key_format=cache, value_format=cache,
         weight_formats=(weights, weights))
+    if any(part is not None and part % 1 for part in (row.chips if row.tp is None else None, row.tp, row.pp)):
+        raise UserError("a part of a chip is not predicted")
     layers_split = runtime.split == "layers" and row.chips is not None
     pp = int(row.chips or 1) if layers_split else int(row.pp or 1)
     tp = None if row.chips is None else 1 if layers_split else int(row.tp or max(row.chips / pp, 1.0))
