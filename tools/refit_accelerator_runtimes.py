@@ -70,7 +70,8 @@ def refit(runtime: Runtime, names: list[str]) -> None:
     fit = known & half
 
     def predicted(values: Any, where: Any) -> Any:
-        steps = (base - prefill)[where] + sum(value * column[where] for value, column in zip(values, columns, strict=False))
+        steps = (base - prefill)[where]
+        steps = steps + sum(value * column[where] for value, column in zip(values, columns, strict=False))
         return prefill[where] / values[-1] + (np.maximum(steps, values[-2] * issued[where]) if issues else steps)
 
     start = np.array([10.0] * len(names) + [10.0, 0.8])
