@@ -14,8 +14,9 @@ _TABLE: Final = {
     "time_s": 0, "achieved_bytes_per_s": 1, "achieved_flop_per_s": 4, "arithmetic_intensity": 2, "speedup_vs_mha": 0,
     "bound": 0,
 }
-_BOUNDS: Final = {name: 0 for name in ("hardware", "kv_dtype", "n_kv_heads", "batch", "kv_len", *(
-    f"{of}_{end}" for of in ("time_s", "speedup_vs_mha") for end in ("low_90", "low_50", "likely", "high_50", "high_90")))}
+_BOUNDS: Final = dict.fromkeys(("hardware", "kv_dtype", "n_kv_heads", "batch", "kv_len", *(
+    f"{of}{end}" for of in ("time_s", "speedup_vs_mha")
+    for end in ("", "_low_90", "_low_50", "_likely", "_high_50", "_high_90"))), 0)
 _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 
 

@@ -58,9 +58,9 @@ def _end(name: str, share: str, end: str, at: Any) -> Any:
 
 
 def kernel_ends(hardware: HardwareProfile, found: Mapping[str, Any], alone: Any) -> dict[str, Any]:
-    """``*_likely`` and bounds of a kernel's ``time_s`` and ``speedup_vs_mha``, columns with their ``_low`` and ``_high``.
+    """``*_likely`` and bounds of a kernel's ``time_s`` and ``speedup_vs_mha``.
 
-    ``alone``: where the kernel is MHA's, beside itself.
+    ``found``: these columns with their ``_low`` and ``_high``. ``alone``: where the kernel is MHA's, beside itself.
     """
     made: dict[str, Any] = {}
     for name, heading in _KERNEL.items():
