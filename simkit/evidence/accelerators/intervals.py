@@ -66,10 +66,10 @@ class Missed:
     most: float = np.inf
 
 
-def kind_of(row: MeasuredRow, predicted: float) -> str:
+def kind_of(row: MeasuredRow, predicted_s: float) -> str:
     """What a row is of: rows of one kind may miss alike. A slope is of steps, a rate of memory of its products."""
     kind = KINDS.get(row.quantity, "step")
-    return f"short {kind}" if row.quantity in TIMED and predicted < SHORT_S else kind
+    return f"short {kind}" if row.quantity in TIMED and predicted_s < SHORT_S else kind
 
 
 def known_by(kind: str, chip: HardwareProfile, runtime: Runtime) -> str:
@@ -121,9 +121,9 @@ def residuals_of(found: Compared, chips: Chips = load_hardware) -> list[Missed]:
 def _physical(found: Compared, mha: int, grouped: int) -> tuple[float, float]:
     """Logarithms of the least and the most that a ratio may be, over the one predicted."""
     models = [found.rows[place].model for place in (mha, grouped)]
-    weights = np.divide(*(sum(read_parameters(model_of(name))) for name in models)) if all(models) else 1.0
+    own_weights, grouped_weights = (sum(read_parameters(model_of(name))) if name else 1.0 for name in models)
     own = found.predicted[mha] / found.predicted[grouped]
-    least, most = min(weights, 1.0), found.naive[mha] / found.naive[grouped]
+    least, most = min(own_weights / grouped_weights, 1.0), found.naive[mha] / found.naive[grouped]
     return float(np.log(least / own)), float(np.log(max(most, least) / own)) if np.isfinite(most) else np.inf
 
 
@@ -152,8 +152,10 @@ def beyond(ratios: Sequence[Missed]) -> list[tuple[float, float]]:
 
 
 def outside(found: Compared, one: Missed) -> bool:
-    """Whether a ratio gives no bounds (:data:`NO_RATIO`)."""
-    return one.kind.endswith("ratio") and (one.cluster[0], found.rows[one.place].quantity) in NO_RATIO
+    """Whether a residual gives no bounds: a slope's, which is part of a step, and those of :data:`NO_RATIO`."""
+    row = found.rows[one.place]
+    is_slope = row.quantity.startswith("slope") or row.op.startswith("slope")
+    return is_slope or (one.kind.endswith("ratio") and (one.cluster[0], row.quantity) in NO_RATIO)
 
 
 def bounds(found: Compared, chips: Chips = load_hardware) -> list[tuple[Missed, list[tuple[float, float]]]]:
