@@ -113,7 +113,7 @@ def entry_of(every: list[Missed], how: str, covered: list[float]) -> dict[str, A
     rows = every if how == "any chip" else alike(every, how)
     clusters = {one.cluster for one in rows}
     likely = float(np.mean(factors([one.value for one in rows], [one.cluster for one in rows], 0.0)))
-    entry = {"rows": len(rows), "clusters": len(clusters), "chips": len({chip for chip, _ in clusters}),
+    entry: dict[str, Any] = {"rows": len(rows), "clusters": len(clusters), "chips": len({chip for chip, _ in clusters}),
              "likely": round(likely, 4)}
     for share, ends in zip(SHARES, quantiles(rows), strict=True):
         entry[f"within_{100 * share:.0f}"] = [round(end, 4) for end in ends]

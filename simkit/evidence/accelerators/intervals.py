@@ -37,7 +37,9 @@ from simkit.serving.runtime import Runtime
 from simkit.study.likely import SHORT_S
 
 SHARES: Final = (0.5, 0.9)
-LEAST_CLUSTERS, LEAST_CHIPS = 4, 3
+LEAST_CLUSTERS: Final = {"step ratio": 6}  # what a software does with grouped heads differs more than its times
+LEAST_OTHERS: Final = 4
+LEAST_CHIPS: Final = 3
 OWN: Final = "measured kernels"
 MEASURED: Final = frozenset({OWN, "a measured chip like it"})
 NEAR: Final = (MEASURED, frozenset({"tiles", "data sheet"}))
@@ -132,7 +134,7 @@ def alike(others: Sequence[Missed], how: str) -> list[Missed]:
     near: frozenset[str] = next((names for names in NEAR if how in names), frozenset())
     return next((some for some in ([one for one in others if one.known_by == how],
                                    [one for one in others if one.known_by in near])
-                 if len({one.cluster for one in some}) >= LEAST_CLUSTERS
+                 if some and len({one.cluster for one in some}) >= LEAST_CLUSTERS.get(some[0].kind, LEAST_OTHERS)
                  and len({one.cluster[0] for one in some}) >= LEAST_CHIPS), list(others))
 
 
