@@ -203,6 +203,15 @@ def test_a_ratio_ends_where_bytes_and_weights_do() -> None:
     assert beyond([*others, *beside])[1][1] == pytest.approx(1.2 / 1.1)
 
 
+def test_a_request_without_a_prompt_is_its_steps() -> None:
+    """llama.cpp's generation starts from an empty cache, whatever is measured of it."""
+    chip = load_hardware("gaudi2")
+    whole, naive, _ = whole_model_times([row(prompt_tokens=0.0)], chip, IDEAL, "roofline")
+    steps, _, _ = whole_model_times([row(prompt_tokens=0.0, quantity="step_s")], chip, IDEAL, "roofline")
+    assert whole == pytest.approx(63 * steps, rel=1e-12)
+    assert 0 < naive < whole
+
+
 def test_part_of_a_chip_is_refused_in_words(tmp_path: Path) -> None:
     found = compare_rows(table(tmp_path, "a,s,gaudi2,1,0.5,llama-2-7b,32,32,128,bf16,4,128,64,,request_s,,,2,ideal,none"))
     assert found.why == ["a part of a chip is not predicted"]

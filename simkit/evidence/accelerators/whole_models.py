@@ -64,6 +64,7 @@ class Served:
 
     def prefill_s(self, batch: Any, prompt: Any) -> tuple[Any, Any]:
         """Time of reading all prompts together, and the naive roofline's: their flops, or the weights once."""
+        prompt, empty = np.maximum(prompt, 1.0), np.asarray(prompt) == 0.0
         rows = batch * prompt
         linear, _, _ = self.replica.rows_s(rows)
         attention, _ = self.replica.prefill_attention_s(prompt, prompt)
@@ -71,7 +72,8 @@ class Served:
         step = points.placed(self.replica.layout, self.replica.machine).step
         totals, (bandwidth, peak) = step_totals(step), self._peaks
         naive = np.maximum(totals.weight_bytes / bandwidth, totals.matrix_flops / peak)
-        return (linear + batch * attention) / self.runtime.prefill_fraction, np.broadcast_to(naive, points.shape)
+        own = (linear + batch * attention) / self.runtime.prefill_fraction
+        return np.where(empty, 0.0, own), np.where(empty, 0.0, np.broadcast_to(naive, points.shape))
 
     def mean_step_s(self, batch: Any, prompt: Any, output: Any) -> tuple[Any, Any]:
         """Mean of the steps whose contexts grow from the prompt by the answer."""
