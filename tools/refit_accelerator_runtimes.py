@@ -5,8 +5,9 @@
 
 Rows: those of the runtime's software in the series that its ``calibrated_on`` names, of every chip that it is for; of
 them the half that :func:`simkit.evidence.accelerators.compare.fitted` picks. A request's time is linear in all
-constants, so its derivatives are exact; the sum of |log error| (soft L1) is least. One set a runtime: not a
-chip's, not a model's. Prints constants and the median errors of both halves; writes no file.
+constants, or its steps take what the host issues (``issue_s``); the sum of |log error| (soft L1) is least. One set a
+runtime: not a chip's, not a model's. A runtime whose file states no ``issue_s`` gets none. Prints constants and the
+median errors of both halves; writes no file.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from simkit.serving.runtime import Runtime, list_runtimes, runtime_of
 
 ADDED: Final = ("step_s", "kernel_gap_s", "exchange_gap_s", "host_sequence_s")
 UNIT_S: Final = 1e-6
+ALL_ISSUE_S: Final = 1e-3  # a kernel: no chip takes longer, so that steps are all issuing
 LOSS_SCALE: Final = 0.05
 WHOLE: Final = ("request_s", "step_s", "output_tokens_per_s", "user_tokens_per_s")
 
@@ -58,23 +60,26 @@ def refit(runtime: Runtime, names: list[str]) -> None:
         return predict_rows(rows, runtime=one).predicted
 
     base = times(plain)
+    issues = runtime.issue_s > 0.0
     prefill = times(plain.model_copy(update={"prefill_fraction": 0.5})) - base
     columns = [(times(plain.model_copy(update={name: UNIT_S})) - base) for name in names]
+    issued = (times(plain.model_copy(update={"issue_s": ALL_ISSUE_S})) - prefill) * UNIT_S / ALL_ISSUE_S
     measured = np.array([row.time_of(row.value) for row in rows])
     known = np.isfinite(base)
     half = np.array([fitted(row) for row in rows])
     fit = known & half
 
     def predicted(values: Any, where: Any) -> Any:
-        found = base[where] + (1.0 / values[-1] - 1.0) * prefill[where]
-        return found + sum(value * column[where] for value, column in zip(values, columns, strict=False))
+        steps = (base - prefill)[where]
+        steps = steps + sum(value * column[where] for value, column in zip(values, columns, strict=False))
+        return prefill[where] / values[-1] + (np.maximum(steps, values[-2] * issued[where]) if issues else steps)
 
-    start = np.array([10.0] * len(names) + [0.8])
+    start = np.array([10.0] * len(names) + [10.0, 0.8])
     found = least_squares(lambda values: np.log(predicted(values, fit) / measured[fit]), start, loss="soft_l1",
                           f_scale=LOSS_SCALE, x_scale=start,
-                          bounds=([0.0] * len(names) + [0.05], [1e5] * len(names) + [1.0]))
+                          bounds=([0.0] * len(names) + [0.0, 0.05], [1e5] * len(names) + [1e3, 1.0]))
     print(runtime.name, "rows", int(fit.sum()), "+", int((known & ~half).sum()))
-    for name, value in zip(names, found.x, strict=False):
+    for name, value in zip([*names, "issue_s"] if issues else names, found.x, strict=False):
         print(f"  {name}: {value * UNIT_S:.8f}")
     print(f"  prefill_fraction: {found.x[-1]:.3f}")
     for label, where in (("fitted", fit), ("held out", known & ~half)):

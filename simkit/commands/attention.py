@@ -14,6 +14,9 @@ _TABLE: Final = {
     "time_s": 0, "achieved_bytes_per_s": 1, "achieved_flop_per_s": 4, "arithmetic_intensity": 2, "speedup_vs_mha": 0,
     "bound": 0,
 }
+_BOUNDS: Final = dict.fromkeys(("hardware", "kv_dtype", "n_kv_heads", "batch", "kv_len", *(
+    f"{of}{end}" for of in ("time_s", "speedup_vs_mha")
+    for end in ("", "_low_90", "_low_50", "_likely", "_high_50", "_high_90"))), 0)
 _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 
 
@@ -27,11 +30,12 @@ _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 @options.engine
 @click.option("--cache", default="cold", show_default=True, metavar="cold|warm",
               help="What the chip's cache holds: other layers' bytes, or this kernel's, looped (--engine replay).")
+@click.option("--bounds", is_flag=True, help="Where half and nine of ten measurements would lie, as records do.")
 @options.profiles
 @options.records
 def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], head_dim: int, batch: list[int],
-              kv_len: list[int], q_len: list[int], kv_dtype: list[str], engine: str, cache: str, profiles: Profiles,
-              to: Destination) -> None:
+              kv_len: list[int], q_len: list[int], kv_dtype: list[str], engine: str, cache: str, bounds: bool,
+              profiles: Profiles, to: Destination) -> None:
     """Time one attention kernel over a KV cache that a single chip holds.
 
     \b
@@ -56,5 +60,5 @@ def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], hea
         if len(unfit) == len(records):
             raise UserError(message, hint="simkit simulate spreads a whole model over several chips")
         warn(message)
-    emit(records, to, from_fields(_TABLE, _LIFTABLE, records, KERNEL_FIELDS),
+    emit(records, to, from_fields(_BOUNDS if bounds else _TABLE, _LIFTABLE, records, KERNEL_FIELDS),
          title=f"{n_q_heads} query heads of {head_dim}")

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 from pydantic import Field
 
 from simkit.foundation.named_files import catalogue_files, find_file
@@ -46,6 +47,9 @@ class Runtime(StrictRecord):
     """Host time of each step, whatever its batch."""
     exchange_gap_s: Annotated[Number, _within(0.0, 0.01)] = 0.0
     """Time of an exchange between chips beyond the link's own: the collective library's start."""
+    issue_s: Annotated[Number, _within(0.0, 0.001)] = 0.0
+    """Host time of issuing a kernel or an exchange where no recorded graph does: the host runs ahead of the chips, so a
+    step takes at least all of these, and where the chips are slower than the host nothing of it shows."""
     cache: Literal["filled", "whole"] = "filled"
     """What attention reads: the filled part, or the whole room of prompt and output (static shapes)."""
     attention_kernel: AttentionKernel = "grouped"
@@ -65,11 +69,20 @@ class Runtime(StrictRecord):
     def without_constants(self) -> Runtime:
         """What it reads and how it splits a model, without what it adds."""
         return self.model_copy(update={"prefill_fraction": 1.0, **dict.fromkeys(
-            ("kernel_gap_s", "host_sequence_s", "step_s", "exchange_gap_s"), 0.0)})
+            ("kernel_gap_s", "host_sequence_s", "step_s", "exchange_gap_s", "issue_s"), 0.0)})
 
     def host_step_s(self, kernels: Any, exchanges: Any) -> Any:
         """What a step of so many kernels and exchanges takes besides the engine's time and its sequences' host work."""
         return self.step_s + self.kernel_gap_s * kernels + self.exchange_gap_s * exchanges
+
+    def whole_step_s(self, engine_s: Any, batch: Any, kernels: Any, exchanges: Any) -> Any:
+        """A step's time from the engine's: the chips' work and the host's between them, or the host's issuing."""
+        chips_s = engine_s + self.host_step_s(kernels, exchanges) + self.host_sequence_s * batch
+        return np.maximum(chips_s, self.issued_s(kernels, exchanges))
+
+    def issued_s(self, kernels: Any, exchanges: Any) -> Any:
+        """What the host takes to issue a step, whatever the chips do meanwhile."""
+        return self.issue_s * (kernels + exchanges)
 
 
 IDEAL: Final = Runtime(name="ideal", kernel_gap_s=0.0, host_sequence_s=0.0, prefill_fraction=1.0,

@@ -150,7 +150,10 @@ def build_server(replica: Replica, policy: Policy) -> Server:
         error = measure_error(replica, tables)
         # Kernels that split contexts have steps in them; a finer grid follows these where the promise asks for it.
         if error.max_relative_error < PROMISED_ERROR or knots >= MOST_CONTEXT_KNOTS:
-            return Server(replica=replica, policy=policy, tables=tables, grid_error=error)
+            least_s = policy.runtime.issued_s(replica.kernels, replica.exchanges) - policy.runtime.host_step_s(
+                replica.kernels, replica.exchanges) - policy.runtime.host_sequence_s * tables.batch[:, None]
+            return Server(replica=replica, policy=policy, grid_error=error,
+                          tables=tables._replace(step_s=np.maximum(tables.step_s, least_s)))
         knots *= 4 if error.max_relative_error > 2 * PROMISED_ERROR else 2
 
 

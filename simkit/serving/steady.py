@@ -85,7 +85,7 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths) -> Steady:
     runtime, rows = policy.runtime, np.minimum(lengths.prompt_tokens, np.maximum(
         policy.chunk_tokens - batch * verified, page))
     step_s, _, _ = replica.step_s(batch, lengths.context_tokens)
-    step_s = (step_s + runtime.host_step_s(replica.kernels, replica.exchanges) + runtime.host_sequence_s * batch)
+    step_s = runtime.whole_step_s(step_s, batch, replica.kernels, replica.exchanges)
     chunks = lengths.prompt_tokens / rows
     base_s, _, _ = replica.rows_s(batch * verified)
     more_s, _, _ = replica.rows_s(batch * verified + rows)

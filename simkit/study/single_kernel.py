@@ -22,6 +22,7 @@ from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
 from simkit.step.workload import AttentionKernel, DecodeWorkload
 from simkit.study.engines import CLOSED_FORM, DEFAULT, ENGINES, engine_named
+from simkit.study.likely import LIKELY_FIELDS, kernel_ends, likely_fields
 from simkit.study.ranges import Timer, timed_together
 from simkit.study.record import FIELDS, Field
 from simkit.timing.engine import Evaluate
@@ -42,7 +43,8 @@ _OWN_FIELDS: Final = (
     Field(name="achieved_flop_per_s", meaning="matrix flops over time", dimension=FLOP_PER_S, heading="flops"),
 )
 # What a kernel's record says: the common vocabulary and its own words.
-KERNEL_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({**FIELDS, **{field.name: field for field in _OWN_FIELDS}})
+KERNEL_FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
+    {**FIELDS, **LIKELY_FIELDS, **{field.name: field for field in (*_OWN_FIELDS, *likely_fields("time_s", SECONDS))}})
 
 
 def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str], n_q_heads: int,
@@ -128,6 +130,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
     def column(value: Any) -> Any:
         return np.broadcast_to(np.asarray(value, dtype=float), kv_heads.shape)
 
+    values = {"time_s": time_s, "speedup_vs_mha": mha_time_s / time_s, **ends()}
     return {
         "hardware": full(hardware.name), "n_q_heads": full(n_q_heads), "n_kv_heads": kv_heads,
         "head_dim": full(head_dim), "kv_dtype": full(kv_format.name), "batch": batch, "kv_len": kv_len, "q_len": q_len,
@@ -137,7 +140,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
         "arithmetic_intensity": column(operator.matrix_flops / operator.kv_read_bytes),
         "achieved_bytes_per_s": operator.kv_read_bytes / time_s, "achieved_flop_per_s": operator.matrix_flops / time_s,
         "bound": np.where(np.isfinite(time_s), timing.attention_bound, ""),
-        "speedup_vs_mha": mha_time_s / time_s, "assumed": full(hardware.assumption), **ends(),
+        "assumed": full(hardware.assumption), **values, **kernel_ends(hardware, values, kv_heads == n_q_heads),
     }
 
 

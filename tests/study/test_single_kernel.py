@@ -30,3 +30,13 @@ def test_what_cannot_start_warm_is_told(cli):
     found = cli("attention", "--engine", "replay", "--cache", "lukewarm")
     assert found.exit_code == 2
     assert "expected cold or warm" in found.output
+
+
+def test_a_kernel_has_bounds_that_widen_with_what_is_unknown(cli):
+    """Calibrated kernels, a neighbour's, a data sheet: the wider the less is known; MHA beside itself is certain."""
+    run = cli("attention", "-H", "h100-sxm,h200-sxm,apple-m5-max", "--n-kv-heads", "64,8", "--batch", "32", "--format", "json")
+    records = json.loads(run.stdout)
+    assert all(one["time_s_low_90"] <= one["time_s_low_50"] <= one["time_s_high_50"] <= one["time_s_high_90"] for one in records)
+    widths = [one["time_s_high_90"] / one["time_s_low_90"] for one in records[1::2]]
+    assert widths == sorted(widths)
+    assert all(one["speedup_vs_mha_low_90"] == 1.0 == one["speedup_vs_mha_likely"] for one in records[::2])

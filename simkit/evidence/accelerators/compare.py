@@ -108,7 +108,7 @@ def predict_rows(rows: list[MeasuredRow], *, engine: str = DEFAULT, chips: Chips
             for place in places:
                 found.why[place] = error.message
             continue
-        found.predicted[places], found.naive[places] = time, naive
+        found.predicted[places], found.naive[places] = np.where(time > 0.0, time, np.nan), naive
         for place in places:
             known = np.isfinite(found.predicted[place])
             found.why[place] = "" if known else _unfit(rows[place])
@@ -124,6 +124,8 @@ def _is_fitted(row: MeasuredRow, chip: HardwareProfile) -> bool:
 
 
 def _unfit(row: MeasuredRow) -> str:
+    if row.quantity.startswith("slope") or row.op.startswith("slope"):
+        return "the step does not grow with the context, or the longest does not fit"
     return f"does not fit on {row.chips or 1:g} x {row.chip}"
 
 

@@ -6,6 +6,7 @@ nothing stands the row is not predicted.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from simkit.evidence.accelerators.table import MeasuredRow
@@ -65,17 +66,21 @@ def weight_format(name: str, model: ModelArchitecture) -> ElementFormat:
     if "mlp +" not in word and word != "mixed bfp4/bfp8":
         return format_of(name)
     narrow, wide = ("bfp8", "bf16") if word.startswith("bfp8") else ("bfp4", "bfp8")
-    layout = parse_layout("as-trained", model)
-    attention = mlp = 0.0
-    for group in model.layer_groups:
-        attention += group.count * attention_parameters(model, layout)
-        mlp += group.count * mlp_parameters(model, group).active
-    ends = model.vocab_size * model.hidden_size
+    attention, mlp, ends = read_parameters(model)
     first = mlp * (2.0 / 3.0 if narrow == "bfp4" else 1.0)
     bits = {**_BITS, "bf16": 16.0}
     mean = (first * bits[narrow] + (mlp - first + ends) * bits["bfp8"] + attention * bits[wide]) / (
         attention + mlp + ends)
     return ElementFormat(name=word.replace(" ", "-"), bits=mean)
+
+
+@cache
+def read_parameters(model: ModelArchitecture) -> tuple[float, float, float]:
+    """Weights that a step of one sequence multiplies: attention's, the MLPs', the output's."""
+    layout = parse_layout("as-trained", model)
+    return (sum(group.count * float(attention_parameters(model, layout)) for group in model.layer_groups),
+            sum(group.count * float(mlp_parameters(model, group).active) for group in model.layer_groups),
+            float(model.vocab_size * model.hidden_size))
 
 
 # Prompt and output tokens of a request where a row gives none, from what its software's benchmark is known to ask.

@@ -59,12 +59,12 @@ class Served:
         step, placement, timing = points.timed(self.replica.layout, self.replica.machine)
         totals, (bandwidth, peak) = step_totals(step), self._peaks
         naive = np.maximum((totals.weight_bytes + totals.kv_read_bytes) / bandwidth, totals.matrix_flops / peak)
-        time = (timing.step_time_s + runtime.host_step_s(self.replica.kernels, self.replica.exchanges)
-                + runtime.host_sequence_s * points.batch)
+        time = runtime.whole_step_s(timing.step_time_s, points.batch, self.replica.kernels, self.replica.exchanges)
         return np.where(placement.fits, time, np.nan), np.broadcast_to(naive, points.shape)
 
     def prefill_s(self, batch: Any, prompt: Any) -> tuple[Any, Any]:
         """Time of reading all prompts together, and the naive roofline's: their flops, or the weights once."""
+        prompt, empty = np.maximum(prompt, 1.0), np.asarray(prompt) == 0.0
         rows = batch * prompt
         linear, _, _ = self.replica.rows_s(rows)
         attention, _ = self.replica.prefill_attention_s(prompt, prompt)
@@ -72,7 +72,8 @@ class Served:
         step = points.placed(self.replica.layout, self.replica.machine).step
         totals, (bandwidth, peak) = step_totals(step), self._peaks
         naive = np.maximum(totals.weight_bytes / bandwidth, totals.matrix_flops / peak)
-        return (linear + batch * attention) / self.runtime.prefill_fraction, np.broadcast_to(naive, points.shape)
+        own = (linear + batch * attention) / self.runtime.prefill_fraction
+        return np.where(empty, 0.0, own), np.where(empty, 0.0, np.broadcast_to(naive, points.shape))
 
     def mean_step_s(self, batch: Any, prompt: Any, output: Any) -> tuple[Any, Any]:
         """Mean of the steps whose contexts grow from the prompt by the answer."""
@@ -100,6 +101,8 @@ def served(row: MeasuredRow, chip: HardwareProfile, runtime: Runtime, engine: st
                        attention_sharding=chip.attention_sharding or "heads"),
         kv_dtype=cache.name, weight_dtype=weights.name, key_format=cache, value_format=cache,
         weight_formats=(weights, weights))
+    if any(part is not None and part % 1 for part in (row.chips if row.tp is None else None, row.tp, row.pp)):
+        raise UserError("a part of a chip is not predicted")
     layers_split = runtime.split == "layers" and row.chips is not None
     pp = int(row.chips or 1) if layers_split else int(row.pp or 1)
     tp = None if row.chips is None else 1 if layers_split else int(row.tp or max(row.chips / pp, 1.0))
