@@ -159,7 +159,7 @@ def _record(own: dict[str, Any], server: Server, prefill: Apart, first: _Pool, s
         "prefill_chips": float(replica.machine.chips) * prefill.replicas,
         "prefill_tp": float(replica.machine.tp), "prefill_pp": float(replica.machine.pp),
         "prefill_busy_share": busy(first), "decode_busy_share": busy(second),
-        "kv_link": prefill.link_words, "kv_moved": prefill.moved,
+        "prefill_kv_blocks": replica.total_blocks, "kv_link": prefill.link_words, "kv_moved": prefill.moved,
         "kv_bytes_per_token": page_bytes / server.replica.page_tokens,
         "kv_moved_bytes": moved * moved_bytes_per_block(server),
         "handover_mean_s": sum(float(state.clock_s[at.HANDOVER]) for state in second.states) / handed if handed else math.nan,

@@ -290,7 +290,6 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
         let_go(state, rules)
         if admit(state, rules, tables, buffer, more) == at.WANTS_REQUESTS:
             return at.WANTS_REQUESTS
-        evict(state, rules)
         clock[at.WAKE] = clock[at.NOW] if count[at.RUNNING] > 0 else wakes_s(state, rules, buffer)
         if clock[at.WAKE] > horizon_s or clock[at.WAKE] == np.inf:
             if count[at.RUNNING] + count[at.MOVING] + count[at.PARKED] + count[at.OWED] > 0 or rules.role != at.BOTH:
@@ -313,6 +312,7 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
         else:
             take_blocks(state, rules, 1)
             _iterate_with_prompts(state, rules, tables, decoding, context)
+        evict(state, rules)
         _leave(state, rules)
         if missed(count) > rules.most_missed:
             return at.FINISHED_ALL

@@ -354,14 +354,15 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
                                   for one, number in pools) if tokens else math.nan),
         "grid_mean_error": server.grid_error.mean_relative_error,
         "grid_max_error": server.grid_error.max_relative_error,
-    } | ({} if not policy.prefix_cache and prefill is None else cached_record(prefill[0] if prefill else server, count))
+    } | _cached(prefill[0] if prefill else server, count)
 
 
-def cached_record(server: Server, count: NDArray[np.int64]) -> dict[str, Any]:
-    """What came of the prompts' cached blocks in a server that keeps them."""
-    tokens = int(count[state_of.PROMPT_TOKENS])
-    rules = server.rules()
+def _cached(server: Server, count: NDArray[np.int64]) -> dict[str, Any]:
+    """What came of the prompts' cached blocks, in a server that keeps them."""
+    if not server.policy.prefix_cache:
+        return {}
+    tokens, rules = int(count[state_of.PROMPT_TOKENS]), server.rules()
     return {"prefix_hit_rate": int(count[state_of.HIT_TOKENS]) / max(tokens, 1),
             "prefix_loaded_share": int(count[state_of.LOADED]) * rules.prefix_tokens / max(tokens, 1),
-            "prefix_room_tokens": rules.blocks // rules.prefix_blocks * rules.prefix_tokens if rules.prefix_blocks else 0,
+            "prefix_room_tokens": rules.blocks // rules.prefix_blocks * rules.prefix_tokens,
             "kv_tiers": ", ".join(tier.name for tier in server.policy.tiers) or None}
