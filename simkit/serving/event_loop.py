@@ -102,6 +102,7 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
             if row[at.BEGAN] < 0.0:
                 row[at.BEGAN] = state.clock_s[at.NOW]
             row[at.FILLED] += part
+            mark_computed(state, rules, int(row[at.LEAF]), row[at.FILLED])
             budget -= int(part)
             rows += int(part)
             attention_s += chunk_attention(tables.prefill_s, tables, part, row[at.FILLED])
@@ -109,7 +110,6 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
             if row[at.FILLED] >= row[at.TARGET]:
                 ending += 1
                 row[at.SWAPPED] = -1.0  # ends its prompt in this iteration
-                mark_computed(state, int(row[at.LEAF]))
     return rows, ending, attention_s, joules
 
 

@@ -156,11 +156,12 @@ def let_go(state: State, rules: Rules) -> None:
 
 
 @inner
-def mark_computed(state: State, leaf: int) -> None:
-    """A prompt's blocks hold their keys and values: later prompts may share them."""
+def mark_computed(state: State, rules: Rules, leaf: int, filled: float) -> None:
+    """The blocks of a prompt up to its ``filled`` tokens hold their keys and values: later prompts may share them."""
     entries = state.prefixes.entries
     while leaf >= 0:
-        entries[leaf, at.READY_TO_SHARE] = 1
+        if (entries[leaf, at.PLACE] + 1) * rules.prefix_tokens <= filled:
+            entries[leaf, at.READY_TO_SHARE] = 1
         leaf = entries[leaf, at.PARENT]
 
 
@@ -251,7 +252,7 @@ def share(state: State, rules: Rules, numbers: NDArray[np.int64], hits: int, add
         else:
             _unlink(tree, entry)  # in a tier below, and computed again
         row = tree.entries[entry]
-        row[at.TIER], row[at.PINS], row[at.READY_TO_SHARE] = 0, 1, 0
+        row[at.TIER], row[at.PINS], row[at.READY_TO_SHARE], row[at.PLACE] = 0, 1, 0, place
         row[at.PARENT], leaf = leaf, entry
     return leaf
 

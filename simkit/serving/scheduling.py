@@ -191,6 +191,15 @@ def next_landing_s(state: State) -> float:
 
 
 @inner
+def _prompts_left(state: State) -> float:
+    """Tokens of prompts that are let in and not computed."""
+    left = 0.0
+    for index in range(state.tally[at.RUNNING]):
+        left += state.running_sequences[index, at.TARGET] - state.running_sequences[index, at.FILLED]
+    return left
+
+
+@inner
 def _return_parked(state: State, rules: Rules) -> bool:
     """Bring back the oldest preempted sequence when its blocks are free."""
     count, clock = state.tally, state.clock_s
@@ -226,7 +235,7 @@ def _take_handed(state: State, rules: Rules) -> bool:
     else:
         began_s = ended_s = clock[at.NOW]
     took_s = need * rules.kv_s_per_block
-    gone_s = max(max(began_s, max(state.ports_s[sender], clock[at.PORT])) + took_s,
+    gone_s = max(max(began_s, state.ports_s[sender], clock[at.PORT]) + took_s,
                  ended_s + took_s * rules.kv_last_share)
     state.ports_s[sender] = clock[at.PORT] = gone_s
     sent = state.sent[count[at.SENT]]
@@ -265,6 +274,8 @@ def _refuse_or_take(state: State, rules: Rules, tables: Tables, buffer: Buffer, 
     own, ready_s, hits, added, cached = blocks_of(float(prompt), rules), clock[at.NOW], 0, 0, 0
     numbers = buffer.numbers[:0]
     if rules.prefix_blocks > 0 and buffer.first.size > 0:
+        if _prompts_left(state) >= rules.chunk:
+            return False  # looked up when its turn comes, by when more is computed
         numbers = buffer.numbers[buffer.first[place]:buffer.first[place] + buffer.blocks[place]]
         hits, added, cached, ready_s = look_up(state, rules, tables, numbers, prompt)
         if state.tally[at.USED] == 0 and own - (hits + added) * rules.prefix_growing + cached > rules.blocks:

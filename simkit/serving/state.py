@@ -12,8 +12,8 @@ from numpy.typing import NDArray
  SENDER) = range(16)
 COLUMNS: Final = 16  # as many as are named above
 # Columns of a cached block of a prompt, of a list of them, and of a handed cache on its way.
-KEY, TIER, PINS, OLDER, NEWER, PARENT, READY_TO_SHARE, SCRATCH = range(8)
-ENTRY_COLUMNS: Final = 8
+KEY, TIER, PINS, OLDER, NEWER, PARENT, READY_TO_SHARE, PLACE, SCRATCH = range(9)
+ENTRY_COLUMNS: Final = 9
 CAPACITY, BLOCK_S, LATENCY_S, MOST_BEHIND_S = range(4)  # of a tier below memory
 OLDEST, NEWEST, MEMBERS = range(3)  # the first two count from 1; 0: none
 AT, FROM, FREES, ITS_LEAF = range(4)

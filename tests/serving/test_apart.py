@@ -194,8 +194,8 @@ def test_a_full_decode_pool_holds_prefill_back_and_nothing_is_dropped():
 
 
 def test_prompts_that_share_all_are_computed_once():
-    requests = [(0.1, 80, 5, 0, 10)] * 6
-    state, alone = play(requests, caching(rules(blocks=80))), play(requests, rules(blocks=80))
+    requests = [(0.1, 80, 50, 0, 10)] * 6
+    state, alone = play(requests, caching(rules(blocks=200))), play(requests, rules(blocks=200))
     assert state.tally[at.HIT_TOKENS] == 5 * 79  # one token is always computed
     assert state.clock_s[at.PREFILL] == pytest.approx(alone.clock_s[at.PREFILL] * (80 + 5) / (6 * 80))
     assert state.tally[at.MOST_USED] < alone.tally[at.MOST_USED]
