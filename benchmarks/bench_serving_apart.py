@@ -13,6 +13,7 @@ from simkit.model.catalog import load_model
 from simkit.serving.apart import Apart, serve_apart
 from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.replica import build_replicas, paged
+from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, build_server, parse_tiers
 from simkit.study.pool_words import parse_between
 from simkit.study.scenario import parse_scenario
@@ -30,7 +31,7 @@ def played(requests: int) -> tuple[dict, float]:
     server = build_server(decode, replace(policy, prefix_cache=False, tiers=()))
     prefill = Apart(server=build_server(prompts, policy), replicas=1, link=parse_between(LINK), link_words=LINK)
 
-    def stream(count: int):
+    def stream(count: int) -> Stream:
         return generate(parse_lengths("azure-conv-2023"), requests_per_s=12.0, gap_cv=1.0, requests=count, seed=0,
                         shared_prefix=(4096, 200))
 

@@ -19,7 +19,8 @@ _TABLE: Final = {
     "hardware": 0, "chips": 3, "replicas": 6, "kv_dtype": 2, "attention": 0, "offered_requests_per_s": 0,
     "tokens_per_s": 0, "goodput_requests_per_s": 1, "slo_attainment": 1, "ttft_p50_s": 2, "ttft_p99_s": 0,
     "tpot_p50_s": 2, "tpot_p99_s": 0, "latency_p50_s": 5, "mean_batch": 1, "max_batch": 6, "mean_kv_occupancy": 1,
-    "preemptions": 2, "prefix_hit_rate": 1, "prefill_replicas": 1, "refused": 6, "tokens_per_j": 7, "cost_usd_per_mtok": 3,
+    "preemptions": 2, "prefix_hit_rate": 1, "prefill_replicas": 1, "refused": 6, "tokens_per_j": 7,
+    "cost_usd_per_mtok": 3,
 }
 _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "offered_requests_per_s", "refused")
 
@@ -87,8 +88,8 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
             "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
-        replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction, max_rate=find_max_rate,
-        keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
+        replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction,
+        max_rate=find_max_rate, keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
         prefill=pool)
     _warn(answers, searched=find_max_rate)
     records = [serving_record(answer.record) for answer in answers]
@@ -112,7 +113,7 @@ def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: 
         return hardware, None, chips
     if words["kv_link"] is None:
         raise UserError("--prefill: what moves the caches is not stated",
-                        hint="--kv-link 400GB/s,5us gives the bytes a second of a replica's port and the latency; or free")
+                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
     names, (chip, count), (own,) = loaded_pools(profiles, hardware, prefill, [chips])
     return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
                               replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own
@@ -147,8 +148,8 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
 
 
 def _other_pool(record: dict[str, Any]) -> str:
-    return (f" of the decode pool, or {record['prefill_kv_blocks']:,} of the prefill pool" if "prefill_kv_blocks" in record
-            else "")
+    blocks = record.get("prefill_kv_blocks")
+    return "" if blocks is None else f" of the decode pool, or {blocks:,} of the prefill pool"
 
 
 def _footer(records: list[dict[str, Any]]) -> str:
@@ -171,9 +172,9 @@ def _footer(records: list[dict[str, Any]]) -> str:
                 f"{record['kv_bytes_per_token'] / 1e3:,.6g} kB of a token move over {record['kv_link']} "
                 f"({record['kv_moved']}), {record['handover_mean_s'] or 0:.3g} s from a prompt's end to its place")
         if "prefix_hit_rate" in record:
-            lines.append(f"  {record['prefix_hit_rate']:.1%} of prompt tokens met in cache, {record['prefix_loaded_share']:.1%} "
-                         f"loaded from {record['kv_tiers'] or 'no tier'}; memory has room for "
-                         f"{record['prefix_room_tokens']:,} tokens")
+            lines.append(f"  {record['prefix_hit_rate']:.1%} of prompt tokens met in cache, "
+                         f"{record['prefix_loaded_share']:.1%} loaded from {record['kv_tiers'] or 'no tier'}; memory "
+                         f"has room for {record['prefix_room_tokens']:,} tokens")
     return "\n".join(lines)
 
 

@@ -47,8 +47,8 @@ def apart_options(function: Any) -> Any:
     """Prompts that begin alike, and prompts on chips of their own."""
     for option in (
         click.option("--kv-tier", "kv_tiers", multiple=True, metavar="NAME=SIZE,RATE,LATENCY",
-                     help="Where cached blocks go that have no room, a chip's share: host=256GiB,50GB/s,10us (DRAM over "
-                          "PCIe 5 x16), ssd=4TB,7GB/s,100us (an NVMe disk); loaded where that beats computing."),
+                     help="Where cached blocks go that have no room, a chip's share: host=256GiB,50GB/s,10us (DRAM "
+                          "over PCIe 5 x16), ssd=4TB,7GB/s,100us (NVMe); loaded where that beats computing."),
         click.option("--prefix-cache", is_flag=True,
                      help="Keep blocks of 512 prompt tokens for prompts that begin alike (hash_ids of a Mooncake "
                           "trace, or --shared-prefix); the least recently used goes first."),
@@ -121,7 +121,8 @@ def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | 
     prefix = None if shared is None else parse_shared_prefix(shared)
 
     def more(count: int) -> Any:
-        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"], shared_prefix=prefix)
+        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"],
+                        shared_prefix=prefix)
 
     return Load(stream=more(requests or 2000), own_requests_per_s=own, rates_requests_per_s=rates, more=more)
 

@@ -1,12 +1,12 @@
 """Prefill and decode apart: prompts on one pool of chips, their caches moved over a link, decoding on another.
 
-Each replica of either pool runs the event loop of :mod:`simkit.serving.event_loop`; the one whose next event comes first
-goes on, up to the next event of the other pool, so that nothing is known before it happens. Requests are dealt in turn
-to the prefill replicas, ended prompts in turn to the decode replicas. These pull a cache when its blocks are free, as
-DistServe does (arXiv 2401.09670, section 4.3), until which it fills the memory of those that computed it: a full decode
-pool holds prefill back. Moved layer by layer, as Splitwise does (arXiv 2311.18677, section 4.3), a cache follows its
-prompt while that is computed. Each replica has one port of the link's bandwidth for what it sends or receives; one copy
-crosses it, and chips that hold the same heads copy them among themselves.
+Each replica of either pool runs the event loop of :mod:`simkit.serving.event_loop`; the one whose next event comes
+first goes on, up to the next event of the other pool, so that nothing is known before it happens. Requests are dealt
+in turn to the prefill replicas, ended prompts in turn to the decode replicas. These pull a cache when its blocks are
+free, as DistServe does (arXiv 2401.09670, section 4.3); until then it fills the memory of those that computed it: a
+full decode pool holds prefill back. Moved layer by layer, as Splitwise does (arXiv 2311.18677, section 4.3), a cache
+follows its prompt while that is computed. Each replica has one port of the link's bandwidth for what it sends or
+receives; one copy crosses it, and chips that hold the same heads copy them among themselves.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _play(first: _Pool, second: _Pool) -> None:
         prompts_s, decode_s = first.wakes_s[prompts], second.wakes_s[decode]
         if prompts_s == decode_s == math.inf:
             return
-        if prompts_s <= decode_s:
+        if prompts_s < decode_s:
             state = first.go_on(prompts, decode_s)
             for row in state.handed[:state.tally[at.HANDED]]:
                 which, dealt = dealt % len(second.states), dealt + 1
@@ -162,5 +162,6 @@ def _record(own: dict[str, Any], server: Server, prefill: Apart, first: _Pool, s
         "prefill_kv_blocks": replica.total_blocks, "kv_link": prefill.link_words, "kv_moved": prefill.moved,
         "kv_bytes_per_token": page_bytes / server.replica.page_tokens,
         "kv_moved_bytes": moved * moved_bytes_per_block(server),
-        "handover_mean_s": sum(float(state.clock_s[at.HANDOVER]) for state in second.states) / handed if handed else math.nan,
+        "handover_mean_s": (sum(float(state.clock_s[at.HANDOVER]) for state in second.states) / handed if handed
+                            else math.nan),
     }

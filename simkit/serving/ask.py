@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.serving.apart import LAYERS, Apart, serve_apart
 from simkit.serving.fewest import check_objective, fewest_replicas, first_good, requests_for, shortfall
 from simkit.serving.max_rate import find_max_rate
-from simkit.serving.replica import build_replicas, paged
+from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
@@ -58,7 +59,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class PrefillPool:
-    """Chips for prompts alone: which, how many of a replica, how many replicas (None: the fewest that meet the objective).
+    """Chips for prompts alone: which, how many of a replica, and how many replicas (None: the fewest that do).
 
     ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``.
     """
@@ -69,9 +70,8 @@ class PrefillPool:
     link: str
     moved: str = LAYERS
 
-    def beside(self, server: Server, policy: Policy) -> Apart:
-        """One replica of it for a decode server. Raises :class:`UserError`."""
-        own = server.replica
+    def beside(self, own: Replica, policy: Policy) -> Apart:
+        """One replica of it beside one that decodes. Raises :class:`UserError`."""
         try:
             (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
                                       chips=self.chips, engine=own.engine)
@@ -113,64 +113,65 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
     requests: how many requests a search serves at each rate, at least.
     prefill: chips that compute the prompts, where those of ``hardware`` only decode.
     """
-    if prefill is not None and (replicas is None or (max_rate and prefill.replicas is None)):
-        raise UserError("--prefill: one of rate, --replicas and --prefill-replicas may be searched for",
-                        hint="--replicas N --prefill-replicas fit says how many prefill replicas N decode replicas need")
-    if prefill is not None and prefill.replicas is None:
-        check_objective(policy, "--prefill-replicas fit")
-    if policy.clients and max_rate:
-        raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
-    if max_rate or replicas is None:
-        check_objective(policy, "--find-max-rate" if max_rate else "--replicas fit")
-    if max_rate and replicas is None:
-        raise UserError("--find-max-rate beside --replicas fit: give the rate, or the replicas")
+    _check(policy, max_rate=max_rate, replicas=replicas, prefill=prefill)
     answers: list[Answer] = []
-    for chip in hardware:
-        for kv_dtype in kv_dtypes:
-            words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
-            # Where prompts are computed apart, that is where their blocks are kept.
-            of_decode = policy if prefill is None else replace(policy, prefix_cache=False, tiers=())
-            servers = [build_server(found, of_decode) for found in build_replicas(
-                chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
-            # Layouts are offered the same requests, enough to fill the roomiest several times.
-            held = max(server.most_running_of(load.stream) for server in servers)
-            enough = max(requests, FILLS * held * (replicas or 1))
-            for server in servers:
-                apart = None if prefill is None else prefill.beside(server, policy)
-                play = serve if apart is None else partial(_served_apart, apart)
-                rates = load.rates_requests_per_s or (load.own_requests_per_s,)
-                if replicas is None:
-                    answers += [_on_the_fewest(server, load, rate, attainment_fraction, requests, keep_events)
-                                for rate in rates]
-                    continue
-                if apart is not None and prefill is not None and prefill.replicas is None:
-                    answers += [Answer(offered_requests_per_s=rate, served=_enough_prefill(
-                        server, apart, load.long_enough(policy, rate, requests), replicas, attainment_fraction))
-                        for rate in rates]
-                    continue
-                if not max_rate:
-                    answers += [Answer(offered_requests_per_s=None if policy.clients else rate, served=play(
-                        server, load.at(rate), replicas=replicas, keep_events=keep_events)) for rate in rates]
-                    continue
+    for chip, kv_dtype in product(hardware, kv_dtypes):
+        words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
+        # Where prompts are computed apart, that is where their blocks are kept.
+        own = policy if prefill is None else replace(policy, prefix_cache=False, tiers=())
+        servers = [build_server(found, own) for found in build_replicas(
+            chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
+        # Layouts are offered the same requests, enough to fill the roomiest several times.
+        held = max(server.most_running_of(load.stream) for server in servers)
+        enough = max(requests, FILLS * held * (replicas or 1))
+        for server in servers:
+            play: Callable[..., Served] = serve
+            if prefill is not None:
+                apart = prefill.beside(server.replica, policy)
+                play = (partial(_served_apart, apart) if prefill.replicas else
+                        partial(_on_enough_prefill, apart, attainment_fraction))
+            if max_rate:
                 rate, served = find_max_rate(
                     server, lambda rate, enough=enough: load.at(rate, requests=enough),  # type: ignore[misc]
                     start_requests_per_s=load.own_requests_per_s, attainment_fraction=attainment_fraction,
-                    replicas=replicas, play=play)
+                    replicas=replicas or 1, play=play)
                 if keep_events and rate is not None:
                     served = play(server, load.at(rate, requests=enough), replicas=replicas, keep_events=keep_events)
                 answers.append(Answer(offered_requests_per_s=rate, served=served))
+                continue
+            for rate in load.rates_requests_per_s or (load.own_requests_per_s,):
+                searched = replicas is None or (prefill is not None and prefill.replicas is None)
+                stream = load.long_enough(policy, rate, requests) if searched else load.at(rate)
+                served = (play(server, stream, replicas=replicas, keep_events=keep_events) if replicas else
+                          _on_the_fewest(server, stream, attainment_fraction, keep_events))
+                answers.append(Answer(offered_requests_per_s=None if policy.clients else rate, served=served))
     return answers
+
+
+def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: PrefillPool | None) -> None:
+    """Refuse a question that fixes what it varies, or has no objective for what it searches."""
+    fit = "--replicas" if replicas is None else "--prefill-replicas" if prefill and prefill.replicas is None else None
+    if policy.clients and max_rate:
+        raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
+    if max_rate or fit:
+        check_objective(policy, "--find-max-rate" if max_rate else f"{fit} fit")
+    if max_rate and fit:
+        raise UserError(f"--find-max-rate beside {fit} fit: give the rate, or the replicas")
+    if prefill is not None and replicas is None:
+        raise UserError("--replicas fit beside --prefill: give the replicas that decode",
+                        hint="--replicas N --prefill-replicas fit says how many prefill replicas these need")
 
 
 def _served_apart(apart: Apart, server: Server, stream: Stream, *, replicas: int, keep_events: int = 0) -> Served:
     return serve_apart(server, apart, stream, replicas=replicas, keep_events=keep_events)
 
 
-def _enough_prefill(server: Server, apart: Apart, stream: Stream, replicas: int, attainment_fraction: float) -> Served:
+def _on_enough_prefill(apart: Apart, attainment_fraction: float, server: Server, stream: Stream, *, replicas: int,
+                       keep_events: int = 0) -> Served:
     """The stream on the fewest prefill replicas that meet the objective. Raises :class:`UserError` where none do."""
     @cache
     def tried(prefill: int) -> Served:
-        return serve_apart(server, replace(apart, replicas=prefill), stream, replicas=replicas)
+        return serve_apart(server, replace(apart, replicas=prefill), stream, replicas=replicas, keep_events=keep_events)
 
     def good(prefill: int) -> bool:
         return bool(tried(prefill).record["slo_attainment"] >= attainment_fraction)
@@ -179,23 +180,19 @@ def _enough_prefill(server: Server, apart: Apart, stream: Stream, replicas: int,
     while not good(high):
         in_time = tried(high).quantile_s("ttft", attainment_fraction) <= server.policy.slo_ttft_s
         if in_time or high >= MOST_PREFILL:
-            raise UserError(f"{server.replica.hardware.name}, {server.replica.attention}: no number of prefill replicas "
-                            f"meets the objective: {shortfall(tried(high), attainment_fraction)}",
+            raise UserError(f"{server.replica.hardware.name}, {server.replica.attention}: no number of prefill "
+                            f"replicas meets the objective: {shortfall(tried(high), attainment_fraction)}",
                             hint="give more --replicas" if in_time else "more --prefill chips shorten a prompt")
         high *= 2
     return tried(first_good(good, high // 2, high))
 
 
-def _on_the_fewest(server: Server, load: Load, rate: float, attainment_fraction: float, requests: int,
-                   keep_events: int) -> Answer:
-    """The answer on the fewest replicas. Raises :class:`UserError` where no number of them meets the objective."""
-    stream = load.long_enough(server.policy, rate, requests)
+def _on_the_fewest(server: Server, stream: Stream, attainment_fraction: float, keep_events: int) -> Served:
+    """The stream on the fewest replicas. Raises :class:`UserError` where no number of them meets the objective."""
     found = fewest_replicas(server, stream, attainment_fraction=attainment_fraction)
     if found.replicas is None:
         record = found.served.record
         raise UserError(f"{record['hardware']}, {record['attention']}: no number of replicas meets the objective: "
                         f"{shortfall(found.served, attainment_fraction)}",
                         hint="simkit plan tries other numbers of chips and mappings")
-    served = serve(server, stream, replicas=found.replicas, keep_events=keep_events) if keep_events else found.served
-    return Answer(offered_requests_per_s=None if server.policy.clients else rate, served=served)
-
+    return serve(server, stream, replicas=found.replicas, keep_events=keep_events) if keep_events else found.served

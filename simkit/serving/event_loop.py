@@ -256,7 +256,7 @@ def _may_change_s(state: State, rules: Rules, buffer: Buffer, horizon_s: float) 
     if state.tally[at.PARKED] == 0 and more_may_run(state, rules):
         arrival_s = next_arrival_s(state, rules, buffer)
         if arrival_s > state.clock_s[at.NOW]:
-            until_s = min(until_s, min(arrival_s, horizon_s))
+            until_s = min(until_s, arrival_s, horizon_s)
     return until_s
 
 
@@ -290,6 +290,8 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
         let_go(state, rules)
         if admit(state, rules, tables, buffer, more) == at.WANTS_REQUESTS:
             return at.WANTS_REQUESTS
+        if count[at.SENT] > 0:  # what this frees may send more
+            horizon_s = min(horizon_s, state.sent[0, at.AT])
         clock[at.WAKE] = clock[at.NOW] if count[at.RUNNING] > 0 else wakes_s(state, rules, buffer)
         if clock[at.WAKE] > horizon_s or clock[at.WAKE] == np.inf:
             if count[at.RUNNING] + count[at.MOVING] + count[at.PARKED] + count[at.OWED] > 0 or rules.role != at.BOTH:
@@ -314,6 +316,9 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
             _iterate_with_prompts(state, rules, tables, decoding, context)
         evict(state, rules)
         _leave(state, rules)
+        if count[at.HANDED] > 0:  # the other pool's next event
+            clock[at.WAKE] = clock[at.NOW]
+            return at.WAITS
         if missed(count) > rules.most_missed:
             return at.FINISHED_ALL
 

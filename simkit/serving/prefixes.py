@@ -202,7 +202,7 @@ def look_up(state: State, rules: Rules, tables: Tables, numbers: NDArray[np.int6
 
 @inner
 def _worth_loading(tree: Prefixes, rules: Rules, tables: Tables, hits: int, now_s: float) -> tuple[int, float]:
-    """How many of the blocks found end the prompt soonest, loads and computing of the rest together, and when loaded."""
+    """How many of the blocks found end the prompt soonest, the rest computed again, and when they are loaded."""
     tokens, chunk = float(rules.prefix_tokens), min(rules.chunk, tables.row_s.size - 1)
     row_s = tables.row_s[chunk] / chunk * tokens
     wanted = np.zeros(rules.tiers.shape[0])
@@ -222,7 +222,7 @@ def _worth_loading(tree: Prefixes, rules: Rules, tables: Tables, hits: int, now_
 
 @inner
 def share(state: State, rules: Rules, numbers: NDArray[np.int64], hits: int, added: int, need: int) -> int:
-    """Pin the blocks that :func:`look_up` found, claim ``need`` blocks, and add those to be computed; gives the leaf."""
+    """Pin the blocks that :func:`look_up` found, claim ``need``, and add those to be computed; gives the leaf."""
     count, tree = state.tally, state.prefixes
     leaf, key = -1, 0
     for place in range(hits):

@@ -256,8 +256,8 @@ def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: in
 
 def buffer_of(part: Requests) -> state_of.Buffer:
     """Requests as the event loop reads them."""
-    return state_of.Buffer(*(np.ascontiguousarray(column) for column in (
-        part.arrival_s, part.prompt_tokens, part.output_tokens, part.numbers, part.first, part.blocks)))
+    columns: Any = (part.arrival_s, part.prompt_tokens, part.output_tokens, part.numbers, part.first, part.blocks)
+    return state_of.Buffer(*map(np.ascontiguousarray, columns))
 
 
 def fresh_state(rules: state_of.Rules, keep_events: int, ports_s: NDArray[np.float64] | None = None,

@@ -9,7 +9,8 @@ vidur          arrived_at, num_prefill_tokens, num_decode_tokens   microsoft/vid
 Mooncake       timestamp (ms), input_length, output_length         kvcache-ai/Mooncake, FAST25 traces
 =============  ==================================================  =======================================
 
-Mooncake's hash_ids, where they are given, number the prompt's blocks. The kind is told by the header. Arrivals count from the first request.
+Mooncake's hash_ids, where given, number the prompt's blocks. The kind is told by the header. Arrivals count from the
+first request.
 """
 
 from __future__ import annotations

@@ -182,6 +182,13 @@ def test_a_cache_moved_by_layers_is_there_a_layer_after_its_prompt_and_whole_aft
         assert span[4] == pytest.approx(first_s + waits_s + 1e-3 + 1e-2 + 1e-4 + 1e-6 * (prompt + 1))
 
 
+def test_neither_pool_runs_ahead_of_what_the_other_does():
+    # A second apart, decode idle each time: every cache takes its own time and none waits for a clock that ran ahead.
+    to = rules(blocks=100)._replace(kv_s_per_block=1e-4, kv_latency_s=1e-3)
+    states, _ = play_apart([(1.0, 120, 3, 0, 0)] * 40, rules(blocks=70, chunk=256), to)
+    assert states[1].clock_s[at.HANDOVER] == pytest.approx(40 * (30 * 1e-4 + 1e-3))
+
+
 def test_a_full_decode_pool_holds_prefill_back_and_nothing_is_dropped():
     # Decode has room for one request at a time; prefill for two: a third waits until the first has gone,
     # and a fourth until decode has ended the first and takes the second.

@@ -1,4 +1,4 @@
-"""What cached prompts do to the worth of fewer KV heads: hit rate and throughput against how many prompts begin unlike."""
+"""What cached prompts do to the worth of fewer KV heads: hits and throughput by how many beginnings there are."""
 
 from __future__ import annotations
 
