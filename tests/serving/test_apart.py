@@ -1,5 +1,6 @@
 """Prefill apart from decode, and prompts that begin alike: nothing is lost between pools, and hits are an LRU's."""
 
+import runpy
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from simkit.serving.event_loop import advance
 from simkit.serving.prefixes import find
 from simkit.serving.requests import Requests, Stream
 from simkit.serving.serve import buffer_of, fresh_state
+from tests.reference_data import REPOSITORY
 from tests.serving.scheduler import PER_ROW_S, STEP_S, blocks_of, linear_tables, rules
 
 TABLES = linear_tables()
@@ -206,3 +208,12 @@ def test_prompts_that_share_all_are_computed_once():
     assert state.tally[at.HIT_TOKENS] == 5 * 79  # one token is always computed
     assert state.clock_s[at.PREFILL] == pytest.approx(alone.clock_s[at.PREFILL] * (80 + 5) / (6 * 80))
     assert state.tally[at.MOST_USED] < alone.tally[at.MOST_USED]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_requests_on_two_pools_take_less_than_a_minute_and_no_memory():
+    record, took_s = runpy.run_path(str(REPOSITORY / "benchmarks/bench_serving_apart.py"))["played"](100_000)
+    assert record["finished"] == 100_000
+    assert record["prefix_hit_rate"] > 0.5
+    assert took_s < 60  # of one core's time, whatever else runs
+    assert record["grew_mib"] < 64
