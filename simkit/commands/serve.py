@@ -12,14 +12,15 @@ from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
-    from simkit.serving.ask import Answer
+    from simkit.serving.ask import Answer, PrefillPool
 
 KEPT_FOR_TIMELINE: Final = 20_000
 _TABLE: Final = {
     "hardware": 0, "chips": 3, "replicas": 6, "kv_dtype": 2, "attention": 0, "offered_requests_per_s": 0,
     "tokens_per_s": 0, "goodput_requests_per_s": 1, "slo_attainment": 1, "ttft_p50_s": 2, "ttft_p99_s": 0,
     "tpot_p50_s": 2, "tpot_p99_s": 0, "latency_p50_s": 5, "mean_batch": 1, "max_batch": 6, "mean_kv_occupancy": 1,
-    "preemptions": 2, "refused": 6, "tokens_per_j": 7, "cost_usd_per_mtok": 3,
+    "preemptions": 2, "prefix_hit_rate": 1, "prefill_replicas": 1, "refused": 6, "tokens_per_j": 7,
+    "cost_usd_per_mtok": 3,
 }
 _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "offered_requests_per_s", "refused")
 
@@ -40,6 +41,7 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
               help="Chips that hold different experts.")
 @click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
               help="How often rows choose each expert: uniform, zipf:S, or a file of counts.")
+@serving_options.apart_options
 @serving_options.load_options
 @serving_options.scheduler_options
 @options.engine
@@ -51,17 +53,19 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dtype: list[str], weight_dtype: str,
           chips: str | int, tp: int | None, pp: int | None, replicas: str, engine: str, profiles: Profiles,
           form: str | None, output: str | None, trace_out: str | None, force: bool, page: int, find_max_rate: bool,
-          attainment_fraction: float, requests: int | None, **words: Any) -> None:
+          attainment_fraction: float, requests: int | None, prefill: str | None, **words: Any) -> None:
     """Play requests through a model on its chips: continuous batching over a paged KV cache.
 
     Requests wait first come, first served for free blocks; prompts are cut into chunks that run beside decoding;
     when blocks run out the youngest sequence gives its own back. Times come from the engine, through a grid whose
-    error is printed. --runtime adds what measured serving software adds.
+    error is printed. --runtime adds what measured serving software adds. With --prefill, prompts run on other chips
+    and their caches are moved.
 
     \b
     simkit serve -H h100-sxm -M llama-3.1-70b -A mha,gqa-8 --chips 8 --rate 1..16*2 --slo-ttft 2 --slo-tpot 0.05
     simkit serve -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8,mqa --slo-tpot 50ms --slo-ttft 2s --find-max-rate
     simkit serve -H h100-sxm -M llama-3.1-70b -A gqa-8 --chips 8 --rate 50 --replicas fit --slo-ttft 1s --slo-tpot 30ms
+    simkit serve -H h100-sxm:8 --prefill b200-sxm:8 --kv-link 400GB/s,5us -M llama-3.1-70b -A mha,gqa-8 --rate 4
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.foundation.output import check_target
@@ -76,33 +80,51 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     policy = serving_options.policy_of(words)
     from simkit.model.catalog import load_model
     from simkit.serving.ask import ask
-    from simkit.serving.record import SERVING_FIELDS, serving_record
+    from simkit.serving.record import APART_FIELDS, SERVING_FIELDS, serving_record
 
-    if chips == "fit-each":
-        raise UserError("--chips fit-each: layouts that are compared share their chips here",
-                        hint="use fit or a number")
+    options.refuse_fit_each(chips)
+    hardware, pool, chips = _pools(profiles, hardware, prefill, chips, words)
     answers = ask(
         profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
             "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
-        replicas=_replicas(replicas), engine=engine, attainment_fraction=attainment_fraction, max_rate=find_max_rate,
-        keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000)
+        replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction,
+        max_rate=find_max_rate, keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
+        prefill=pool)
     _warn(answers, searched=find_max_rate)
     records = [serving_record(answer.record) for answer in answers]
     emit(records, Destination(form=form or "table", output=None, force=force),
-         from_fields(_TABLE, _LIFTABLE, records, SERVING_FIELDS), footer=_footer(records))
+         from_fields(_TABLE, _LIFTABLE, records, {**SERVING_FIELDS, **APART_FIELDS}), footer=_footer(records))
     if folder is not None:
         _write(folder, answers, records)
     if trace_out:
         _write_timeline(trace_out, answers[0], force=force)
 
 
-def _replicas(text: str) -> int | None:
+def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: str | int,
+           words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, str | int]:
+    """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
+    from simkit.commands.pools import loaded_pools
+    from simkit.serving.ask import PrefillPool
+
+    if prefill is None:
+        if words["kv_link"] is not None:
+            raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
+        return hardware, None, chips
+    if words["kv_link"] is None:
+        raise UserError("--prefill: what moves the caches is not stated",
+                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
+    names, (chip, count), (own,) = loaded_pools(profiles, hardware, prefill, [chips])
+    return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
+                              replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own
+
+
+def _replicas(text: str, what: str) -> int | None:
     """A number from 1 to 10,000, or None for ``fit``."""
     if text == "fit":
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 10_000):
-        raise UserError(f"--replicas '{text[:20]}': expected a whole number from 1 to 10,000, or fit")
+        raise UserError(f"{what} '{text[:20]}': expected a whole number from 1 to 10,000, or fit")
     return int(text)
 
 
@@ -115,13 +137,19 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
         if answer.served.first_refused is not None:
             place, tokens = answer.served.first_refused
             warn(f"{what}: {record['refused']:,} of {record['requests']:,} requests refused: their cache never fits in "
-                 f"{record['kv_blocks']:,} blocks of {record['block_tokens']} tokens a layer; the first is request "
+                 f"{record['kv_blocks']:,} blocks of {record['block_tokens']} tokens a layer{_other_pool(record)}; the "
+                 f"first is request "
                  f"{place + 1:,} of its replica, with {tokens:,} tokens")
         if record["grid_max_error"] > 0.02:
             warn(f"{what}: an iteration read from the grid is up to {record['grid_max_error']:.1%} off "
                  f"({record['grid_mean_error']:.2%} on average)")
         if searched and answer.offered_requests_per_s is None:
             warn(f"{what}: no rate meets the objective")
+
+
+def _other_pool(record: dict[str, Any]) -> str:
+    blocks = record.get("prefill_kv_blocks")
+    return "" if blocks is None else f" of the decode pool, or {blocks:,} of the prefill pool"
 
 
 def _footer(records: list[dict[str, Any]]) -> str:
@@ -136,6 +164,17 @@ def _footer(records: list[dict[str, Any]]) -> str:
         parts = ", ".join(f"{name.removesuffix('_share').replace('_', ' ')} {record[name]:.0%}"
                           for name in SHARES if (record[name] or 0) >= 0.005)
         lines.append(f"{record['hardware']} {record['attention']} {record['kv_dtype']}: {parts}")
+        if "kv_link" in record:
+            lines.append(
+                f"  prefill on {record['prefill_replicas']} x {record['prefill_chips'] // record['prefill_replicas']} "
+                f"{record['prefill_hardware']}, busy {record['prefill_busy_share'] or 0:.0%}; decode busy "
+                f"{record['decode_busy_share'] or 0:.0%}; {record['n_kv_heads']} KV heads: "
+                f"{record['kv_bytes_per_token'] / 1e3:,.6g} kB of a token move over {record['kv_link']} "
+                f"({record['kv_moved']}), {record['handover_mean_s'] or 0:.3g} s from a prompt's end to its place")
+        if "prefix_hit_rate" in record:
+            lines.append(f"  {record['prefix_hit_rate']:.1%} of prompt tokens met in cache, "
+                         f"{record['prefix_loaded_share']:.1%} loaded from {record['kv_tiers'] or 'no tier'}; memory "
+                         f"has room for {record['prefix_room_tokens']:,} tokens")
     return "\n".join(lines)
 
 

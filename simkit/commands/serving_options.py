@@ -43,6 +43,30 @@ def scheduler_options(function: Any) -> Any:
     return function
 
 
+def apart_options(function: Any) -> Any:
+    """Prompts that begin alike, and prompts on chips of their own."""
+    for option in (
+        click.option("--kv-tier", "kv_tiers", multiple=True, metavar="NAME=SIZE,RATE,LATENCY",
+                     help="Where cached blocks go that have no room, a chip's share: host=256GiB,50GB/s,10us (DRAM "
+                          "over PCIe 5 x16), ssd=4TB,7GB/s,100us (NVMe); loaded where that beats computing."),
+        click.option("--prefix-cache", is_flag=True,
+                     help="Keep blocks of 512 prompt tokens for prompts that begin alike (hash_ids of a Mooncake "
+                          "trace, or --shared-prefix); the least recently used goes first."),
+        click.option("--shared-prefix", default=None, metavar="TOKENS[:N]",
+                     help="One of N beginnings before each generated prompt, such as 4k:100."),
+        click.option("--kv-move", default="layers", show_default=True, metavar="NAME",
+                     help="layers: each as its prompt is computed; whole: when the prompt has ended."),
+        click.option("--kv-link", default=None, metavar="TEXT",
+                     help="What moves caches: 400GB/s,5us (a replica's port, each direction), or free."),
+        click.option("--prefill-replicas", default="1", show_default=True, metavar="N|fit",
+                     help="Replicas of --prefill in all; fit: the fewest that meet the objective."),
+        click.option("--prefill", default=None, metavar="NAME[:N]",
+                     help="Replicas of N chips for prompts; those of -H NAME:N, or --chips, then only decode."),
+    ):
+        function = option(function)
+    return function
+
+
 def load_options(function: Any) -> Any:
     """What comes, and what is asked of it."""
     for option in (
@@ -71,13 +95,15 @@ def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | 
     """The requests and their rates, from the words of the command line; ``without_rate``: what is said without any."""
     from simkit.foundation.axis_syntax import parse_axis
     from simkit.serving.ask import Load
-    from simkit.serving.generate import generate, parse_arrivals, parse_lengths
+    from simkit.serving.generate import generate, parse_arrivals, parse_lengths, parse_shared_prefix
     from simkit.serving.traces import read_trace
 
     rate, scale, trace_file = (words[name] for name in ("rate", "scale", "trace_file"))
     rates = () if rate is None else tuple(
         scale * value for value in parse_axis(rate, what="--rate", minimum=1e-6, whole=False))
     if trace_file is not None:
+        if words.get("shared_prefix"):
+            raise UserError("--shared-prefix beside --trace: a trace says itself which prompts begin alike")
         stream = read_trace(trace_file)
         if requests is not None:
             stream = stream.first(requests)
@@ -91,8 +117,12 @@ def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | 
         raise UserError(f"no requests: give --trace FILE, --rate R{without_rate}")
     law, gap_cv, own = parse_lengths(words["lengths"]), parse_arrivals(words["arrivals"]), rates[0] if rates else 1.0
 
+    shared = words.get("shared_prefix")
+    prefix = None if shared is None else parse_shared_prefix(shared)
+
     def more(count: int) -> Any:
-        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"])
+        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"],
+                        shared_prefix=prefix)
 
     return Load(stream=more(requests or 2000), own_requests_per_s=own, rates_requests_per_s=rates, more=more)
 
@@ -102,8 +132,11 @@ def policy_of(words: dict[str, Any]) -> Any:
     import math
 
     from simkit.serving.runtime import load_runtime
-    from simkit.serving.serve import Policy
+    from simkit.serving.serve import Policy, parse_tiers
 
+    tiers, caching = parse_tiers(words.get("kv_tiers", ())), words.get("prefix_cache", False)
+    if tiers and not caching:
+        raise UserError("--kv-tier goes with --prefix-cache: cached prompts are what tiers hold")
     chunk = options.one_value(words["chunk"], "--chunk")
     if chunk > 65_536:
         raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
@@ -111,4 +144,5 @@ def policy_of(words: dict[str, Any]) -> Any:
     return Policy(preemption=words["policy"], chunk_tokens=chunk, most_running=words["max_seqs"],
                   swap_bytes_per_s=words["swap_bandwidth"], swap_bytes=words["swap_space"],
                   slo_ttft_s=ttft or math.inf, slo_tpot_s=tpot or math.inf,
-                  runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0)
+                  runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0,
+                  prefix_cache=caching, tiers=tiers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -11,16 +13,19 @@ import numpy as np
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
-from simkit.serving.fewest import check_objective, fewest_replicas, requests_for, shortfall
+from simkit.serving.apart import LAYERS, Apart, serve_apart
+from simkit.serving.fewest import check_objective, fewest_replicas, first_good, requests_for, shortfall
 from simkit.serving.max_rate import find_max_rate
-from simkit.serving.replica import build_replicas, paged
+from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
+from simkit.study.pool_words import parse_between
 from simkit.study.scenario import parse_scenario
 
 # A stream must outlast what it fills: this many times the sequences that run at once.
 FILLS: Final = 10
+MOST_PREFILL: Final = 1024  # replicas that are tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,30 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefillPool:
+    """Chips for prompts alone: which, how many of a replica, and how many replicas (None: the fewest that do).
+
+    ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``.
+    """
+
+    hardware: HardwareProfile
+    chips: Any
+    replicas: int | None
+    link: str
+    moved: str = LAYERS
+
+    def beside(self, own: Replica, policy: Policy) -> Apart:
+        """One replica of it beside one that decodes. Raises :class:`UserError`."""
+        try:
+            (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
+                                      chips=self.chips, engine=own.engine)
+            return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=parse_between(self.link),
+                         link_words=self.link.strip(), moved=self.moved)
+        except UserError as error:
+            raise UserError(f"--prefill: {error.message}", hint=error.hint) from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What one served load gave, and the rate that it was offered (None: none meets the objective)."""
 
@@ -69,7 +98,7 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
         load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Any = FIT, tp: int | None = None,
         pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
         attainment_fraction: float = 0.9, max_rate: bool = False, keep_events: int = 0,
-        requests: int = 0) -> list[Answer]:
+        requests: int = 0, prefill: PrefillPool | None = None) -> list[Answer]:
     """Serve the load on every combination, in the order hardware, KV format, layout, rate.
 
     Parameters
@@ -82,52 +111,88 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
     max_rate: find the largest rate that does, instead of serving ``load``'s.
     keep_events: iterations and requests kept for a timeline.
     requests: how many requests a search serves at each rate, at least.
+    prefill: chips that compute the prompts, where those of ``hardware`` only decode.
     """
-    if policy.clients and max_rate:
-        raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
-    if max_rate or replicas is None:
-        check_objective(policy, "--find-max-rate" if max_rate else "--replicas fit")
-    if max_rate and replicas is None:
-        raise UserError("--find-max-rate beside --replicas fit: give the rate, or the replicas")
+    _check(policy, max_rate=max_rate, replicas=replicas, prefill=prefill)
     answers: list[Answer] = []
-    for chip in hardware:
-        for kv_dtype in kv_dtypes:
-            words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
-            servers = [build_server(found, policy) for found in build_replicas(
-                chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
-            # Layouts are offered the same requests, enough to fill the roomiest several times.
-            held = max(server.most_running_of(load.stream) for server in servers)
-            enough = max(requests, FILLS * held * (replicas or 1))
-            for server in servers:
-                rates = load.rates_requests_per_s or (load.own_requests_per_s,)
-                if replicas is None:
-                    answers += [_on_the_fewest(server, load, rate, attainment_fraction, requests, keep_events)
-                                for rate in rates]
-                    continue
-                if not max_rate:
-                    answers += [Answer(offered_requests_per_s=None if policy.clients else rate, served=serve(
-                        server, load.at(rate), replicas=replicas, keep_events=keep_events)) for rate in rates]
-                    continue
+    for chip, kv_dtype in product(hardware, kv_dtypes):
+        words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
+        # Where prompts are computed apart, that is where their blocks are kept.
+        own = policy if prefill is None else replace(policy, prefix_cache=False, tiers=())
+        servers = [build_server(found, own) for found in build_replicas(
+            chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
+        # Layouts are offered the same requests, enough to fill the roomiest several times.
+        held = max(server.most_running_of(load.stream) for server in servers)
+        enough = max(requests, FILLS * held * (replicas or 1))
+        for server in servers:
+            play: Callable[..., Served] = serve
+            if prefill is not None:
+                apart = prefill.beside(server.replica, policy)
+                play = (partial(_served_apart, apart) if prefill.replicas else
+                        partial(_on_enough_prefill, apart, attainment_fraction))
+            if max_rate:
                 rate, served = find_max_rate(
                     server, lambda rate, enough=enough: load.at(rate, requests=enough),  # type: ignore[misc]
                     start_requests_per_s=load.own_requests_per_s, attainment_fraction=attainment_fraction,
-                    replicas=replicas)
+                    replicas=replicas or 1, play=play)
                 if keep_events and rate is not None:
-                    served = serve(server, load.at(rate, requests=enough), replicas=replicas, keep_events=keep_events)
+                    served = play(server, load.at(rate, requests=enough), replicas=replicas, keep_events=keep_events)
                 answers.append(Answer(offered_requests_per_s=rate, served=served))
+                continue
+            for rate in load.rates_requests_per_s or (load.own_requests_per_s,):
+                searched = replicas is None or (prefill is not None and prefill.replicas is None)
+                stream = load.long_enough(policy, rate, requests) if searched else load.at(rate)
+                served = (play(server, stream, replicas=replicas, keep_events=keep_events) if replicas else
+                          _on_the_fewest(server, stream, attainment_fraction, keep_events))
+                answers.append(Answer(offered_requests_per_s=None if policy.clients else rate, served=served))
     return answers
 
 
-def _on_the_fewest(server: Server, load: Load, rate: float, attainment_fraction: float, requests: int,
-                   keep_events: int) -> Answer:
-    """The answer on the fewest replicas. Raises :class:`UserError` where no number of them meets the objective."""
-    stream = load.long_enough(server.policy, rate, requests)
+def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: PrefillPool | None) -> None:
+    """Refuse a question that fixes what it varies, or has no objective for what it searches."""
+    fit = "--replicas" if replicas is None else "--prefill-replicas" if prefill and prefill.replicas is None else None
+    if policy.clients and max_rate:
+        raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
+    if max_rate or fit:
+        check_objective(policy, "--find-max-rate" if max_rate else f"{fit} fit")
+    if max_rate and fit:
+        raise UserError(f"--find-max-rate beside {fit} fit: give the rate, or the replicas")
+    if prefill is not None and replicas is None:
+        raise UserError("--replicas fit beside --prefill: give the replicas that decode",
+                        hint="--replicas N --prefill-replicas fit says how many prefill replicas these need")
+
+
+def _served_apart(apart: Apart, server: Server, stream: Stream, *, replicas: int, keep_events: int = 0) -> Served:
+    return serve_apart(server, apart, stream, replicas=replicas, keep_events=keep_events)
+
+
+def _on_enough_prefill(apart: Apart, attainment_fraction: float, server: Server, stream: Stream, *, replicas: int,
+                       keep_events: int = 0) -> Served:
+    """The stream on the fewest prefill replicas that meet the objective. Raises :class:`UserError` where none do."""
+    @cache
+    def tried(prefill: int) -> Served:
+        return serve_apart(server, replace(apart, replicas=prefill), stream, replicas=replicas, keep_events=keep_events)
+
+    def good(prefill: int) -> bool:
+        return bool(tried(prefill).record["slo_attainment"] >= attainment_fraction)
+
+    high = 1
+    while not good(high):
+        in_time = tried(high).quantile_s("ttft", attainment_fraction) <= server.policy.slo_ttft_s
+        if in_time or high >= MOST_PREFILL:
+            raise UserError(f"{server.replica.hardware.name}, {server.replica.attention}: no number of prefill "
+                            f"replicas meets the objective: {shortfall(tried(high), attainment_fraction)}",
+                            hint="give more --replicas" if in_time else "more --prefill chips shorten a prompt")
+        high *= 2
+    return tried(first_good(good, high // 2, high))
+
+
+def _on_the_fewest(server: Server, stream: Stream, attainment_fraction: float, keep_events: int) -> Served:
+    """The stream on the fewest replicas. Raises :class:`UserError` where no number of them meets the objective."""
     found = fewest_replicas(server, stream, attainment_fraction=attainment_fraction)
     if found.replicas is None:
         record = found.served.record
         raise UserError(f"{record['hardware']}, {record['attention']}: no number of replicas meets the objective: "
                         f"{shortfall(found.served, attainment_fraction)}",
                         hint="simkit plan tries other numbers of chips and mappings")
-    served = serve(server, stream, replicas=found.replicas, keep_events=keep_events) if keep_events else found.served
-    return Answer(offered_requests_per_s=None if server.policy.clients else rate, served=served)
-
+    return serve(server, stream, replicas=found.replicas, keep_events=keep_events) if keep_events else found.served

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simkit.foundation.jit_cache import compiled, stamp_module
+from simkit.foundation.jit_cache import compiled, inner, stamp_module
 from simkit.serving import state as at
 from simkit.serving.iteration import (
     Tables,
@@ -21,37 +21,45 @@ from simkit.serving.iteration import (
     chunk_attention,
     prompt_rows_s,
 )
+from simkit.serving.prefixes import evict, let_go, mark_computed
 from simkit.serving.scheduling import (
     admit,
+    arrive,
     cached_tokens,
+    give_back,
     let_pass,
     missed,
+    more_may_run,
     next_arrival_s,
+    next_landing_s,
     preempt_youngest,
+    put,
     record_time,
     release,
     take_blocks,
+    wakes_s,
     wanted_blocks,
 )
 from simkit.serving.state import Buffer, Rules, State
 
 
-@compiled()
+@inner
 def _elapsed(first_s: float, more_s: float, iterations: int) -> float:
     """Time of iterations that each take ``more_s`` longer than the one before."""
     return iterations * first_s + more_s * (0.5 * iterations * (iterations - 1))
 
 
-@compiled()
+@inner
 def _leave(state: State, rules: Rules) -> None:
-    """Sequences that have all their tokens free their blocks and go; the others close up in order."""
+    """Sequences that have all their tokens free their blocks and go; the others close up in order.
+
+    Where prompts only are computed, those that end are handed on, and keep their blocks until their caches are gone.
+    """
     count, clock, kept = state.tally, state.clock_s, 0
     for index in range(count[at.RUNNING]):
         row = state.running_sequences[index]
         if row[at.FILLED] >= row[at.TARGET] and row[at.LEFT] <= at.ROUNDING:
-            held = int(row[at.HELD])
-            count[at.USED] -= held
-            count[at.FREED] += held
+            give_back(state, row[at.HELD], row[at.LEAF])
             count[at.FINISHED] += 1
             count[at.TOKENS_OUT] += int(row[at.OUTPUT])
             first_s, whole_s = row[at.FIRST] - row[at.ARRIVAL], clock[at.NOW] - row[at.ARRIVAL]
@@ -70,14 +78,19 @@ def _leave(state: State, rules: Rules) -> None:
                 span[4] = clock[at.NOW]
                 count[at.SPANS] += 1
             release(state, rules)
+        elif rules.role == at.PREFILL_ONLY and row[at.FILLED] >= row[at.TARGET]:
+            row[at.READY] = clock[at.NOW]
+            put(state.handed, count[at.HANDED], row)
+            count[at.HANDED] += 1
+            count[at.OWED] += 1
         else:
             if kept != index:
-                state.running_sequences[kept] = row
+                put(state.running_sequences, kept, row)
             kept += 1
     count[at.RUNNING] = kept
 
 
-@compiled()
+@inner
 def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple[int, int, float, float]:
     """Deal the iteration's tokens to prompts, oldest first: ``(rows, prompts that end, attention s, attention J)``."""
     rows, ending, attention_s, joules = 0, 0, 0.0, 0.0
@@ -86,7 +99,10 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
         row = state.running_sequences[index]
         if row[at.FILLED] < row[at.TARGET] and budget > 0:
             part = min(row[at.TARGET] - row[at.FILLED], budget)
+            if row[at.BEGAN] < 0.0:
+                row[at.BEGAN] = state.clock_s[at.NOW]
             row[at.FILLED] += part
+            mark_computed(state, rules, int(row[at.LEAF]), row[at.FILLED])
             budget -= int(part)
             rows += int(part)
             attention_s += chunk_attention(tables.prefill_s, tables, part, row[at.FILLED])
@@ -97,7 +113,7 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
     return rows, ending, attention_s, joules
 
 
-@compiled()
+@inner
 def _note(state: State, start_s: float, iterations: int, decoding: int, rows: int) -> None:
     count = state.tally
     count[at.ITERATIONS] += iterations
@@ -109,7 +125,7 @@ def _note(state: State, start_s: float, iterations: int, decoding: int, rows: in
         count[at.EVENTS] += 1
 
 
-@compiled()
+@inner
 def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: int, context: float) -> None:
     """One iteration of decoding sequences and prompt chunks together."""
     clock, count = state.clock_s, state.tally
@@ -151,7 +167,7 @@ def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: 
     _note(state, start_s, 1, decoding, rows)
 
 
-@compiled()
+@inner
 def _steps_until(first_s: float, more_s: float, wait_s: float, most: int) -> int:
     """Fewest iterations that take at least ``wait_s``, at most ``most``."""
     if _elapsed(first_s, more_s, most) < wait_s:
@@ -166,7 +182,7 @@ def _steps_until(first_s: float, more_s: float, wait_s: float, most: int) -> int
     return low
 
 
-@compiled()
+@inner
 def _steps_in_blocks(state: State, rules: Rules, most: int) -> int:
     """Most iterations that free blocks suffice for; 0: not one."""
     free = rules.blocks - state.tally[at.USED]
@@ -182,9 +198,9 @@ def _steps_in_blocks(state: State, rules: Rules, most: int) -> int:
     return low
 
 
-@compiled()
-def _jump(state: State, rules: Rules, tables: Tables, arrival_s: float, context: float, longest: int) -> None:
-    """Iterations of decoding alone, as many as change nothing but contexts, at most ``longest``."""
+@inner
+def _jump(state: State, rules: Rules, tables: Tables, until_s: float, context: float, longest: int) -> None:
+    """Iterations of decoding alone, as many as change nothing but contexts, at most ``longest``, up to ``until_s``."""
     clock, count = state.clock_s, state.tally
     decoding, gain = count[at.RUNNING], rules.tokens_per_step
     least_left = np.inf
@@ -198,8 +214,8 @@ def _jump(state: State, rules: Rules, tables: Tables, arrival_s: float, context:
     host_s = rules.host_step_s + rules.host_sequence_s * decoding
     at_knot = context - tables.kv_len[place]
     first_s, more_s = value + slope * at_knot + host_s, slope * gain
-    if count[at.PARKED] == 0 and count[at.RUNNING] < rules.most_running and clock[at.NOW] < arrival_s < np.inf:
-        most = _steps_until(first_s, more_s, arrival_s - clock[at.NOW] - clock[at.OWED_SWAP], most)
+    if until_s < np.inf:
+        most = _steps_until(first_s, more_s, until_s - clock[at.NOW] - clock[at.OWED_SWAP], most)
     iterations = _steps_in_blocks(state, rules, most)
     take_blocks(state, rules, iterations)
     for index in range(decoding):
@@ -221,7 +237,7 @@ def _jump(state: State, rules: Rules, tables: Tables, arrival_s: float, context:
     _note(state, start_s, iterations, decoding, 0)
 
 
-@compiled()
+@inner
 def _decoding(state: State) -> tuple[int, float]:
     """Decoding sequences and the mean context that their next step reads, its own token included."""
     decoding, tokens = 0, 0.0
@@ -233,8 +249,31 @@ def _decoding(state: State) -> tuple[int, float]:
     return decoding, tokens / max(decoding, 1)
 
 
+@inner
+def _may_change_s(state: State, rules: Rules, buffer: Buffer, horizon_s: float) -> float:
+    """Until when nothing but contexts changes: the next cache that comes, and the next request where it may run."""
+    until_s = next_landing_s(state)
+    if state.tally[at.PARKED] == 0 and more_may_run(state, rules):
+        arrival_s = next_arrival_s(state, rules, buffer)
+        if arrival_s > state.clock_s[at.NOW]:
+            until_s = min(until_s, arrival_s, horizon_s)
+    return until_s
+
+
+@inner
+def _idle_until(state: State, wake_s: float) -> None:
+    clock = state.clock_s
+    if clock[at.START] < 0.0:
+        clock[at.START] = wake_s
+    else:
+        clock[at.IDLE] += wake_s - clock[at.NOW]
+        let_pass(state, wake_s - clock[at.NOW])
+    clock[at.NOW] = wake_s
+
+
 @compiled()
-def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool) -> int:  # noqa: FBT001 - compiled
+def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool,  # noqa: FBT001 - compiled
+            horizon_s: float = np.inf) -> int:
     """Run until the stream is served or lost (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
 
     Parameters
@@ -242,27 +281,44 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
     state, rules, tables: what changes, what is obeyed, what things take.
     buffer: the next requests; ``state.tally[NEXT]`` is the first that is not taken.
     more: the stream goes on after the buffer.
+    horizon_s: nothing comes from another pool before; beyond it the replica WAITS, and ``clock_s[WAKE]`` says until
+        when (infinite: for what another pool does).
     """
-    count = state.tally
+    count, clock = state.tally, state.clock_s
     while True:
-        if admit(state, rules, buffer, more) == at.WANTS_REQUESTS:
+        arrive(state)
+        let_go(state, rules)
+        if admit(state, rules, tables, buffer, more) == at.WANTS_REQUESTS:
             return at.WANTS_REQUESTS
+        if count[at.SENT] > 0:  # what this frees may send more
+            horizon_s = min(horizon_s, state.sent[0, at.AT])
+        clock[at.WAKE] = clock[at.NOW] if count[at.RUNNING] > 0 else wakes_s(state, rules, buffer)
+        if clock[at.WAKE] > horizon_s or clock[at.WAKE] == np.inf:
+            if count[at.RUNNING] + count[at.MOVING] + count[at.PARKED] + count[at.OWED] > 0 or rules.role != at.BOTH:
+                return at.WAITS
+            return at.FINISHED_ALL
         if count[at.RUNNING] == 0:
-            if count[at.PARKED] == 0 and count[at.NEXT] >= buffer.prompt.size:
-                return at.WANTS_REQUESTS if more else at.FINISHED_ALL
+            _idle_until(state, clock[at.WAKE])
             continue
         longest = np.iinfo(np.int64).max
-        while wanted_blocks(state, rules, 1) > rules.blocks - count[at.USED]:
+        while count[at.RUNNING] > 0 and wanted_blocks(state, rules, 1) > rules.blocks - count[at.USED]:
             preempt_youngest(state, rules)
+            let_go(state, rules)
             longest = 1  # what it gave back may be more than was wanted: look again after this iteration
         decoding, context = _decoding(state)
+        if count[at.RUNNING] == 0:  # what is on its way holds the blocks
+            _idle_until(state, next_landing_s(state))
+            continue
         if decoding == count[at.RUNNING]:
-            arrival_s = next_arrival_s(state, rules, buffer) if count[at.NEXT] < buffer.prompt.size else np.inf
-            _jump(state, rules, tables, arrival_s, context, longest)
+            _jump(state, rules, tables, _may_change_s(state, rules, buffer, horizon_s), context, longest)
         else:
             take_blocks(state, rules, 1)
             _iterate_with_prompts(state, rules, tables, decoding, context)
+        evict(state, rules)
         _leave(state, rules)
+        if count[at.HANDED] > 0:  # the other pool's next event
+            clock[at.WAKE] = clock[at.NOW]
+            return at.WAITS
         if missed(count) > rules.most_missed:
             return at.FINISHED_ALL
 

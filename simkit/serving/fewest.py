@@ -100,11 +100,11 @@ def fewest_replicas(server: Server, stream: Stream, *, attainment_fraction: floa
             return Fewest(replicas=None, served=serve(replace(server, policy=replace(policy, clients=min(
                 policy.clients, 1))), stream.scaled(1.0 / _ALONE)))
         low, high = high, min(high + max(high - least, 1), most)
-    found = _first(lambda replicas: not tried(replicas).lost, low, high)
+    found = first_good(lambda replicas: not tried(replicas).lost, low, high)
     return Fewest(replicas=found, served=tried(found), missed=tried(found - 1) if found > 1 else None)
 
 
-def _first(good: Callable[[int], bool], low: int, high: int) -> int:
+def first_good(good: Callable[[int], bool], low: int, high: int) -> int:
     """The first good count above ``low``, which is not, up to ``high``, which is."""
     while high - low > 1:
         middle = (low + high) // 2

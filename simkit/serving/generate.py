@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.named_files import catalogue_files, find_file
 from simkit.foundation.yaml_source import YamlSource, load_yaml
-from simkit.serving.requests import CHUNK_REQUESTS, Requests, Stream
+from simkit.serving.requests import CHUNK_REQUESTS, PREFIX_TOKENS, Requests, Stream
 
 KIND: Final = "workloads/traces"
 _ONE: Final = re.compile(r"(?:(?P<fixed>\d{1,9})|lognormal:(?P<mean>\d{1,9}):(?P<cv>\d{1,2}(?:\.\d{1,6})?)"
                          r"|uniform:(?P<low>\d{1,9}):(?P<high>\d{1,9}))", re.ASCII)
+_THOUSANDS: Final = re.compile(r"\b(\d{1,6})k\b", re.ASCII)
 _FORMS: Final = ("expected a name such as azure-conv-2023, or PROMPT/OUTPUT where each is a number, "
                  "lognormal:MEAN:CV or uniform:LOW:HIGH")
 _MOST_TOKENS: Final = 10**9
+_MOST_PREFIXES: Final = 10**7
 
 # Standard normal numbers [n] to whole tokens of at least 1.
 Quantiles = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -55,7 +58,7 @@ def parse_arrivals(text: str) -> float:
 
 def parse_lengths(text: str) -> LengthLaw:
     """A shipped law by name or path, or ``PROMPT/OUTPUT``. Raises :class:`UserError`."""
-    prompt, slash, output = text.strip().lower().partition("/")
+    prompt, slash, output = _THOUSANDS.sub(lambda found: str(int(found[1]) * 1024), text.strip().lower()).partition("/")
     if slash and _ONE.fullmatch(prompt) and _ONE.fullmatch(output):
         return LengthLaw(name=text.strip().lower(), prompt=_law(prompt), output=_law(output))
     if text not in catalogue_files(KIND) and not text.endswith((".yaml", ".yml")):
@@ -63,7 +66,18 @@ def parse_lengths(text: str) -> LengthLaw:
     return _from_yaml(load_yaml(find_file(text, kind=KIND, what="length law")))
 
 
-def generate(lengths: LengthLaw, *, requests_per_s: float, gap_cv: float, requests: int, seed: int) -> Stream:
+def parse_shared_prefix(text: str) -> tuple[int, int]:
+    """``(tokens, how many different)`` of ``TOKENS`` or ``TOKENS:N``. Raises :class:`UserError`."""
+    tokens, _, several = text.strip().lower().partition(":")
+    several = several or "1"
+    found = parse_axis(tokens, what="--shared-prefix") + parse_axis(several, what="--shared-prefix")
+    if len(found) != 2 or found[0] > _MOST_TOKENS or found[1] > _MOST_PREFIXES:
+        raise UserError(f"--shared-prefix '{text[:40]}': expected TOKENS or TOKENS:N, such as 4k:100")
+    return int(found[0]), int(found[1])
+
+
+def generate(lengths: LengthLaw, *, requests_per_s: float, gap_cv: float, requests: int, seed: int,
+             shared_prefix: tuple[int, int] | None = None) -> Stream:
     """A stream of ``requests`` requests; equal arguments give equal requests, whatever the machine.
 
     Parameters
@@ -72,6 +86,7 @@ def generate(lengths: LengthLaw, *, requests_per_s: float, gap_cv: float, reques
     requests_per_s: mean arrivals a second.
     gap_cv: coefficient of variation of the gaps between arrivals.
     requests, seed: how many, and which of all such streams.
+    shared_prefix: ``(tokens, N)``: before each prompt comes one of N beginnings of so many tokens, equally often.
     """
     if not 0 < requests_per_s < 1e9:
         raise UserError(f"--rate {requests_per_s:g}: expected requests a second, above 0")
@@ -87,10 +102,24 @@ def generate(lengths: LengthLaw, *, requests_per_s: float, gap_cv: float, reques
             second = lengths.correlation * first + np.sqrt(1 - lengths.correlation**2) * random.standard_normal(count)
             arrival_s = now_s + np.cumsum(gaps)
             now_s = float(arrival_s[-1])
-            yield Requests(arrival_s=arrival_s, prompt_tokens=lengths.prompt(first).astype(np.int64),
-                           output_tokens=lengths.output(second).astype(np.int64))
+            drawn = Requests(arrival_s=arrival_s, prompt_tokens=lengths.prompt(first).astype(np.int64),
+                             output_tokens=lengths.output(second).astype(np.int64))
+            yield drawn if shared_prefix is None else _begun_alike(
+                drawn, *shared_prefix, random.integers(shared_prefix[1], size=count), index)
 
     return Stream(name=lengths.name, chunks=chunks)
+
+
+def _begun_alike(drawn: Requests, tokens: int, several: int, which: NDArray[np.int64], index: int) -> Requests:
+    """The requests with one of ``several`` beginnings before each prompt; all other blocks are met once."""
+    prompt_tokens = drawn.prompt_tokens + tokens
+    blocks = prompt_tokens // PREFIX_TOKENS
+    first = np.cumsum(blocks) - blocks
+    place = np.arange(int(blocks.sum())) - np.repeat(first, blocks)
+    shared = tokens // PREFIX_TOKENS
+    own = several * shared + (index << 36) + np.arange(place.size)
+    numbers = np.where(place < shared, np.repeat(which, blocks) * shared + place, own)
+    return replace(drawn, prompt_tokens=prompt_tokens, numbers=numbers, first=first, blocks=blocks)
 
 
 def _law(text: str) -> Quantiles:

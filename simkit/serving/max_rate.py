@@ -17,7 +17,8 @@ MOST_RATE: Final = 1e7
 
 
 def find_max_rate(server: Server, stream_at: Callable[[float], Stream], *, start_requests_per_s: float,
-                  attainment_fraction: float, replicas: int = 1) -> tuple[float | None, Served]:
+                  attainment_fraction: float, replicas: int = 1,
+                  play: Callable[..., Served] = serve) -> tuple[float | None, Served]:
     """The largest rate found, to 2 %, and what serving at it gives.
 
     Parameters
@@ -27,11 +28,12 @@ def find_max_rate(server: Server, stream_at: Callable[[float], Stream], *, start
     start_requests_per_s: where to look first.
     attainment_fraction: requests that must meet both bounds, refused ones counted as missing them.
     replicas: equal replicas that share the stream.
+    play: how they serve it, as :func:`simkit.serving.serve.serve` does.
 
     The rate is None when even 1e-5 requests a second miss the objective: it is shorter than a request alone takes.
     """
     def tried(requests_per_s: float) -> tuple[bool, Served]:
-        served = serve(server, stream_at(requests_per_s), replicas=replicas)
+        served = play(server, stream_at(requests_per_s), replicas=replicas)
         return served.record["slo_attainment"] >= attainment_fraction, served
 
     low, high = start_requests_per_s, start_requests_per_s

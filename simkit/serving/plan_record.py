@@ -100,6 +100,8 @@ def served_record(one: Planned, served: Served) -> dict[str, Any]:
     chips = record["chips"]
     joules = 1.0 / record["tokens_per_j"] if record["tokens_per_j"] else math.nan
     price, limit = chip.price.usd_per_hour, chip.power.tdp_w
+    if limit is not None and record["tokens_per_s"] > 0:  # no chip draws more for long, whatever flops and bytes add to
+        joules = min(joules, limit * chips / record["tokens_per_s"])
     replica = one.deployed.replica
     return dict.fromkeys(PLAN_FIELDS) | serving_record({
         **record, "mapping": str(name_of(replica.machine.mapping)), "ep": replica.scenario.ep,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from simkit.foundation.units import SECONDS
+from simkit.foundation.units import BYTES, SECONDS
 from simkit.study.record import FIELDS, Field
 
 
@@ -63,9 +63,30 @@ _FIELDS: Final = (
     Field(name="grid_max_error", meaning="largest of those"),
 )
 SERVING_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
+# Where prompts are cached, and where they are computed on chips of their own.
+_APART: Final = (
+    Field(name="prefix_hit_rate", meaning="share of prompt tokens met in the cache of prompts", heading="hits"),
+    Field(name="prefix_loaded_share", meaning="share of prompt tokens loaded from a tier below memory"),
+    Field(name="prefix_room_tokens", meaning="tokens of prompts that a replica's memory has room for"),
+    Field(name="kv_tiers", meaning="tiers below memory that keep cached prompts", dimension=None),
+    Field(name="prefill_hardware", meaning="chip that computes the prompts", dimension=None),
+    Field(name="prefill_replicas", meaning="replicas that compute prompts", heading="prefill"),
+    Field(name="prefill_chips", meaning="chips of all of them"),
+    Field(name="prefill_tp", meaning="of one of them, chips that share each layer"),
+    Field(name="prefill_pp", meaning="of one of them, stages"),
+    Field(name="prefill_kv_blocks", meaning="blocks of the cache of one of them"),
+    Field(name="prefill_busy_share", meaning="share of time in which they work", heading="prefill busy"),
+    Field(name="decode_busy_share", meaning="share of time in which the others work", heading="decode busy"),
+    Field(name="kv_link", meaning="what moves caches from pool to pool", dimension=None),
+    Field(name="kv_moved", meaning="how: layers, as they are computed, or whole", dimension=None),
+    Field(name="kv_bytes_per_token", meaning="bytes of a token's keys and values that move", dimension=BYTES),
+    Field(name="kv_moved_bytes", meaning="bytes of all caches that moved", dimension=BYTES, heading="moved"),
+    Field(name="handover_mean_s", meaning="end of a prompt to its cache's arrival, mean", dimension=SECONDS),
+)
+APART_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _APART})
 # Where the time went, in the order of a line that says it.
 SHARES: Final = ("attention_share", "rest_of_decode_share", "prefill_share", "host_share", "swap_share", "idle_share")
-_WHOLE: Final = ("chips", "tp", "pp")
+_WHOLE: Final = ("chips", "tp", "pp", "prefill_chips", "prefill_tp", "prefill_pp")
 
 
 def serving_record(record: Mapping[str, Any]) -> dict[str, Any]:

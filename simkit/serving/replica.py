@@ -27,7 +27,7 @@ from simkit.model.kv_cache import KvPolicy, Paging
 from simkit.roofline.engine import operator_times
 from simkit.step.build import build_step, step_totals
 from simkit.step.machine import Machine
-from simkit.step.placement import Placement, place
+from simkit.step.placement import Placement, cached_bytes_per_sequence, place
 from simkit.step.prefill import CACHE_ONLY, SAMPLED_ONLY, prefill_attention
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
@@ -119,6 +119,11 @@ class Replica:
         need = self.points(1.0, float(self.page_tokens)).demand(self.layout, self.machine)
         of_a_page = float(np.ravel(need.kv_bytes_per_sequence)[0]) * float(np.ravel(need.batch_ways)[0])
         return of_a_page * float(self.machine.chips) / sum(count for count, _ in self.block_kinds)
+
+    @property
+    def distinct_page_bytes(self) -> float:
+        """Bytes of one copy of a page of all layers, as their attention kind stores it."""
+        return float(np.ravel(cached_bytes_per_sequence(self._workload_of_a_page()))[0])
 
     @property
     def capacity_tokens(self) -> float:

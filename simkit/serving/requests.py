@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 CHUNK_REQUESTS = 16_384  # of a stream held at once, so that memory does not grow with it
+PREFIX_TOKENS: Final = 512  # of a numbered block of a prompt, as in Mooncake's traces (arXiv 2407.00079, section 4.1)
+_NONE: Final = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """Consecutive requests in order of arrival: when they come, their prompts and outputs in tokens."""
+    """Consecutive requests in order of arrival: when they come, their prompts and outputs in tokens.
+
+    ``numbers[first:first + blocks]`` of each, where they have them: its prompt's blocks of PREFIX_TOKENS. Prompts that
+    begin with the same numbers begin alike.
+    """
 
     arrival_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    numbers: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    first: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    blocks: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
     def part(self, chosen: slice) -> Requests:
         """Some of them."""
         return Requests(arrival_s=self.arrival_s[chosen], prompt_tokens=self.prompt_tokens[chosen],
-                        output_tokens=self.output_tokens[chosen])
+                        output_tokens=self.output_tokens[chosen], numbers=self.numbers, first=self.first[chosen],
+                        blocks=self.blocks[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)

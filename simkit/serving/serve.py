@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import BYTES, BYTES_PER_S, SECONDS, parse_quantity
 from simkit.serving import state as state_of
 from simkit.serving.event_loop import advance
 from simkit.serving.histogram import BINS, distribution, mean_batch, quantile_s
 from simkit.serving.iteration import Tables
 from simkit.serving.replica import Replica
-from simkit.serving.requests import Requests, Stream
+from simkit.serving.requests import PREFIX_TOKENS, Requests, Stream
 from simkit.serving.runtime import IDEAL, Runtime
 from simkit.serving.scheduling import missed
 from simkit.serving.step_grid import (
@@ -32,10 +33,42 @@ from simkit.study.record import cost_usd_per_mtok
 # vLLM keeps 1 % of its blocks free at admission, so that running sequences do not evict what was just let in
 # (vllm/core/block_manager.py, watermark = 0.01).
 WATERMARK_FRACTION: Final = 0.01
+MOST_CACHED: Final = 2**24  # blocks of prompts in a tier: the tree of them must fit in memory
 FIRST_BUCKET_S: Final = 1e-3  # of the time series; buckets double as a run grows longer
 PERCENTILES: Final = (0.5, 0.9, 0.99)  # what serving objectives are stated in
+WORK: Final = (state_of.DECODE, state_of.PREFILL, state_of.HOST, state_of.SWAP)  # clocks that count it
 _TIMES: Final = (("ttft", state_of.TTFT), ("tpot", state_of.TPOT), ("latency", state_of.LATENCY),
                  ("queue", state_of.WAIT))
+
+
+TIERS: Final = ("host", "ssd")  # nearest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A memory below the chip's that keeps cached prompts; all figures are one chip's share."""
+
+    name: str
+    capacity_bytes: float
+    bandwidth_bytes_per_s: float
+    latency_s: float
+
+
+def parse_tiers(texts: Sequence[str]) -> tuple[Tier, ...]:
+    """``host=256GiB,50GB/s,10us`` and the like, nearest first. Raises :class:`UserError`."""
+    found: dict[str, Tier] = {}
+    for text in texts:
+        name, _, figures = text.strip().lower().partition("=")
+        parts = [part.strip() for part in text.partition("=")[2].split(",")]
+        if name not in TIERS or len(parts) != 3 or name in found:
+            raise UserError(f"--kv-tier '{text[:60]}': expected host or ssd, once each, as host=256GiB,50GB/s,10us",
+                            hint=did_you_mean(name, TIERS))
+        capacity, bandwidth, latency = (parse_quantity(part, dimension) for part, dimension in zip(
+            parts, (BYTES, BYTES_PER_S, SECONDS), strict=True))
+        if not (capacity > 0 and bandwidth > 0 and latency >= 0):
+            raise UserError(f"--kv-tier {name}: {figures[:60]}: expected a capacity and a bandwidth above 0")
+        found[name] = Tier(name=name, capacity_bytes=capacity, bandwidth_bytes_per_s=bandwidth, latency_s=latency)
+    return tuple(found[name] for name in TIERS if name in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +84,8 @@ class Policy:
     slo_ttft_s, slo_tpot_s: bounds that a good request meets.
     runtime: what the software adds.
     clients: requests in flight of a closed loop, each sending its next when one ends; 0: an open stream.
+    prefix_cache: blocks of prompts stay while nothing else needs their room, and prompts that begin alike share them.
+    tiers: where blocks go that have no room; what is found there is loaded where that is faster than computing it.
     """
 
     preemption: str = "recompute"
@@ -62,6 +97,8 @@ class Policy:
     slo_tpot_s: float = math.inf
     runtime: Runtime = IDEAL
     clients: int = 0
+    prefix_cache: bool = False
+    tiers: tuple[Tier, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +149,35 @@ class Server:
             raise UserError(f"--runtime {runtime.name}: attention does not read pages of grouped heads",
                             hint="simkit evidence accelerators knows it")
         chips, swapping = float(replica.machine.chips), policy.preemption == "swap"
+        kinds, page, watermark = replica.block_kinds, replica.page_tokens, math.ceil(
+            WATERMARK_FRACTION * replica.total_blocks)
+        caching: dict[str, Any] = {}
+        if policy.prefix_cache:
+            if PREFIX_TOKENS % page:
+                raise UserError(f"--prefix-cache: pages of {page} tokens do not fill a block of {PREFIX_TOKENS}",
+                                hint="use a --page that divides it")
+            # A layer with a window and a state are copied at the end of each block; the others' pages are shared.
+            blocks = sum(count * math.ceil(min(PREFIX_TOKENS, most) / page) for count, most in kinds)
+            block_bytes = blocks * replica.bytes_per_block
+            caching = {
+                "prefix_tokens": PREFIX_TOKENS, "prefix_blocks": blocks,
+                "prefix_growing": sum(count * PREFIX_TOKENS // page for count, most in kinds if math.isinf(most)),
+                # What is on its way down waits in the blocks that admission leaves free.
+                "tiers": np.array([(min(tier.capacity_bytes * chips // block_bytes, MOST_CACHED),
+                                    block_bytes / (tier.bandwidth_bytes_per_s * chips), tier.latency_s,
+                                    watermark * replica.bytes_per_block / (tier.bandwidth_bytes_per_s * chips))
+                                   for tier in policy.tiers]).reshape(-1, 4)}
         return state_of.Rules(
-            page=replica.page_tokens, kind_counts=np.array([count for count, _ in replica.block_kinds], dtype=np.int64),
-            kind_limit_tokens=np.array([most for _, most in replica.block_kinds], dtype=float),
-            blocks=replica.total_blocks,
-            watermark=math.ceil(WATERMARK_FRACTION * replica.total_blocks), most_running=self.most_running,
+            page=page, kind_counts=np.array([count for count, _ in kinds], dtype=np.int64),
+            kind_limit_tokens=np.array([most for _, most in kinds], dtype=float),
+            blocks=replica.total_blocks, watermark=watermark, most_running=self.most_running,
             chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
             swap_s_per_block=replica.bytes_per_block / (policy.swap_bytes_per_s * chips),
             host_blocks=int(policy.swap_bytes * chips / replica.bytes_per_block) if swapping else 0,
             host_step_s=policy.runtime.host_step_s(replica.kernels, replica.exchanges),
             host_sequence_s=policy.runtime.host_sequence_s,
             prefill_fraction=policy.runtime.prefill_fraction, slo_ttft_s=policy.slo_ttft_s,
-            slo_tpot_s=policy.slo_tpot_s, clients=policy.clients)
+            slo_tpot_s=policy.slo_tpot_s, clients=policy.clients, **caching)
 
     @property
     def most_running(self) -> int:
@@ -174,15 +228,21 @@ def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int
         states.append(_play(server, rules._replace(most_missed=left), stream.every(replicas, len(states)),
                             0 if states else keep_events))
         left -= missed(states[-1].tally)
-    first = states[0]
+    return gathered(server, stream, states, lost=left < 0)
+
+
+def gathered(server: Server, stream: Stream, states: list[state_of.State], *, lost: bool = False,
+             prefill: tuple[Server, list[state_of.State]] | None = None) -> Served:
+    """What all replicas did together; ``prefill``: those that computed the prompts, where these only decode."""
+    first, every = states[0], [*states, *(prefill[1] if prefill else [])]
     refused = next(((int(state.tally[state_of.FIRST_REFUSED]), int(state.tally[state_of.REFUSED_TOKENS]))
-                    for state in states if state.tally[state_of.REFUSED]), None)
+                    for state in every if state.tally[state_of.REFUSED]), None)
     return Served(
-        record=_record(server, stream, states),
-        histograms=sum((state.histograms for state in states[1:]), first.histograms),
+        record=_record(server, stream, states, prefill),
+        histograms=sum((state.histograms for state in every[1:]), first.histograms),
         bucket_s=float(first.clock_s[state_of.BUCKET]), series=first.series,
         events=first.events[:first.tally[state_of.EVENTS]],
-        spans=first.spans[:first.tally[state_of.SPANS]], first_refused=refused, lost=left < 0)
+        spans=first.spans[:first.tally[state_of.SPANS]], first_refused=refused, lost=lost)
 
 
 def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: int) -> state_of.State:
@@ -191,20 +251,33 @@ def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: in
     part = next(parts, None)
     following = next(parts, None) if part is not None else None
     while part is not None and missed(state.tally) <= rules.most_missed:
-        buffer = state_of.Buffer(arrival_s=np.ascontiguousarray(part.arrival_s),
-                             prompt=np.ascontiguousarray(part.prompt_tokens),
-                             output=np.ascontiguousarray(part.output_tokens))
         state.tally[state_of.NEXT] = 0
-        advance(state, rules, server.tables, buffer, following is not None)
+        advance(state, rules, server.tables, buffer_of(part), following is not None)
         part, following = following, next(parts, None) if following is not None else None
     return state
 
 
-def fresh_state(rules: state_of.Rules, keep_events: int) -> state_of.State:
-    """An idle replica."""
+def buffer_of(part: Requests) -> state_of.Buffer:
+    """Requests as the event loop reads them."""
+    columns: Any = (part.arrival_s, part.prompt_tokens, part.output_tokens, part.numbers, part.first, part.blocks)
+    return state_of.Buffer(*map(np.ascontiguousarray, columns))
+
+
+def fresh_state(rules: state_of.Rules, keep_events: int, ports_s: NDArray[np.float64] | None = None,
+                handed: int = 1) -> state_of.State:
+    """An idle replica; of several pools with the ports of the senders, and room for so many prompts handed on."""
+    def sequences(most: int) -> NDArray[np.float64]:
+        return np.zeros((most, state_of.COLUMNS))
+
+    cached, tiers = rules.cached_blocks, rules.tiers.shape[0]
     state = state_of.State(
-        running_sequences=np.zeros((rules.most_running + 1, state_of.COLUMNS)),
-        parked_sequences=np.zeros((rules.most_running + 1, state_of.COLUMNS)),
+        running_sequences=sequences(rules.most_running + 1), parked_sequences=sequences(rules.most_running + 1),
+        moving_sequences=sequences(rules.most_running + 1), handed=sequences(handed),
+        sent=np.zeros((handed, 4)), ports_s=np.zeros(1) if ports_s is None else ports_s,
+        prefixes=state_of.Prefixes(
+            entries=np.zeros((cached, state_of.ENTRY_COLUMNS), dtype=np.int64),
+            slots=np.zeros(2 ** (2 * cached).bit_length(), dtype=np.int64),
+            lists=np.zeros((tiers + 2, 3), dtype=np.int64), free_s=np.zeros((tiers, 2))),
         clock_s=np.zeros(state_of.CLOCKS), tally=np.zeros(state_of.COUNTS, dtype=np.int64),
         histograms=np.zeros((len(_TIMES), BINS), dtype=np.int64), batch_s=np.zeros(rules.most_running + 2),
         series=np.zeros((state_of.SERIES_BUCKETS, 3)), releases_s=np.zeros(max(rules.clients, 1)),
@@ -214,25 +287,31 @@ def fresh_state(rules: state_of.Rules, keep_events: int) -> state_of.State:
     return state
 
 
-def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dict[str, Any]:
+def _record(server: Server, stream: Stream, states: list[state_of.State],
+            prefill: tuple[Server, list[state_of.State]] | None) -> dict[str, Any]:
     """All replicas in one record; rates are over the time from the first arrival to the last token, of any replica."""
     replica, policy, replicas = server.replica, server.policy, len(states)
-    clock = np.sum([state.clock_s for state in states], axis=0)
-    count = np.sum([state.tally for state in states], axis=0)
+    every = [*states, *(prefill[1] if prefill else [])]
+    clock = np.sum([state.clock_s for state in every], axis=0)
+    count = np.sum([state.tally for state in every], axis=0)
     # A replica that no request reached has neither beginning nor end (START < 0): it is idle throughout.
-    starts_s = [state.clock_s[state_of.START] for state in states if state.clock_s[state_of.START] >= 0.0]
-    lasted_s = float(max(state.clock_s[state_of.NOW] for state in states) - min(starts_s, default=0.0))
-    whole_s = lasted_s * replicas
+    starts_s = [state.clock_s[state_of.START] for state in every if state.clock_s[state_of.START] >= 0.0]
+    lasted_s = float(max(state.clock_s[state_of.NOW] for state in every) - min(starts_s, default=0.0))
+    whole_s = lasted_s * len(every)
     chips = float(replica.machine.chips) * replicas
+    pools = [(replica, chips)] + ([(prefill[0].replica, float(prefill[0].replica.machine.chips) * len(prefill[1]))]
+                                  if prefill else [])
     tokens = int(count[state_of.TOKENS_OUT])
-    histograms = sum((state.histograms for state in states[1:]), states[0].histograms)
+    histograms = sum((state.histograms for state in every[1:]), states[0].histograms)
     batch_s = sum((state.batch_s for state in states[1:]), states[0].batch_s)
     blocks = replica.total_blocks
-    joules = float(clock[state_of.JOULES]) + (math.nan if replica.hardware.power.idle_w is None
-                                          else replica.hardware.power.idle_w * chips * lasted_s)
+    held_s = float(sum(state.clock_s[state_of.BLOCK_SECONDS] for state in states))
+    joules = float(clock[state_of.JOULES]) + sum(
+        math.nan if one.hardware.power.idle_w is None else one.hardware.power.idle_w * number * lasted_s
+        for one, number in pools)
     requests = int(count[state_of.FINISHED] + count[state_of.REFUSED])
     # Idle is the rest: a replica also idles before its first request and after its last.
-    busy_s = float(sum(clock[part] for part in (state_of.DECODE, state_of.PREFILL, state_of.HOST, state_of.SWAP)))
+    busy_s = float(sum(clock[part] for part in WORK))
 
     def per_s(amount: float) -> float:
         return amount / lasted_s if lasted_s > 0 else math.nan
@@ -264,7 +343,7 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
     return record | {
         "mean_batch": mean_batch(batch_s), "max_batch": max(int(state.tally[state_of.MOST_BATCH]) for state in states),
         "kv_blocks": blocks, "block_tokens": replica.page_tokens,
-        "mean_kv_occupancy": share(float(clock[state_of.BLOCK_SECONDS])) / blocks,
+        "mean_kv_occupancy": held_s / (lasted_s * replicas) / blocks if lasted_s > 0 else math.nan,
         "max_kv_occupancy": max(int(state.tally[state_of.MOST_USED]) for state in states) / blocks,
         "preemptions": int(count[state_of.PREEMPTED]), "swaps": int(count[state_of.SWAPPED_OUT]),
         "iterations": int(count[state_of.ITERATIONS]),
@@ -274,8 +353,19 @@ def _record(server: Server, stream: Stream, states: list[state_of.State]) -> dic
         "prefill_share": share(float(clock[state_of.PREFILL])), "host_share": share(float(clock[state_of.HOST])),
         "swap_share": share(float(clock[state_of.SWAP])),
         "tokens_per_j": tokens / joules if joules > 0 else math.nan,
-        "cost_usd_per_mtok": (float(cost_usd_per_mtok(replica.hardware.price, chips, per_s(tokens))) if tokens
-                              else math.nan),
+        "cost_usd_per_mtok": (sum(float(cost_usd_per_mtok(one.hardware.price, number, per_s(tokens)))
+                                  for one, number in pools) if tokens else math.nan),
         "grid_mean_error": server.grid_error.mean_relative_error,
         "grid_max_error": server.grid_error.max_relative_error,
-    }
+    } | _cached(prefill[0] if prefill else server, count)
+
+
+def _cached(server: Server, count: NDArray[np.int64]) -> dict[str, Any]:
+    """What came of the prompts' cached blocks, in a server that keeps them."""
+    if not server.policy.prefix_cache:
+        return {}
+    tokens, rules = int(count[state_of.PROMPT_TOKENS]), server.rules()
+    return {"prefix_hit_rate": int(count[state_of.HIT_TOKENS]) / max(tokens, 1),
+            "prefix_loaded_share": int(count[state_of.LOADED]) * rules.prefix_tokens / max(tokens, 1),
+            "prefix_room_tokens": rules.blocks // rules.prefix_blocks * rules.prefix_tokens,
+            "kv_tiers": ", ".join(tier.name for tier in server.policy.tiers) or None}

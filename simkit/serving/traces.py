@@ -9,7 +9,8 @@ vidur          arrived_at, num_prefill_tokens, num_decode_tokens   microsoft/vid
 Mooncake       timestamp (ms), input_length, output_length         kvcache-ai/Mooncake, FAST25 traces
 =============  ==================================================  =======================================
 
-The kind is told by the header. Arrivals count from the first request.
+Mooncake's hash_ids, where given, number the prompt's blocks. The kind is told by the header. Arrivals count from the
+first request.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ _EXPECTED: Final = ("expected the columns " + " or ".join(", ".join(columns) for
 _TIMESTAMP: Final = re.compile(r"(?P<whole>[\d-]{10}[ T][\d:]{8})(?:\.(?P<digits>\d{1,12}))?(?P<zone>Z|[+-]\d\d:\d\d)?",
                               re.ASCII)
 
-# Line number, arrival in seconds, prompt tokens, output tokens.
-Row = tuple[int, float, int, int]
+_MOST_NUMBER: Final = 2**62
+# Line number, arrival in seconds, prompt tokens, output tokens, numbers of the prompt's blocks.
+Row = tuple[int, float, int, int, list[int]]
 
 
 def read_trace(path: Path | str) -> Stream:
@@ -82,9 +84,12 @@ def _chunks(file: str) -> Iterator[Requests]:
 
 
 def _columns(rows: list[Row], first_s: float) -> Requests:
+    blocks = np.array([len(row[4]) for row in rows], dtype=np.int64)
     return Requests(arrival_s=np.array([row[1] for row in rows]) - first_s,
                     prompt_tokens=np.array([row[2] for row in rows], dtype=np.int64),
-                    output_tokens=np.array([row[3] for row in rows], dtype=np.int64))
+                    output_tokens=np.array([row[3] for row in rows], dtype=np.int64),
+                    numbers=np.array([number for row in rows for number in row[4]], dtype=np.int64),
+                    first=np.cumsum(blocks) - blocks, blocks=blocks)
 
 
 def _rows(file: str) -> Iterator[Row]:
@@ -143,7 +148,7 @@ def _table(lines: Iterator[str], file: str, kind: str, wanted: tuple[str, ...], 
         time, prompt, output = (cells[place].strip() for place in places)
         yield (line, time_of(time, Location(file=file, line=line, key=wanted[0])),
                _count(prompt, Location(file=file, line=line, key=wanted[1])),
-               _count(output, Location(file=file, line=line, key=wanted[2])))
+               _count(output, Location(file=file, line=line, key=wanted[2])), [])
 
 
 def _mooncake(head: str, lines: Iterator[str], file: str) -> Iterator[Row]:
@@ -161,7 +166,14 @@ def _mooncake(head: str, lines: Iterator[str], file: str) -> Iterator[Row]:
         time, prompt, output = (str(record[key]) for key in _MOONCAKE)
         yield (number, _seconds(time, Location(file=file, line=number, key=_MOONCAKE[0])) / 1000.0,
                _count(prompt, Location(file=file, line=number, key=_MOONCAKE[1])),
-               _count(output, Location(file=file, line=number, key=_MOONCAKE[2])))
+               _count(output, Location(file=file, line=number, key=_MOONCAKE[2])),
+               _numbers(record.get("hash_ids", []), Location(file=file, line=number, key="hash_ids")))
+
+
+def _numbers(found: Any, where: Location) -> list[int]:
+    if not isinstance(found, list) or not all(type(one) is int and 0 <= one < _MOST_NUMBER for one in found):
+        raise UserError("expected a list of whole numbers from 0, one for each 512 tokens of the prompt", where=where)
+    return found
 
 
 def _chain(head: str, lines: Iterator[str]) -> Iterator[str]:

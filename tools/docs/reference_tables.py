@@ -18,7 +18,7 @@ from simkit.foundation.validation import Quantity
 from simkit.hardware.json_schema import complete_profile_schema
 from simkit.model.schema import ModelSchema
 from simkit.serving.plan_record import PLAN_FIELDS
-from simkit.serving.record import SERVING_FIELDS
+from simkit.serving.record import APART_FIELDS, SERVING_FIELDS
 from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
 from simkit.study.single_kernel import KERNEL_FIELDS
@@ -66,7 +66,8 @@ def pool_fields() -> str:
 
 def serving_fields() -> str:
     """Every name in a record of ``simkit serve`` that a decode step's record has not."""
-    return _field_table({name: field for name, field in SERVING_FIELDS.items() if name not in FIELDS})
+    return _field_table({name: field for name, field in {**SERVING_FIELDS, **APART_FIELDS}.items()
+                         if name not in FIELDS})
 
 
 def plan_fields() -> str:
