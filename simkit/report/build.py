@@ -71,7 +71,7 @@ def _write(study: Study, folder: Path, command: str) -> None:
     records, omissions = grid_records(study)
     (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
     (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
-    page = render_page(study, figures, records, omissions, command=command)
+    page = render_page(study, figures, records, omissions, command=command, styles=styles)
     (folder / PAGE).write_text(page, encoding="utf-8", newline="")
 
 

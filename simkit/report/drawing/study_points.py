@@ -111,23 +111,28 @@ def cache_home(evaluated: Evaluated) -> str:
     return max(shares, key=lambda name: shares[name])
 
 
-def split_time_s(evaluated: Evaluated) -> dict[str, float]:
-    """A single point's step by what takes it (:data:`PARTS`), in seconds; the parts add up to the step.
+def split_times_s(evaluated: Evaluated) -> dict[str, Any]:
+    """Steps by what takes them (:data:`PARTS`), in seconds, an array or a number each; the parts add up to the step.
 
     ``cache``: attention's reads; ``load_path``: those of them that too few bytes in flight hold up; ``weights``: all
     other reads; ``compute``: arithmetic and exponentials; ``latency``: launches, layer and fabric latency, waiting
     stages and host work.
     """
-    def first(times: dict[str, Any], names: Sequence[str]) -> float:
-        return float(sum(np.ravel(np.asarray(times[name], dtype=float))[0] for name in names))
+    def total(times: dict[str, Any], names: Sequence[str]) -> Any:
+        return sum(np.asarray(times[name], dtype=float) for name in names)
 
     cause, attention = evaluated.timing.cause_time_s, evaluated.timing.attention_cause_time_s
     levels = [level.name for level in evaluated.hardware.memory]
-    cache, load_path = first(attention, levels), first(attention, (LOAD_PATH,))
-    return {"cache": cache, "load_path": load_path, "compute": first(cause, (COMPUTE, SPECIAL_FUNCTION)),
-            "weights": first(cause, (*levels, LOAD_PATH)) - cache - load_path,
-            "links": first(cause, (LINK,)),
-            "latency": first(cause, (LATENCY,))}
+    cache, load_path = total(attention, levels), total(attention, (LOAD_PATH,))
+    return {"cache": cache, "load_path": load_path, "compute": total(cause, (COMPUTE, SPECIAL_FUNCTION)),
+            "weights": total(cause, (*levels, LOAD_PATH)) - cache - load_path,
+            "links": total(cause, (LINK,)),
+            "latency": total(cause, (LATENCY,))}
+
+
+def split_time_s(evaluated: Evaluated) -> dict[str, float]:
+    """A single point's :func:`split_times_s`."""
+    return {part: float(np.ravel(time_s)[0]) for part, time_s in split_times_s(evaluated).items()}
 
 
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
