@@ -213,6 +213,10 @@ class Compute:
         return self.matrix_peak_flop_per_s[self.matrix_dtype(dtype)] * self.matrix_achievable_fraction
 
 
+def _collective_rate(link: Link) -> float:
+    return float(link.achievable_bytes_per_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """One chip-to-chip network."""
@@ -237,6 +241,12 @@ class Link:
     collective_launch_s: Annotated[Latency, Key(prior=Prior(
         key="links.scale_up.collective_launch", more_is_faster=False))] = 0.0
     """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
+    dispatch_launch_s: Annotated[Latency, Key(prior=Prior(
+        key="links.scale_up.dispatch_launch", more_is_faster=False))] = 0.0
+    """Of a dispatch of rows to experts, or a combine, besides an all-to-all of their bytes: packing, counts, flags."""
+    dispatch_bandwidth_bytes_per_s: Annotated[Bandwidth | None, Key(prior=Prior(
+        key="links.scale_up.dispatch_fraction", more_is_faster=True, scale=_collective_rate))] = None
+    """Of one chip in one direction, in dispatches and combines of many rows; default: what large collectives reach."""
     middle_reduction: Flag = True
     """false: the library has no all-reduce of a torus or mesh that sums on the way to the chip in the middle."""
     in_network_reduction: Flag = False

@@ -99,7 +99,7 @@ def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
         where = np.flatnonzero(shapes == shape)
         first = where[0]
         heads = int(columns["n_q_heads"][first])
-        model = _one_layer(heads, _MLA.latent_dim if mla else int(columns["head_dim"][first]), _MLA if mla else None)
+        model = one_layer(heads, _MLA.latent_dim if mla else int(columns["head_dim"][first]), _MLA if mla else None)
         layout = parse_layout("mla" if mla else "mha", model)
         workload = DecodeWorkload(
             model=model, layout=layout, n_kv_heads=np.ones(len(where)) if mla else columns["n_kv_heads"][where],
@@ -108,8 +108,9 @@ def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
         yield where, build_step(workload).attention_operators[0]
 
 
-def _one_layer(n_q_heads: int, head_dim: int, mla: Mla | None) -> ModelArchitecture:
+def one_layer(n_q_heads: int, head_dim: int, mla: Mla | None = None, window: int | None = None) -> ModelArchitecture:
+    """A model of one layer of attention and nothing else."""
     return ModelArchitecture(
         name="attention", title="one attention layer", hidden_size=n_q_heads * head_dim, n_q_heads=n_q_heads,
-        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None,
+        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=window, moe=False),), mlp=None,
         moe=None, mla=mla, vocab_size=1, tied_embeddings=True)

@@ -61,14 +61,6 @@ def mixture_times_s(operators: tuple[MixtureOperator, ...], count: int, hardware
     return times
 
 
-def weight_bytes(rows: MeasuredTimes) -> Any:
-    """Bytes of the experts that each row reads."""
-    found = np.zeros(len(rows))
-    for where, operator, _ in mixture_operators(rows):
-        found[where] += operator.weight_bytes
-    return found
-
-
 def _by_shape(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator, Operator, Any]]:
     shapes = np.zeros(len(rows), dtype=int)
     for name in _COLUMNS:
