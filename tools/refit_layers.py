@@ -93,8 +93,8 @@ def _kernel(x: Any) -> PrefillKernel:
 def many_rows_ratio(rows: MeasuredTimes, hardware: HardwareProfile) -> float:
     """The ratio of matrix rates with which the fastest framework's bf16 products have no median error."""
     rows = rows.take(fitted_to(rows) & (rows.columns["dtype"] == "bf16"))
-    assert hardware.kernel is not None  # noqa: S101  # the measured chips have one
-    assert hardware.kernel.gemm is not None  # noqa: S101
+    assert hardware.kernel is not None  # the measured chips have one
+    assert hardware.kernel.gemm is not None
     found = []
     for framework in np.unique(rows.columns["framework"]):
         own = rows.take(rows.columns["framework"] == framework)
@@ -112,7 +112,7 @@ def many_rows_ratio(rows: MeasuredTimes, hardware: HardwareProfile) -> float:
 def dispatch_link(rows: MeasuredTimes, hardware: HardwareProfile) -> tuple[float, float]:
     """``dispatch_launch_s`` and ``dispatch_bandwidth_bytes_per_s`` of a chip's link, by the kernels for few rows."""
     rows, link = rows.take(fitted_to(rows) & (rows.columns["mode"] == "low-latency")), hardware.scale_up
-    assert link is not None  # noqa: S101  # the measured chips have one
+    assert link is not None  # the measured chips have one
 
     def residuals(x: Any) -> Any:
         own = replace(link, dispatch_launch_s=np.exp(x[0]), dispatch_bandwidth_bytes_per_s=np.exp(x[1]))
@@ -141,7 +141,8 @@ def print_chips() -> None:
         print(system, "dispatch_launch_s, dispatch_bandwidth_bytes_per_s:",
               dispatch_link(exchanged.of_system(system), load_hardware(system)))
     for kind in BULK_START_S:
-        print(kind, "start, bytes/s of a unit:", bulk_kernels(exchanged.of_system("h100_sxm"), load_hardware("h100_sxm"), kind))
+        print(kind, "start, bytes/s of a unit:",
+              bulk_kernels(exchanged.of_system("h100_sxm"), load_hardware("h100_sxm"), kind))
     attention, products = (read_table(reference_path(f"{kind}.csv.gz")) for kind in PROMPTS)
     for system in attention.systems:
         chip = load_hardware(system)

@@ -117,9 +117,9 @@ class DecodeKernel:
     memory bandwidth for which the load paths are wide enough; a study that gives the chip more of it widens them in
     proportion, and leaves what computes as it is. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel,
     ``most_item_rows`` and ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent``
-    holds the parameters that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``prefill``
-    those of prompts, ``libraries`` those of software libraries. The kernel as it stands is what the best of them would run; :meth:`for_libraries` is one of
-    them.
+    holds the parameters that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``prefill`` those
+    of prompts, ``libraries`` those of software libraries. The kernel as it stands is what the best of them would run;
+    :meth:`for_libraries` is one of them.
     """
 
     dram_achieved_fraction: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -56,9 +56,9 @@ def _of_experts(workload: DecodeWorkload, moe: Moe, layers: Any) -> list[Collect
     # As deployed beside data-parallel attention, rows go out in the experts' format and come back in 16 bits.
     narrow = (workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
               if workload.is_data_parallel else 1.0)
+    sizes: dict[Literal["dispatch", "combine"], float] = {"dispatch": narrow, "combine": 1.0}
     return [Collective(name=f"expert_{kind}", kind=kind, count=layers, bytes=routing.choices * row * size,
-                       merged_bytes=merged * row * size, chips=workload.machine.tp)
-            for kind, size in (("dispatch", narrow), ("combine", 1.0))]
+                       merged_bytes=merged * row * size, chips=workload.machine.tp) for kind, size in sizes.items()]
 
 
 def _reductions(workload: DecodeWorkload) -> int:

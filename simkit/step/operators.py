@@ -85,7 +85,7 @@ class ProductTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTask:
-    """Causal attention of ``new_tokens`` after ``earlier_tokens`` of each sequence, for chips whose kernels were measured.
+    """Causal attention of ``new_tokens`` after ``earlier_tokens`` a sequence, for chips whose kernels were measured.
 
     Each query sees at most ``window`` tokens; ``element_bytes`` are of queries, new keys, values and outputs.
     """

@@ -29,7 +29,8 @@ CACHE_ONLY: Final = (*ATTENTION_PARTS, "eviction_scores", EXPAND_LATENT, "draft"
 STATE_PIECE: Final = 64  # tokens between stored states: the chunk of the published kernels (flash-linear-attention)
 
 
-def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any, prompts: Any = 1.0) -> list[Operator]:
+def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any,
+                      prompts: Any = 1.0) -> list[Operator]:
     """Attention cores of a chunk of one prompt, one operator for each kind of layer, as one chip runs them.
 
     Parameters

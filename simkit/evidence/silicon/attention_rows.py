@@ -112,5 +112,5 @@ def one_layer(n_q_heads: int, head_dim: int, mla: Mla | None = None, window: int
     """A model of one layer of attention and nothing else."""
     return ModelArchitecture(
         name="attention", title="one attention layer", hidden_size=n_q_heads * head_dim, n_q_heads=n_q_heads,
-        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=window, moe=False),), mlp=None,
-        moe=None, mla=mla, vocab_size=1, tied_embeddings=True)
+        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=window, moe=False),),
+        mlp=None, moe=None, mla=mla, vocab_size=1, tied_embeddings=True)

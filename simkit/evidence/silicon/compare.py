@@ -18,7 +18,13 @@ from simkit.evidence.silicon.attention_rows import attention_times_s
 from simkit.evidence.silicon.layer_rows import layer_times_s
 from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import allreduce_times_s, dispatch_times_s, gemm_times_s
-from simkit.evidence.silicon.score import median_advantage_error, regimes, row_operators, score, streamed_bytes
+from simkit.evidence.silicon.score import (
+    median_advantage_error,
+    regimes,
+    row_operators,
+    score,
+    streamed_bytes,
+)
 from simkit.evidence.silicon.tables import EXCHANGES, LAYERS, MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
@@ -164,8 +170,8 @@ def predicted_times_s(rows: MeasuredTimes, hardware: HardwareProfile, engine: st
         return layer_times_s(rows, hardware)
     if rows.kind == "decode_moe":
         return mixture_times_s(mixture_operators(rows), len(rows), hardware)
-    return {"decode_gemm": gemm_times_s, "allreduce": allreduce_times_s, "expert_dispatch": dispatch_times_s}[rows.kind](
-        rows, hardware)
+    ask = {"decode_gemm": gemm_times_s, "allreduce": allreduce_times_s, "expert_dispatch": dispatch_times_s}
+    return ask[rows.kind](rows, hardware)
 
 
 def baseline_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:

@@ -1,14 +1,15 @@
 r"""Measured modules of a layer as the operators of a step: sparse attention, states, and the kernels of prompts.
 
-A module is what one layer's attention launches (projections, index, choice, core, output), or a single kernel of it, or
-of a prompt: attention, or a product of more than 256 rows. Its software adds a time of its own, which differs between frameworks and shrinks with none of the sizes; a step in which everything is one graph
-pays the profile's launches instead. So each row is predicted for its framework,
+A module is what one layer's attention launches (projections, index, choice, core, output), or a kernel of it, or of a
+prompt: attention, or a product of more than 256 rows. Its software adds a time of its own, which differs between
+frameworks and shrinks with none of the sizes; a step in which everything is one graph pays the profile's launches
+instead. So each row is predicted for its framework,
 
 .. math:: T = T_{framework} + r_{framework} \sum_{operators} (T_{engine} - T_{launch})
 
-with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by tools/refit_layers.py
-for each measured chip (for prompts to a part of the rows, :func:`fitted_to`); a sibling takes those of the chip that its profile is ``like``; kernels that no chip ran
-take the mean of their op.
+with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by tools/refit_layers.py for each measured
+chip, of prompts to a part of the rows (:func:`fitted_to`); a sibling takes those of the chip that its profile is
+``like``; kernels that no chip ran take the mean of their op.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def layer_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
 
 
 def fitted_to(rows: MeasuredTimes) -> Any:
-    """Mask of the rows that constants were fitted to, where others are held out: sizes that are powers of two of prompts'
-    kernels; exchanges of 256 experts, of the kernels for many rows on H100 alone.
+    """Mask of the rows that constants were fitted to, where others are held out: of prompts sizes that are powers of
+    two, of exchanges those of 256 experts, by the kernels for many rows on H100 alone.
     """
     columns = rows.columns
     if rows.kind == "expert_dispatch":
@@ -195,5 +196,5 @@ def _prompt_operators(first: Mapping[str, Any], arrays: Mapping[str, Any]) -> tu
 def _product_operators(first: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[tuple[Operator, ...], str]:
     """A product of a prompt's rows. Of a plug-in's name the words that count stand at its end."""
     kernel = str(first["kernel"]).rpartition("/")[2]
-    return (product(*(arrays[name] for name in "mnk"), parse_format(str(first["dtype"]))),), (
-        f"prefill_gemm/{kernel}/{first['dtype']}")
+    operator = product(arrays["m"], arrays["n"], arrays["k"], parse_format(str(first["dtype"])))
+    return (operator,), f"prefill_gemm/{kernel}/{first['dtype']}"

@@ -54,7 +54,7 @@ def streamed_bytes(rows: MeasuredTimes) -> Any:
 
 
 def row_operators(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
-    """Row numbers and an operator of theirs, arrays over them; a row has several where it measured more than a kernel."""
+    """Row numbers and one of their operators, arrays over them; a row has several where it timed several kernels."""
     if rows.kind in LAYERS:
         for where, operators, _ in layer_operators(rows):
             yield from ((where, operator) for operator in operators)
@@ -63,7 +63,8 @@ def row_operators(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
     elif rows.kind == "decode_gemm":
         for dtype in np.unique(rows.columns["dtype"]):
             where = np.flatnonzero(rows.columns["dtype"] == dtype)
-            yield where, product(*(rows.columns[name][where] for name in "mnk"), parse_format(str(dtype)))
+            m, n, k = (rows.columns[name][where] for name in ("m", "n", "k"))
+            yield where, product(m, n, k, parse_format(str(dtype)))
     else:
         yield from attention_operators(rows)
 
@@ -76,7 +77,8 @@ def _element_bytes(formats: Any) -> Any:
 def regimes(rows: MeasuredTimes, hardware: HardwareProfile) -> dict[str, Any]:
     """Masks of the regimes; exchanges have none but ``all``, a product no ``serving``.
 
-    ``held_out``: of prompts' kernels and of dispatches, what no constant was fitted to; ``beyond_cache``: more bytes than twice the last on-chip cache; ``serving``: at least 512 tokens and 4 sequences.
+    ``held_out``: of prompts' kernels and dispatches, what no constant was fitted to; ``beyond_cache``: more bytes than
+    twice the last on-chip cache; ``serving``: at least 512 tokens and 4 sequences.
     """
     masks = {"all": np.ones(len(rows), dtype=bool)}
     if rows.kind in (*PROMPTS, "expert_dispatch"):

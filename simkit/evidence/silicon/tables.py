@@ -36,7 +36,8 @@ _TEXTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_sparse_attention": ("system", "framework", "op", "kernel", "model", "weight_dtype", "kv_dtype"),
     "decode_linear_attention": ("system", "framework", "op", "kernel"),
     "prefill_attention": ("system", "framework", "kernel", "kv_dtype"),
-    "prefill_gemm": ("system", "framework", "kernel", "dtype"), "expert_dispatch": ("system", "mode", "exchange")})
+    "prefill_gemm": ("system", "framework", "kernel", "dtype"),
+    "expert_dispatch": ("system", "mode", "exchange")})
 _COUNTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len"),
     "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"),
