@@ -2,8 +2,8 @@
 
 Rows name the chip, model, framework, precision, prompt and output length, clients and split. Each is played through one
 replica (:mod:`simkit.serving`) whose clients send ten requests each, all lengths equal, as such benchmarks do; but for
-the three pairs of lengths of InferenceMAX, which draws each evenly from 0.8 of it to all of it (its README: bench_serving
-with ``--random-range-ratio 0.8``), so that its clients do not stay in step.
+the three pairs of lengths of InferenceMAX, which draws each evenly from 0.8 of it to all of it (its README:
+bench_serving with ``--random-range-ratio 0.8``), so that its clients get out of step.
 What the rows leave open is assumed here and said: an empty precision is bf16; TensorRT-LLM keeps the cache of an 8- or
 4-bit model in fp8, vLLM and SGLang in bf16 (their defaults). Splits wider than a node whose ``tp`` is the square of
 ``moe_ep`` are read as ``tp = moe_ep``: most such runs stand in the table a second time that way, times and all.

@@ -87,7 +87,7 @@ class ProductTask:
 class PromptTask:
     """Causal attention of ``new_tokens`` after ``earlier_tokens`` a sequence, for chips whose kernels were measured.
 
-    Each query sees at most ``window`` tokens; ``element_bytes`` are of queries, new keys, values and outputs.
+    Each query sees at most ``window_tokens``; ``element_bytes`` are of queries, new keys, values and outputs.
     """
 
     sequences: Any
@@ -95,7 +95,7 @@ class PromptTask:
     kv_heads: Any
     new_tokens: Any
     earlier_tokens: Any
-    window: float
+    window_tokens: float
     key_dim: int
     value_dim: int
     element_bytes: float

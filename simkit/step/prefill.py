@@ -93,7 +93,7 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any,
         # Nobody measured kernels that choose or pool what they read.
         prompt=None if index is not None or pooled is not None else PromptTask(
             sequences=1.0 / parts, query_heads=heads.q_per_chip, kv_heads=heads.kv_per_chip, new_tokens=chunk,
-            earlier_tokens=end - chunk, window=window, key_dim=core.key_dim, value_dim=core.value_dim,
+            earlier_tokens=end - chunk, window_tokens=window, key_dim=core.key_dim, value_dim=core.value_dim,
             element_bytes=bytes_a))]
     if index is not None and layout.has_index_keys:
         scored = causal_pairs(chunk, end) / ratio * index.heads / parts

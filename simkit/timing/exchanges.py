@@ -33,6 +33,7 @@ from simkit.timing.chip_slices import GRIDS, link_bytes_per_s, slice_costs, ways
 # DeepEP's normal kernels: a floor beyond that of those for few rows, and what one SM copies a second. Fitted to
 # h100_sxm's rows of 256 experts in the expert tables of ai-dynamo/aiconfigurator@095f58a by tools/refit_layers.py.
 BULK_START_S: Final = {"dispatch": 15.7e-6, "combine": 28.0e-6}
+# Likewise.
 BULK_UNIT_BYTES_PER_S: Final = {"dispatch": 13.2e9, "combine": 18.0e9}
 
 

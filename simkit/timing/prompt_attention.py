@@ -23,7 +23,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import PromptTask
 
 TILE_ROWS: Final = (64.0, 128.0)  # rows of FlashAttention 2 and 3, FlashInfer and TensorRT-LLM's prefill tiles
-MOST_CUT: Final = 1.5  # tiles that a window which begins and ends within tiles touches besides its own length
+CUT_TILES: Final = 1.5  # tiles that a window touches besides its own length, as it begins and ends within some
 
 
 def prompt_attention_s(task: PromptTask, hardware: HardwareProfile, kernel: PrefillKernel, dtype: str) -> Any:
@@ -37,7 +37,7 @@ def prompt_attention_s(task: PromptTask, hardware: HardwareProfile, kernel: Pref
     for rows in TILE_ROWS:
         items = np.ceil(task.new_tokens / rows)
         before = task.earlier_tokens / rows
-        most = np.minimum(task.window / rows + MOST_CUT, before + items)
+        most = np.minimum(task.window_tokens / rows + CUT_TILES, before + items)
         growing = np.clip(np.floor(most - before), 0.0, items)  # items whose keys still reach the first token
         tiles = growing * (growing + 1.0) / 2.0 + growing * before + (items - growing) * most
         share = heads * (tiles * rows**2 * score + items * kernel.item_setup_cycles) / units

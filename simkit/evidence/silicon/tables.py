@@ -55,7 +55,8 @@ _EMPTY: Final[Mapping[str, str]] = MappingProxyType({"n_groups": "1", "sms": "1"
 FORMATS: Final[Mapping[str, str]] = MappingProxyType({
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "fp8": "fp8",
     "float8": "fp8", "fp8_e4m3": "fp8", "fp8_block": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32",
-    "sq": "int8", "int8_wo": "int8", "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4", "w4a16_mxfp4": "int4", "int4_wo": "int4"})
+    "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4", "w4a16_mxfp4": "int4", "int4_wo": "int4", "sq": "int8",
+    "int8_wo": "int8"})
 ELEMENT_BYTES: Final[Mapping[str, float]] = MappingProxyType({
     "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0, "fp4": 0.5, "int4": 0.5})
 DISTRIBUTION: Final = re.compile(r"balanced|power_law_(?!1(\.0*)?$)\d(\.\d{1,6})?")  # exponent 1 has no power law
