@@ -153,7 +153,7 @@ def predict(row: ServedModel, runtime: Runtime, *, engine: str = "roofline",
                         f"{row.shared_by} x {row.system}")
     generated = outputs[spans[:, 0].astype(np.int64)]
     return (float(np.mean((spans[:, 4] - spans[:, 3]) / np.maximum(generated - 1, 1))),
-            float(np.mean(spans[:, 3] - spans[:, 1])))
+            float(np.mean(spans[:, 3] - spans[:, 1])) + runtime.request_s)
 
 
 def prompts_over_peak(row: ServedModel, chips: Chips = load_hardware) -> float:
