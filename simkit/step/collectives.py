@@ -21,20 +21,20 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     """
     model, heads = workload.model, workload.heads
     hidden = workload.rows * model.hidden_size * workload.activation_bytes_per_element
-    feeds = "ffn" in workload.parts
-    moe_layers = sum(group.count for group in model.layer_groups if group.moe) * feeds
-    spread = np.asarray(workload.ep) > 1
-    # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
-    reductions = _reductions(workload) - np.where(spread, moe_layers, 0)
+    # As deployed: where attention leaves all rows on all chips each runs its own experts on them, and their sums are
+    # added up as any MLP's; data-parallel rows go to their experts and back.
+    moe_layers = sum(group.count for group in model.layer_groups if group.moe) * ("ffn" in workload.parts)
+    sent = np.where((np.asarray(workload.ep) > 1) & workload.is_data_parallel, moe_layers, 0)
     found = [
-        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
+        Collective(name="all_reduce", kind="all_reduce", count=_reductions(workload) - sent, bytes=hidden,
+                   chips=workload.machine.tp),
         Collective(name="gather_logits", kind="all_gather", count=1 * ("ends" in workload.parts),
                    chips=workload.machine.tp, bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
         Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
                    bytes=hidden / heads.ways),
     ]
-    if moe_layers and model.moe is not None:
-        found += _of_experts(workload, model.moe, np.where(spread, moe_layers, 0))
+    if moe_layers and model.moe is not None and workload.is_data_parallel:
+        found += _of_experts(workload, model.moe, sent)
     if "attention" not in workload.parts:
         return tuple(found)
     kinds = [(workload.of(group), group.count) for group in workload.layer_groups if group.attends]
@@ -53,9 +53,8 @@ def _of_experts(workload: DecodeWorkload, moe: Moe, layers: Any) -> list[Collect
     rows, routing = workload.rows, routing_of(workload, moe)
     row = (moe.latent_size or workload.model.hidden_size) * workload.activation_bytes_per_element
     merged = rows * (1.0 - (1.0 - np.minimum(routing.choices / (rows * moe.top_k), 1.0)) ** moe.top_k)
-    # As deployed beside data-parallel attention, rows go out in the experts' format and come back in 16 bits.
-    narrow = (workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
-              if workload.is_data_parallel else 1.0)
+    # As deployed, rows go out in the experts' format and come back in 16 bits.
+    narrow = workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
     sizes: dict[Literal["dispatch", "combine"], float] = {"dispatch": narrow, "combine": 1.0}
     return [Collective(name=f"expert_{kind}", kind=kind, count=layers, bytes=routing.choices * row * size,
                        merged_bytes=merged * row * size, chips=workload.machine.tp) for kind, size in sizes.items()]

@@ -99,7 +99,7 @@ def test_an_exchange_goes_to_every_chip_that_shares_an_expert():
     # busiest chip sets the pace, and gets a row once where both of its choices meet there.
     hidden = 16 * 4096 * 2
     for ep, sent in ((8, hidden / 8 * 2), (4, hidden / 8 * 2 * 2), (2, hidden / 8 * 2 * 4)):
-        exchanges = [c for c in build_step(mixture(tp=8.0, ep=ep)).collectives if c.kind in ("dispatch", "combine")]
+        exchanges = [c for c in build_step(mixture(tp=8.0, ep=ep, sharding="data")).collectives if c.kind in ("dispatch", "combine")]
         assert [one.count for one in exchanges] == [32, 32]
         for one in exchanges:
             assert one.bytes == pytest.approx(sent * busiest_expert_share(16, 2, ep, 8))

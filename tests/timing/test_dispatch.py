@@ -50,7 +50,7 @@ def test_more_units_copy_faster_until_the_link_binds():
 
 def test_skewed_loads_lengthen_the_exchange_as_they_lengthen_the_experts():
     def found(load: str) -> tuple[float, float, float]:
-        workload = replace(mixture(tp=8.0, ep=8, batch=512.0), expert_load=parse_expert_load(load))
+        workload = replace(mixture(tp=8.0, ep=8, batch=512.0, sharding="data"), expert_load=parse_expert_load(load))
         sent = next(one for one in collectives_of(workload) if one.kind == "dispatch")
         work = next(one for one in build_step(workload).operators if one.name == "experts_up")
         return float(sent.bytes), float(sent.merged_bytes), float(work.matrix_flops)
