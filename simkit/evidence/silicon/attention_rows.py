@@ -91,12 +91,7 @@ def joined(parts: list[tuple[Any, Operator]]) -> Operator:
 def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
     columns = rows.columns
     mla = rows.kind == "decode_mla"
-    shapes = np.zeros(len(rows), dtype=int)
-    for name in ("kv_dtype", "n_q_heads") if mla else ("kv_dtype", "head_dim", "n_q_heads"):
-        values = np.unique(columns[name], return_inverse=True)[1]
-        shapes = np.unique(shapes * (int(values.max()) + 1) + values, return_inverse=True)[1]
-    for shape in range(int(shapes.max()) + 1):
-        where = np.flatnonzero(shapes == shape)
+    for where in rows.groups(("kv_dtype", "n_q_heads") if mla else ("kv_dtype", "head_dim", "n_q_heads")):
         first = where[0]
         heads = int(columns["n_q_heads"][first])
         model = one_layer(heads, _MLA.latent_dim if mla else int(columns["head_dim"][first]), _MLA if mla else None)

@@ -110,14 +110,9 @@ def engine_s(operators: tuple[Operator, ...], hardware: HardwareProfile) -> Any:
 def layer_operators(rows: MeasuredTimes) -> LayerRows:
     """Row numbers, their operators as arrays over the rows, and (framework, module): one for each shape and format."""
     columns = rows.columns
-    same = np.zeros(len(rows), dtype=int)
-    for name in _SHAPES[rows.kind]:
-        values = np.unique(columns[name], return_inverse=True)[1]
-        same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
     made = {"decode_linear_attention": _state_operators, "decode_sparse_attention": _sparse_operators,
             "prefill_attention": _prompt_operators, "prefill_gemm": _product_operators}[rows.kind]
-    for one in range(int(same.max(initial=-1)) + 1):
-        where = np.flatnonzero(same == one)
+    for where in rows.groups(_SHAPES[rows.kind]):
         first = {name: column[where[0]].item() for name, column in columns.items()}
         operators, module = made(first, {name: columns[name][where] for name in _ARRAYS if name in columns})
         yield where, operators, (str(first["framework"]), module)

@@ -74,10 +74,9 @@ def dispatch_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     """
     columns, link = rows.columns, linked(hardware)
     times = np.empty(len(rows))
-    shapes = np.stack([columns[name] for name in ("hidden_size", "top_k", "experts", "nodes")], axis=1)
-    for shape in np.unique(shapes, axis=0):
-        where = np.flatnonzero((shapes == shape).all(axis=1))
-        hidden, top_k, count, nodes = (int(value) for value in shape)
+    shape = ("hidden_size", "top_k", "experts", "nodes")
+    for where in rows.groups(shape):
+        hidden, top_k, count, nodes = (int(columns[name][where[0]]) for name in shape)
         chips = float(nodes * CHIPS_OF_A_NODE)
         moe = Moe(experts=count, top_k=top_k, expert_size=1, shared_size=0, gated=True)
         model = replace(one_layer(1, hidden), moe=moe, layer_groups=(LayerGroup(count=1, window=None, moe=True),))

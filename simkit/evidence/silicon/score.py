@@ -7,7 +7,7 @@ except batch and context), because rows of one configuration are wrong together;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -134,12 +134,7 @@ def score(rows: MeasuredTimes, predicted_s: Any, mask: Any, *, seed: int) -> dic
 def _configurations(rows: MeasuredTimes) -> Any:
     """Number of each row's configuration: every column but those that grow a kernel of the same shape."""
     grown = {"system", "batch", "kv_len", "m", "tokens", "distribution", "elements", "sms"}
-    same = np.zeros(len(rows), dtype=int)
-    for name, column in rows.columns.items():
-        if name not in grown:
-            values = np.unique(column, return_inverse=True)[1]
-            same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
-    return same
+    return rows.numbers_of(name for name in rows.columns if name not in grown)
 
 
 def _resampled(ascending: Any, clusters: Any, seed: int) -> tuple[Any, Any]:
@@ -168,8 +163,3 @@ def median_advantage_error(rows: MeasuredTimes, predicted_s: Any, mask: Any) -> 
     if not inside.any():
         return None, 0
     return float(np.median(np.abs(predicted[inside] / measured[inside] - 1.0))), int(inside.sum())
-
-
-def columns_text(rows: MeasuredTimes, index: int) -> Mapping[str, Any]:
-    """One row's columns as plain values."""
-    return {name: column[index].item() for name, column in rows.columns.items()}

@@ -7,7 +7,7 @@ microseconds of one kernel, looped alone. Anybody's own timings with the same co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -93,6 +93,19 @@ class MeasuredTimes:
     def of_system(self, system: str) -> MeasuredTimes:
         """The rows of one system."""
         return self.take(self.columns["system"] == system)
+
+    def numbers_of(self, names: Iterable[str]) -> Any:
+        """A number for each row, the same where these columns are."""
+        same = np.zeros(len(self), dtype=int)
+        for name in names:
+            values = np.unique(self.columns[name], return_inverse=True)[1]
+            same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
+        return same
+
+    def groups(self, names: Iterable[str]) -> Iterator[Any]:
+        """The row numbers of each set of rows in which these columns are the same."""
+        same = self.numbers_of(names)
+        yield from (np.flatnonzero(same == one) for one in range(int(same.max(initial=-1)) + 1))
 
     @property
     def systems(self) -> list[str]:
