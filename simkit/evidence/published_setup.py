@@ -100,8 +100,8 @@ def ideal_profile(profile: HardwareProfile) -> HardwareProfile:
 
     def link(one: Link | None) -> Link | None:
         return None if one is None else replace(
-            one, latency_s=0.0, collective_launch_s=0.0, achievable_fraction=1.0,
-            bandwidth_bytes_per_s=ENDLESS_BYTES_PER_S)
+            one, latency_s=0.0, collective_launch_s=0.0, achievable_fraction=1.0, dispatch_launch_s=0.0,
+            bandwidth_bytes_per_s=ENDLESS_BYTES_PER_S, dispatch_bandwidth_bytes_per_s=None)
 
     return replace(
         profile, memory=tuple(level(one) for one in profile.memory), overheads=Overheads(), kernel=None, assumed=(),

@@ -1,7 +1,9 @@
 """Served models beside measurements: TPOT and TTFT of whole systems in a closed loop of ``concurrency`` clients.
 
 Rows name the chip, model, framework, precision, prompt and output length, clients and split. Each is played through one
-replica (:mod:`simkit.serving`) whose clients send ten requests each, all lengths equal, as such benchmarks do.
+replica (:mod:`simkit.serving`) whose clients send ten requests each, all lengths equal, as such benchmarks do; but for
+the three pairs of lengths of InferenceMAX, which draws each evenly from 0.8 of it to all of it (its README:
+bench_serving with ``--random-range-ratio 0.8``), so that its clients get out of step.
 What the rows leave open is assumed here and said: an empty precision is bf16; TensorRT-LLM keeps the cache of an 8- or
 4-bit model in fp8, vLLM and SGLang in bf16 (their defaults). Splits wider than a node whose ``tp`` is the square of
 ``moe_ep`` are read as ``tp = moe_ep``: most such runs stand in the table a second time that way, times and all.
@@ -44,6 +46,8 @@ MODELS: Final = {
     "MiniMaxAI/MiniMax-M2.5": "minimax-m2.5", "moonshotai/Kimi-K2.5": "kimi-k2",
 }
 REQUESTS_A_CLIENT: Final = 10
+DRAWN_LENGTHS: Final = ((1024, 1024), (1024, 8192), (8192, 1024))  # of InferenceMAX
+LEAST_DRAWN: Final = 0.8  # its RANDOM_RANGE_RATIO
 PAGE_TOKENS: Final = 16
 NODE_CHIPS: Final = 8
 # Tokens of an iteration: TensorRT-LLM's max_num_tokens and vLLM's max_num_batched_tokens on these chips, by default.
@@ -131,20 +135,25 @@ def predict(row: ServedModel, runtime: Runtime, *, engine: str = "roofline",
     server = _server(chips, row.system, row.model, row.precision, row.kv_dtype, row.shared_by, row.moe_ep, engine)
     server = replace(server, policy=replace(server.policy, runtime=runtime, clients=row.clients))
     count = row.clients * REQUESTS_A_CLIENT
+    longest = row.prompt_tokens, row.output_tokens
+    least = LEAST_DRAWN if longest in DRAWN_LENGTHS else 1.0
+    prompts, outputs = np.random.default_rng(0).integers(
+        np.ceil(np.multiply(longest, least)).astype(np.int64), longest, (count, 2), endpoint=True).T
 
     def chunks() -> Iterator[Requests]:
         for start in range(0, count, CHUNK_REQUESTS):
-            part = np.ones(min(CHUNK_REQUESTS, count - start), dtype=np.int64)
-            yield Requests(arrival_s=np.zeros(part.size), prompt_tokens=part * row.prompt_tokens,
-                           output_tokens=part * row.output_tokens)
+            part = slice(start, start + CHUNK_REQUESTS)
+            yield Requests(arrival_s=np.zeros(len(prompts[part])), prompt_tokens=prompts[part].copy(),
+                           output_tokens=outputs[part].copy())
 
     served = serve(server, Stream(name="closed loop", chunks=chunks), keep_events=count)
     spans = served.spans
     if not len(spans):
         raise UserError(f"{row.model}: {row.prompt_tokens} + {row.output_tokens} tokens do not fit on "
                         f"{row.shared_by} x {row.system}")
-    return (float(np.mean((spans[:, 4] - spans[:, 3]) / max(row.output_tokens - 1, 1))),
-            float(np.mean(spans[:, 3] - spans[:, 1])))
+    generated = outputs[spans[:, 0].astype(np.int64)]
+    return (float(np.mean((spans[:, 4] - spans[:, 3]) / np.maximum(generated - 1, 1))),
+            float(np.mean(spans[:, 3] - spans[:, 1])) + runtime.request_s)
 
 
 def prompts_over_peak(row: ServedModel, chips: Chips = load_hardware) -> float:

@@ -24,8 +24,9 @@ class GemmKernel:
 
     ``launch_cycles`` is the floor of a product timed by itself, ``launch_ratio_8bit`` that of the 8-bit path with the
     kernel that quantises its activations; ``tile_setup_cycles`` of one output tile; ``matrix_ratio_8bit`` times
-    ``matrix_efficiency`` is reached with 8-bit and narrower inputs, whose scales and power leave less of a higher peak;
-    the rest as in :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
+    ``matrix_efficiency`` is reached with 8-bit and narrower inputs, whose scales and power leave less of a higher peak,
+    ``matrix_ratio_many_rows`` times it with 16-bit inputs of more than 256 rows, by larger tiles; the rest as in
+    :class:`DecodeKernel`, and ``combine_cycles_per_64_bytes`` of partial sums when ``k`` is split.
     """
 
     dram_achieved_fraction: float
@@ -35,6 +36,7 @@ class GemmKernel:
     load_bytes_per_cycle_per_unit: float
     matrix_efficiency: float
     matrix_ratio_8bit: float
+    matrix_ratio_many_rows: float
     split_combine_cycles: float
     combine_cycles_per_64_bytes: float
     dram_ramp_ratio: float
@@ -57,6 +59,21 @@ class MoeKernel:
     load_bytes_per_cycle_per_unit: float
     routing_passes: float
     matrix_efficiency: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillKernel:
+    """Calibrated parameters of a prompt's attention on one chip: :mod:`simkit.timing.prompt_attention`.
+
+    ``matrix_efficiency`` of the dense 16-bit rate; ``score_cycles`` of one unit for the softmax of one score;
+    ``item_setup_cycles`` of one item; ``activation_fraction`` of the memory's peak at which queries and new keys and
+    values come and outputs go.
+    """
+
+    matrix_efficiency: float
+    score_cycles: float
+    item_setup_cycles: float
+    activation_fraction: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +117,9 @@ class DecodeKernel:
     memory bandwidth for which the load paths are wide enough; a study that gives the chip more of it widens them in
     proportion, and leaves what computes as it is. ``native_8bit_rows`` query rows fill a tile of the 8-bit kernel,
     ``most_item_rows`` and ``most_sequence_units`` bound one item's rows and the units that share a sequence. ``latent``
-    holds the parameters that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``libraries`` those
-    of software libraries. The kernel as it stands is what the best of them would run; :meth:`for_libraries` is one of
-    them.
+    holds the parameters that differ for MLA, ``gemm`` those of products, ``moe`` those of mixtures, ``prefill`` those
+    of prompts, ``libraries`` those of software libraries. The kernel as it stands is what the best of them would run;
+    :meth:`for_libraries` is one of them.
     """
 
     dram_achieved_fraction: float
@@ -143,6 +160,7 @@ class DecodeKernel:
     latent: Mapping[str, float] = field(default_factory=dict)
     gemm: GemmKernel | None = None
     moe: MoeKernel | None = None
+    prefill: PrefillKernel | None = None
     libraries: Mapping[str, LibraryKernels] = field(default_factory=dict)
     matrix_least_group: Any = 1.0
     matrix_most_group: Any = math.inf
@@ -205,12 +223,13 @@ REACHED_RATE = "matrix_efficiency"
 LIBRARIES = ("sglang", "trtllm", "vllm")
 GEMM_PARAMETERS = tuple(entry.name for entry in fields(GemmKernel))
 MOE_PARAMETERS = tuple(entry.name for entry in fields(MoeKernel))
+PREFILL_PARAMETERS = tuple(entry.name for entry in fields(PrefillKernel))
 LIBRARY_PARAMETERS = tuple(entry.name for entry in fields(LibraryKernels))
-_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "moe", "libraries", "matrix_least_group",
+_NOT_PARAMETERS = ("tuned_for_bytes_per_s", "latent", "gemm", "moe", "prefill", "libraries", "matrix_least_group",
                    "matrix_most_group", "vector_most_group")
 PARAMETERS = tuple(entry.name for entry in fields(DecodeKernel) if entry.name not in _NOT_PARAMETERS)
 # Sections within a kernel section, and the parameters that each may state.
-SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS, "moe": MOE_PARAMETERS,
+SECTIONS = {"latent": PARAMETERS, "gemm": GEMM_PARAMETERS, "moe": MOE_PARAMETERS, "prefill": PREFILL_PARAMETERS,
             **dict.fromkeys(LIBRARIES, LIBRARY_PARAMETERS)}
 
 
@@ -233,9 +252,10 @@ def kernel_from_parameters(*layers: Mapping[str, float], tuned_for_bytes_per_s: 
     if absent:
         raise UserError(f"the kernel section lacks {', '.join(absent)}",
                         hint="or name a chip to take them from: like: h100-sxm")
-    gemm, moe = sections.pop("gemm"), sections.pop("moe")
+    gemm, moe, prefill = (sections.pop(name) for name in ("gemm", "moe", "prefill"))
     return DecodeKernel(**merged, tuned_for_bytes_per_s=tuned_for_bytes_per_s, latent=latent,
                         gemm=GemmKernel(**gemm) if gemm else None, moe=MoeKernel(**moe) if moe else None,
+                        prefill=PrefillKernel(**prefill) if prefill else None,
                         libraries={name: LibraryKernels(**stated) for name, stated in sections.items() if stated})
 
 

@@ -152,12 +152,6 @@ class MemoryLevel:
             self.units if self.scope == "unit" else 1)
 
 
-def _vector_peak(compute: Any) -> float:
-    """The fp32 vector rate, which has a prior of its own where a file is silent."""
-    peak: float = compute.vector_peak_flop_per_s
-    return peak
-
-
 def _wide_matrix_peak(compute: Any) -> float:
     """The 16-bit matrix peak, or that of the format which stands in for it, flop/s."""
     peak: float = compute.matrix_peak_flop_per_s[compute.matrix_dtype("bf16")]
@@ -188,7 +182,7 @@ class Compute:
         key="compute.vector_to_matrix_ratio", more_is_faster=True, scale=_wide_matrix_peak))] = None
     """fp32 rate of the vector (CUDA-core) pipes, dense."""
     special_ops_per_s: Annotated[OpRate | None, Key("special_rate", prior=Prior(
-        key="compute.special_per_vector_flop", more_is_faster=True, scale=_vector_peak))] = None
+        key="compute.special_per_vector_flop", more_is_faster=True, scale=lambda a: a.vector_peak_flop_per_s))] = None
     """Exponentials per second of the whole chip."""
     outstanding_bytes_per_unit: Annotated[Capacity | None, Key("outstanding_bytes")] = None
     """Bytes that one unit can keep in flight (Little's law)."""
@@ -237,6 +231,12 @@ class Link:
     collective_launch_s: Annotated[Latency, Key(prior=Prior(
         key="links.scale_up.collective_launch", more_is_faster=False))] = 0.0
     """Of each phase of a collective besides its hops: start and handshakes; an all-reduce has two phases."""
+    dispatch_launch_s: Annotated[Latency, Key(prior=Prior(
+        key="links.scale_up.dispatch_launch", more_is_faster=False))] = 0.0
+    """Of a dispatch of rows to experts, or a combine, besides an all-to-all of their bytes: packing and counts."""
+    dispatch_bandwidth_bytes_per_s: Annotated[Bandwidth | None, Key(prior=Prior(
+        key="links.scale_up.dispatch_fraction", more_is_faster=True, scale=lambda a: a.achievable_bytes_per_s))] = None
+    """Of one chip in one direction, in dispatches and combines of many rows; default: what large collectives reach."""
     middle_reduction: Flag = True
     """false: the library has no all-reduce of a torus or mesh that sums on the way to the chip in the middle."""
     in_network_reduction: Flag = False

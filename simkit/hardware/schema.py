@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model, model_validator
@@ -11,7 +12,7 @@ from pydantic import Field, create_model, model_validator
 from simkit.foundation.units import COUNT
 from simkit.foundation.validation import KeyName, Name, Quantity, StrictRecord, Text, rule
 from simkit.hardware.declaration import StatedField, stated_fields
-from simkit.hardware.kernel import GEMM_PARAMETERS, LIBRARIES, LIBRARY_PARAMETERS, MOE_PARAMETERS, PARAMETERS
+from simkit.hardware.kernel import LIBRARIES, PARAMETERS, SECTIONS
 from simkit.hardware.profile import FLAT_SECTIONS, TENSORS, HardwareProfile, tensors_held
 
 SCHEMA_VERSION: Final = 1
@@ -20,22 +21,22 @@ CONFIDENCES: Final = ("datasheet", "paper-measured", "press", "estimate", "recal
 
 KernelParameter = Annotated[float, Quantity(COUNT, 0, 1e9)]
 _OptionalParameter: Any = (KernelParameter | None, None)
-LatentParameters: Any = create_model(
-    "LatentParameters", __base__=StrictRecord, **dict.fromkeys(PARAMETERS, _OptionalParameter),
-    __doc__="Parameters that differ for kernels that read one latent a token (MLA).")
-GemmParameters: Any = create_model(
-    "GemmParameters", __base__=StrictRecord, **dict.fromkeys(GEMM_PARAMETERS, _OptionalParameter),
-    __doc__="Parameters of products of a few rows.")
-MoeParameters: Any = create_model(
-    "MoeParameters", __base__=StrictRecord, **dict.fromkeys(MOE_PARAMETERS, _OptionalParameter),
-    __doc__="Parameters of the routed experts of a layer.")
-LibraryParameters: Any = create_model(
-    "LibraryParameters", __base__=StrictRecord, **dict.fromkeys(LIBRARY_PARAMETERS, _OptionalParameter),
-    __doc__="Which attention kernels a software library has for this chip, and what its launches and items cost.")
-_KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(PARAMETERS, _OptionalParameter),
-                                "latent": (LatentParameters | None, None), "gemm": (GemmParameters | None, None),
-                                "moe": (MoeParameters | None, None),
-                                **dict.fromkeys(LIBRARIES, (LibraryParameters | None, None))}
+_MEANINGS: Final = {
+    "latent": "Parameters that differ for kernels that read one latent a token (MLA).",
+    "gemm": "Parameters of products of a few rows.", "moe": "Parameters of the routed experts of a layer.",
+    "prefill": "Parameters of a prompt's attention.", **dict.fromkeys(LIBRARIES, (
+        "Which attention kernels a software library has for this chip, and what its launches and items cost."))}
+
+
+@cache
+def _section_parameters(name: str, parameters: tuple[str, ...], meaning: str) -> Any:
+    return create_model(name, __base__=StrictRecord, __doc__=meaning, **dict.fromkeys(parameters, _OptionalParameter))
+
+
+_KERNEL_KEYS: dict[str, Any] = {"like": (Name | None, None), **dict.fromkeys(PARAMETERS, _OptionalParameter), **{
+    section: (_section_parameters(("Library" if section in LIBRARIES else section.capitalize()) + "Parameters",
+                                  parameters, _MEANINGS[section]) | None, None)
+    for section, parameters in SECTIONS.items()}}
 KernelParameters: Any = create_model(
     "KernelParameters", __base__=StrictRecord, **_KERNEL_KEYS,
     __doc__="Calibrated parameters of decode-attention kernels (simkit/hardware/kernel.py), or like: a chip to take "

@@ -24,6 +24,7 @@ from simkit.timing.attention_kernel import kernel_time
 from simkit.timing.beside_memory import where_faster
 from simkit.timing.cpu_cores import unhidden_s
 from simkit.timing.products import moved_bytes, streamed_times
+from simkit.timing.prompt_attention import prompt_attention_s
 from simkit.timing.roofs import (
     OperatorTime,
     compute_time_s,
@@ -84,7 +85,10 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
         scanned = None
         if start == "warm":
             scanned = operator.kv_read_bytes if operator.product is None else moved_bytes(operator.product)
-        return streamed_times(operator, placement, hardware, alone=alone, scanned_bytes=scanned)
+        found = streamed_times(operator, placement, hardware, alone=alone, scanned_bytes=scanned)
+        if operator.prompt is None or kernel is None or kernel.prefill is None:
+            return found
+        return replace(found, body_s=prompt_attention_s(operator.prompt, hardware, kernel.prefill, operator.dtype))
     hits: Any = 0.0
     if start == "warm" and kernel is not None:
         hits = cyclic_hit_share(operator.kv_read_bytes, last_shared_cache(hardware), kernel)

@@ -50,6 +50,9 @@ class Runtime(StrictRecord):
     issue_s: Annotated[Number, _within(0.0, 0.001)] = 0.0
     """Host time of issuing a kernel or an exchange where no recorded graph does: the host runs ahead of the chips, so a
     step takes at least all of these, and where the chips are slower than the host nothing of it shows."""
+    request_s: Annotated[Number, _within(0.0, 10.0)] = 0.0
+    """Time of a request outside the engine before its first token (HTTP, tokenising, the way back), which its client
+    sees and ``serve``, whose clock starts at the engine, leaves out."""
     cache: Literal["filled", "whole"] = "filled"
     """What attention reads: the filled part, or the whole room of prompt and output (static shapes)."""
     attention_kernel: AttentionKernel = "grouped"
@@ -69,7 +72,7 @@ class Runtime(StrictRecord):
     def without_constants(self) -> Runtime:
         """What it reads and how it splits a model, without what it adds."""
         return self.model_copy(update={"prefill_fraction": 1.0, **dict.fromkeys(
-            ("kernel_gap_s", "host_sequence_s", "step_s", "exchange_gap_s", "issue_s"), 0.0)})
+            ("kernel_gap_s", "host_sequence_s", "step_s", "exchange_gap_s", "issue_s", "request_s"), 0.0)})
 
     def host_step_s(self, kernels: Any, exchanges: Any) -> Any:
         """What a step of so many kernels and exchanges takes besides the engine's time and its sequences' host work."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from simkit.hardware.kernel_shape import PARTIAL_BYTES
+from simkit.model.architecture import Moe
+from simkit.step.mixture import routing_of
 from simkit.step.operators import Collective
 from simkit.step.workload import DecodeWorkload
 
@@ -19,28 +21,20 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     """
     model, heads = workload.model, workload.heads
     hidden = workload.rows * model.hidden_size * workload.activation_bytes_per_element
-    feeds = "ffn" in workload.parts
-    moe_layers = sum(group.count for group in model.layer_groups if group.moe) * feeds
-    spread = np.asarray(workload.ep) > 1
-    # Rows spread over expert chips need one reduction and gathering a layer, and a dispatch and a return of k copies.
-    reductions = _reductions(workload) - np.where(spread, moe_layers, 0)
+    # As deployed: where attention leaves all rows on all chips each runs its own experts on them, and their sums are
+    # added up as any MLP's; data-parallel rows go to their experts and back.
+    moe_layers = sum(group.count for group in model.layer_groups if group.moe) * ("ffn" in workload.parts)
+    sent = np.where((np.asarray(workload.ep) > 1) & workload.is_data_parallel, moe_layers, 0)
     found = [
-        Collective(name="all_reduce", kind="all_reduce", count=reductions, bytes=hidden, chips=workload.machine.tp),
+        Collective(name="all_reduce", kind="all_reduce", count=_reductions(workload) - sent, bytes=hidden,
+                   chips=workload.machine.tp),
         Collective(name="gather_logits", kind="all_gather", count=1 * ("ends" in workload.parts),
                    chips=workload.machine.tp, bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
         Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
                    bytes=hidden / heads.ways),
     ]
-    if moe_layers and model.moe is not None:
-        # A chip sends k copies of its 1/tp of the rows to each of the tp/ep chips that share an expert.
-        width = (model.moe.latent_size or model.hidden_size) / model.hidden_size
-        sent = hidden * model.moe.top_k / workload.ep * width
-        # As deployed beside data-parallel attention, rows go out in the experts' format and come back in 16 bits.
-        narrow = workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
-        found += [Collective(name=name, kind="all_to_all", count=np.where(spread, count * moe_layers, 0), bytes=bytes_,
-                             chips=workload.machine.tp) for name, count, bytes_ in (
-            (("expert_dispatch", 1, sent * narrow), ("expert_combine", 1, sent)) if workload.is_data_parallel else
-            (("expert_exchange", 2, sent),))]
+    if moe_layers and model.moe is not None and workload.is_data_parallel:
+        found += _of_experts(workload, model.moe, sent)
     if "attention" not in workload.parts:
         return tuple(found)
     kinds = [(workload.of(group), group.count) for group in workload.layer_groups if group.attends]
@@ -48,6 +42,22 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     if len(layouts) == 1:
         kinds = [(kinds[0][0], sum(count for _, count in kinds))]
     return (*found, *(one for own, layers in kinds for one in _resharding(own, layers)))
+
+
+def _of_experts(workload: DecodeWorkload, moe: Moe, layers: Any) -> list[Collective]:
+    r"""Dispatch and combine: a chip gets the rows that chose its experts from all others, and sends back as many.
+
+    The busiest chip, to which ``q`` of all choices go, sets the pace. A row has ``k`` choices, so that of
+    :math:`rows\,k\,q` copies :math:`rows\,(1 - (1-q)^k)` remain where a row goes to a chip once.
+    """
+    rows, routing = workload.rows, routing_of(workload, moe)
+    row = (moe.latent_size or workload.model.hidden_size) * workload.activation_bytes_per_element
+    merged = rows * (1.0 - (1.0 - np.minimum(routing.choices / (rows * moe.top_k), 1.0)) ** moe.top_k)
+    # As deployed, rows go out in the experts' format and come back in 16 bits.
+    narrow = workload.of_experts.gemm_input_bytes / workload.activation_bytes_per_element
+    sizes: dict[Literal["dispatch", "combine"], float] = {"dispatch": narrow, "combine": 1.0}
+    return [Collective(name=f"expert_{kind}", kind=kind, count=layers, bytes=routing.choices * row * size,
+                       merged_bytes=merged * row * size, chips=workload.machine.tp) for kind, size in sizes.items()]
 
 
 def _reductions(workload: DecodeWorkload) -> int:

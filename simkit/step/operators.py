@@ -18,6 +18,7 @@ ATTENTION_PARTS: Final = ("index_scores", "top_k", "attention", "convolution", "
 # Work of the vector unit, in flops an element, counted from the formulas of each function.
 NORM_FLOPS: Final = 5  # residual add, square, sum, scale, weight (RMSNorm)
 GATE_FLOPS: Final = 4  # SiLU's division and product, gate product; its exponential is small beside the GEMMs
+COPY_UNITS: Final = 20  # of the chip that exchange experts' rows: DeepEP's Buffer.num_sms, which SGLang and vLLM keep
 SOFTMAX_FLOPS: Final = 4  # scale, running maximum, subtract, running sum; the exponential is counted apart
 
 
@@ -83,6 +84,24 @@ class ProductTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTask:
+    """Causal attention of ``new_tokens`` after ``earlier_tokens`` a sequence, for chips whose kernels were measured.
+
+    Each query sees at most ``window_tokens``; ``element_bytes`` are of queries, new keys, values and outputs.
+    """
+
+    sequences: Any
+    query_heads: Any
+    kv_heads: Any
+    new_tokens: Any
+    earlier_tokens: Any
+    window_tokens: float
+    key_dim: int
+    value_dim: int
+    element_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """One operator as one chip runs it once; ``count`` is how often a step runs it.
 
@@ -115,6 +134,7 @@ class Operator:
     launches: int = 1
     attention: AttentionTask | None = None
     product: ProductTask | None = None
+    prompt: PromptTask | None = None
     layers: LayerGroup | None = field(default=None, compare=False)
 
 
@@ -122,16 +142,20 @@ class Operator:
 class Collective:
     """One exchange between the chips of a layer (or the hop to the next stage), ``count`` times a step.
 
-    ``bytes`` is what one chip contributes (all_reduce, all_gather) or sends away in all (all_to_all, send).
+    ``bytes`` is what one chip contributes (all_reduce, all_gather) or sends away in all (all_to_all, send). Rows go to
+    their experts and back by ``dispatch`` and ``combine``: ``bytes`` the busiest chip gets where each choice of a row
+    travels by itself, ``merged_bytes`` where a row goes once to a chip, copied by ``copy_units`` units.
     ``within``: chips of the slice of which those that exchange are one group; None where they are all of them.
     """
 
     name: str
-    kind: Literal["all_reduce", "all_gather", "all_to_all", "send"]
+    kind: Literal["all_reduce", "all_gather", "all_to_all", "send", "dispatch", "combine"]
     count: Any
     bytes: Any
     chips: Any
     within: Any = None
+    merged_bytes: Any = 0.0
+    copy_units: Any = COPY_UNITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

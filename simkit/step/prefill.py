@@ -20,7 +20,7 @@ from simkit.model.architecture import LayerGroup
 from simkit.model.kinds.widths import State
 from simkit.step.build import EXPAND_LATENT
 from simkit.step.choices import INDEX_FLOPS
-from simkit.step.operators import ATTENTION_PARTS, SOFTMAX_FLOPS, Operator
+from simkit.step.operators import ATTENTION_PARTS, SOFTMAX_FLOPS, Operator, PromptTask
 from simkit.step.workload import DecodeWorkload
 
 # Operators of a decode step that a prompt's row does not run: they belong to sampled tokens or to the cache.
@@ -29,7 +29,8 @@ CACHE_ONLY: Final = (*ATTENTION_PARTS, "eviction_scores", EXPAND_LATENT, "draft"
 STATE_PIECE: Final = 64  # tokens between stored states: the chunk of the published kernels (flash-linear-attention)
 
 
-def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any) -> list[Operator]:
+def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: Any,
+                      prompts: Any = 1.0) -> list[Operator]:
     """Attention cores of a chunk of one prompt, one operator for each kind of layer, as one chip runs them.
 
     Parameters
@@ -37,13 +38,14 @@ def prefill_attention(workload: DecodeWorkload, chunk_tokens: Any, end_tokens: A
     workload: model, layout, formats and split; its batch and context are not used.
     chunk_tokens: new tokens ``P`` of the chunk; arrays broadcast.
     end_tokens: context ``N`` at the chunk's end, the chunk included.
+    prompts: so many alike run together.
 
     A full pipeline works on ``pp`` parts of the chunk at once, so that a stage runs ``1/pp`` of it; chips that deal out
     the batch or the context deal out the chunk's work evenly.
     """
     return [operator for group in workload.layer_groups if group.attends
             for operator in _of_group(workload.of(group), group, np.asarray(chunk_tokens, float),
-                                      np.asarray(end_tokens, float))]
+                                      np.asarray(end_tokens, float), prompts)]
 
 
 def causal_pairs(chunk_tokens: Any, end_tokens: Any, most_tokens: float = np.inf) -> Any:
@@ -60,12 +62,12 @@ def causal_pairs(chunk_tokens: Any, end_tokens: Any, most_tokens: float = np.inf
     return below + most_tokens * (np.asarray(chunk_tokens, float) - (high - low))
 
 
-def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any) -> list[Operator]:
+def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any, prompts: Any) -> list[Operator]:
     heads, layout = workload.heads, workload.layout
     core, index, pooled = layout.prefill_core, layout.indexer, layout.compression
     both_dims, expansion = core.key_dim + core.value_dim, core.expansion
     bytes_a = workload.activation_bytes_per_element
-    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.machine.pp, 1)
+    parts = heads.batch_ways * heads.context_ways * np.maximum(workload.machine.pp, 1) / prompts
     if layout.state is not None:
         return [_chunked_state(workload, group, layout.state, chunk / parts)]
     # A prompt is read in full: what an eviction rule drops goes after it. Windows are part of the model.
@@ -87,7 +89,12 @@ def _of_group(workload: DecodeWorkload, group: LayerGroup, chunk: Any, end: Any)
         activation_bytes=chunk * heads.q_per_chip * both_dims * bytes_a / parts,
         # Each query gathers what it has chosen, so only its own heads share what is read.
         query_rows=heads.group_size * (np.maximum(chunk, 1.0) if index is None else 1.0),
-        dtype=workload.activation_dtype)]
+        dtype=workload.activation_dtype,
+        # Nobody measured kernels that choose or pool what they read.
+        prompt=None if index is not None or pooled is not None else PromptTask(
+            sequences=1.0 / parts, query_heads=heads.q_per_chip, kv_heads=heads.kv_per_chip, new_tokens=chunk,
+            earlier_tokens=end - chunk, window_tokens=window, key_dim=core.key_dim, value_dim=core.value_dim,
+            element_bytes=bytes_a))]
     if index is not None and layout.has_index_keys:
         scored = causal_pairs(chunk, end) / ratio * index.heads / parts
         found.append(Operator(

@@ -30,6 +30,12 @@ from simkit.step.operators import Collective
 from simkit.step.workload import DecodeWorkload
 from simkit.timing.chip_slices import GRIDS, link_bytes_per_s, slice_costs, ways_to_part
 
+# DeepEP's normal kernels: a floor beyond that of those for few rows, and what one SM copies a second. Fitted to
+# h100_sxm's rows of 256 experts in the expert tables of ai-dynamo/aiconfigurator@095f58a by tools/refit_layers.py.
+BULK_START_S: Final = {"dispatch": 15.7e-6, "combine": 28.0e-6}
+# Likewise.
+BULK_UNIT_BYTES_PER_S: Final = {"dispatch": 13.2e9, "combine": 18.0e9}
+
 
 def all_reduce_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     r"""All-reduce of ``n`` bytes over ``p`` chips; 0 for one chip.
@@ -136,6 +142,23 @@ def send_time_s(bytes_: Any, chips: Any, link: Link) -> Any:
     return np.where(p > 1, link.latency_s + bytes_ / rate + link.collective_launch_s, 0.0)
 
 
+def expert_times_s(exchange: Collective, link: Link, way: int = 0) -> tuple[Any, Any]:
+    r"""A dispatch or combine by the kernels made for few rows, and by those for many; libraries have both.
+
+    - few: every choice travels by itself, :math:`\lambda_d + T_{all-to-all}(n \beta/\beta_d)`
+    - many: a row goes once to a chip, by ``s`` of the chip's units, after counts and a barrier,
+      :math:`\lambda_d + t + \max(T_{all-to-all}(n_{merged}),\; n_{merged} / (s\,r))`
+    """
+    chips, within = exchange.chips, exchange.within
+    rate = link.dispatch_bandwidth_bytes_per_s
+    slower = 1.0 if rate is None else link.achievable_bytes_per_s / rate
+    few = all_to_all_time_s(exchange.bytes * slower, chips, link, within, way)
+    copied = exchange.merged_bytes / (exchange.copy_units * BULK_UNIT_BYTES_PER_S[exchange.kind])
+    many = np.maximum(all_to_all_time_s(exchange.merged_bytes, chips, link, within, way), copied)
+    launch = np.where(np.asarray(chips) > 1, link.dispatch_launch_s, 0.0)
+    return launch + few, launch + np.where(np.asarray(chips) > 1, BULK_START_S[exchange.kind] + many, 0.0)
+
+
 def collective_time_s(collective: Collective, link: Link | None, way: int = 0) -> Any:
     """Time of one execution; without a link there is only one chip, and the time is 0.
 
@@ -144,6 +167,8 @@ def collective_time_s(collective: Collective, link: Link | None, way: int = 0) -
     if link is None:
         return np.zeros(np.broadcast_shapes(np.shape(collective.bytes), np.shape(collective.chips)))
     bytes_, chips = collective.bytes, collective.chips
+    if collective.kind in BULK_START_S:
+        return np.minimum(*expert_times_s(collective, link, way))
     if collective.kind == "all_gather":
         return all_gather_time_s(bytes_, chips, link, collective.within, way)
     if collective.kind == "all_to_all":

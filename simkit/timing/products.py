@@ -50,6 +50,7 @@ from simkit.timing.step_timing import COMPUTE, LOAD_PATH
 TILE_COLUMNS: Final = (64.0, 128.0, 256.0)  # CUTLASS's library has 128 x 64, 128 x 128 and 128 x 256 tiles, 64 deep
 TILE_ROWS: Final = 128.0  # likewise
 TILE_DEPTH: Final = 64.0  # likewise
+MANY_ROWS: Final = 256.0  # up to which the other parameters were calibrated
 GROUPED_COLUMNS: Final = (64.0, 128.0)  # BLOCK_SIZE_N of vLLM's and SGLang's tuned fused mixtures, mostly
 GROUPED_ROWS: Final = (16.0, 32.0, 64.0, 128.0)  # BLOCK_SIZE_M, likewise
 K_PIECES: Final = (1, 2, 4, 8)  # split-K as CUTLASS's profiler searches it, in powers of two
@@ -127,7 +128,8 @@ def _least_s(m: Any, n: Any, k: Any, batches: Any, memory_s: Any, bandwidth: Any
     """The equation above, over tiles and pieces. A choice whose combine pass alone costs too much is left out."""
     # A chip that is given more bandwidth is given the load paths that it needs, as attention's are.
     load = kernel.load_bytes_per_cycle_per_unit * np.maximum(bandwidth / tuned_for, 1.0)
-    narrow = kernel.matrix_ratio_8bit if input_bytes < OUTPUT_BYTES else 1.0
+    narrow = kernel.matrix_ratio_8bit if input_bytes < OUTPUT_BYTES else (
+        np.where(np.asarray(m) > MANY_ROWS, kernel.matrix_ratio_many_rows, 1.0))
     rate = peak / units / hz * (kernel.matrix_efficiency * narrow)
     rows = np.minimum(np.ceil(m / MATRIX_ROWS) * MATRIX_ROWS, TILE_ROWS)
     strips = batches * np.ceil(m / TILE_ROWS) / units

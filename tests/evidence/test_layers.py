@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from simkit.evidence.silicon.compare import predicted_times_s
-from simkit.evidence.silicon.layer_rows import layer_operators, layer_totals, overheads
+from simkit.evidence.silicon.layer_rows import layer_operators, overheads
+from simkit.evidence.silicon.score import streamed_bytes
 from simkit.evidence.silicon.tables import parse_table, read_table
 from simkit.hardware.catalog import load_hardware
 from tests.evidence import compared
@@ -58,7 +59,7 @@ def test_a_module_is_the_layer_s_own_operators_and_rows_without_a_kernel_are_lef
     assert key == ("vllm", "dsa_generation/FLASHMLA_SPARSE")
     assert {"index_scores", "top_k", "attention", "output_projection"} <= {op.name for op in operators}
     # 2048 latents of 576 bytes and 131072 index keys of 132 of 8 sequences: the context adds index keys alone.
-    moved, _ = layer_totals(rows)
+    moved = streamed_bytes(rows)
     assert moved[1] - moved[0] == pytest.approx(8 * (131072 - 4096) * 132)
     times = predicted_times_s(rows, load_hardware("h100-sxm"))
     assert times[1] > times[0]
@@ -66,6 +67,6 @@ def test_a_module_is_the_layer_s_own_operators_and_rows_without_a_kernel_are_lef
 
 def test_a_recurrence_reads_and_writes_its_state_and_the_convolution_its_inputs():
     rows = parse_table(LINEAR, "t.csv")
-    moved, _ = layer_totals(rows)
+    moved = streamed_bytes(rows)
     assert moved[0] == 2 * 64 * 32 * 128 * 128 * 4
     assert moved[1] == 2 * 64 * 3 * (2 * 16 * 128 + 32 * 128) * 2

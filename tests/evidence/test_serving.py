@@ -40,6 +40,17 @@ def test_splits_that_no_constant_was_fitted_to_are_within_15_percent_at_the_medi
     assert errors[len(errors) // 2] <= 0.15
 
 
+def test_clients_whose_lengths_differ_get_out_of_step_and_wait_less_for_each_other(tmp_path):
+    # InferenceMAX draws lengths; one token less is not its pair, and eight equal clients send their prompts together.
+    rows = [ROW.replace("1024,128", lengths) for lengths in ("1024,1024", "1024,1023")]
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n", encoding="utf-8")
+    drawn, equal = (predict(row, IDEAL) for row in read_rows(tmp_path / "rows.csv"))
+    assert drawn[1] < 0.6 * equal[1]
+    assert drawn[0] == pytest.approx(equal[0], rel=0.05)
+    outside = IDEAL.model_copy(update={"request_s": 0.05})
+    assert predict(read_rows(tmp_path / "rows.csv")[1], outside)[1] == pytest.approx(equal[1] + 0.05)
+
+
 def test_prompts_of_one_row_alone_exceed_the_peak_of_its_chips():
     rows = [row for row in read_rows(reference_path("serving_tpot.csv.gz")) if row.comparable]
     (found,) = [row for row in rows if prompts_over_peak(row) > 1]

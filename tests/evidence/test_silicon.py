@@ -240,6 +240,8 @@ def test_fitted_figures_name_the_table_that_they_were_fitted_to(chip):
     for key, figure in provenance.items():
         if key.startswith("kernel.latent."):
             assert "MLA decode kernels" in figure.source, key
+        elif key.startswith("kernel.prefill.") or key == "kernel.gemm.matrix_ratio_many_rows":
+            assert "prefill kernels" in figure.source, key
         elif key.startswith("kernel.gemm."):
             assert "products of up to 256 rows" in figure.source, key
         elif key.startswith("kernel.moe."):

@@ -155,7 +155,7 @@ def product_s(m, n, k, dtype, element_bytes, chip, hit_share):
     kernel, compute = chip.kernel.gemm, chip.compute
     hz, units = compute.clock_hz, compute.units
     rate = compute.matrix_peak_flop_per_s[compute.matrix_dtype(dtype)] / hz / units * kernel.matrix_efficiency
-    rate *= kernel.matrix_ratio_8bit if element_bytes < 2 else 1
+    rate *= kernel.matrix_ratio_8bit if element_bytes < 2 else kernel.matrix_ratio_many_rows if m > 256 else 1
     moved = (n * k + m * k) * element_bytes + m * n * 2
     dram_s = moved * (1 - hit_share) / (kernel.dram_achieved_fraction * chip.main_memory.chip_bandwidth_bytes_per_s)
     rows = min(16 * math.ceil(m / 16), 128)

@@ -14,6 +14,7 @@ from simkit.model.catalog import load_model
 from simkit.model.kv_cache import FORMATS, KvPolicy, parse_eviction
 from simkit.step.build import build_step
 from simkit.step.operators import Operator
+from simkit.step.sharding import busiest_expert_share
 from simkit.step.workload import DecodeWorkload
 from tests.step.machine_words import machine_words
 
@@ -137,9 +138,14 @@ def test_the_experts_of_mixtral_on_two_chips():
     dealt = step_of("mixtral-8x7b", batch=5.0, kv_len=100.0, tp=4, ep=2)
     assert [(found.name, float(found.count), float(found.bytes), found.chips) for found in (
         step.collectives[0], step.collectives[-1], dealt.collectives[0], dealt.collectives[-1])] == [
-        ("all_reduce", 65.0, 2 * 5 * 4096, 2), ("expert_exchange", 0.0, 2 * 5 * 4096 * 2, 2),
-        # With experts dealt out, the reduction after the MLP becomes a dispatch and a return of two copies of a row.
-        ("all_reduce", 33.0, 2 * 5 * 4096, 4), ("expert_exchange", 64.0, 2 * 5 * 4096 * 2 / 2, 4)]
+        ("all_reduce", 65.0, 2 * 5 * 4096, 2), ("stage_hop", 1.0, 2 * 5 * 4096 / 2, 1),
+        # With experts dealt out each chip runs its own on all rows, and the sums are added up as before.
+        ("all_reduce", 65.0, 2 * 5 * 4096, 4), ("stage_hop", 1.0, 2 * 5 * 4096 / 4, 1)]
+    sent = step_of("mixtral-8x7b", batch=5.0, kv_len=100.0, tp=4, ep=2, sharding="data").collectives
+    assert [(one.name, float(one.count), float(one.bytes)) for one in sent if one.kind in ("all_reduce", "combine")] == [
+        # Data-parallel rows go to their experts and return, two copies of each, instead.
+        ("all_reduce", 1.0, 2 * 5 * 4096), ("expert_combine", 32.0, pytest.approx(
+            2 * 5 * 4096 * 2 / 2 * busiest_expert_share(5, 2, 2, 8)))]
 
 
 def test_experts_that_every_row_visits_are_counted_beside_the_chosen_ones():

@@ -91,15 +91,10 @@ def joined(parts: list[tuple[Any, Operator]]) -> Operator:
 def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
     columns = rows.columns
     mla = rows.kind == "decode_mla"
-    shapes = np.zeros(len(rows), dtype=int)
-    for name in ("kv_dtype", "n_q_heads") if mla else ("kv_dtype", "head_dim", "n_q_heads"):
-        values = np.unique(columns[name], return_inverse=True)[1]
-        shapes = np.unique(shapes * (int(values.max()) + 1) + values, return_inverse=True)[1]
-    for shape in range(int(shapes.max()) + 1):
-        where = np.flatnonzero(shapes == shape)
+    for where in rows.groups(("kv_dtype", "n_q_heads") if mla else ("kv_dtype", "head_dim", "n_q_heads")):
         first = where[0]
         heads = int(columns["n_q_heads"][first])
-        model = _one_layer(heads, _MLA.latent_dim if mla else int(columns["head_dim"][first]), _MLA if mla else None)
+        model = one_layer(heads, _MLA.latent_dim if mla else int(columns["head_dim"][first]), _MLA if mla else None)
         layout = parse_layout("mla" if mla else "mha", model)
         workload = DecodeWorkload(
             model=model, layout=layout, n_kv_heads=np.ones(len(where)) if mla else columns["n_kv_heads"][where],
@@ -108,8 +103,9 @@ def _by_head_count(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
         yield where, build_step(workload).attention_operators[0]
 
 
-def _one_layer(n_q_heads: int, head_dim: int, mla: Mla | None) -> ModelArchitecture:
+def one_layer(n_q_heads: int, head_dim: int, mla: Mla | None = None, window: int | None = None) -> ModelArchitecture:
+    """A model of one layer of attention and nothing else."""
     return ModelArchitecture(
         name="attention", title="one attention layer", hidden_size=n_q_heads * head_dim, n_q_heads=n_q_heads,
-        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None,
-        moe=None, mla=mla, vocab_size=1, tied_embeddings=True)
+        n_kv_heads=n_q_heads, head_dim=head_dim, layer_groups=(LayerGroup(count=1, window=window, moe=False),),
+        mlp=None, moe=None, mla=mla, vocab_size=1, tied_embeddings=True)

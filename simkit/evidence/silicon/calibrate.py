@@ -17,7 +17,7 @@ import numpy as np
 from simkit.evidence.silicon.attention_rows import LibraryOperator, fastest_s, library_operators
 from simkit.evidence.silicon.mixture_rows import MixtureOperator, mixture_operators, mixture_times_s
 from simkit.evidence.silicon.product_rows import gemm_times_s
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, MeasuredTimes
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, EXCHANGES, LAYERS, MeasuredTimes
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import with_kernel
 from simkit.hardware.kernel import LIBRARIES, DecodeKernel
@@ -82,8 +82,9 @@ class Calibration:
 
 def parameters_of(rows: MeasuredTimes) -> tuple[str, ...]:
     """Names of the parameters that rows of this kind can speak about, those of 8-bit formats only with 8-bit rows."""
-    if rows.kind == "allreduce":
-        raise UserError("all-reduces say nothing about kernel parameters", hint="they speak of links.scale_up")
+    if rows.kind in (*LAYERS, *EXCHANGES):
+        raise UserError(f"{rows.kind}: its rows say nothing about the kernel parameters that are fitted here",
+                        hint="exchanges speak of links.scale_up; tools/refit_layers.py fits modules and prompts")
     libraries = [name for name in LIBRARIES if name in rows.measured_by and np.any(rows.measured_by[name])]
     of_chip = (*CHIP_PARAMETERS, *(f"{name}.{LAUNCH}" for name in libraries))
     names = {"decode_attention": of_chip, "decode_mla": tuple(f"latent.{name}" for name in LATENT_PARAMETERS),

@@ -14,12 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.attention_rows import attention_operators, attention_times_s
-from simkit.evidence.silicon.layer_rows import layer_times_s, layer_totals
+from simkit.evidence.silicon.attention_rows import attention_times_s
+from simkit.evidence.silicon.layer_rows import layer_times_s
 from simkit.evidence.silicon.mixture_rows import mixture_operators, mixture_times_s
-from simkit.evidence.silicon.product_rows import allreduce_times_s, gemm_times_s
-from simkit.evidence.silicon.score import median_advantage_error, regimes, score, streamed_bytes
-from simkit.evidence.silicon.tables import LAYERS, MeasuredTimes, read_table, shipped_table
+from simkit.evidence.silicon.product_rows import allreduce_times_s, dispatch_times_s, gemm_times_s
+from simkit.evidence.silicon.score import (
+    median_advantage_error,
+    regimes,
+    row_operators,
+    score,
+    streamed_bytes,
+)
+from simkit.evidence.silicon.tables import EXCHANGES, LAYERS, MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -164,37 +170,22 @@ def predicted_times_s(rows: MeasuredTimes, hardware: HardwareProfile, engine: st
         return layer_times_s(rows, hardware)
     if rows.kind == "decode_moe":
         return mixture_times_s(mixture_operators(rows), len(rows), hardware)
-    return gemm_times_s(rows, hardware) if rows.kind == "decode_gemm" else allreduce_times_s(rows, hardware)
+    ask = {"decode_gemm": gemm_times_s, "allreduce": allreduce_times_s, "expert_dispatch": dispatch_times_s}
+    return ask[rows.kind](rows, hardware)
 
 
 def baseline_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     r"""Seconds of a peak roofline, :math:`\max(bytes/\beta_{peak}, flops/\pi_{peak})`: no launch, cache or kernel."""
-    if rows.kind == "allreduce":
+    if rows.kind in EXCHANGES:
         link = hardware.scale_up
-        chips = rows.columns["chips"]
-        return np.full(len(rows), np.nan) if link is None else (
-            2.0 * (chips - 1) / chips * streamed_bytes(rows) / link.bandwidth_bytes_per_s)
+        return np.full(len(rows), np.nan) if link is None else streamed_bytes(rows) / link.bandwidth_bytes_per_s
     rate = hardware.main_memory.chip_bandwidth_bytes_per_s
     if rate is None:
         raise UserError(f"{hardware.name}: no source gives the bandwidth of its main memory")
-    flops, peak = np.empty(len(rows)), np.empty(len(rows))
-    if rows.kind in LAYERS:
-        moved, flops = layer_totals(rows)
-        return np.maximum(moved / rate, flops / _peak(hardware, "bf16"))
-    if rows.kind == "decode_gemm":
-        flops[:] = 2.0 * rows.columns["m"] * rows.columns["n"] * rows.columns["k"]
-        for dtype in np.unique(rows.columns["dtype"]):
-            peak[rows.columns["dtype"] == dtype] = _peak(hardware, str(dtype))
-    elif rows.kind == "decode_moe":
-        flops[:] = 0.0
-        for where, operator, _ in mixture_operators(rows):
-            flops[where] += operator.matrix_flops
-            peak[where] = _peak(hardware, operator.dtype)
-    else:
-        peak[:] = _peak(hardware, "bf16")
-        for where, operator in attention_operators(rows):
-            flops[where] = operator.matrix_flops
-    return np.maximum(streamed_bytes(rows) / rate, flops / peak)
+    arithmetic_s = np.zeros(len(rows))
+    for where, operator in row_operators(rows):
+        arithmetic_s[where] += operator.matrix_flops / _peak(hardware, operator.dtype)
+    return np.maximum(streamed_bytes(rows) / rate, arithmetic_s)
 
 
 def _peak(hardware: HardwareProfile, dtype: str) -> float:

@@ -1,14 +1,15 @@
-r"""Measured attention modules of a layer, and parts of them, as the operators of a step: sparse attention and states.
+r"""Measured modules of a layer as the operators of a step: sparse attention, states, and the kernels of prompts.
 
-A module is what one layer's attention launches: projections, index, choice, core, output. Its software adds a time of
-its own, which differs between frameworks and shrinks with none of the sizes; a step in which everything is one graph
-pays the profile's launches instead. So each row is predicted for its framework,
+A module is what one layer's attention launches (projections, index, choice, core, output), or a kernel of it, or of a
+prompt: attention, or a product of more than 256 rows. Its software adds a time of its own, which differs between
+frameworks and shrinks with none of the sizes; a step in which everything is one graph pays the profile's launches
+instead. So each row is predicted for its framework,
 
 .. math:: T = T_{framework} + r_{framework} \sum_{operators} (T_{engine} - T_{launch})
 
-with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by tools/refit_layers.py
-for each measured chip; a sibling takes those of the chip that its profile is ``like``; kernels that no chip ran
-take the mean of their op.
+with the two numbers of ``simkit/evidence/data/layer_overheads.yaml``, fitted by tools/refit_layers.py for each measured
+chip, of prompts to a part of the rows (:func:`fitted_to`); a sibling takes those of the chip that its profile is
+``like``; kernels that no chip ran take the mean of their op.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.tables import MeasuredTimes
+from simkit.evidence.silicon.attention_rows import one_layer
+from simkit.evidence.silicon.product_rows import product
+from simkit.evidence.silicon.tables import Kind, MeasuredTimes
 from simkit.foundation.errors import UserError
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.hardware.profile import HardwareProfile
@@ -34,12 +37,21 @@ from simkit.roofline.engine import operator_times
 from simkit.step.build import attention_block
 from simkit.step.operators import ATTENTION_PARTS, Operator
 from simkit.step.placement import Placement
+from simkit.step.prefill import prefill_attention
 from simkit.step.workload import DecodeWorkload
 
 OVERHEADS_FILE: Final = "layer_overheads.yaml"
 STATE_KINDS: Final[Mapping[str, StateKind]] = {"gdn": "gated-delta", "kda": "kda", "mamba2": "mamba-2"}
 # TensorRT-LLM keeps states in bf16: with 4 bytes its long runs would pass the memory's peak.
 _STATE_BYTES: Final = {"trtllm": 2}
+FITTED_EXPERTS: Final = 256
+_SHAPES: Final[Mapping[Kind, tuple[str, ...]]] = {  # columns of which a row's operators are made one by one
+    "decode_linear_attention": ("framework", "op", "kernel", "n_k_heads", "k_head_dim", "n_v_heads", "v_head_dim",
+                                "state_dim", "n_groups", "conv_width"),
+    "decode_sparse_attention": ("framework", "op", "kernel", "model", "n_q_heads", "weight_dtype", "kv_dtype"),
+    "prefill_attention": ("framework", "kernel", "kv_dtype", "n_q_heads", "head_dim", "window"),
+    "prefill_gemm": ("framework", "kernel", "dtype")}
+_ARRAYS: Final = ("batch", "q_len", "kv_len", "kv_len_before", "n_kv_heads", "m", "n", "k")
 _PARTS: Final = {"mqa_logits": ("index_scores",), "topk": ("top_k",), "attn": ("attention",)}
 
 LayerRows = Iterator[tuple[Any, tuple[Operator, ...], tuple[str, str]]]
@@ -54,14 +66,16 @@ def layer_times_s(rows: MeasuredTimes, hardware: HardwareProfile) -> Any:
     return times
 
 
-def layer_totals(rows: MeasuredTimes) -> tuple[Any, Any]:
-    """Bytes that each row's operators move at least, and their matrix flops."""
-    moved, flops = np.zeros(len(rows)), np.zeros(len(rows))
-    for where, operators, _ in layer_operators(rows):
-        for operator in operators:
-            moved[where] += operator.weight_bytes + operator.kv_read_bytes + operator.kv_write_bytes
-            flops[where] += operator.matrix_flops
-    return moved, flops
+def fitted_to(rows: MeasuredTimes) -> Any:
+    """Mask of the rows that constants were fitted to, where others are held out: of prompts sizes that are powers of
+    two, of exchanges those of 256 experts, by the kernels for many rows on H100 alone.
+    """
+    columns = rows.columns
+    if rows.kind == "expert_dispatch":
+        few = columns["mode"] == "low-latency"
+        return (columns["experts"] == FITTED_EXPERTS) & (few | (columns["system"] == "h100_sxm"))
+    first, second = ("n", "k") if rows.kind == "prefill_gemm" else ("n_q_heads", "q_len")
+    return (np.log2(columns[first]) % 1 == 0) & (np.log2(columns[second]) % 1 == 0)
 
 
 def overheads(hardware: HardwareProfile, framework: str, module: str) -> tuple[float, float]:
@@ -96,19 +110,11 @@ def engine_s(operators: tuple[Operator, ...], hardware: HardwareProfile) -> Any:
 def layer_operators(rows: MeasuredTimes) -> LayerRows:
     """Row numbers, their operators as arrays over the rows, and (framework, module): one for each shape and format."""
     columns = rows.columns
-    shape = ("framework", "op", "kernel", "n_k_heads", "k_head_dim", "n_v_heads", "v_head_dim", "state_dim", "n_groups",
-             "conv_width") if rows.kind == "decode_linear_attention" else (
-                 "framework", "op", "kernel", "model", "n_q_heads", "weight_dtype", "kv_dtype")
-    same = np.zeros(len(rows), dtype=int)
-    for name in shape:
-        values = np.unique(columns[name], return_inverse=True)[1]
-        same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
-    made = _state_operators if rows.kind == "decode_linear_attention" else _sparse_operators
-    for one in range(int(same.max(initial=-1)) + 1):
-        where = np.flatnonzero(same == one)
+    made = {"decode_linear_attention": _state_operators, "decode_sparse_attention": _sparse_operators,
+            "prefill_attention": _prompt_operators, "prefill_gemm": _product_operators}[rows.kind]
+    for where in rows.groups(_SHAPES[rows.kind]):
         first = {name: column[where[0]].item() for name, column in columns.items()}
-        operators, module = made(first, {name: columns[name][where] for name in ("batch", "q_len", "kv_len")
-                                         if name in columns})
+        operators, module = made(first, {name: columns[name][where] for name in _ARRAYS if name in columns})
         yield where, operators, (str(first["framework"]), module)
 
 
@@ -169,3 +175,21 @@ def _state_operators(first: Mapping[str, Any], arrays: Mapping[str, Any]) -> tup
     part = "convolution" if "conv1d" in kernel else "fused" if fused else "state_update"
     operators = _step(model, model.layer_groups[0], arrays, "bf16", "bf16")
     return tuple(o for o in operators if o.name in ATTENTION_PARTS and part in (o.name, "fused")), f"{op}/{part}"
+
+
+def _prompt_operators(first: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[tuple[Operator, ...], str]:
+    """Attention of whole prompts, of one layer."""
+    heads, window = int(first["n_q_heads"]), int(first["window"])
+    model = one_layer(heads, int(first["head_dim"]), window=window or None)
+    workload = DecodeWorkload(
+        model=model, layout=parse_layout("mha", model), n_kv_heads=arrays["n_kv_heads"], batch=1.0, kv_len=1.0,
+        q_len=1.0, kv_format=parse_format(str(first["kv_dtype"])), weight_format=parse_format("bf16"))
+    found = prefill_attention(workload, arrays["q_len"], arrays["q_len"] + arrays["kv_len_before"], arrays["batch"])
+    return tuple(found), f"prefill_attention/{first['kernel']}/{first['kv_dtype']}"
+
+
+def _product_operators(first: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[tuple[Operator, ...], str]:
+    """A product of a prompt's rows. Of a plug-in's name the words that count stand at its end."""
+    kernel = str(first["kernel"]).rpartition("/")[2]
+    operator = product(arrays["m"], arrays["n"], arrays["k"], parse_format(str(first["dtype"])))
+    return (operator,), f"prefill_gemm/{kernel}/{first['dtype']}"

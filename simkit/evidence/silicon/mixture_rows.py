@@ -61,21 +61,8 @@ def mixture_times_s(operators: tuple[MixtureOperator, ...], count: int, hardware
     return times
 
 
-def weight_bytes(rows: MeasuredTimes) -> Any:
-    """Bytes of the experts that each row reads."""
-    found = np.zeros(len(rows))
-    for where, operator, _ in mixture_operators(rows):
-        found[where] += operator.weight_bytes
-    return found
-
-
 def _by_shape(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator, Operator, Any]]:
-    shapes = np.zeros(len(rows), dtype=int)
-    for name in _COLUMNS:
-        values = np.unique(rows.columns[name], return_inverse=True)[1]
-        shapes = np.unique(shapes * (int(values.max()) + 1) + values, return_inverse=True)[1]
-    for shape in range(int(shapes.max()) + 1):
-        where = np.flatnonzero(shapes == shape)
+    for where in rows.groups(_COLUMNS):
         first = {name: rows.columns[name][where[0]] for name in _COLUMNS}
         hidden, size, top_k, count, tp, ep = (int(first[name]) for name in _COLUMNS[1:])
         moe = Moe(experts=count, top_k=top_k, expert_size=size, shared_size=0, gated=(hidden, size) not in WITHOUT_GATE)

@@ -7,17 +7,21 @@ except batch and context), because rows of one configuration are wrong together;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 
-from simkit.evidence.silicon.layer_rows import layer_totals
-from simkit.evidence.silicon.mixture_rows import weight_bytes
-from simkit.evidence.silicon.tables import ELEMENT_BYTES, LAYERS, MeasuredTimes
+from simkit.evidence.silicon.attention_rows import attention_operators
+from simkit.evidence.silicon.layer_rows import fitted_to, layer_operators
+from simkit.evidence.silicon.mixture_rows import mixture_operators
+from simkit.evidence.silicon.product_rows import product
+from simkit.evidence.silicon.tables import ELEMENT_BYTES, EXCHANGES, LAYERS, PROMPTS, MeasuredTimes
 from simkit.hardware.profile import HardwareProfile
+from simkit.model.kv_cache import parse_format
+from simkit.step.operators import Operator
 
-REGIMES: Final = ("all", "serving", "beyond_cache", "in_cache")
+REGIMES: Final = ("all", "held_out", "serving", "beyond_cache", "in_cache")
 SERVING_TOKENS: Final = 512
 SERVING_SEQUENCES: Final = 4
 BEYOND_CACHE: Final = 2.0  # times the last on-chip cache: nothing of the previous turn is left
@@ -27,7 +31,9 @@ _MLA_ELEMENTS: Final = 576  # latent and rotary part of the measured kernels (De
 
 
 def streamed_bytes(rows: MeasuredTimes) -> Any:
-    """Bytes that a kernel reads once: the KV cache, a product's weights, or those of the experts that are chosen."""
+    """Bytes that a kernel reads once: the KV cache, a product's weights, or those of the experts that are chosen; of
+    exchanges what one chip must send.
+    """
     columns = rows.columns
     if rows.kind == "decode_attention":
         element = _element_bytes(columns["kv_dtype"])
@@ -36,11 +42,31 @@ def streamed_bytes(rows: MeasuredTimes) -> Any:
         return columns["batch"] * columns["kv_len"] * _MLA_ELEMENTS * _element_bytes(columns["kv_dtype"])
     if rows.kind == "decode_gemm":
         return columns["n"] * columns["k"] * _element_bytes(columns["dtype"])
-    if rows.kind == "decode_moe":
-        return weight_bytes(rows)
+    if rows.kind == "allreduce":
+        return 2.0 * (columns["chips"] - 1) / columns["chips"] * columns["elements"] * _element_bytes(columns["dtype"])
+    if rows.kind == "expert_dispatch":
+        element = np.where(columns["exchange"] == "dispatch", 1.0, 2.0)
+        return columns["tokens"] * columns["top_k"] * columns["hidden_size"] * element
+    moved = np.zeros(len(rows))
+    for where, operator in row_operators(rows):
+        moved[where] += operator.weight_bytes + operator.kv_read_bytes + operator.kv_write_bytes
+    return moved
+
+
+def row_operators(rows: MeasuredTimes) -> Iterator[tuple[Any, Operator]]:
+    """Row numbers and one of their operators, arrays over them; a row has several where it timed several kernels."""
     if rows.kind in LAYERS:
-        return layer_totals(rows)[0]
-    return columns["elements"] * _element_bytes(columns["dtype"])
+        for where, operators, _ in layer_operators(rows):
+            yield from ((where, operator) for operator in operators)
+    elif rows.kind == "decode_moe":
+        yield from ((where, operator) for where, operator, _ in mixture_operators(rows))
+    elif rows.kind == "decode_gemm":
+        for dtype in np.unique(rows.columns["dtype"]):
+            where = np.flatnonzero(rows.columns["dtype"] == dtype)
+            m, n, k = (rows.columns[name][where] for name in ("m", "n", "k"))
+            yield where, product(m, n, k, parse_format(str(dtype)))
+    else:
+        yield from attention_operators(rows)
 
 
 def _element_bytes(formats: Any) -> Any:
@@ -49,12 +75,15 @@ def _element_bytes(formats: Any) -> Any:
 
 
 def regimes(rows: MeasuredTimes, hardware: HardwareProfile) -> dict[str, Any]:
-    """Masks of the regimes; an all-reduce has none but ``all``, a product no ``serving``.
+    """Masks of the regimes; exchanges have none but ``all``, a product no ``serving``.
 
-    ``beyond_cache``: more bytes than twice the last on-chip cache; ``serving``: at least 512 tokens and 4 sequences.
+    ``held_out``: of prompts' kernels and dispatches, what no constant was fitted to; ``beyond_cache``: more bytes than
+    twice the last on-chip cache; ``serving``: at least 512 tokens and 4 sequences.
     """
     masks = {"all": np.ones(len(rows), dtype=bool)}
-    if rows.kind == "allreduce":
+    if rows.kind in (*PROMPTS, "expert_dispatch"):
+        masks["held_out"] = ~fitted_to(rows)
+    if rows.kind in EXCHANGES:
         return masks
     if "kv_len" in rows.columns:
         masks["serving"] = (rows.columns["kv_len"] >= SERVING_TOKENS) & (rows.columns["batch"] >= SERVING_SEQUENCES)
@@ -104,13 +133,8 @@ def score(rows: MeasuredTimes, predicted_s: Any, mask: Any, *, seed: int) -> dic
 
 def _configurations(rows: MeasuredTimes) -> Any:
     """Number of each row's configuration: every column but those that grow a kernel of the same shape."""
-    grown = {"system", "batch", "kv_len", "m", "tokens", "distribution", "elements"}
-    same = np.zeros(len(rows), dtype=int)
-    for name, column in rows.columns.items():
-        if name not in grown:
-            values = np.unique(column, return_inverse=True)[1]
-            same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
-    return same
+    grown = {"system", "batch", "kv_len", "m", "tokens", "distribution", "elements", "sms"}
+    return rows.numbers_of(name for name in rows.columns if name not in grown)
 
 
 def _resampled(ascending: Any, clusters: Any, seed: int) -> tuple[Any, Any]:
@@ -139,8 +163,3 @@ def median_advantage_error(rows: MeasuredTimes, predicted_s: Any, mask: Any) -> 
     if not inside.any():
         return None, 0
     return float(np.median(np.abs(predicted[inside] / measured[inside] - 1.0))), int(inside.sum())
-
-
-def columns_text(rows: MeasuredTimes, index: int) -> Mapping[str, Any]:
-    """One row's columns as plain values."""
-    return {name: column[index].item() for name, column in rows.columns.items()}

@@ -7,7 +7,7 @@ microseconds of one kernel, looped alone. Anybody's own timings with the same co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -21,9 +21,11 @@ from simkit.foundation.errors import Location, UserError, did_you_mean
 from simkit.foundation.input_file import read_text
 
 Kind = Literal["decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce", "decode_sparse_attention",
-               "decode_linear_attention"]
-LAYERS: Final[tuple[Kind, ...]] = ("decode_sparse_attention", "decode_linear_attention")
-KINDS: Final[tuple[Kind, ...]] = (*LAYERS, "decode_attention", "decode_mla", "decode_gemm", "decode_moe", "allreduce")
+               "decode_linear_attention", "prefill_attention", "prefill_gemm", "expert_dispatch"]
+PROMPTS: Final[tuple[Kind, ...]] = ("prefill_attention", "prefill_gemm")
+LAYERS: Final[tuple[Kind, ...]] = ("decode_sparse_attention", "decode_linear_attention", *PROMPTS)
+EXCHANGES: Final[tuple[Kind, ...]] = ("expert_dispatch", "allreduce")
+KINDS: Final[tuple[Kind, ...]] = (*LAYERS, "decode_attention", "decode_mla", "decode_gemm", "decode_moe", *EXCHANGES)
 TARGETS: Final = ("best", "sglang", "trtllm", "vllm")
 FRAMEWORKS: Final = ("sglang", "trtllm", "vllm")
 
@@ -32,19 +34,29 @@ _TEXTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_gemm": ("system", "dtype"), "decode_moe": ("system", "dtype", "distribution"),
     "allreduce": ("system", "dtype"),
     "decode_sparse_attention": ("system", "framework", "op", "kernel", "model", "weight_dtype", "kv_dtype"),
-    "decode_linear_attention": ("system", "framework", "op", "kernel")})
+    "decode_linear_attention": ("system", "framework", "op", "kernel"),
+    "prefill_attention": ("system", "framework", "kernel", "kv_dtype"),
+    "prefill_gemm": ("system", "framework", "kernel", "dtype"),
+    "expert_dispatch": ("system", "mode", "exchange")})
 _COUNTS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType({
     "decode_attention": ("head_dim", "n_q_heads", "n_kv_heads", "batch", "kv_len"),
     "decode_mla": ("n_q_heads", "batch", "kv_len"), "decode_gemm": ("m", "n", "k"),
     "decode_moe": ("tokens", "hidden_size", "expert_size", "top_k", "experts", "moe_tp", "moe_ep"),
     "allreduce": ("chips", "elements"), "decode_sparse_attention": ("n_q_heads", "q_len", "batch", "kv_len"),
     "decode_linear_attention": ("n_k_heads", "k_head_dim", "n_v_heads", "v_head_dim", "state_dim", "conv_width",
-                                "n_groups", "batch", "q_len")})
+                                "n_groups", "batch", "q_len"),
+    "prefill_attention": ("n_q_heads", "n_kv_heads", "head_dim", "window", "batch", "q_len", "kv_len_before"),
+    "prefill_gemm": ("m", "n", "k"),
+    "expert_dispatch": ("nodes", "tokens", "hidden_size", "top_k", "experts", "sms")})
+_MAY_BE_ZERO: Final = ("window", "kv_len_before")
+# What stands for a cell that a row leaves empty: groups are Mamba-2's alone, few rows are sent by no unit of the chip.
+_EMPTY: Final[Mapping[str, str]] = MappingProxyType({"n_groups": "1", "sms": "1"})
 # What measurements call a format, and what simkit calls it.
 FORMATS: Final[Mapping[str, str]] = MappingProxyType({
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "fp8": "fp8",
     "float8": "fp8", "fp8_e4m3": "fp8", "fp8_block": "fp8", "int8": "int8", "float32": "fp32", "fp32": "fp32",
-    "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4", "w4a16_mxfp4": "int4", "int4_wo": "int4"})
+    "nvfp4": "fp4", "w4a8_mxfp4_mxfp8": "fp4", "w4a16_mxfp4": "int4", "int4_wo": "int4", "sq": "int8",
+    "int8_wo": "int8"})
 ELEMENT_BYTES: Final[Mapping[str, float]] = MappingProxyType({
     "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0, "fp4": 0.5, "int4": 0.5})
 DISTRIBUTION: Final = re.compile(r"balanced|power_law_(?!1(\.0*)?$)\d(\.\d{1,6})?")  # exponent 1 has no power law
@@ -81,6 +93,19 @@ class MeasuredTimes:
     def of_system(self, system: str) -> MeasuredTimes:
         """The rows of one system."""
         return self.take(self.columns["system"] == system)
+
+    def numbers_of(self, names: Iterable[str]) -> Any:
+        """A number for each row, the same where these columns are."""
+        same = np.zeros(len(self), dtype=int)
+        for name in names:
+            values = np.unique(self.columns[name], return_inverse=True)[1]
+            same = np.unique(same * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
+        return same
+
+    def groups(self, names: Iterable[str]) -> Iterator[Any]:
+        """The row numbers of each set of rows in which these columns are the same."""
+        same = self.numbers_of(names)
+        yield from (np.flatnonzero(same == one) for one in range(int(same.max(initial=-1)) + 1))
 
     @property
     def systems(self) -> list[str]:
@@ -129,6 +154,11 @@ def parse_table(text: str, name: str, target: str = "best") -> MeasuredTimes:
     texts = {column: np.array([cell.strip() for cell in cells])
              for column, cells in zip(header, zip(*rows[1:], strict=True), strict=True)}
     at = np.array(lines[1:])
+    if kind == "expert_dispatch":  # two exchanges a row
+        texts = {column: np.concatenate([cells, cells]) for column, cells in texts.items()}
+        half, at = len(at), np.concatenate([at, at])
+        texts |= {"exchange": np.repeat(["dispatch", "combine"], half),
+                  "latency_us": np.concatenate([texts["dispatch_us"][:half], texts["combine_us"][half:]])}
     time_us = _latency_us(kind, texts, target, name, at)
     measured = np.isfinite(time_us)
     columns = _checked_columns(kind, texts, name, at)
@@ -149,14 +179,14 @@ def _checked_columns(kind: Kind, texts: Mapping[str, Any], name: str, at: Any) -
             _refuse(~known, "expected balanced or power_law_X, X not 1", column, texts[column], name, at)
         elif column.endswith("dtype"):
             columns[column] = _formats(texts[column], column, name, at)
-    # Groups are Mamba-2's alone.
-    columns |= {column: _numbers(np.where(texts[column] == "", "1", texts[column]) if column == "n_groups" else
-                                 texts[column], column, name, at, whole=True) for column in _COUNTS[kind]}
-    if kind == "decode_moe":
+    columns |= {column: _numbers(np.where(texts[column] == "", _EMPTY.get(column, ""), texts[column]), column, name, at,
+                                 whole=True) for column in _COUNTS[kind]}
+    if "top_k" in columns:
         _refuse(columns["top_k"] > columns["experts"], "above experts", "top_k", texts["top_k"], name, at)
+    if kind == "decode_moe":
         _refuse((columns["experts"] % columns["moe_ep"]) != 0, "does not divide experts", "moe_ep", texts["moe_ep"],
                 name, at)
-    if kind == "decode_attention":
+    if "n_kv_heads" in columns:
         _refuse((columns["n_q_heads"] % columns["n_kv_heads"]) != 0, "does not divide n_q_heads", "n_kv_heads",
                 texts["n_kv_heads"], name, at)
     return columns
@@ -180,7 +210,8 @@ def _kind(header: Sequence[str], name: str, line: int) -> Kind:
     """The kind whose columns the header has; a latency column says the rest."""
     lacking = {}
     for kind in KINDS:
-        needed = (*_TEXTS[kind], *_COUNTS[kind])
+        needed = [column for column in (*_TEXTS[kind], *_COUNTS[kind]) if column != "exchange"]
+        needed += ["dispatch_us", "combine_us"] if kind == "expert_dispatch" else []
         lacking[kind] = [column for column in needed if column not in header]
         if not lacking[kind]:
             return kind
@@ -226,7 +257,7 @@ def _numbers(cells: Any, column: str, name: str, lines: Any, *, whole: bool) -> 
         values = np.array([_one_number(cell) for cell in filled])
         _refuse(np.isinf(values), "expected a number", column, cells, name, lines)
     empty = np.zeros(len(cells), dtype=bool) if whole else cells == ""
-    possible = (values >= SMALLEST) & (values <= LARGEST)
+    possible = (values >= (0.0 if column in _MAY_BE_ZERO else SMALLEST)) & (values <= LARGEST)
     _refuse(~empty & ~possible, "expected a number above 0", column, cells, name, lines)
     if whole:
         _refuse(values != np.round(values), "expected a whole number", column, cells, name, lines)
