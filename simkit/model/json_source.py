@@ -17,8 +17,8 @@ from simkit.foundation.errors import Location, UserError, shorten
 from simkit.foundation.input_file import read_text
 from simkit.foundation.yaml_source import KeyPath, YamlSource
 
-MAX_FILE_BYTES: Final = 2_000_000
-MAX_VALUES: Final = 50_000  # half a second; a configuration has some 50
+MAX_FILE_BYTES: Final = 10_000_000  # MiniMax-M3's list of layers that are not quantised has 3 MB
+MAX_VALUES: Final = 100_000  # a second; a configuration has some 50, and lists of such layers
 _MAX_DEPTH: Final = 30
 _MAX_DIGITS: Final = 64
 # Possessive (++, *+): a text that is never closed would otherwise be tried in every way of cutting it into pieces.
