@@ -4,10 +4,11 @@ Words of a family: ``class`` (of its models; a regular expression), ``inner`` (t
 (whose words it has otherwise), ``needs`` (fields that must be there), ``says`` (what fields must say if they are),
 ``defaults`` (of absent fields; '4 hidden_size' is four times another), ``names`` (other names of fields), ``sections``
 (whose fields count as outer ones), ``all_heads`` (absent KV heads are the query heads), ``heads`` (own, latents, one or
-all), ``query_rank``, ``tied``, ``gated``, ``parallel`` and ``parallel_flag``, ``positions`` (a table of so many rows);
-of layers ``layer_words``, ``pattern``, ``flags`` (words by number), ``every`` with ``global_every`` and ``others``,
-``window``, ``note`` (of what has one), ``states``, ``gate`` with ``gate_flag``; of mixtures ``experts``,
-``experts_flag``, ``expert_size``, ``dense_size``, ``shared`` with ``shared_flag``; and a further ``reader``.
+all), ``query_rank``, ``value_dim``, ``tied``, ``gated``, ``parallel`` and ``parallel_flag``, ``positions`` (a table of
+so many rows); of layers ``layer_words``, ``pattern``, ``flags`` (words by number), ``every`` with ``global_every`` and
+``others``, ``window``, ``note`` (of what has one), ``states`` and ``kinds`` (widths by layer word), ``gate`` with
+``gate_flag``; of mixtures ``experts``, ``experts_flag``, ``expert_size``, ``dense_size``, ``shared`` with
+``shared_flag``; and a further ``reader``.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def read_family(config: ConfigFields, family: Family) -> Fields:
     attention = HEADS[words.get("heads", "own")](config)
     for ours, theirs in _ORIGINS.items():
         config.came_from(ours, theirs)
-    if "query_rank" in words:
-        attention["query_rank"] = config.whole(words["query_rank"])
+    for key in ("query_rank", "value_dim"):
+        attention |= {key: config.whole(words[key])} if key in words else {}
     if "gate" in words and ("gate_flag" not in words or config.flag(
             words["gate_flag"], default=words.get("gate_default", False))):
         attention["gate_dim"] = attention["head_dim"] if words["gate"] == "head" else 1
@@ -62,9 +63,10 @@ def read_family(config: ConfigFields, family: Family) -> Fields:
         more |= READERS[words["reader"]](config, attention)
     if "note" in words and "sliding_window" in attention:
         more["notes"] = [words["note"]]
-    if "states" in words:
-        attention["kinds"] = {name: {"state": _state(config, fields)} for name, fields in words["states"].items()
-                              if name in attention.get("pattern", ())}
+    for name, own in (words.get("kinds", {}) | words.get("states", {})).items():
+        if name in attention.get("pattern", ()):
+            made = _widths(config, own)
+            attention.setdefault("kinds", {})[name] = made if name in words.get("kinds", {}) else {"state": made}
     context = config.whole_or_none("max_position_embeddings")
     parallel = words.get("parallel", False) or (
         "parallel_flag" in words and config.flag(words["parallel_flag"], default=words.get("parallel_default", False)))
@@ -135,8 +137,8 @@ def layer_kinds(config: ConfigFields, words: Fields) -> list[str] | None:
     return found or (None if pattern is None else [pattern[layer % len(pattern)] for layer in range(layers)])
 
 
-def _state(config: ConfigFields, words: Fields) -> Fields:
-    """A recurrence, each of its widths by the name of a field, or as a number."""
+def _widths(config: ConfigFields, words: Fields) -> Fields:
+    """Widths of heads or of a recurrence, each by the name of a field, or as a number."""
     found = {}
     for ours, theirs in words.items():
         if ours == "state_bytes":  # 32 bits where the file does not say, as its kernels keep it

@@ -76,12 +76,6 @@ def heads(config: ConfigFields) -> Fields:
     return {"n_q_heads": n_q, "n_kv_heads": n_kv, "head_dim": config.whole("head_dim", default=hidden // n_q)}
 
 
-def gated_mlp(config: ConfigFields, key: str = "intermediate_size") -> Fields:
-    """A gated block of the width that ``key`` gives."""
-    config.came_from("mlp.size", key)
-    return {"size": config.whole(key), "gated": True}
-
-
 def windows(config: ConfigFields, window: int | None, pattern: list[str]) -> Fields:
     """The attention fields of a window over the layers that ``pattern`` calls local; none when no layer is."""
     if "local" not in pattern or window is None:

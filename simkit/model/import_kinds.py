@@ -91,17 +91,6 @@ def _other_heads(config: ConfigFields, attention: Fields) -> Fields:
     return {"mtp": {"kind": "sliding" if "kinds" in attention else "local", "feed": "mlp"}} if sliding and dense else {}
 
 
-def _sliding_heads(config: ConfigFields, attention: Fields) -> Fields:
-    """MiMo-V2: layers with a window have heads and widths of their own, and values are narrower than keys."""
-    attention["value_dim"] = config.whole("v_head_dim")
-    attention["kinds"] = {"sliding": {ours: config.whole(theirs) for ours, theirs in (
-        ("n_q_heads", "swa_num_attention_heads"), ("n_kv_heads", "swa_num_key_value_heads"),
-        ("head_dim", "swa_head_dim"), ("value_dim", "swa_v_head_dim"), ("sliding_window", "sliding_window"))}}
-    for key in ("sliding_window_size", "attention_chunk_size"):
-        config.without_effect(key, "the window, said by sliding_window")
-    return {}
-
-
 def _gemma4(config: ConfigFields, attention: Fields) -> Fields:
     wide = {"mlp_size": 2 * config.whole("intermediate_size")} if config.flag(
         "use_double_wide_mlp", default=False) else {}
@@ -316,7 +305,7 @@ def _short_convolutions(config: ConfigFields, attention: Fields) -> Fields:
 
 READERS: Final[dict[str, Callable[[ConfigFields, Fields], dict[str, Any]]]] = {
     "upper_windows": _upper_windows, "borrowing_layers": _borrowing_layers, "other_heads": _other_heads,
-    "sliding_heads": _sliding_heads, "gemma4": _gemma4, "gemma3n": _gemma3n, "searched_blocks": _searched_blocks,
+    "gemma4": _gemma4, "gemma3n": _gemma3n, "searched_blocks": _searched_blocks,
     "block_index": _block_index, "token_index": _token_index, "compressed": _compressed,
     "delta_beside_latents": _delta_beside_latents, "blocks": _blocks, "both_at_once": _both_at_once,
     "short_convolutions": _short_convolutions}

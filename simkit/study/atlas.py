@@ -10,7 +10,7 @@ A kind pays where :math:`A \ge 1.1`. Contexts, batches, drafts and bandwidths ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
 
@@ -36,21 +36,11 @@ _PLAIN_KV_HEADS, _PLAIN_WIDTH = 8, 128  # of Llama 3 (arXiv 2407.21783, table 3)
 _FILE: Final = "attention_atlas.yaml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind: the model and layout that stand for it, and its quality where it is published."""
-
-    kind: str
-    model: str
-    layout: str = "as-trained"
-    quality: str = ""
-    source: str = ""
-
-
-def kinds() -> list[Kind]:
-    """Every kind of the atlas."""
+def kinds() -> list[dict[str, str]]:
+    """Every kind: the model and layout that stand for it, and its quality where it is published."""
     text = files("simkit.study").joinpath(_FILE).read_text(encoding="utf-8")
-    return [Kind(**entry) for entry in parse_yaml(text, file=_FILE).data["kinds"]]
+    return [{"layout": "as-trained", "quality": "", "source": ""} | entry
+            for entry in parse_yaml(text, file=_FILE).data["kinds"]]
 
 
 def plain(model: ModelArchitecture) -> ModelArchitecture:
@@ -65,8 +55,8 @@ def pays_from(values: Any, advantage: Any) -> float:
     """The first of ``values`` from which on a kind pays as far as it fits; infinite: never; NaN: it fits nowhere."""
     known = np.flatnonzero(~np.isnan(advantage))
     short = np.flatnonzero(advantage[known] < PAYS)
-    first = 0 if not len(short) else short[-1] + 1
-    return float("nan") if not len(known) else float(values[known[first]]) if first < len(known) else float("inf")
+    later = known[short[-1] + 1:] if len(short) else known
+    return float("nan") if not len(known) else float(values[later[0]]) if len(later) else float("inf")
 
 
 def stops_at(values: Any, advantage: Any) -> float:
@@ -75,56 +65,52 @@ def stops_at(values: Any, advantage: Any) -> float:
     return float("nan") if np.all(np.isnan(advantage)) else float(values[short[0]]) if len(short) else float("inf")
 
 
-def of_kind(kind: Kind, chip: HardwareProfile, *, batch: float, kv_len: float, **formats: str) -> dict[str, Any]:
-    """One row of the atlas. ``formats``: kv_dtype and weight_dtype. Raises :class:`UserError` where a chip cannot say."""
-    model = load_model(kind.model)
-    baseline = plain(model)
+def of_kind(kind: dict[str, str], chip: HardwareProfile, *, batch: float, kv_len: float,
+            **formats: Any) -> dict[str, Any]:
+    """One row. ``formats``: kv_dtype and weight_dtype. Raises :class:`UserError` where a chip cannot say."""
+    model, layout = load_model(kind["model"]), kind["layout"]
 
-    def cost(one: ModelArchitecture, layout: str, chips: Any = FIT, on: HardwareProfile = chip, **at: Any) -> Any:
-        """Chip-seconds of a step; NaN where it fits on no number of chips."""
-        point = {"batch": batch, "kv_len": kv_len, "q_len": 1.0} | at
-        arrays = dict(zip(point, np.broadcast_arrays(*map(np.asarray, point.values())), strict=True))
-        arrays = {name: np.ravel(value) * 1.0 for name, value in arrays.items()}
-        found = evaluate_group(on, one, layout, rivals=[layout], chips=chips, baseline=False, **arrays,
-                               **formats).select(("step_time_s", "chips"))
+    def costs(one: ModelArchitecture, name: str, on: HardwareProfile, at: Any, chips: Any) -> Any:
+        """Chip-seconds of steps, NaN where they fit on no number of chips, and those chips."""
+        found = evaluate_group(on, one, name, rivals=[name], chips=chips, baseline=False, batch=at[0], kv_len=at[1],
+                               q_len=at[2], **formats).select(("step_time_s", "chips"))
         return found["step_time_s"] * found["chips"], found["chips"]
 
+    def both(on: HardwareProfile, at: Any, chips: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
+        """The kind's advantage and cost, and the chips of both; where only the plain model has no room it pays."""
+        (own, own_chips), (other, other_chips) = (costs(one, name, on, at, count) for one, name, count in (
+            (model, layout, chips[0]), (plain(model), "as-trained", chips[1])))
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isnan(own), np.nan, np.nan_to_num(other, nan=np.inf) / own), own, own_chips, other_chips
+
     ends = np.cumsum([len(CONTEXTS), len(BATCHES), len(DRAFTS)])
-    points = {"batch": np.r_[np.full(ends[0], batch), BATCHES, np.full(len(DRAFTS), batch)],
-              "kv_len": np.r_[CONTEXTS, np.full(ends[2] - ends[0], kv_len)],
-              "q_len": np.r_[np.ones(ends[1]), DRAFTS]}
-    own, chips_own = cost(model, kind.layout, **points)
-    other, chips_other = cost(baseline, "as-trained", **points)
-    # Where only the plain model fits on no number of chips, the kind pays.
-    advantage = np.where(np.isnan(own), np.nan, np.where(np.isnan(other), np.inf, other / own))
+    points = (np.r_[np.full(ends[0], batch), BATCHES, np.full(len(DRAFTS), batch)],
+              np.r_[CONTEXTS, np.full(ends[2] - ends[0], kv_len)], np.r_[np.ones(ends[1]), DRAFTS])
+    advantage, own, *chips = both(chip, points, (FIT, FIT))
     contexts, batches, drafts = np.split(advantage, ends[:2])
-    faster = np.full(len(FACTORS), np.nan)
+    now, factors = tuple(np.array([value]) for value in (batch, kv_len, 1.0)), np.full(len(FACTORS), np.nan)
     if np.isfinite(drafts[0]):
-        many = {"on": faster_memory(chip, FACTORS), "batch": np.full(len(FACTORS), batch)}
-        faster = (cost(baseline, "as-trained", int(chips_other[ends[1]]), **many)[0]
-                  / cost(model, kind.layout, int(chips_own[ends[1]]), **many)[0])
-    pooled = model.shape.mla is None and kind.layout == "as-trained"
-    stored = evaluate_group(chip, model, kind.layout, rivals=[kind.layout], chips=1, baseline=False, batch=np.full(
-        CONTEXTS.shape, batch), kv_len=CONTEXTS, q_len=np.ones(CONTEXTS.shape), **formats)
-    one_copy = stored.select(("kv_read_bytes", "arithmetic_intensity"))
-    at = int(np.searchsorted(CONTEXTS, kv_len).clip(0, len(CONTEXTS) - 1))
-    balance, stops = float(np.max(chip.ridge_point_flop_per_byte())), stops_at(FACTORS, faster)
+        factors = both(faster_memory(chip, FACTORS), tuple(np.repeat(value, len(FACTORS)) for value in now),
+                       (int(chips[0][ends[1]]), int(chips[1][ends[1]])))[0]
+    pooled = model.shape.mla is None and layout == "as-trained"  # where fewer heads can be asked for beside the kind
+    copy = evaluate_group(chip, model, layout, rivals=[layout], chips=1, baseline=False, batch=np.full(
+        len(CONTEXTS) + 1, batch), kv_len=np.r_[CONTEXTS, kv_len], q_len=np.ones(len(CONTEXTS) + 1), **formats).select(
+            ("kv_read_bytes", "arithmetic_intensity"))
+    balance, stops = float(np.max(chip.ridge_point_flop_per_byte())), stops_at(FACTORS, factors)
     return {
-        "kind": kind.kind, "model": kind.model, "attention": kind.layout, "hardware": chip.name, "batch": batch,
-        "kv_len": kv_len, "stored_bytes_per_token": kv_bytes_per_token(model, parse_layout(kind.layout, model),
-                                                                     formats["kv_dtype"]),
-        "read_bytes_per_sequence": one_copy["kv_read_bytes"][at] / batch,
-        "flop_per_byte": one_copy["arithmetic_intensity"][at], "advantage": drafts[0],
-        "pays_from_kv_len": pays_from(CONTEXTS, contexts), "pays_from_batch": pays_from(BATCHES, batches),
-        "stops_at_draft_tokens": stops_at(DRAFTS, drafts), "stops_at_bandwidth_factor": stops,
+        "kind": kind["kind"], "model": model.name, "attention": layout, "hardware": chip.name, "batch": batch,
+        "kv_len": kv_len,
+        "stored_bytes_per_token": kv_bytes_per_token(model, parse_layout(layout, model), formats["kv_dtype"]),
+        "read_bytes_per_sequence": copy["kv_read_bytes"][-1] / batch, "flop_per_byte": copy["arithmetic_intensity"][-1],
+        "advantage": drafts[0], "pays_from_kv_len": pays_from(CONTEXTS, contexts),
+        "pays_from_batch": pays_from(BATCHES, batches), "stops_at_draft_tokens": stops_at(DRAFTS, drafts),
         "machine_balance_flop_per_byte": balance,
         "stops_at_balance_flop_per_byte": balance / stops if np.isfinite(stops) else stops,
-        "mqa_advantage": (own[ends[1]] / cost(model, "mqa")[0]).item() if pooled else float("nan"),
-        "quality": kind.quality, "quality_source": kind.source,
-        "reads": one_copy["kv_read_bytes"] / batch}
+        "mqa_advantage": (own[ends[1]] / costs(model, "mqa", chip, now, FIT)[0]).item() if pooled else float("nan"),
+        "quality": kind["quality"], "quality_source": kind["source"], "reads": copy["kv_read_bytes"][:-1] / batch}
 
 
-def atlas(chips: list[HardwareProfile], *, batch: float, kv_len: float, **formats: str) -> list[dict[str, Any]]:
+def atlas(chips: list[HardwareProfile], *, batch: float, kv_len: float, **formats: Any) -> list[dict[str, Any]]:
     """A row for every kind and every chip that can say; ``reads`` of a row are bytes of one sequence at CONTEXTS."""
     rows = []
     for kind in kinds():

@@ -10,20 +10,11 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
 from simkit.foundation.units import BYTES
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
-from simkit.report.drawing.style import (
-    FILL_INK,
-    INK,
-    SMALL_POINTS,
-    count,
-    decade_axis,
-    log_ticks,
-    new_figure,
-    times,
-    tokens,
-)
-from simkit.study.atlas import BATCHES, CONTEXTS, PAYS, atlas, kinds
+from simkit.report.drawing.style import tokens
+from simkit.study.atlas import BATCHES, CONTEXTS, PAYS, atlas
 
 _CELL_POINTS: Final = 5.2
 _ROW_INCHES: Final = 0.128
@@ -38,34 +29,30 @@ def draw(context: FigureContext) -> DrawnFigure:
     found = atlas(list(request.hardware), batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
                   kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
     ask.require_some(found, request, "no chip can say")
-    lines: dict[str, Any] = {}
-    for row in found:
-        lines.setdefault(row["kind"], row["reads"])
-    rows = [{key: "never" if isinstance(value, float) and np.isinf(value) else value
-             for key, value in row.items() if key != "reads"} for row in found]
+    lines: dict[str, Any] = {row["kind"]: row["reads"] for row in reversed(found)}
+    lines = dict(reversed(lines.items()))
     longest = {kind: float(read[-1]) for kind, read in lines.items()}
     least, most = (end(longest, key=lambda kind: longest[kind]) for end in (min, max))
-    at = f"batch {count(request.focus_batch)} and {tokens(request.focus_kv_len)} tokens"
+    batch, context_tokens = style.count(request.focus_batch), tokens(request.focus_kv_len)
     paying = {kind: sum(row["advantage"] >= PAYS for row in found if row["kind"] == kind) for kind in lines}
-    chips = len({row["hardware"] for row in found})
-    often, seldom = (end(paying, key=lambda kind: paying[kind]) for end in (max, min))
-    best = max((row for row in found if np.isfinite(row["advantage"])), key=lambda row: row["advantage"])
     return DrawnFigure(
         title=request.title or "What each kind of attention reads, and where it pays over GQA-8",
-        figure=_figure(context, lines, found), rows=rows,
-        finding=(f"At {at}, {often} saves a tenth of a token's chip-seconds or more on {paying[often]} of {chips} chips, "
-                 f"{seldom} on {paying[seldom]}; the most is {times(best['advantage'])}, {best['kind']} on "
-                 f"{context.label(best['hardware'])}. Of {tokens(CONTEXTS[-1])} tokens a step reads "
-                 f"{longest[most] / longest[least]:,.0f} times as much with {most} as with {least}."),
-        how_to_read="Above: cache, index keys and states of one sequence that one step reads, all layers. Below: the first "
-                    f"of doubling contexts (at batch {count(request.focus_batch)}) and of doubling batches (at "
-                    f"{tokens(request.focus_kv_len)} tokens) from which on a kind pays: plain GQA-8 heads of 128 elements "
-                    "in all its layers would take 1.1 times the chip-seconds of a token or more, each on the chips that "
-                    "hold it at the least cost. –: never; blank: fits on no number of chips. The data has drafts and "
-                    "machine balances too, what MQA would buy beside the kind, and published quality. Models: "
-                    + ", ".join(f"{kind.kind} {kind.model}" for kind in kinds()) + ".",
-        inputs=f"Cache {request.kv_dtype}, weights {request.weight_dtype}; contexts may be longer than a model was made "
-               "for.",
+        figure=_figure(context, lines, found), rows=[
+            {key: "never" if isinstance(value, float) and np.isinf(value) else value for key, value in row.items()
+             if key != "reads"} for row in found],
+        finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more, "
+                f"of {len({row['hardware'] for row in found})} chips: "
+                + ", ".join(f"{kind} on {number}" for kind, number in paying.items() if number)
+                + f". Of {tokens(CONTEXTS[-1])} tokens a step reads {longest[most] / longest[least]:,.0f} times as "
+                f"much with {most} as with {least}.",
+        how_to_read="Above: cache, index keys and states of one sequence that one step reads, all layers. Below: the "
+                    f"first of doubling contexts (at batch {batch}) and of doubling batches (at {context_tokens} "
+                    "tokens) from which on a kind pays: with plain GQA-8 heads of 128 elements in all layers a token "
+                    "would take 1.1 times the chip-seconds or more, each on the chips that hold it at the least cost. "
+                    "–: never; blank: fits on no number of chips. The data has drafts and machine balances, what MQA "
+                    "would buy beside the kind, and published quality. Models: "
+                    + ", ".join(dict.fromkeys(f"{row['kind']} {row['model']}" for row in found)) + ".",
+        inputs=f"Cache {request.kv_dtype}, weights {request.weight_dtype}; contexts may exceed a model's own.",
         alt="Lines of bytes read against context: " + ", ".join(
             f"{kind} {size:.3g} at 1M" for kind, size in longest.items())
             + ". Tables of the context and of the batch from which on a kind pays, a row a kind, a column a chip.")
@@ -73,14 +60,14 @@ def draw(context: FigureContext) -> DrawnFigure:
 
 def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]]) -> Any:
     table_inches = _ROW_INCHES * len(lines) + 0.75
-    figure = new_figure(2.3 + 2 * table_inches)
+    figure = style.new_figure(2.3 + 2 * table_inches)
     upper, contexts, batches = figure.subplots(3, 1, height_ratios=(2.3, table_inches, table_inches))
-    decade_axis(upper, "y", BYTES)
-    log_ticks(upper, "x", CONTEXTS[::5], [tokens(value) for value in CONTEXTS[::5]])
+    style.decade_axis(upper, "y", BYTES)
+    style.log_ticks(upper, "x", CONTEXTS[::5], [tokens(value) for value in CONTEXTS[::5]])
     for read in lines.values():
-        upper.plot(CONTEXTS, read, color=INK, linewidth=0.9)
+        upper.plot(CONTEXTS, read, color=style.INK, linewidth=0.9)
     upper.set(xlabel="context [tokens]", ylabel="read of a sequence in a step")
-    margin_labels(upper, [Label(x=1, y=float(read[-1]), text=kind, colour=INK) for kind, read in lines.items()])
+    margin_labels(upper, [Label(x=1, y=float(read[-1]), text=kind, colour=style.INK) for kind, read in lines.items()])
     _table(contexts, context, found, "pays_from_kv_len", CONTEXTS, "k", "first context that pays [k tokens]")
     _table(batches, context, found, "pays_from_batch", BATCHES, "", "first batch that pays")
     return figure
@@ -93,17 +80,18 @@ def _table(axes: Axes, context: FigureContext, found: list[dict[str, Any]], colu
     cells = np.full((len(names), len(chips)), np.nan)
     for row in found:
         cells[names.index(row["kind"]), chips.index(row["hardware"])] = row[column]
-    shades = np.ma.masked_invalid(cells)
-    axes.pcolormesh(shades, cmap=_SHADES, norm=LogNorm(values[0], values[-1]), edgecolors="white", linewidth=0.4)
-    axes.pcolormesh(np.ma.masked_where(~np.isinf(cells), np.zeros_like(cells)), edgecolors="white", linewidth=0.4,
-                    cmap=LinearSegmentedColormap.from_list("never", [_NEVER, _NEVER]))
+    never = LinearSegmentedColormap.from_list("never", [_NEVER, _NEVER])
+    for shown, colours, norm in ((np.isfinite(cells), _SHADES, LogNorm(values[0], values[-1])),
+                                 (np.isinf(cells), never, None)):
+        axes.pcolormesh(np.ma.masked_where(~shown, np.where(shown & np.isfinite(cells), cells, 1.0)), cmap=colours,
+                        norm=norm, edgecolors="white", linewidth=0.4)
     for (y, x), value in np.ndenumerate(cells):
         if not np.isnan(value):
             axes.annotate("–" if np.isinf(value) else tokens(value).removesuffix(unit), (x + 0.5, y + 0.5), ha="center",
-                          va="center", fontsize=_CELL_POINTS, color=FILL_INK)
-    axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=SMALL_POINTS)
-    axes.set_xticks(np.arange(len(chips)) + 0.5, [context.label(chip) for chip in chips], fontsize=SMALL_POINTS,
-                    rotation=90)
+                          va="center", fontsize=_CELL_POINTS, color=style.FILL_INK)
+    axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=style.SMALL_POINTS)
+    axes.set_xticks(np.arange(len(chips)) + 0.5, [context.label(chip) for chip in chips], rotation=90,
+                    fontsize=style.SMALL_POINTS)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.set_title(title, loc="left")
     axes.grid(visible=False)
