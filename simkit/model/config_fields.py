@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from simkit.foundation.errors import Location, UserError, shown
 from simkit.foundation.yaml_source import KeyPath, YamlSource
@@ -122,7 +122,7 @@ class ConfigFields:
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or (
                 value != int(value)):
-            raise self.error(key, f"{shown(value)} is not a whole number")
+            self._wrong(key, value, "a whole number")
         most = MAX_LAYERS if key == "num_hidden_layers" else most
         if not least <= value <= most:
             raise self.error(key, f"{shown(value)} is out of range: expected {least} to {most}")
@@ -142,41 +142,35 @@ class ConfigFields:
 
     def wholes(self, key: str, *, default: list[int] | None) -> list[int]:
         """A list of whole numbers."""
-        value = self._given(key, default)
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise self.error(key, f"{shown(value)} is not a list of whole numbers")
-        return value
+        value: list[int] = self._given(key, default)
+        right = isinstance(value, list) and all(type(item) is int for item in value)
+        return value if right else self._wrong(key, value, "a list of whole numbers")
 
     def flag(self, key: str, *, default: bool | None) -> bool:
         """True or false."""
         value = self._given(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, f"{shown(value)} is not true or false")
-        return value
+        return value if isinstance(value, bool) else self._wrong(key, value, "true or false")
 
     def ratio(self, key: str, *, default_ratio: float | None = None) -> float:
         """A number above zero."""
         value = self._given(key, default_ratio)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
-            raise self.error(key, f"{shown(value)} is not a number above 0")
-        return float(value)
+        right = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
+        return float(value) if right else self._wrong(key, value, "a number above 0")
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """A text, which must be there where no default says what its absence means."""
         value = self._given(key, default)
-        if not isinstance(value, str):
-            raise self.error(key, f"{shown(value)} is not a text")
-        return value
+        return value if isinstance(value, str) else self._wrong(key, value, "a text")
 
     def texts_or_none(self, key: str) -> list[str] | None:
         """A list of texts, None when absent or null."""
         self.used.add(key)
-        if not self.has(key):
-            return None
-        value = self.values[key]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(key, f"{shown(value)} is not a list of texts")
-        return value
+        value = self.values.get(key)
+        right = value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+        return value if right else self._wrong(key, value, "a list of texts")
+
+    def _wrong(self, key: str, value: Any, expected: str) -> NoReturn:
+        raise self.error(key, f"{shown(value)} is not {expected}")
 
     def _given(self, key: str, default: Any) -> Any:
         self.used.add(key)

@@ -304,8 +304,6 @@ def _short_convolutions(config: ConfigFields, attention: Fields) -> Fields:
 
 
 READERS: Final[dict[str, Callable[[ConfigFields, Fields], dict[str, Any]]]] = {
-    "upper_windows": _upper_windows, "borrowing_layers": _borrowing_layers, "other_heads": _other_heads,
-    "gemma4": _gemma4, "gemma3n": _gemma3n, "searched_blocks": _searched_blocks,
-    "block_index": _block_index, "token_index": _token_index, "compressed": _compressed,
-    "delta_beside_latents": _delta_beside_latents, "blocks": _blocks, "both_at_once": _both_at_once,
-    "short_convolutions": _short_convolutions}
+    reader.__name__.removeprefix("_"): reader for reader in (
+        _upper_windows, _borrowing_layers, _other_heads, _gemma4, _gemma3n, _searched_blocks, _block_index,
+        _token_index, _compressed, _delta_beside_latents, _blocks, _both_at_once, _short_convolutions)}
