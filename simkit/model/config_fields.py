@@ -142,9 +142,10 @@ class ConfigFields:
 
     def wholes(self, key: str, *, default: list[int] | None) -> list[int]:
         """A list of whole numbers."""
-        value: list[int] = self._given(key, default)
-        right = isinstance(value, list) and all(type(item) is int for item in value)
-        return value if right else self._wrong(key, value, "a list of whole numbers")
+        value = self._given(key, default)
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            self._wrong(key, value, "a list of whole numbers")
+        return value
 
     def flag(self, key: str, *, default: bool | None) -> bool:
         """True or false."""

@@ -61,8 +61,9 @@ def draw(context: FigureContext) -> DrawnFigure:
 def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]]) -> Any:
     table_inches = _ROW_INCHES * len(lines) + 0.75
     figure = style.new_figure(2.3 + 2 * table_inches)
-    above, below = figure.subfigures(2, 1, height_ratios=(2.3, 2 * table_inches))  # tables without the lines' margin
-    upper, (contexts, batches) = above.subplots(), below.subplots(2, 1)
+    # Parts of their own: tables do without the margin of the lines' labels.
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.3, 2 * table_inches))
+    upper, (contexts, batches) = parts[0].subplots(), parts[1].subplots(2, 1)
     style.decade_axis(upper, "y", BYTES)
     style.log_ticks(upper, "x", CONTEXTS[::5], [tokens(value) for value in CONTEXTS[::5]])
     for read in lines.values():
