@@ -20,7 +20,7 @@ from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
 from simkit.model.import_families import read_family
-from simkit.model.import_fields import Family, families, no_effect, refused
+from simkit.model.import_fields import Fields, families, no_effect, refused
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 
@@ -81,7 +81,8 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
     model_type = config.text("model_type")
     fields["title"] = f"{fields['name']} (imported)"
     fields |= read_family(config, family)
-    fields["source"] = f"config.json of model_type {model_type}, imported by simkit"
+    taken = f" (its text decoder, {config.inner_type})" if config.inner_type else ""
+    fields["source"] = f"config.json of model_type {model_type}{taken}, imported by simkit"
     places = {ours: config.place(theirs) for ours, theirs in config.origins.items()}
     check(ModelSchema, fields, source, places)
     text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=_LINE_LENGTH, allow_unicode=True)
@@ -90,7 +91,7 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
                         without_effect=without_effect, defaults=tuple(sorted(config.defaults.items())))
 
 
-def family_of(config: ConfigFields) -> Family:
+def family_of(config: ConfigFields) -> Fields:
     """The family that ``model_type`` names. Raises :class:`UserError` for others, and when the class disagrees."""
     model_type, inner, known = config.text("model_type"), config.inner_type, families()
     for name in (model_type, inner or ""):
@@ -104,16 +105,17 @@ def family_of(config: ConfigFields) -> Family:
         raise UserError(f"model_type '{model_type[:40]}' is not a family that simkit imports",
                         where=config.place("model_type"),
                         hint=did_you_mean(model_type, known) or "known: " + ", ".join(sorted(known)))
-    if family.inner and inner is not None and inner not in (model_type, *family.inner):
+    if family["inner"] and inner is not None and inner not in (model_type, *family["inner"]):
         raise UserError(f"a text decoder of model_type '{inner[:40]}' is not that of a {model_type}: "
-                        f"expected {' or '.join(family.inner)}",
+                        f"expected {' or '.join(family['inner'])}",
                         where=config.source.locate(["text_config", "model_type"]))
     classes = config.texts_or_none("architectures") or []
     # Qwen3MoeForCausalLM begins with Qwen3 and is not of its family: what follows the prefix must begin a new word.
-    fitting = re.compile(rf"{family.class_prefix}(For|Text|Model)")
+    fitting = re.compile(rf"{family['class']}(For|Text|Model)")
+    plain = re.sub(r"\[(.).*?\]", r"\1", re.sub(r"\(.*?\)\??|.\?", "", family["class"]))
     if classes and not any(fitting.match(name) for name in classes):
         raise config.error("architectures", f"'{classes[0][:40]}' is not a model of the family {model_type}: "
-                                            f"expected such as {family.class_prefix}ForCausalLM")
+                                            f"expected such as {plain}ForCausalLM")
     return family
 
 

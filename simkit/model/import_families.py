@@ -17,7 +17,6 @@ from typing import Final
 
 from simkit.model.config_fields import MAX_LAYERS, ConfigFields
 from simkit.model.import_fields import (
-    Family,
     Fields,
     layer_types,
     other_names,
@@ -34,9 +33,8 @@ _EXPECTED: Final = {"layer_types": ": expected sliding_attention or full_attenti
 _STATE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}  # sizes of the types that torch names so
 
 
-def read_family(config: ConfigFields, family: Family) -> Fields:
+def read_family(config: ConfigFields, words: Fields) -> Fields:
     """All that the file says of the architecture, in the words of a model file."""
-    words = family.words
     for section in words.get("sections", ()):
         config.join(section)
     config.rename(other_names(words))

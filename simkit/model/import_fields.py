@@ -6,7 +6,6 @@ absent field means, that value is taken and reported as a default. Everything el
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Final
@@ -15,18 +14,6 @@ from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.config_fields import ConfigFields
 
 Fields = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One family: how its model classes are named, and the words of its file (config_families.yaml).
-
-    ``inner``: types of the text decoder inside a multimodal configuration.
-    """
-
-    class_prefix: str
-    inner: tuple[str, ...]
-    words: Fields
 
 
 @lru_cache(maxsize=2)
@@ -42,16 +29,15 @@ def no_effect() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def families() -> dict[str, Family]:
-    """Every family by its ``model_type``."""
+def families() -> dict[str, Fields]:
+    """The words of every family (import_families.py says what they mean) by its ``model_type``."""
     table = _table("config_families.yaml")["families"]
 
     def words(name: str) -> Fields:
         own: Fields = table[name]
-        return words(own["like"]) | own if "like" in own else own
+        return (words(own["like"]) if "like" in own else {}) | {"inner": []} | own
 
-    return {name: Family(class_prefix=words(name)["class"], inner=tuple(table[name].get("inner", ())),
-                         words=words(name)) for name in table}
+    return {name: words(name) for name in table}
 
 
 def refused() -> dict[str, str]:

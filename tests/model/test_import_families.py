@@ -95,6 +95,7 @@ def test_a_wrapper_around_a_known_text_decoder_is_read_and_a_field_of_the_decode
     result = imported(tmp_path, outer)
     assert count_parameters(result.model, parse_layout("mha", result.model)).total > 23.5e9
     assert not result.unknown
+    assert result.model.source.startswith("config.json of model_type mistral3 (its text decoder, mistral)")
     with pytest.raises(UserError, match="kv_sharing_factor: not known to simkit"):
         imported(tmp_path, outer | {"text_config": text | {"kv_sharing_factor": 2}})
 
@@ -143,4 +144,4 @@ def test_what_cannot_be_modelled_says_why_and_every_family_has_a_class(tmp_path)
         with pytest.raises(UserError, match=f"a model of model_type '{name}' (keeps|shares|has|attends)"):
             imported(tmp_path, {"model_type": name})
     assert not set(refused()) & set(families())
-    assert all(family.class_prefix for family in families().values())
+    assert all(family["class"] for family in families().values())
