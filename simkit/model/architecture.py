@@ -75,7 +75,7 @@ class LayerInput:
 class LayerGroup:
     """``count`` layers that are alike: the same attention window (None: the whole context) and MLP kind.
 
-    ``budget`` scales an eviction rule's kept tokens on these layers, ``mlp_factor`` the width of their dense MLP.
+    ``budget`` scales an eviction rule's kept tokens on these layers, ``mlp_size`` is the width of their own dense MLP.
     ``shape``: attention of their own; None: that of the model. Blocks that are attention alone, or an MLP alone, do not
     ``feed`` or do not ``attend`` (Nemotron).
     """
@@ -87,7 +87,7 @@ class LayerGroup:
     shape: LayerShape | None = None
     attends: bool = True
     feeds: bool = True
-    mlp_factor: int = 1
+    mlp_size: int | None = None
 
     def with_budget(self, budget: float, count: int) -> LayerGroup:
         """``count`` of these layers with another eviction budget."""
@@ -207,7 +207,7 @@ def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCoun
     if not group.feeds:
         return ParameterCount(total=0, active=0)
     if not group.moe or moe is None:
-        own = model.mlp.matrices * model.hidden_size * model.mlp.size * group.mlp_factor if model.mlp else 0
+        own = model.mlp.matrices * model.hidden_size * (group.mlp_size or model.mlp.size) if model.mlp else 0
         own += 0 if of_layer is None else of_layer.layer_elements(model.hidden_size)
         return ParameterCount(total=own + (of_layer.vocab_size * of_layer.size if of_layer else 0), active=own)
     expert = moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
@@ -219,11 +219,12 @@ def mlp_parameters(model: ModelArchitecture, group: LayerGroup) -> ParameterCoun
 def routed_elements(model: ModelArchitecture) -> int:
     """Weights of all routed experts, or of the MLPs of a model without any, which may have a format of their own."""
     moe = model.moe
-    layers = sum(group.count * (1 if moe else group.mlp_factor) for group in model.layer_groups
-                 if group.moe == (moe is not None) and group.feeds)
+    feeding = [group for group in model.layer_groups if group.moe == (moe is not None) and group.feeds]
     if moe is None:
-        return 0 if model.mlp is None else layers * model.mlp.matrices * model.hidden_size * model.mlp.size
-    return layers * moe.experts * moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
+        return 0 if (mlp := model.mlp) is None else mlp.matrices * model.hidden_size * sum(
+            group.count * (group.mlp_size or mlp.size) for group in feeding)
+    expert = moe.matrices * (moe.latent_size or model.hidden_size) * moe.expert_size
+    return sum(group.count for group in feeding) * moe.experts * expert
 
 
 @lru_cache(maxsize=1024)

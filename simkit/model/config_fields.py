@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from simkit.foundation.errors import Location, UserError, shown
 from simkit.foundation.yaml_source import KeyPath, YamlSource
 
 MAX_LAYERS: Final = 10_000
 _LARGEST: Final = 10**9
-_NESTED: Final = "text_config"
+_NESTED: Final = ("thinker_config", "text_config", "language_config", "llm_config")
 # Said by the outer configuration also where the sizes stand in a nested one.
 _OUTER_WINS: Final = frozenset({"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"})
 
 
 @dataclass(slots=True)
 class ConfigFields:
-    """The fields of a configuration, a nested ``text_config`` (Gemma 3) laid over the outer ones."""
+    """The fields of a configuration, those of a nested text decoder (Gemma 3) laid over the outer ones."""
 
     source: YamlSource
     values: dict[str, Any] = field(default_factory=dict)
@@ -28,35 +28,41 @@ class ConfigFields:
     no_effect: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     sections: dict[str, ConfigFields] = field(default_factory=dict)
+    inner_type: str | None = None
+    """``model_type`` of a nested text configuration."""
     _family_defaults: dict[str, Any] = field(default_factory=dict)
     _contradictions: dict[str, UserError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, value in self.source.data.items():
-            if key != _NESTED:
-                self.values[key], self.paths[key] = value, (key,)
-        nested = self.source.data.get(_NESTED, {})
+            self.values[key], self.paths[key] = value, (key,)
+        for name in _NESTED:
+            if self.values.get(name) is not None:
+                said = self.join(name).get("model_type")
+                self.inner_type = said if isinstance(said, str) else self.inner_type
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Count the fields of an object inside this one as its own; those that differ contradict each other."""
+        nested, where = self.values.pop(name, {}), self.paths.get(name, (name,))
         if not isinstance(nested, dict):
-            raise UserError(f"{shown(nested)} is not an object of fields", where=self.source.locate([_NESTED]))
+            raise UserError(f"{shown(nested)} is not an object of fields", where=self.source.locate(where))
         for key, value in nested.items():
             if key in _OUTER_WINS and key in self.values:
                 continue
             if key in self.values and self.values[key] != value:  # of no concern where nothing reads it
                 self._contradictions[key] = UserError(
-                    f"{shown(value)} contradicts {shown(self.values[key])} outside {_NESTED}",
-                    where=self.source.locate([_NESTED, key]))
-            self.values[key], self.paths[key] = value, (_NESTED, key)
+                    f"{shown(value)} contradicts {shown(self.values[key])} outside {name}",
+                    where=self.source.locate([*where, key]))
+            self.values[key], self.paths[key] = value, (*where, key)
+        return nested
 
     def has(self, key: str) -> bool:
         """Whether the file gives the field a value (null is how transformers writes that it does not)."""
         return self.values.get(key) is not None
 
-    @property
-    def inner_type(self) -> str | None:
-        """``model_type`` of a nested text configuration."""
-        nested = self.source.data.get(_NESTED)
-        found = nested.get("model_type") if isinstance(nested, dict) else None
-        return found if isinstance(found, str) else None
+    def given(self, key: str) -> bool:
+        """Whether the file or the family's configuration class gives the field a value."""
+        return self.has(key) or self._family_defaults.get(key) is not None
 
     def section(self, key: str) -> ConfigFields:
         """The fields of an object inside this one."""
@@ -110,9 +116,13 @@ class ConfigFields:
     def whole(self, key: str, *, default: int | None = None, least: int = 1, most: int = _LARGEST) -> int:
         """A whole number. Absent or null: the default when there is one, else an error."""
         value = self._given(key, default)
+        if isinstance(value, list) and value and len(value) == self.values.get("num_hidden_layers"):
+            if any(one != value[0] for one in value):
+                raise self.error(key, "differs from layer to layer, which is not modelled: expected one number")
+            value = value[0]
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or (
                 value != int(value)):
-            raise self.error(key, f"{shown(value)} is not a whole number")
+            self._wrong(key, value, "a whole number")
         most = MAX_LAYERS if key == "num_hidden_layers" else most
         if not least <= value <= most:
             raise self.error(key, f"{shown(value)} is out of range: expected {least} to {most}")
@@ -125,43 +135,43 @@ class ConfigFields:
         self.used.add(key)
         return self.whole(key, least=least) if self.has(key) else None
 
+    def blocks(self, key: str) -> list[str]:
+        """A list of texts, or the letters of one."""
+        value = self._given(key, None)
+        return list(value) if isinstance(value, str) else self.texts_or_none(key) or []
+
     def wholes(self, key: str, *, default: list[int] | None) -> list[int]:
         """A list of whole numbers."""
         value = self._given(key, default)
         if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise self.error(key, f"{shown(value)} is not a list of whole numbers")
+            self._wrong(key, value, "a list of whole numbers")
         return value
 
     def flag(self, key: str, *, default: bool | None) -> bool:
         """True or false."""
         value = self._given(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, f"{shown(value)} is not true or false")
-        return value
+        return value if isinstance(value, bool) else self._wrong(key, value, "true or false")
 
     def ratio(self, key: str, *, default_ratio: float | None = None) -> float:
         """A number above zero."""
         value = self._given(key, default_ratio)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
-            raise self.error(key, f"{shown(value)} is not a number above 0")
-        return float(value)
+        right = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
+        return float(value) if right else self._wrong(key, value, "a number above 0")
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """A text, which must be there where no default says what its absence means."""
         value = self._given(key, default)
-        if not isinstance(value, str):
-            raise self.error(key, f"{shown(value)} is not a text")
-        return value
+        return value if isinstance(value, str) else self._wrong(key, value, "a text")
 
     def texts_or_none(self, key: str) -> list[str] | None:
         """A list of texts, None when absent or null."""
         self.used.add(key)
-        if not self.has(key):
-            return None
-        value = self.values[key]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(key, f"{shown(value)} is not a list of texts")
-        return value
+        value = self.values.get(key)
+        right = value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+        return value if right else self._wrong(key, value, "a list of texts")
+
+    def _wrong(self, key: str, value: Any, expected: str) -> NoReturn:
+        raise self.error(key, f"{shown(value)} is not {expected}")
 
     def _given(self, key: str, default: Any) -> Any:
         self.used.add(key)

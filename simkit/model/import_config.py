@@ -19,8 +19,8 @@ from simkit.foundation.validation import check
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.config_fields import ConfigFields
-from simkit.model.import_families import FAMILIES
-from simkit.model.import_fields import Family, no_effect, predicting_layers, published_format
+from simkit.model.import_families import read_family
+from simkit.model.import_fields import Fields, families, no_effect, refused
 from simkit.model.json_source import load_json
 from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 
@@ -31,6 +31,13 @@ _LONGEST_KEY: Final = 60
 _FELT: Final = re.compile(
     r"att(n|ention)|head|kv|cache|window|layer|expert|moe|rank|dim|size|sparse|index|compress|state|conv|ssm|mamba|linear"
     r"|shar(e|ing)|chunk|block|top_?k|freq|interval|latent|mlp|ratio|pool")
+# Words of names that speak of what stands around a text decoder.
+_AROUND: Final = re.compile(
+    r"(^|_)(image|img|vision|visual|video|audio|speech|projector|patch|spatial|temporal|multimodal|media)")
+# Names of small things: norms, biases, first values, factors, losses, dropout, rotary positions.
+_SMALL: Final = re.compile(r"(_eps|_epsilon|dropout|_pdrop|_multipliers?|softcapping|_bias|_loss(_\w+)?|_token_ids?)$"
+                           r"|^(init|rope|rotary|attn_temperature|summary)_|_(init|std|softmax_in_fp32|scale)$")
+_WIDTH: Final = re.compile("dim|size|heads|rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +80,9 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
     fields: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "name": _name(path, name)}
     model_type = config.text("model_type")
     fields["title"] = f"{fields['name']} (imported)"
-    fields |= family.read(config)
-    fields |= predicting_layers(config, fields.pop("mtp", {})) | published_format(config)
-    fields["source"] = f"config.json of model_type {model_type}, imported by simkit"
+    fields |= read_family(config, family)
+    taken = f" (its text decoder, {config.inner_type})" if config.inner_type else ""
+    fields["source"] = f"config.json of model_type {model_type}{taken}, imported by simkit"
     places = {ours: config.place(theirs) for ours, theirs in config.origins.items()}
     check(ModelSchema, fields, source, places)
     text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=_LINE_LENGTH, allow_unicode=True)
@@ -84,25 +91,31 @@ def import_config(path: Path | str, name: str | None = None) -> ImportResult:
                         without_effect=without_effect, defaults=tuple(sorted(config.defaults.items())))
 
 
-def family_of(config: ConfigFields) -> Family:
+def family_of(config: ConfigFields) -> Fields:
     """The family that ``model_type`` names. Raises :class:`UserError` for others, and when the class disagrees."""
-    model_type = config.text("model_type")
-    family = FAMILIES.get(model_type)
+    model_type, inner, known = config.text("model_type"), config.inner_type, families()
+    for name in (model_type, inner or ""):
+        if name in refused():
+            raise UserError(f"a model of model_type '{name}' {refused()[name]}", where=config.place("model_type"))
+    family = known.get(model_type)
+    if family is None and inner in known:  # images or sound around a text decoder that is known
+        config.without_effect("architectures", "of the model around the text decoder")
+        return known[inner]
     if family is None:
         raise UserError(f"model_type '{model_type[:40]}' is not a family that simkit imports",
                         where=config.place("model_type"),
-                        hint=did_you_mean(model_type, FAMILIES) or "known: " + ", ".join(sorted(FAMILIES)))
-    inner = config.inner_type
-    if family.inner and inner is not None and inner not in (model_type, *family.inner):
+                        hint=did_you_mean(model_type, known) or "known: " + ", ".join(sorted(known)))
+    if family["inner"] and inner is not None and inner not in (model_type, *family["inner"]):
         raise UserError(f"a text decoder of model_type '{inner[:40]}' is not that of a {model_type}: "
-                        f"expected {' or '.join(family.inner)}",
+                        f"expected {' or '.join(family['inner'])}",
                         where=config.source.locate(["text_config", "model_type"]))
     classes = config.texts_or_none("architectures") or []
     # Qwen3MoeForCausalLM begins with Qwen3 and is not of its family: what follows the prefix must begin a new word.
-    fitting = re.compile(rf"{family.class_prefix}(For|Text|Model)")
+    fitting = re.compile(rf"{family['class']}(For|Text|Model)")
+    plain = re.sub(r"\[(.).*?\]", r"\1", re.sub(r"\(.*?\)\??|.\?", "", family["class"]))
     if classes and not any(fitting.match(name) for name in classes):
         raise config.error("architectures", f"'{classes[0][:40]}' is not a model of the family {model_type}: "
-                                            f"expected such as {family.class_prefix}ForCausalLM")
+                                            f"expected such as {plain}ForCausalLM")
     return family
 
 
@@ -131,6 +144,12 @@ def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[Confi
         if key in reasons and (key not in config.used or key in config.no_effect):
             without_effect.append(ConfigField(key=key, where=config.place(key), reason=reasons[key]))
         elif key not in config.used:
+            around = _AROUND.search(key.lower())
+            if around or (_SMALL.search(key) and not _WIDTH.search(key)):
+                without_effect.append(ConfigField(
+                    key=shorten(key, _LONGEST_KEY), where=config.place(key),
+                    reason="images or sound, beside the text" if around else "norms, biases, factors, first values"))
+                continue
             if value not in (None, False, 0, "", [], {}) and _FELT.search(key.lower()):
                 raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
                                         "multiplies by: expected a file without it")

@@ -1,4 +1,15 @@
-"""Readers of the families whose layers are alike but for windows and experts, and the list of all families."""
+"""One reader for every family, by the words of config_families.yaml; what a table cannot say stands in import_kinds.py.
+
+Words of a family: ``class`` (of its models; a regular expression), ``inner`` (types of its text decoder), ``like``
+(whose words it has otherwise), ``needs`` (fields that must be there), ``says`` (what fields must say if they are),
+``defaults`` (of absent fields; '4 hidden_size' is four times another), ``names`` (other names of fields), ``sections``
+(whose fields count as outer ones), ``all_heads`` (absent KV heads are the query heads), ``heads`` (own, latents, one or
+all), ``query_rank``, ``value_dim``, ``tied``, ``gated``, ``parallel`` and ``parallel_flag``, ``positions`` (a table of
+so many rows); of layers ``layer_words``, ``pattern``, ``flags`` (words by number), ``every`` with ``global_every`` and
+``others``, ``window``, ``note`` (of what has one), ``states`` and ``kinds`` (widths by layer word), ``gate`` with
+``gate_flag``; of mixtures ``experts``, ``experts_flag``, ``expert_size``, ``dense_size``, ``shared`` with
+``shared_flag``; and a further ``reader``.
+"""
 
 from __future__ import annotations
 
@@ -6,177 +17,205 @@ from typing import Final
 
 from simkit.model.config_fields import MAX_LAYERS, ConfigFields
 from simkit.model.import_fields import (
-    Family,
     Fields,
-    common_fields,
-    experts,
-    family,
-    gated_mlp,
-    heads,
     layer_types,
+    other_names,
+    predicting_layers,
+    published_format,
+    shortest,
     windows,
 )
-from simkit.model.import_hybrids import HYBRIDS
-from simkit.model.import_latents import LATENTS
+from simkit.model.import_kinds import HEADS, READERS
+
+_WINDOWS: Final = {"sliding_attention": "local", "chunked_attention": "local", "full_attention": "global"}
+_EXPECTED: Final = {"layer_types": ": expected sliding_attention or full_attention for each layer",
+                    "sliding_window": ": expected a whole number, or null for none"}
+_STATE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}  # sizes of the types that torch names so
 
 
-def _llama(config: ConfigFields) -> Fields:
-    # LlamaConfig: an absent num_key_value_heads is num_attention_heads, an absent head_dim hidden / heads.
-    return common_fields(config, heads(config, kv_default=True), tied=False) | {"mlp": gated_mlp(config)}
-
-
-def _mistral(config: ConfigFields) -> Fields:
-    attention = heads(config)
-    window = config.whole_or_none("sliding_window", required=True)
-    pattern = layer_types(config) or ["local"] * config.whole("num_hidden_layers")
-    return common_fields(config, attention | windows(config, window, pattern), tied=False) | {"mlp": gated_mlp(config)}
-
-
-def _mixtral(config: ConfigFields) -> Fields:
-    window = config.whole_or_none("sliding_window")
-    attention = heads(config) | windows(config, window, ["local"] * config.whole("num_hidden_layers"))
-    moe = experts(config, "num_local_experts", "intermediate_size", shared=0)
-    return common_fields(config, attention, tied=False) | {"moe": moe}
-
-
-def _qwen_attention(config: ConfigFields, *, head_dim_default: bool) -> Fields:
-    attention = heads(config, head_dim_default=head_dim_default)
-    window, first_local = config.whole_or_none("sliding_window"), config.whole_or_none("max_window_layers")
-    used = config.flag("use_sliding_window", default=False)
-    layers, kinds = config.whole("num_hidden_layers"), layer_types(config)
-    if not used:
-        if kinds and "local" in kinds:
-            raise config.error("use_sliding_window", "false, but layer_types has sliding_attention layers")
-        return attention
-    if window is None:
-        raise config.error("use_sliding_window", "true, but sliding_window gives no number of tokens")
-    if kinds is None and first_local is None:
-        raise config.error("use_sliding_window", "true, but neither layer_types nor max_window_layers says where")
-    # Qwen2Config: layers from max_window_layers on have the window, those below it see everything.
-    pattern = kinds or ["global" if index < (first_local or 0) else "local" for index in range(layers)]
-    return attention | windows(config, window, pattern)
-
-
-def _qwen2(config: ConfigFields) -> Fields:
-    attention = _qwen_attention(config, head_dim_default=True)
-    return common_fields(config, attention, tied=False) | {"mlp": gated_mlp(config)}
-
-
-def _qwen3(config: ConfigFields) -> Fields:
-    attention = _qwen_attention(config, head_dim_default=False)
-    return common_fields(config, attention, tied=False) | {"mlp": gated_mlp(config)}
-
-
-def _qwen3_moe(config: ConfigFields) -> Fields:
-    fields = common_fields(config, _qwen_attention(config, head_dim_default=False), tied=False)
-    if config.whole("decoder_sparse_step", default=1) != 1:
-        raise config.error("decoder_sparse_step", "experts in every second layer or fewer are not modelled: expected 1")
-    dense = config.wholes("mlp_only_layers", default=[])
-    if dense != list(range(len(dense))):
-        raise config.error("mlp_only_layers", "dense layers are modelled at the start of the stack only: "
-                                              "expected [] or [0, 1, ...]")
-    moe = experts(config, "num_experts", "moe_intermediate_size", shared=0)
-    if not dense:
-        config.without_effect("intermediate_size", "the width of dense layers, of which mlp_only_layers names none")
-        return fields | {"moe": moe}
-    return fields | {"moe": moe | {"first_dense_layers": len(dense)}, "mlp": gated_mlp(config)}
-
-
-def _gemma2(config: ConfigFields) -> Fields:
-    window = config.whole_or_none("sliding_window", required=True)
-    # Gemma2Config: even layers (the first, the third ...) are local.
-    pattern = layer_types(config) or ["local", "global"]
-    attention = heads(config, head_dim_default=False) | windows(config, window, pattern)
-    return common_fields(config, attention, tied=True) | {"mlp": gated_mlp(config)}
-
-
-# Gemma3TextConfig: the released multimodal files leave these out where they equal the class's defaults.
-_GEMMA3_DEFAULTS: Final = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
-_GEMMA3_PATTERN: Final = 6  # Gemma3TextConfig: every sixth layer attends to all tokens
-
-
-def _gemma3(config: ConfigFields) -> Fields:
-    for key, value in _GEMMA3_DEFAULTS.items():
-        config.set_default(key, value)
-    window = config.whole_or_none("sliding_window", required=True)
-    # Every sixth layer is global.
-    key = "_sliding_window_pattern" if config.has("_sliding_window_pattern") else "sliding_window_pattern"
-    kinds = layer_types(config)
-    if kinds is None:
-        length = config.whole(key, default=_GEMMA3_PATTERN, most=MAX_LAYERS)
-        kinds = ["local"] * (length - 1) + ["global"]
+def read_family(config: ConfigFields, words: Fields) -> Fields:
+    """All that the file says of the architecture, in the words of a model file."""
+    for section in words.get("sections", ()):
+        config.join(section)
+    config.rename(other_names(words))
+    _defaults(config, words)
+    layers = config.whole("num_hidden_layers")
+    attention = HEADS[words.get("heads", "own")](config)
+    for ours, theirs in _ORIGINS.items():
+        config.came_from(ours, theirs)
+    for key in ("query_rank", "value_dim"):
+        attention |= {key: config.whole(words[key])} if key in words else {}
+    if "gate" in words and ("gate_flag" not in words or config.flag(
+            words["gate_flag"], default=words.get("gate_default", False))):
+        attention["gate_dim"] = attention["head_dim"] if words["gate"] == "head" else 1
+    more: Fields = {"mtp": {}}
+    kinds = layer_kinds(config, words)
+    if kinds is not None:
+        key = words.get("window", "sliding_window")
+        window = None if "local" not in kinds else config.whole(key) if config.has("layer_types") else (
+            config.whole_or_none(key))
+        attention |= windows(config, window, kinds[:layers])
+        if len(kinds) > layers:
+            more["mtp"] = {"kind": kinds[layers]}
+    if "reader" in words:
+        more |= READERS[words["reader"]](config, attention)
+    if "note" in words and "sliding_window" in attention:
+        more["notes"] = [words["note"]]
+    for name, own in (words.get("kinds", {}) | words.get("states", {})).items():
+        if name in attention.get("pattern", ()):
+            made = _widths(config, own)
+            attention.setdefault("kinds", {})[name] = made if name in words.get("kinds", {}) else {"state": made}
+    context = config.whole_or_none("max_position_embeddings")
+    parallel = words.get("parallel", False) or (
+        "parallel_flag" in words and config.flag(words["parallel_flag"], default=words.get("parallel_default", False)))
+    fields: Fields = {
+        "layers": config.whole("num_hidden_layers"), "hidden_size": config.whole("hidden_size"),
+        "vocab_size": config.whole("vocab_size"),
+        "tied_embeddings": config.flag("tie_word_embeddings", default=words.get("tied", False)), "attention": attention,
+        **({} if context is None else {"max_context": context}), **({"parallel_block": True} if parallel else {}),
+        **({"learned_positions": context} if "positions" in words and context else {})}
+    if "feed_pattern" in more:
+        fields |= _feed(config, words, [word == "moe" for word in more["feed_pattern"]], more["feed_pattern"])
     else:
-        config.without_effect(key, "layer_types says it layer by layer")
-    attention = heads(config, head_dim_default=False) | windows(config, window, kinds)
-    return common_fields(config, attention, tied=True) | {"mlp": gated_mlp(config)}
+        fields |= _feed(config, words, mixed_layers(config) if _has_experts(config, words) else [False] * layers)
+    fields |= {key: value for key, value in more.items() if key != "mtp"}
+    return fields | predicting_layers(config, more["mtp"]) | published_format(config)
 
 
-def _falcon(config: ConfigFields) -> Fields:
-    config.rename({"n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_kv_heads"})
-    n_q, hidden = config.whole("num_attention_heads"), config.whole("hidden_size")
-    if hidden % n_q:
-        raise config.error("hidden_size", f"{hidden} is not a multiple of the {n_q} query heads")
-    new = config.flag("new_decoder_architecture", default=False)
-    multi_query = config.flag("multi_query", default=True)
-    # FalconAttention: num_kv_heads counts in the new decoder only; the old one has one KV head, or all.
-    if new:
-        n_kv = config.whole("num_kv_heads", default=n_q)
-        config.came_from("attention.n_kv_heads", "num_kv_heads")
-    else:
-        n_kv = 1 if multi_query else n_q
-        config.without_effect("num_kv_heads", "multi_query decides in the old decoder")
-        config.came_from("attention.n_kv_heads", "multi_query")
-    if n_q % n_kv:
-        raise config.error("num_kv_heads", f"{n_kv} KV heads do not divide the {n_q} of num_attention_heads")
-    config.came_from("attention.n_q_heads", "num_attention_heads")
-    attention = {"n_q_heads": n_q, "n_kv_heads": n_kv, "head_dim": hidden // n_q}
-    fields = common_fields(config, attention, tied=True)
-    config.came_from("mlp.size", "ffn_hidden_size")
-    parallel = config.flag("parallel_attn", default=True) or new
-    return fields | {"mlp": {"size": config.whole("ffn_hidden_size", default=4 * hidden), "gated": False},
-                     "parallel_block": parallel}
+_ORIGINS: Final = {
+    "attention.n_q_heads": "num_attention_heads", "attention.n_kv_heads": "num_key_value_heads",
+    "attention.head_dim": "head_dim", "layers": "num_hidden_layers", "hidden_size": "hidden_size",
+    "vocab_size": "vocab_size", "max_context": "max_position_embeddings", "moe.experts": "num_experts",
+    "moe.top_k": "num_experts_per_tok", "moe.first_dense_layers": "first_k_dense_replace"}
 
 
-def _gpt_oss(config: ConfigFields) -> Fields:
-    top_k = config.whole("num_experts_per_tok")
-    if config.whole("experts_per_token", default=top_k) != top_k:
-        raise config.error("experts_per_token", f"differs from the {top_k} of num_experts_per_tok")
-    kinds = layer_types(config)
-    if kinds is None:
-        raise config.error("layer_types", "missing key: expected sliding_attention or full_attention for each layer")
-    window = config.whole_or_none("sliding_window", required="local" in kinds)
-    attention = heads(config, head_dim_default=False) | windows(config, window, kinds)
-    return common_fields(config, attention, tied=False) | {
-        "moe": experts(config, "num_local_experts", "intermediate_size", shared=0)}
+def _defaults(config: ConfigFields, words: Fields) -> None:
+    """What the family's configuration class means by a field's absence, and fields that it must not leave out."""
+    same = {"num_key_value_heads": "1 num_attention_heads"} if words.get("all_heads") else {}
+    for key, value in (same | words.get("defaults", {})).items():
+        times, _, other = str(value).partition(" ")
+        config.set_default(key, int(times) * config.whole(other) if other else value)
+    for key in ("layers_block_type", "hybrid_override_pattern"):
+        if key in config.values:
+            config.set_default("num_hidden_layers", len(config.blocks(key)))
+    for key, value in words.get("says", {}).items():
+        config.says(key, config.whole(value) if isinstance(value, str) and value in config.values else value)
+    for key in words.get("needs", ()):
+        if key not in config.values if key == "sliding_window" else not config.has(key):
+            raise config.error(key, "missing key" + _EXPECTED.get(key, ""))
 
 
-def _minimax_m2(config: ConfigFields) -> Fields:
-    kinds = config.wholes("attn_type_list", default=[])
-    if any(kind != 1 for kind in kinds):
-        raise config.error("attn_type_list", "linear-attention layers (0) are not modelled: expected 1 throughout")
-    attention = heads(config, head_dim_default=False)
-    shared = config.whole("shared_intermediate_size", default=0, least=0)
-    return common_fields(config, attention, tied=False) | {
-        "moe": experts(config, "num_local_experts", "intermediate_size", shared=shared)}
+def layer_kinds(config: ConfigFields, words: Fields) -> list[str] | None:
+    """The word of each layer, by whichever fields say it; None where nothing does."""
+    layers, found = config.whole("num_hidden_layers"), layer_types(config, words.get("layer_words", _WINDOWS))
+    for key, by_number in words.get("flags", {}).items():
+        if found is not None or not config.has(key):
+            continue
+        numbers = config.wholes(key, default=None)
+        if key.endswith(("indices", "idxs")):
+            numbers = [int(layer in numbers) for layer in range(layers)]
+        wrong = [number for number in numbers if number not in range(2) or not by_number[number]]
+        if wrong:
+            raise config.error(key, f"linear-attention layers ({wrong[0]}) are not modelled: expected 1 throughout")
+        if len(numbers) < layers and numbers:
+            raise config.error(key, f"{len(numbers)} numbers for the {layers} layers of num_hidden_layers")
+        found = [by_number[number] for number in numbers] or None
+    if "every" in words:
+        for key in words["every"]:
+            if found is not None:
+                config.without_effect(key, "said layer by layer by another field")
+        key = next((key for key in words["every"] if config.has(key)), (*words["every"], "")[0])
+        if found is None and isinstance(config.values.get(key), str):
+            letters = config.text(key)
+            found = [{"L": "local"}.get(letters[layer % len(letters)], "global") for layer in range(layers)]
+        if found is None:
+            every = config.whole(key, default=words["global_every"], most=MAX_LAYERS) if key else words["global_every"]
+            found = ["global" if (layer + 1) % every == 0 else words.get("others", "local") for layer in range(layers)]
+    pattern = words.get("pattern")
+    return found or (None if pattern is None else [pattern[layer % len(pattern)] for layer in range(layers)])
 
 
-FAMILIES: Final[dict[str, Family]] = {
-    "llama": family("Llama", _llama),
-    "mistral": family("Mistral", _mistral),
-    "mixtral": family("Mixtral", _mixtral),
-    "qwen2": family("Qwen2", _qwen2),
-    "qwen3": family("Qwen3", _qwen3),
-    "qwen3_vl": family("Qwen3VL", _qwen3, "qwen3_vl_text"),
-    "qwen3_vl_moe": family("Qwen3VLMoe", _qwen3_moe, "qwen3_vl_moe_text"),
-    "mimo": family("MiMo", _qwen2),
-    "qwen3_moe": family("Qwen3Moe", _qwen3_moe),
-    "gemma2": family("Gemma2", _gemma2),
-    "gemma3": family("Gemma3", _gemma3),
-    "gemma3_text": family("Gemma3", _gemma3),
-    "falcon": family("Falcon", _falcon),
-    **HYBRIDS,
-    **LATENTS,
-    "gpt_oss": family("GptOss", _gpt_oss),
-    "minimax_m2": family("MiniMaxM2", _minimax_m2),
-}
+def _widths(config: ConfigFields, words: Fields) -> Fields:
+    """Widths of heads or of a recurrence, each by the name of a field, or as a number."""
+    found = {}
+    for ours, theirs in words.items():
+        if ours == "state_bytes":  # 32 bits where the file does not say, as its kernels keep it
+            word = config.text(theirs, default="float32")
+            if word not in _STATE_BYTES:
+                raise config.error(theirs, f"'{word[:40]}' is not known: expected {', '.join(_STATE_BYTES)}")
+            found[ours] = _STATE_BYTES[word]
+        elif config.values.get(theirs) == "auto":  # mamba_d_head: what its heads make of the inner width
+            config.used.add(theirs)
+            found[ours] = config.whole("mamba_expand", default=2) * config.whole("hidden_size") // found["value_heads"]
+        else:
+            least = 0 if ours == "conv_width" else 1
+            found[ours] = theirs if ours == "kind" or isinstance(theirs, int) else config.whole(theirs, least=least)
+    return found
 
+
+def _has_experts(config: ConfigFields, words: Fields) -> bool:
+    if "experts_flag" in words and not config.flag(words["experts_flag"], default=False):
+        return False
+    return bool(words.get("experts")) and bool(config.whole_or_none("num_experts", least=0))
+
+
+def mixed_layers(config: ConfigFields) -> list[bool]:
+    """Which layers have experts: by lists of layers, or else from a first one on, in every n-th."""
+    layers, dense = config.whole("num_hidden_layers"), config.wholes("mlp_only_layers", default=[])
+    first, step = (config.whole_or_none(key, least=least) for key, least in (
+        ("first_k_dense_replace", 0), ("decoder_sparse_step", 1)))
+    last = config.values.get("moe_layer_end_index")
+    last = layers - 1 if last in (None, -1) else config.whole("moe_layer_end_index", least=0)
+    config.used.add("moe_layer_end_index")
+    listed = isinstance(config.values.get("moe_layer_freq"), list)
+    period = 1 if listed else config.whole_or_none("moe_layer_freq") or 1
+    found = [layer not in dense and (first or 0) <= layer <= last and (layer + 1) % (step or 1) == 0
+             and layer % period == 0 for layer in range(layers)]
+    said = [bool(flag) for flag in config.wholes("moe_layer_freq", default=[])[:layers]] if listed else []
+    numbers = config.wholes("moe_layers", default=[]) or [
+        int(word) for word in config.text("moe_layers_enum", default="").split(",") if word.strip().isdigit()]
+    said = said or ([layer in numbers for layer in range(layers)] if numbers else [])
+    said = said or [word == "sparse" for word in config.texts_or_none("mlp_layer_types") or []]
+    if said and len(said) != layers:
+        raise config.error("num_hidden_layers", f"{len(said)} feed-forward blocks are named for {layers} layers")
+    if said and first is not None and said != found:
+        raise config.error("first_k_dense_replace", "contradicts the layers that another field names one by one")
+    if not any(said or found):
+        raise config.error("first_k_dense_replace", f"leaves none of the {layers} layers for the experts")
+    return said or found
+
+
+def _feed(config: ConfigFields, words: Fields, mixed: list[bool], pattern: list[str] | None = None) -> Fields:
+    """Sections of feed-forward blocks: experts where ``mixed`` says so, dense blocks elsewhere or by ``pattern``."""
+    dense_key, gated = words.get("dense_size", "intermediate_size"), words.get("gated", True)
+    found: Fields = {}
+    if "mlp" in (pattern or ()) or (not pattern and not all(mixed)):
+        config.came_from("mlp.size", dense_key)
+        found["mlp"] = {"size": config.whole(dense_key), "gated": gated}
+    if any(mixed):
+        found["moe"] = _experts(config, words) | ({} if gated else {"gated": False})
+        dense = mixed.index(True)
+        if not pattern and dense and all(mixed[dense:]):
+            found["moe"]["first_dense_layers"] = dense
+        elif not pattern and not all(mixed):
+            found["feed_pattern"] = shortest(["moe" if one else "mlp" for one in mixed])
+    for key in {"intermediate_size", dense_key} - config.used if words.get("experts") else ():
+        config.without_effect(key, "the width of dense layers, of which there are none, or which another field says")
+    return found
+
+
+def _experts(config: ConfigFields, words: Fields) -> Fields:
+    """The mixture: routed experts, and the width of what every token uses beside them."""
+    key = "moe_intermediate_size" if config.has("moe_intermediate_size") else words.get(
+        "expert_size", "moe_intermediate_size")
+    config.came_from("moe.expert_size", key)
+    size = config.whole(key)
+    count = config.whole_or_none("num_shared_experts", least=0)
+    own = config.whole_or_none("shared_expert_intermediate_size", least=0)
+    beside = "shared" in words and ("shared_flag" not in words or config.flag(words["shared_flag"], default=False))
+    shared = config.whole(words["shared"]) if beside else (
+        (count or 0) * size if own is None else own * (1 if count is None else count))
+    latent = next((width for name in ("moe_latent_size", "routed_expert_hidden_size")
+                   if (width := config.whole_or_none(name)) is not None), None)
+    return {"experts": config.whole("num_experts"), "top_k": config.whole("num_experts_per_tok"), "expert_size": size,
+            **({"shared_size": shared} if shared else {}), **({} if latent is None else {"latent_size": latent})}

@@ -1,8 +1,8 @@
 """JSON with the line and column of every key kept: configurations and checkpoint indexes that others wrote.
 
-Python's own parser keeps no places, lets a duplicate key win in silence, reads ``NaN`` and runs into the
-recursion limit on hostile nesting. Here a file is read into the same :class:`YamlSource` that YAML is, so that
-one way of naming places serves both.
+Python's own parser keeps no places, lets a duplicate key win in silence, reads ``NaN`` and runs into the recursion
+limit on hostile nesting. Here a pass over the tokens notes the places and looks at all that first; the result is the
+same :class:`YamlSource` that YAML is read into, so that one way of naming places serves both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +18,14 @@ from simkit.foundation.errors import Location, UserError, shorten
 from simkit.foundation.input_file import read_text
 from simkit.foundation.yaml_source import KeyPath, YamlSource
 
-MAX_FILE_BYTES: Final = 2_000_000
-MAX_VALUES: Final = 50_000  # half a second; a configuration has some 50
+MAX_FILE_BYTES: Final = 10_000_000  # MiniMax-M3's list of layers that are not quantised has 3 MB
+MAX_VALUES: Final = 100_000  # a second; a configuration has some 50, and lists of such layers
 _MAX_DEPTH: Final = 30
 _MAX_DIGITS: Final = 64
 # Possessive (++, *+): a text that is never closed would otherwise be tried in every way of cutting it into pieces.
-_TOKEN: Final = re.compile(
-    r"""(?P<mark>[{}\[\]:,])
-    |(?P<string>"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")
-    |(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)
-    |(?P<word>[A-Za-z_+-][A-Za-z_]*)""", re.VERBOSE | re.ASCII)
-_SPACE: Final = re.compile(r"[ \t\r\n]*", re.ASCII)
-# Infinity is no JSON, but what Python writes for a limit that is none (Nemotron's time_step_limit).
-_WORDS: Final[dict[str, bool | float | None]] = {"true": True, "false": False, "null": None, "Infinity": math.inf}
-_NOT_NUMBERS: Final = frozenset({"NaN", "nan", "-Infinity", "inf", "-inf"})
+_TOKEN: Final = re.compile(r"""[{}\[\]:,]|"(?:[^"\\]++|\\.)*+"|[^\s{}\[\]:,"]++""", re.ASCII | re.DOTALL)
+_NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_NOT_NUMBERS: Final = frozenset({"NaN", "-Infinity"})
 
 
 def load_json(path: Path | str, *, most_bytes: int = MAX_FILE_BYTES, most_values: int = MAX_VALUES) -> YamlSource:
@@ -50,141 +45,84 @@ def load_json(path: Path | str, *, most_bytes: int = MAX_FILE_BYTES, most_values
 
 def parse_json(text: str, *, file: str, most_values: int = MAX_VALUES) -> YamlSource:
     """Read JSON from a string; ``file`` is the name that messages use. Raises :class:`UserError`."""
-    return _Parser(text, file, most_values).document()
+    scan = _Scan(text, file, most_values)
+    if not text.strip():
+        raise UserError("the file is empty", where=Location(file=file))
+    if not text.lstrip().startswith("{"):
+        raise scan.error("not a JSON object: expected '{' at the top of the file", len(text) - len(text.lstrip()))
+    for match in _TOKEN.finditer(text):
+        if not scan.take(match[0], match.start()):
+            break
+    try:
+        data: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as fault:
+        raise scan.error(f"not JSON: {fault.msg[0].lower()}{fault.msg[1:]}", fault.pos) from None
+    except (RecursionError, ValueError):
+        raise scan.error("not JSON", 0) from None
+    return YamlSource(file=file, data=data, places=scan.places)
 
 
-class _Parser:
-    """Recursive descent over one text; depth is bounded before Python's stack is."""
+class _Scan:
+    """Places of keys and values, token by token; ``inside``: the path of every object and list that is open, and the
+    key or index of what comes next (None: a key comes).
+    """
 
     def __init__(self, text: str, file: str, most_values: int) -> None:
-        self._text = text
-        self._file = file
-        self._most_values = self._left = most_values
-        self._at = 0
-        self._line = 1
-        self._line_start = 0
-        self._counted_to = 0
-        self._places: dict[KeyPath, tuple[int, int]] = {}
+        self.lines = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.file, self.most_values, self.values = file, most_values, 0
+        self.places: dict[KeyPath, tuple[int, int]] = {}
+        self.inside: list[tuple[KeyPath, str | int | None]] = [((), "")]
 
-    def document(self) -> YamlSource:
-        self._skip_space()
-        if self._at == len(self._text):
-            raise UserError("the file is empty", where=Location(file=self._file))
-        if self._text[self._at] != "{":
-            raise self._error("not a JSON object: expected '{' at the top of the file")
-        data = self._value((), 0)
-        self._skip_space()
-        if self._at < len(self._text):
-            raise self._error("not JSON: expected the end of the file after the closing '}'")
-        return YamlSource(file=self._file, data=data, places=self._places)
+    def place(self, at: int) -> tuple[int, int]:
+        line = bisect_right(self.lines, at)
+        return line, at - self.lines[line - 1] + 1
 
-    def _value(self, path: KeyPath, depth: int) -> Any:
-        self._skip_space()
-        place = self._place()
-        self._places.setdefault(path, place)
-        if depth > _MAX_DEPTH:
-            raise self._error(f"nested deeper than {_MAX_DEPTH} levels")
-        self._left -= 1
-        if self._left < 0:
-            raise self._error(f"more than {self._most_values:,} values")
-        kind, token = self._token("a value")
-        if token == "{":
-            return self._object(path, depth)
-        if token == "[":
-            return self._list(path, depth)
-        if kind == "string":
-            return self._string(token, place)
-        if kind == "number":
-            return self._number(token, place)
-        if kind == "word" and token in _WORDS:
-            return _WORDS[token]
-        if token in _NOT_NUMBERS:
-            raise self._error(f"{token} is not a number that JSON has", place)
-        raise self._error(f"not JSON: expected a value, found '{shorten(token, 20)}'", place)
+    def error(self, message: str, at: int) -> UserError:
+        line, column = self.place(at)
+        return UserError(message, where=Location(file=self.file, line=line, column=column))
 
-    def _string(self, token: str, place: tuple[int, int]) -> str:
-        text = str(json.loads(token))
+    def take(self, token: str, at: int) -> bool:
+        """Note a token; False where it closes more than was open: what follows is no JSON."""
+        path, key = self.inside[-1]
+        if token in ("}", "]"):
+            self.inside.pop()
+        elif token == "," and len(self.inside) > 1:
+            self.inside[-1] = (path, key + 1 if isinstance(key, int) else None)
+        elif token.startswith('"') and key is None:
+            self._key(path, self._text(token, at), at)
+        elif token not in (",", ":"):
+            self._value(token, at, path if key is None or len(self.inside) == 1 else (*path, key))
+        return len(self.inside) > 1
+
+    def _text(self, token: str, at: int) -> str:
         try:
+            text = str(json.loads(token))
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise self._error("a text with half of a surrogate pair, which no output can hold", place) from None
+            raise self.error("a text with half of a surrogate pair, which no output can hold", at) from None
+        except json.JSONDecodeError as fault:
+            raise self.error(f"not JSON: {fault.msg[0].lower()}{fault.msg[1:]}", at) from None
         return text
 
-    def _number(self, token: str, place: tuple[int, int]) -> int | float:
-        value = json.loads(token) if len(token) <= _MAX_DIGITS else math.inf
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._error(f"the number {shorten(token, 20)} is too large", place)
-        return int(value) if isinstance(value, int) else float(value)
+    def _key(self, path: KeyPath, key: str, at: int) -> None:
+        if (*path, key) in self.places:
+            first = self.places[*path, key][0]
+            raise self.error(f"'{shorten(key, 40)}' stands here a second time (first on line {first})", at)
+        self.places[*path, key] = self.place(at)
+        self.inside[-1] = (path, key)
 
-    def _object(self, path: KeyPath, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self._next_is("}"):
-            return found
-        while True:
-            self._skip_space()
-            place = self._place()
-            kind, token = self._token("a key in double quotes")
-            if kind != "string":
-                raise self._error(f"not JSON: expected a key in double quotes, found '{shorten(token, 20)}'", place)
-            key = self._string(token, place)
-            key_path = (*path, key)
-            if key in found:
-                first = self._places[key_path][0]
-                raise self._error(f"'{shorten(key, 40)}' stands here a second time (first on line {first})", place)
-            self._places[key_path] = place
-            self._expect(":")
-            found[key] = self._value(key_path, depth + 1)
-            if self._expect(",}") == "}":
-                return found
-
-    def _list(self, path: KeyPath, depth: int) -> list[Any]:
-        found: list[Any] = []
-        if self._next_is("]"):
-            return found
-        while True:
-            found.append(self._value((*path, len(found)), depth + 1))
-            if self._expect(",]") == "]":
-                return found
-
-    def _expect(self, marks: str) -> str:
-        self._skip_space()
-        place = self._place()
-        wanted = " or ".join(f"'{mark}'" for mark in marks)
-        _, token = self._token(wanted)
-        if token not in marks:
-            raise self._error(f"not JSON: expected {wanted}, found '{shorten(token, 20)}'", place)
-        return token
-
-    def _next_is(self, mark: str) -> bool:
-        self._skip_space()
-        if self._text.startswith(mark, self._at):
-            self._at += 1
-            return True
-        return False
-
-    def _token(self, wanted: str) -> tuple[str, str]:
-        match = _TOKEN.match(self._text, self._at)
-        if match is None:
-            found = f"'{self._text[self._at]}'" if self._at < len(self._text) else "the end of the file"
-            if found == "'\"'":
-                found = "a text with a wrong escape, a line break or no closing quote"
-            raise self._error(f"not JSON: expected {wanted}, found {found}")
-        self._at = match.end()
-        return str(match.lastgroup), match[0]
-
-    def _skip_space(self) -> None:
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-
-    def _place(self) -> tuple[int, int]:
-        """Line and column of the present position; lines are counted on from the last call, never from the top."""
-        passed = self._text.count("\n", self._counted_to, self._at)
-        if passed:
-            self._line += passed
-            self._line_start = self._text.rfind("\n", self._counted_to, self._at) + 1
-        self._counted_to = self._at
-        return self._line, self._at - self._line_start + 1
-
-    def _error(self, message: str, place: tuple[int, int] | None = None) -> UserError:
-        line, column = place or self._place()
-        return UserError(message, where=Location(file=self._file, line=line, column=column))
+    def _value(self, token: str, at: int, path: KeyPath) -> None:
+        if token.startswith('"'):
+            self._text(token, at)
+        elif token in _NOT_NUMBERS:
+            raise self.error(f"{token} is not a number that JSON has", at)
+        elif _NUMBER.fullmatch(token) and (len(token) > _MAX_DIGITS or math.isinf(float(token))):
+            raise self.error(f"the number {shorten(token, 20)} is too large", at)
+        self.values += 1
+        if self.values > self.most_values:
+            raise self.error(f"more than {self.most_values:,} values", at)
+        self.places.setdefault(path, self.place(at))
+        if token in ("{", "["):
+            self.inside.append((path, None if token == "{" else 0))
+            if len(self.inside) > _MAX_DEPTH + 1:
+                raise self.error(f"nested deeper than {_MAX_DEPTH} levels", at)

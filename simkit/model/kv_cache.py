@@ -105,8 +105,8 @@ class ElementFormat:
 
 # fp8 caches carry one scale a tensor (vLLM, TensorRT-LLM): no bytes an element. int8 keeps an fp16 scale per
 # 128 elements; int4 an fp16 scale and zero point per 64 (4.5 bits); int2 per 32 (3 bits: KIVI, arXiv 2402.02750).
-# nvfp4 has an fp8 scale for 16 elements, mxfp4 one of 8 bits (E8M0) for 32 (OCP MX 1.0), and weights in block fp8 an
-# fp32 scale for 128 x 128 (DeepSeek-V3, arXiv 2412.19437, section 3.3).
+# nvfp4 has an fp8 scale for 16 elements, mxfp4 and mxfp8 one of 8 bits (E8M0) for 32 (OCP MX 1.0), and weights in
+# block fp8 an fp32 scale for 128 x 128 (DeepSeek-V3, arXiv 2412.19437, section 3.3).
 FORMATS: Final = MappingProxyType({
     "fp32": ElementFormat(name="fp32", bits=32),
     "bf16": ElementFormat(name="bf16", bits=16),
@@ -116,6 +116,7 @@ FORMATS: Final = MappingProxyType({
     "fp4": ElementFormat(name="fp4", bits=4, group=16, scale_bytes=1, native="fp4"),
     "nvfp4": ElementFormat(name="nvfp4", bits=4, group=16, scale_bytes=1, native="fp4"),
     "mxfp4": ElementFormat(name="mxfp4", bits=4, group=32, scale_bytes=1, native="fp4"),
+    "mxfp8": ElementFormat(name="mxfp8", bits=8, group=32, scale_bytes=1, native="fp8"),
     # DeepSeek-V3.2's latents as FlashMLA and vLLM keep them: 512 elements with four fp32 scales, 64 rotary in bf16.
     "fp8-ds-mla": ElementFormat(name="fp8-ds-mla", bits=8, group=128, scale_bytes=4, wide=64),
     "fp8-block": ElementFormat(name="fp8-block", bits=8, group=128 * 128, scale_bytes=4, native="fp8"),

@@ -80,8 +80,10 @@ class LayerKindSchema(LayerFields):
     """Elements of a head."""
     state: StateSchema | None = None
     """A recurrence in place of a cache."""
-    mlp_factor: Annotated[int, WholeNumber(1, 16)] = 1
-    """Width of the dense mlp in these layers, over that of the section."""
+    mlp_size: Width | None = None
+    """Width of the dense mlp in these layers, where it is not that of the section."""
+    attends: Flag = True
+    """false: the layer is a feed-forward block alone."""
 
 
 NO_ATTENTION: Final = "none"
@@ -346,9 +348,9 @@ def _group(schema: ModelSchema, word: str, feed: str, count: int) -> LayerGroup:
     plain = {"n_q_heads", "n_kv_heads", "head_dim", "mla", "sliding_window", "pattern", "cross_attention"}
     own_shapes = bool(attention.model_dump(exclude_defaults=True, exclude=plain))
     window = kind.sliding_window if kind else attention.sliding_window if word == "local" else None
-    attends = word != NO_ATTENTION
+    attends = word != NO_ATTENTION and (kind is None or kind.attends)
     return LayerGroup(count=count, window=window, moe=feed == "moe", attends=attends, feeds=feed != "none",
-                      mlp_factor=kind.mlp_factor if kind else 1,
+                      mlp_size=kind.mlp_size if kind else None,
                       shape=layer_shape(attention, word, schema.name, schema.hidden_size)
                       if own_shapes and attends else None)
 

@@ -262,7 +262,7 @@ def _mlp(workload: DecodeWorkload, group: LayerGroup) -> list[Operator]:
     if model.mlp is None:
         return []
     own = workload if model.moe else workload.of_experts
-    width = model.mlp.size * group.mlp_factor / workload.heads.ways
+    width = (group.mlp_size or model.mlp.size) / workload.heads.ways
     first = width * (model.mlp.matrices - 1)
     return [
         *([] if model.parallel_block else [norm(workload, group.count)]),

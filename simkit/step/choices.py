@@ -92,6 +92,8 @@ def state_update(workload: DecodeWorkload, group: LayerGroup, state: State) -> l
             vector_flops=2.0 * state.conv_width * channels * sequences * workload.q_len,
             kv_read_bytes=moved("convolution"), kv_write_bytes=moved("convolution") * workload.q_len,
             activation_bytes=2.0 * sequences * workload.q_len * channels * workload.activation_bytes_per_element))
+    if not state.has_keys:
+        return found
     elements = sequences * held * arrays["state"].elements
     rows = sequences * workload.q_len * held * (2 * state.key_dim + 2 * state.value_dim)
     found.append(Operator(

@@ -120,6 +120,12 @@ def _chunked_state(workload: DecodeWorkload, group: LayerGroup, state: State, to
     2406.06484, section 3; flash-linear-attention's pieces). The state is read and written once.
     """
     held = workload.heads.kv_per_chip
+    if not state.has_keys:
+        channels = tokens * held * state.value_dim
+        return Operator(name="prefill_convolution", count=group.count,
+                        kv_write_bytes=workload.read_bytes(1.0, ("state",)),
+                        vector_flops=2.0 * (state.conv_width + 1) * channels,
+                        activation_bytes=4.0 * channels * workload.activation_bytes_per_element)
     of_token = 2.0 * STATE_PIECE * (state.key_dim + state.value_dim) + 4.0 * state.key_dim * state.value_dim
     moved = 1.0 * workload.read_bytes(1.0, ("state",))
     delta = 1.5 if state.takes_back else 1.0

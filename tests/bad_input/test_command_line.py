@@ -18,7 +18,7 @@ WRONG = [
     (["-M", "llama-2-70B"], "unknown model 'llama-2-70B'; did you mean 'llama-2-70b'"),
     (["-M", "../../etc"], "no such model file '../../etc'"),
     (["-A", "gqa-3"], "gqa-3: 3 KV heads do not divide the 64 query heads of llama-2-70b; K may be 1, 2, 4, 8, 16, 32, 64"),
-    (["-A", "gqa"], "unknown attention layout 'gqa': expected as-trained, mha, gqa-K, mqa, mla, gta-K or gla-K; did you mean"),
+    (["-A", "gqa"], "unknown attention layout 'gqa': expected as-trained, mha, gqa-K, mqa, mla, gta-K, gla-K or gqla-K; did you mean"),
     (["-A", "mla"], "llama-2-70b was not trained with multi-head latent attention"),
     (["--batch", "0"], f"--batch 0 is below 1; {LISTS}"),
     (["--batch", "-1"], f"--batch -1 is below 1; {LISTS}"),

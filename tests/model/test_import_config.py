@@ -146,7 +146,8 @@ def test_dense_layers_at_the_start_of_a_qwen_mixture_are_kept(tmp_path: Path) ->
         ("mistral-7b", {"sliding_window": ...}, "sliding_window: missing key: expected a whole number, or null"),
         ("mistral-7b", {"model_type": ...}, "model_type: missing key"),
         ("mistral-7b", {"vocab_size": None}, "vocab_size: null: expected a value"),
-        ("mistral-7b", {"model_type": "mamba"}, "'mamba' is not a family that simkit imports"),
+        ("mistral-7b", {"model_type": "yolo"}, "'yolo' is not a family that simkit imports"),
+        ("mistral-7b", {"model_type": "mamba"}, "keeps states of Mamba-1, which are not modelled"),
         ("mistral-7b", {"model_type": "mistrall"}, "did you mean 'mistral'"),
         ("mistral-7b", {"architectures": ["LlamaForCausalLM"]}, "'LlamaForCausalLM' is not a model of the family"),
         ("mistral-7b", {"architectures": "x"}, "architectures: 'x' is not a list of texts"),
@@ -165,14 +166,13 @@ def test_dense_layers_at_the_start_of_a_qwen_mixture_are_kept(tmp_path: Path) ->
         ("qwen3-30b-a3b", {"head_dim": ...}, "head_dim: missing key"),
         ("qwen3-30b-a3b", {"architectures": ["Qwen3ForCausalLM"]}, "expected such as Qwen3MoeForCausalLM"),
         ("qwen3-30b-a3b", {"num_experts_per_tok": 200}, "top_k 200 is more than the 128 experts"),
-        ("qwen3-30b-a3b", {"mlp_only_layers": [3]}, "dense layers are modelled at the start of the stack only"),
-        ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "experts in every second layer or fewer are not modelled"),
+        ("qwen3-30b-a3b", {"mlp_only_layers": list(range(48))}, "leaves none of the 48 layers for the experts"),
+        ("qwen3-30b-a3b", {"num_experts_per_tok": [8] * 47 + [7]}, "num_experts_per_tok: differs from layer to layer"),
         ("qwen2.5-7b", {"use_sliding_window": True, "sliding_window": None}, "sliding_window gives no number"),
         ("qwen2.5-7b", {"layer_types": ["sliding_attention"] * 28}, "false, but layer_types has sliding_attention"),
         ("deepseek-v2-lite", {"num_key_value_heads": 8}, "the latent serves all 16 query heads"),
         ("deepseek-v2-lite", {"q_lora_rank": ...}, "q_lora_rank: missing key"),
         ("deepseek-v2-lite", {"qk_head_dim": 128}, "128 is not qk_nope_head_dim + qk_rope_head_dim"),
-        ("deepseek-v2-lite", {"moe_layer_freq": 2}, "not modelled: expected 1"),
         ("deepseek-v2-lite", {"first_k_dense_replace": 27}, "leaves none of the 27 layers for the experts"),
         ("falcon-40b", {"num_attention_heads": 64}, "contradicts num_attention_heads, another name"),
         ("falcon-40b", {"n_head_kv": 7}, "7 KV heads do not divide the 128"),
@@ -207,20 +207,22 @@ def test_gpt_oss_must_say_which_layers_are_local(tmp_path: Path) -> None:
     [
         ("", "the file is empty"),
         ("[1]", "1:1: not a JSON object"),
-        ('{"a": 1,}', "1:9: not JSON: expected a key in double quotes, found '}'"),
-        ("{'a': 1}", "1:2: not JSON: expected a key in double quotes"),
-        ('{"a": 1\n "b": 2}', "2:2: not JSON: expected ',' or '}'"),
+        ('{"a": 1,}', "not JSON"),  # at the comma or behind it, by the version of Python
+        ("{'a': 1}", "1:2: not JSON: expecting property name enclosed in double quotes"),
+        ('{"a": 1\n "b": 2}', "2:2: not JSON: expecting ',' delimiter"),
         ('{"a": 1,\n "a": 2}', "2:2: 'a' stands here a second time (first on line 1)"),
+        ('{"a": {"b": 1, "b": 2}}', "1:16: 'b' stands here a second time"),
         ('{"a": NaN}', "1:7: NaN is not a number that JSON has"),
         ('{"a": -Infinity}', "1:7: -Infinity is not a number that JSON has"),
         ('{"a": 1e999}', "1:7: the number 1e999 is too large"),
         ('{"a": ' + "9" * 5000 + "}", "is too large"),
         ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "nested deeper than 30 levels"),
-        ('{"a": "x', "closing quote"),
+        ('{"a": "x', "1:7: not JSON: unterminated string"),
         ('{"a": "\\ud800"}', "half of a surrogate pair"),
-        ('{"a": 1} trailing', "expected the end of the file"),
-        ('{"a": tru}', "expected a value, found 'tru'"),
-        ('{"a"', "expected ':', found the end of the file"),
+        ('{"a": 1} trailing', "1:10: not JSON: extra data"),
+        ('{"a": tru}', "1:7: not JSON: expecting value"),
+        ('{"a"', "not JSON: expecting ':' delimiter"),
+        ('{"a": 1}]' + "[" * 5000, "1:9: not JSON: extra data"),
     ],
 )
 def test_what_is_not_json_is_refused_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
@@ -240,8 +242,8 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes(b'{"a":\n "\xe9"}')
     with pytest.raises(UserError, match=r"latin.json:2: not UTF-8 text"):
         import_config(tmp_path / "latin.json")
-    (tmp_path / "big.json").write_bytes(b" " * 2_000_001)
-    with pytest.raises(UserError, match="larger than 2,000,000 bytes"):
+    (tmp_path / "big.json").write_bytes(b" " * 10_000_001)
+    with pytest.raises(UserError, match="larger than 10,000,000 bytes"):
         import_config(tmp_path / "big.json")
 
 

@@ -84,7 +84,7 @@ def test_glm_5_2_has_an_index_in_21_of_78_layers(tmp_path):
 @pytest.mark.parametrize(("name", "changes", "complaint"), [
     ("nvidia--deepseek-v3.2-nvfp4", {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "by its name it may change"),
     ("deepseek-ai--deepseek-v4-flash", {"model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"]},
-     "serves all 64 query heads"),
+     "first_k_dense_replace: missing key"),
     ("nvidia--deepseek-v3.2-nvfp4", {"index_topk": 200_000}, "the index chooses 200000 of at most 163840 tokens"),
     ("zai-org--glm-5.2", {"indexer_types": ["full"] * 77 + ["half"]}, "'half' is not known: expected full or shared"),
     ("deepseek-ai--deepseek-v4-flash", {"compress_ratios": [4]}, "1 ratios for the 43 layers"),
@@ -147,7 +147,8 @@ def test_gemma_4_e_has_wide_mlps_where_it_borrows(tmp_path):
         "vocab_size": 262144, "intermediate_size": 6144, "use_double_wide_mlp": True, "num_kv_shared_layers": 4,
         "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 3}))
     model = import_config(file).model
-    assert sorted((group.count, group.mlp_factor) for group in model.layer_groups) == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert sorted((group.count, group.mlp_size or 6144) for group in model.layer_groups) == [
+        (1, 6144), (1, 6144), (2, 12288), (2, 12288)]
     mlps = 3 * 1536 * 6144 * (2 + 4 * 2)
     attention = sum((2 * 8 * width * 1536 + (2 * width * 1536 if index < 2 else 0)) for index in range(6)
                     for width in ([256, 512][index % 2],))

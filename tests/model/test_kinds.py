@@ -106,6 +106,16 @@ def test_two_grouped_latents_are_the_latent_of_mla_divided():
     assert difference == model.n_layers * model.n_q_heads * 256 * (128 + 128)
 
 
+def test_a_group_s_keys_and_values_of_gqla_are_made_of_one_latent_and_kept_apart():
+    """arXiv 2605.15250: 512 + 64 of a token on the other path are 28.125 % of GQA-8's 2048; here 8 groups keep what GQA keeps."""
+    kept, model = parse_layout("gqla-8", LLAMA), load_model("llama-3-8b")
+    assert kept.elements_per_token == 2 * 8 * 128 + 64
+    assert (512 + 64) / parse_layout("gqa-8", model).elements_per_token == 0.28125
+    made = {p.makes: p.rows * p.columns for p in kept.projections if p.makes}
+    assert made == {"key": 512 * 128, "value": 512 * 128, "rotary": 8192 * 64}
+    assert (kept.core.key_dim, kept.core.value_dim) == (128 + 64, 128)
+
+
 def test_projections_are_those_of_the_authors_models():
     """modeling_llama_GTA.py: q n·d, kv K·d, rope d/2, o. modeling_llama_GLA.py: dQ 8d, uQ n·1.5d, dKV 4d + d/2, ukv 2 x 2d·n·d, o."""
     wide, n, d = 8192, 64, 128
@@ -124,6 +134,7 @@ def test_projections_are_those_of_the_authors_models():
     ("gla-2", {"kv_dtype": "int8/int4"}, "caches latents that are both key and value"),
     ("gta-8", {"eviction": "h2o:512+512"}, "shares a rotary key among KV heads"),
     ("gla-2", {"eviction": "snapkv:512+512"}, "shares a rotary key among latent heads"),
+    ("gqla-2", {"eviction": "h2o:512+512"}, "shares a rotary key among groups"),
     ("gta-7", {}, "7 KV heads do not divide the 64 query heads"),
     ("gta", {}, "unknown attention layout 'gta'"),
 ])

@@ -165,6 +165,7 @@ class Case:
     q_len: int = 1
     latent: Latent | None = None
     tied: bool = False  # one state a KV head is its value and half of its key; all heads share the rotary half
+    rotary: int = 0  # elements of a further part of keys that all heads share (GQLA)
     keys: Coding = field(default_factory=lambda: Coding(name="bf16", bits=16))
     values: Coding = field(default_factory=lambda: Coding(name="bf16", bits=16))
     rule: Rule = field(default_factory=Rule)
@@ -195,10 +196,13 @@ class Data:
         self.case, self.rotary = case, None
         d, longest = case.head_dim, max(case.lengths)
         if case.latent is None:
-            self.scale = 1 / sqrt(d)
-            self.keys = rng.normal(size=(len(case.lengths), case.n_kv, longest, d))
-            self.values = rng.normal(size=self.keys.shape)
-            self.queries = rng.normal(size=(len(case.lengths), case.n_q, longest, d))
+            wide = d + case.rotary
+            self.scale = 1 / sqrt(wide)
+            self.keys = rng.normal(size=(len(case.lengths), case.n_kv, longest, wide))
+            self.values = rng.normal(size=(*self.keys.shape[:-1], d))
+            self.queries = rng.normal(size=(len(case.lengths), case.n_q, longest, wide))
+            if case.rotary:
+                self._share_rotary(case.rotary)
             if case.tied:
                 self._share_rotary(d // 2)
                 self.keys[..., : d - d // 2] = self.values[..., : d - d // 2]
@@ -224,6 +228,8 @@ class Data:
         """What the cache keeps of one KV head, array by array, and how it is coded."""
         if self.case.tied:
             return [(self.values[s, k], self.case.keys)]
+        if self.case.rotary:
+            return [(self.keys[s, k, :, : -self.case.rotary], self.case.keys), (self.values[s, k], self.case.values)]
         if self.rotary is not None:
             return [(self.keys[s, k, :, : self.case.latent.kv_rank], self.case.keys)]
         return [(self.keys[s, k], self.case.keys), *([] if self.values is None else [(self.values[s, k], self.case.values)])]
@@ -233,7 +239,7 @@ class Data:
         if self.case.tied:
             return np.concatenate([read[0][:, : read[0].shape[1] - rotary.shape[1]], rotary], axis=1), read[0]
         if rotary is not None:
-            return np.concatenate([read[0], rotary], axis=1), read[0]
+            return np.concatenate([read[0], rotary], axis=1), read[-1]
         return read[0], read[1] if len(read) == 2 else read[0][:, : self.case.latent.kv_rank]
 
 

@@ -54,8 +54,8 @@ def workloads(draw: st.DrawFn) -> DecodeWorkload:
     model = ModelArchitecture(
         name="small", title="small", hidden_size=8, n_q_heads=n_q, n_kv_heads=n_kv, layer_groups=groups, mlp=None, moe=None,
         head_dim=draw(st.sampled_from([2, 5, 8])), mla=latent, vocab_size=4, tied_embeddings=False)
-    kind = draw(st.sampled_from(["mla", "mla-expanded"] if latent else ["gqa", "gqa", "gta", "gla"]))
-    if kind in ("gta", "gla"):
+    kind = draw(st.sampled_from(["mla", "mla-expanded"] if latent else ["gqa", "gqa", "gta", "gla", "gqla"]))
+    if kind in ("gta", "gla", "gqla"):
         model = replace(model, head_dim=draw(st.sampled_from([2, 4, 8])))
         if n_kv > 1 and eviction.startswith(("h2o", "snapkv")):
             eviction = "streaming:2+4"
@@ -84,7 +84,7 @@ def what_a_kind_keeps(workload: DecodeWorkload) -> dict[str, Any]:
     d = workload.model.head_dim
     mla = Latent(kv_rank=LATENT.kv_lora_rank, rope=LATENT.rope_head_dim, nope=LATENT.nope_head_dim, value=LATENT.v_head_dim,
                  absorbed=workload.layout.name != "mla-expanded")
-    return {"gqa": {}, "mla": {"latent": mla}, "gta": {"tied": True},
+    return {"gqa": {}, "mla": {"latent": mla}, "gta": {"tied": True}, "gqla": {"rotary": d // 2},
             "gla": {"latent": Latent(kv_rank=2 * d, rope=d // 2, nope=d, value=d, absorbed=True, apart=True)},
             }[workload.layout.name.partition("-")[0]]
 

@@ -50,7 +50,7 @@ figures:
   - kind: predicted_against_measured
   - kind: error_by_regime
   - kind: published_figures
-  - {kind: attention_atlas, hardware: [h100-sxm, groq-lpu]}
+  - {kind: attention_atlas, hardware: [groq-lpu]}
   - {kind: scattered_rows, hardware: [l40s, groq-lpu], kv_len: "2k..128k*8"}
   - {kind: tile_map, hardware: [groq-lpu, sambanova-sn40l], engine: spatial}
   - {kind: head_copies, hardware: [groq-lpu], engine: spatial}

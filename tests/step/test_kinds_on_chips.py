@@ -16,7 +16,7 @@ from tests.reference.dense_attention import execute
 from tests.reference.test_operators_against_execution import LATENT, layers_of
 from tests.step.machine_words import machine_words
 
-LAYOUTS = ["gqa-4", "gqa-12", "gta-4", "gta-12", "gta-1", "gla-4", "gla-3", "mla"]
+LAYOUTS = ["gqa-4", "gqa-12", "gta-4", "gta-12", "gta-1", "gla-4", "gla-3", "gqla-4", "gqla-1", "mla"]
 SHARDINGS = ["heads", "batch", "context"]
 
 

@@ -6,6 +6,7 @@ stay behind the numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -23,10 +24,10 @@ SHOWN: Final = {"grouping_law": "gqa_on_asics", "roofline": "gqa_on_asics", "sep
                 "error_by_regime": "validation", "attention_atlas": "attention_atlas"}
 
 
-def drawn_figures() -> dict[str, tuple[DrawnFigure, bytes]]:
-    """Each figure of the documentation by its kind, and its PNG, as the report of its study draws it."""
+def drawn_figures(studies: Iterable[str] = ()) -> dict[str, tuple[DrawnFigure, bytes]]:
+    """Each figure of the documentation by its kind, and its PNG, as its study draws it. Default: of all studies."""
     found = {}
-    for name in dict.fromkeys(SHOWN.values()):
+    for name in dict.fromkeys(studies or SHOWN.values()):
         study = load_study(name)
         styles = chip_styles(study.hardware, study.labels)
         with house_style():

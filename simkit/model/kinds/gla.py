@@ -14,40 +14,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
-from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import Core, Expansion, Projection, heads_that_divide, spans_of
+from simkit.model.kinds.base import Core, Expansion, Projection
 from simkit.model.kinds.half_rotary import HalfRotary
 from simkit.model.kinds.projections import query_projections, up_projections
-from simkit.model.kinds.widths import LayerShape
 
 LATENT_HEADS: Final = 2
 """Width of a latent head over that of a query head, as the paper's GLA-2 has it."""
-QUERY_RANK_HEADS: Final = 8
-"""Width of the compressed query over that of a query head (modeling_llama_GLA.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedLatent(HalfRotary):
-    """``n_kv_heads`` latents for query heads of ``head_dim``, compressed to ``query_rank`` where there is one."""
+    """``n_kv_heads`` latents for query heads of ``head_dim``."""
 
     kind: ClassVar = "gla"
     forms: ClassVar = ("gla-K",)
     array_name: ClassVar = "latent"
     words: ClassVar = ("latents that are", "part", "latent heads")
-
-    query_rank: int | None
-
-    @classmethod
-    def of_model(cls, name: str, model: LayerShape) -> Self:
-        if model.head_dim % 2:
-            raise UserError(f"{name}: the rotary key has half a head, and {model.name} has heads of {model.head_dim} "
-                            "elements")
-        rank = QUERY_RANK_HEADS * model.head_dim if model.mla is None else model.mla.q_lora_rank
-        return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
-                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, query_rank=rank,
-                   **spans_of(model))
 
     @property
     def array_dim(self) -> int:

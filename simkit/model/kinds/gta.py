@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from simkit.foundation.errors import UserError
-from simkit.model.kinds.base import Core, Projection, heads_that_divide, spans_of
+from simkit.model.kinds.base import Core, Projection
 from simkit.model.kinds.half_rotary import HalfRotary
-from simkit.model.kinds.widths import LayerShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +26,7 @@ class GroupedTied(HalfRotary):
     forms: ClassVar = ("gta-K",)
     array_name: ClassVar = "tied"
     words: ClassVar = ("one state that is", "half", "KV heads")
-
-    @classmethod
-    def of_model(cls, name: str, model: LayerShape) -> Self:
-        if model.head_dim % 2:
-            raise UserError(f"{name}: half a key is rotary, and {model.name} has heads of {model.head_dim} elements")
-        return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
-                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim, **spans_of(model))
+    compresses_queries: ClassVar = False
 
     @property
     def array_dim(self) -> int:

@@ -1,4 +1,4 @@
-"""What grouped-tied and grouped latent attention share: arrays that heads divide, and one rotary half key."""
+"""What GTA, GLA and GQLA share: arrays that heads divide, and one rotary half key."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
-from simkit.model.kinds.base import Cached, Feature, StoredArray, every_token
+from simkit.foundation.errors import UserError
+from simkit.model.kinds.base import Cached, Feature, StoredArray, every_token, heads_that_divide, spans_of
 from simkit.model.kinds.widths import LayerShape
+
+QUERY_RANK_HEADS: Final = 8
+"""Width of the compressed query over that of a query head (modeling_llama_GLA.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,19 @@ class HalfRotary(Cached):
     words: ClassVar[tuple[str, str, str]]
     """For messages: what is key and value in one, what of keys is rotary, and the heads that share it."""
 
+    compresses_queries: ClassVar = True
+
     head_dim: int
+    query_rank: int | None = None
+
+    @classmethod
+    def of_model(cls, name: str, model: LayerShape) -> Self:
+        if model.head_dim % 2:
+            raise UserError(f"{name}: half a key is rotary, and {model.name} has heads of {model.head_dim} elements")
+        rank = QUERY_RANK_HEADS * model.head_dim if model.mla is None else model.mla.q_lora_rank
+        return cls(name=name, hidden_size=model.hidden_size, n_q_heads=model.n_q_heads,
+                   n_kv_heads=heads_that_divide(name, model), head_dim=model.head_dim,
+                   query_rank=rank if cls.compresses_queries else None, **spans_of(model))
 
     @classmethod
     def spells(cls, name: str) -> bool:

@@ -1,4 +1,4 @@
-r"""Recurrent states: gated delta rule, Kimi delta attention, lightning attention, Mamba-2.
+r"""Recurrent states: gated delta rule, Kimi delta attention, lightning attention, Mamba-2; short convolutions.
 
 A sequence keeps one matrix of :math:`d_k \times d_v` for each value head, however long its context, and the last
 inputs of a short convolution. A token decays the state, adds to it and reads it. Flops for each element of the state:
@@ -28,7 +28,7 @@ from simkit.model.kinds.projections import output_projections
 from simkit.model.kinds.widths import LayerShape, State, StateKind
 
 _GATED: Final = ("gated-delta", "mamba-2")  # the gate is one more value in the input's projection
-_NUMBERS: Final[Mapping[StateKind, int]] = {"gated-delta": 2, "kda": 1, "lightning": 0, "mamba-2": 1}
+_NUMBERS: Final[Mapping[StateKind, int]] = {"gated-delta": 2, "kda": 1, "lightning": 0, "mamba-2": 1, "short-conv": 0}
 """Numbers that a token gives each head: decay and rate of writing, the rate alone, none, or the time step."""
 CONV_BYTES: Final = 2  # inputs kept for the short convolution, in 16 bits as activations are
 
@@ -71,7 +71,7 @@ class Recurrent(AttentionLayout):
     def conv_channels(self) -> int:
         """Channels of the short convolution: queries, keys and values."""
         widths = self.widths
-        return 2 * widths.key_heads * widths.key_dim + widths.value_heads * widths.value_dim
+        return 2 * widths.key_heads * widths.key_dim * widths.has_keys + widths.value_heads * widths.value_dim
 
     @cached_property
     def arrays(self) -> tuple[StoredArray, ...]:
@@ -82,7 +82,7 @@ class Recurrent(AttentionLayout):
         inputs = StoredArray(name="convolution", elements=(widths.conv_width - 1) * self.conv_channels
                              / widths.value_heads, role="latent", shared=False, stored_tokens=one_a_sequence,
                              part="state", own_bytes=CONV_BYTES, derived=True)
-        return (state, inputs) if widths.conv_width else (state,)
+        return (*((state,) if widths.has_keys else ()), *((inputs,) if widths.conv_width else ()))
 
     @cached_property
     def reads(self) -> tuple[Read, ...]:
@@ -91,11 +91,12 @@ class Recurrent(AttentionLayout):
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
         wide, widths = self.hidden_size, self.widths
-        values = 2 if widths.kind in _GATED else 1
+        values = 2 if widths.kind in _GATED else 1 if widths.has_keys else 3  # gates before and after a convolution
         into = "state_projection"
+        keys = [Projection(name="query_key", rows=wide, columns=2 * widths.key_dim, heads="group",
+                           groups=widths.key_heads, product=into)]
         found = [
-            Projection(name="query_key", rows=wide, columns=2 * widths.key_dim, heads="group",
-                       groups=widths.key_heads, product=into),
+            *(keys if widths.has_keys else []),
             Projection(name="value", rows=wide, columns=values * widths.value_dim + _NUMBERS[widths.kind],
                        heads="query", product=into)]
         for name, rank, columns in (("decay", widths.decay_rank, widths.key_dim),
@@ -105,7 +106,7 @@ class Recurrent(AttentionLayout):
                                      product=f"{name}_down_projection"),
                           Projection(name=f"{name}_up", rows=rank, columns=columns, heads="query",
                                      product=f"{name}_up_projection")]
-        gate = widths.value_dim if widths.kind not in _GATED and not widths.gate_rank else 0
+        gate = widths.value_dim if widths.has_keys and widths.kind not in _GATED and not widths.gate_rank else 0
         return (*found, *output_projections(wide, widths.value_dim, gate))
 
     @cached_property

@@ -103,14 +103,15 @@ class Compression:
         return np.minimum(context_tokens, self.window)
 
 
-StateKind = Literal["gated-delta", "kda", "lightning", "mamba-2"]
+StateKind = Literal["gated-delta", "kda", "lightning", "mamba-2", "short-conv"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A recurrence in place of a cache.
 
-    ``value_heads`` matrices of ``key_dim`` x ``value_dim`` a sequence. Without ``gate_rank`` the output's gate is one
+    ``value_heads`` matrices of ``key_dim`` x ``value_dim`` a sequence; a short-conv has none, but the inputs of its
+    convolution of all values. Without ``gate_rank`` the output's gate is one
     matrix, without ``decay_rank`` the decay a number a head.
     """
 
@@ -132,6 +133,11 @@ class State:
     """Width through which the output's gate is projected."""
     state_bytes: Annotated[int, WholeNumber(1, 8)] = 4  # fp32, as the published kernels keep it
     """Bytes of an element of the state."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether there is a state, and not a convolution alone (LFM2)."""
+        return self.kind != "short-conv"
 
     @property
     def takes_back(self) -> bool:

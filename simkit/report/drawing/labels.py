@@ -225,7 +225,7 @@ def margin_labels(axes: Axes, labels: Sequence[Label]) -> None:
 
     ``x`` of a label is where its leader begins.
     """
-    figure: Any = axes.figure
+    figure: Any = axes.figure.canvas.figure  # of a part of a figure the whole
     figure.draw_without_rendering()
     frame = axes.get_window_extent(figure.canvas.get_renderer())
     heights = [float(axes.transData.transform((label.x, label.y))[1]) for label in labels]
