@@ -200,7 +200,7 @@ class Points:
 
         def holds(tried: Machine, where: Any) -> Any:
             points = self if where is None else self.take(where)
-            return place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).fits
+            return place(points.demand(layout, tried), points.hardware, overflow=tried.overflow).fits
 
         return self._searched(layout, machine, self._closed_form_s(layout, known), least_s, holds)
 
@@ -208,7 +208,7 @@ class Points:
         """The machine with the mapping that holds the most sequences."""
         def inverse_batch(tried: Machine, where: Any) -> Any:
             points = self if where is None else self.take(where)
-            held = place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).max_batch
+            held = place(points.demand(layout, tried), points.hardware, overflow=tried.overflow).max_batch
             return 1.0 / np.maximum(held, 0.5)
 
         return self._searched(layout, machine, inverse_batch, lambda *_: 0.0, lambda *_: True)

@@ -14,6 +14,7 @@ from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
+from simkit.study.designs import DesignSpace
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, FIT_EACH, Points
 from simkit.study.point import CHUNK_POINTS, checked_numbers, group_columns
@@ -28,7 +29,7 @@ class Grid:
 
     Profiles and models are loaded. ``chips``, ``tp``, ``pp``, ``engine``, ``baseline``: as of
     :func:`simkit.study.point.decode_step`; ``scenario``: words of :func:`simkit.study.scenario.parse_scenario`;
-    ``fields``: the columns.
+    ``fields``: the columns. ``designs``: hypothetical chips, of which ``hardware`` are the bases; they vary fastest.
     """
 
     hardware: Sequence[HardwareProfile]
@@ -45,6 +46,7 @@ class Grid:
     baseline: bool = True
     scenario: Mapping[str, Any] = field(default_factory=dict)
     fields: Sequence[str] = tuple(FIELDS)
+    designs: DesignSpace | None = None
 
     @property
     def is_split(self) -> bool:
@@ -59,7 +61,7 @@ class Grid:
     @property
     def numbers(self) -> tuple[int, ...]:
         """Lengths of the numeric axes."""
-        return len(self.batch), len(self.kv_len), len(self.q_len)
+        return len(self.batch), len(self.kv_len), len(self.q_len), 1 if self.designs is None else len(self.designs)
 
     def __len__(self) -> int:
         return prod(self.names) * prod(self.numbers)
@@ -94,9 +96,10 @@ class Grid:
     def between(self, first: int, last: int, points: int = CHUNK_POINTS) -> Iterator[dict[str, Any]]:
         """The chunks of the points ``first`` up to, not including, ``last`` of the grid's order."""
         size = prod(self.numbers)
+        run = size if self.designs is None else len(self.designs)  # a chunk of designs is of one workload
         while first < last:
             group, start = divmod(first, size)
-            stop = min(start + points, size, start + last - first)
+            stop = min(start + points, (start // run + 1) * run, start + last - first)
             yield self._evaluated(group, start, stop)
             first += stop - start
 
@@ -104,19 +107,26 @@ class Grid:
         """All points as flat columns in the grid's order. Raises :class:`UserError` with every wrong layout."""
         self.check_layouts()
         parts = list(self.chunks())
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.fields} if parts else {}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def _evaluated(self, group: int, start: int, stop: int) -> dict[str, Any]:
         """Points ``start`` to ``stop`` of one combination of names."""
         chip, model, dtype, layout = (int(place) for place in np.unravel_index(group, self.names))
-        where = np.unravel_index(np.arange(start, stop), self.numbers)
-        batch, kv_len, q_len = (axis[index] for axis, index in zip(self._axes, where, strict=True))
-        points = Points(
-            hardware=self.hardware[chip], model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
-            scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine),
-            tp=self.tp, pp=self.pp)
-        return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips,
-                             baseline=self.baseline, names=self.fields)
+        *where, design = np.unravel_index(np.arange(start, stop), self.numbers)
+        numbers = [axis[index] for axis, index in zip(self._axes, where, strict=True)]
+
+        def timed(hardware: HardwareProfile, count: int) -> dict[str, Any]:
+            batch, kv_len, q_len = (values[:count] for values in numbers)  # of designs all are alike
+            points = Points(
+                hardware=hardware, model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
+                scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario),
+                engine=engine_named(self.engine), tp=self.tp, pp=self.pp)
+            return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips,
+                                 baseline=self.baseline, names=self.fields)
+
+        if self.designs is None:
+            return timed(self.hardware[chip], stop - start)
+        return self.designs.columns(chip, int(design[0]), int(design[-1]) + 1, timed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
