@@ -10,10 +10,10 @@ others the range of published dies of its kind, by the density of its node. Cloc
 peaks, capacities and bandwidths do; a faster SRAM costs watts here, and no area.
 
 .. math:: P = p_0 A + \max(\pi e_F,\; \beta e_\beta) + 2 \beta_L e_L, \qquad
-          \$ = \sum_{dies} \frac{w}{N(A) Y(A)} + \sum_{dram} C c, \quad Y = \left(1 + \frac{A D}{\alpha}\right)^{-\alpha}
+          \$ = \sum_{dies} \frac{w}{N Y} + \sum_{dram} C c, \quad Y = \left(1 + \frac{a D}{\alpha}\right)^{-\alpha}
 
-One roof at a time is busy: chips throttle where both are. Dies are no larger than a scanner's field; packages, boards,
-masks and margins are not in the dollars, so a price is the base chip's by the ratio of what both take to make.
+One roof at a time is busy: chips throttle where both are. Dies are as large as they can be, no more than a scanner's
+field; packages, boards, masks and margins are not in the dollars, so a price is the base chip's by the ratio of what both take to make.
 Figures and sources: ``hardware_profiles/silicon/silicon.yaml``; energies and static power are the profile's own, else
 the range of the published dies' profiles.
 """
@@ -36,7 +36,7 @@ from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile, MemoryLevel
 
-LOW, CENTRAL, HIGH = 0, 1, 2
+LOW, CENTRAL, HIGH = range(3)
 Range = tuple[float, float, float]
 # Conversions: bits to bytes, pJ to J, bytes to GB, mm2 to cm2.
 BITS_PER_BYTE, PICO, GIGA, MM2_PER_CM2 = 8, 1e-12, 1e9, 100
@@ -78,6 +78,11 @@ class SiliconModel:
     base: HardwareProfile
     node: str
     blind: bool = False
+
+    @property
+    def own_mm2(self) -> float | None:
+        """The base chip's published silicon."""
+        return None if self._own_die is None else float(self._own_die["mm2"])
 
     @property
     def _own_die(self) -> Mapping[str, Any] | None:
@@ -167,13 +172,12 @@ class SiliconModel:
         """What dies and memory of a chip cost to make."""
         data = figures()
         area, alpha = self.mm2(chip, end), data["cluster_parameter"]["value"]
-        dies = np.ceil(area / data["reticle_mm2"]["value"])
-        die, radius = area / dies, data["wafer_mm"]["value"] / 2
+        die, radius = np.minimum(area, data["reticle_mm2"]["value"]), data["wafer_mm"]["value"] / 2
         gross = pi * radius**2 / die - pi * 2 * radius / np.sqrt(2 * die)
         defects = data["defects_per_cm2"]["value"][end] / MM2_PER_CM2
         good = gross * (1 + die * defects / alpha) ** -alpha
         memory = sum(level.chip_capacity_bytes / GIGA * family["usd_per_gb"][end] for level, family in _interfaces(chip))
-        return dies * data["nodes"][self.node]["wafer_usd"] / good + memory
+        return area / die * data["nodes"][self.node]["wafer_usd"] / good + memory
 
     def price_usd(self, chip: HardwareProfile) -> Any:
         """The base chip's price by the ratio of what both take to make; NaN without a price."""
@@ -213,9 +217,16 @@ def checked_dies() -> list[dict[str, Any]]:
         chip = _published(name)
         model = SiliconModel(base=chip, node=die["node"], blind=True)
         low, central, high = (float(model.mm2(chip, end)) for end in (LOW, CENTRAL, HIGH))
-        watts = float(model.watts(chip))
+        watts = model.watts(chip)
         records.append({
             "hardware": name, "node": die["node"], "published_mm2": die["mm2"], "mm2": central, "mm2_low": low,
             "mm2_high": high, "mm2_ratio": central / die["mm2"], "tdp_w": chip.power.tdp_w,
-            "power_w": watts, "power_ratio": watts / chip.power.tdp_w if chip.power.tdp_w else None})
+            "power_w": float(watts) if np.isfinite(watts) else None,
+            "power_ratio": float(watts / chip.power.tdp_w) if chip.power.tdp_w and np.isfinite(watts) else None})
     return records
+
+
+def typical_factor(records: list[dict[str, Any]], name: str) -> float:
+    """The geometric mean of a ratio's distances from 1, as a factor."""
+    known = np.array([one[name] for one in records if one[name] is not None], dtype=float)
+    return float(np.exp(np.nanmean(np.abs(np.log(known)))))

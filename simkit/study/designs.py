@@ -24,7 +24,7 @@ from simkit.foundation.units import USD, WATTS, parse_quantity
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import ProfileParameter, profile_parameters, with_parameter
 from simkit.hardware.profile import HardwareProfile
-from simkit.hardware.silicon import HIGH, LOW, SiliconModel, figures, silicon_model
+from simkit.hardware.silicon import CENTRAL, HIGH, LOW, SiliconModel, figures, silicon_model
 from simkit.study.digests import digest
 from simkit.study.record import Field
 from simkit.study.vary import quantity_text
@@ -47,6 +47,7 @@ DESIGN_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field 
     Field(name="tokens_per_s_per_w", heading="tok/s/W", meaning="tokens/s over the power of all chips"),
     Field(name="tokens_per_s_per_usd", heading="tok/s/$", meaning="tokens/s over the price of all chips"),
 )})
+_ENDS: Final = {"": CENTRAL, "_low": LOW, "_high": HIGH}
 # What a budget bounds and a design is ranked by, each with its words.
 MEASURES: Final = {"mm2": "mm2", "power_w": "W", "price_usd": "USD"}
 
@@ -100,6 +101,11 @@ class Axis:
         return np.round(found) if self.whole else found
 
 
+def is_range(text: str) -> bool:
+    """Whether a value of ``--set`` leaves something to choose."""
+    return ".." in text or len(quantity_texts(text, what="--set")) > 1
+
+
 def read_axis(key: str, text: str, profile: HardwareProfile) -> Axis:
     """An axis from a list or range of quantities; ends without a step are the ends of a sample.
 
@@ -129,15 +135,20 @@ def _read(text: str, dimension: str, key: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DesignSpace:
-    """All designs of ``bases`` over ``axes``, or ``sample`` of them (of each base, the same)."""
+    """All designs of ``bases`` over ``axes``, or ``sample`` of them (of each base, the same), or those ``listed`` by
+    their figures.
+    """
 
     bases: Sequence[Base]
     axes: Sequence[Axis]
     sample: int | None = None
     seed: int = 0
+    listed: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         """Designs of one base chip."""
+        if self.listed is not None:
+            return len(next(iter(self.listed.values())))
         return prod(len(axis.values) for axis in self.axes) if self.sample is None else self.sample
 
     def plain(self) -> dict[str, Any]:
@@ -156,6 +167,8 @@ class DesignSpace:
 
     def values(self, first: int, last: int) -> dict[str, Any]:
         """The figures of the designs ``first`` up to, not including, ``last``."""
+        if self.listed is not None:
+            return {key: column[first:last] for key, column in self.listed.items()}
         if self.sample is None:
             where = np.unravel_index(np.arange(first, last), [len(axis.values) for axis in self.axes])
             return {axis.key: np.array(axis.values)[at] for axis, at in zip(self.axes, where, strict=True)}
@@ -172,32 +185,19 @@ class DesignSpace:
         """Columns of designs of one base chip: their figures, area, power and price, and what ``timed`` says of a
         profile with so many points.
         """
-        return design_columns(self.bases[base], self.values(first, last), timed)
-
-
-def design_columns(base: Base, values: Mapping[str, Any],
-                   timed: Callable[[HardwareProfile, int], dict[str, Any]]) -> dict[str, Any]:
-    """Columns of the designs of a base chip with these figures, one an entry."""
-    silicon, count = base.silicon(), len(next(iter(values.values())))
-    parts = []
-    for where, profile in profiles_at(base, values):
-        own: dict[str, Any] = {
-            "mm2": silicon.mm2(profile), "mm2_low": silicon.mm2(profile, LOW), "mm2_high": silicon.mm2(profile, HIGH),
-            "power_w": silicon.watts(profile), "power_w_low": silicon.watts(profile, LOW),
-            "power_w_high": silicon.watts(profile, HIGH), "price_usd": silicon.price_usd(profile)}
-        found = timed(profile, len(where))
-        for name, measure in (("mm2", "mm2"), ("w", "power_w"), ("usd", "price_usd")):
-            own[f"tokens_per_s_per_{name}"] = found["tokens_per_s"] / (found["chips"] * own[measure])
-        parts.append((where, found | own))
-    joined = dict(values)
-    for name, column in parts[0][1].items():
+        values, silicon, parts = self.values(first, last), self.bases[base].silicon(), []
+        for where, profile in profiles_at(self.bases[base], values):
+            own = {f"{name}{end_name}": measure(profile, end) for name, measure in (
+                ("mm2", silicon.mm2), ("power_w", silicon.watts)) for end_name, end in _ENDS.items()}
+            own["price_usd"], found = silicon.price_usd(profile), timed(profile, len(where))
+            for name, measured in (("mm2", "mm2"), ("w", "power_w"), ("usd", "price_usd")):
+                own[f"tokens_per_s_per_{name}"] = found["tokens_per_s"] / (found["chips"] * own[measured])
+            parts.append((where, found | own))
         if len(parts) == 1:
-            joined[name] = np.broadcast_to(column, (count,))
-            continue
-        joined[name] = np.empty(count, dtype=np.asarray(column).dtype)
-        for where, part in parts:
-            joined[name][where] = part[name]
-    return joined
+            return values | {name: np.broadcast_to(column, (last - first,)) for name, column in parts[0][1].items()}
+        order = np.argsort(np.concatenate([where for where, _ in parts]))
+        return values | {name: np.concatenate([np.broadcast_to(part[name], where.shape) for where, part in parts])[order]
+                         for name in parts[0][1]}
 
 
 def profiles_at(base: Base, values: Mapping[str, Any]) -> Iterator[tuple[Any, HardwareProfile]]:
