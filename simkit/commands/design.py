@@ -90,7 +90,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, node: str | None, sampl
     if nearest or of != "step":
         words["attention"] = [*(name for name in words["attention"] if name != against), against]
     grid = _grid(profiles, node, None if sample is None else int(sample), words,
-                 open_ranges=nearest or elasticities or to.figure is not None)
+                 open_ranges=nearest or elasticities or (to.figure is not None and not front))
     axes = grid.designs.axes if grid.designs is not None else ()
     if not axes and not elasticities:
         raise UserError("a design has figures to choose: give ranges",
@@ -175,8 +175,7 @@ def _models(grid: Grid) -> list[str]:
     for base, chip in zip(grid.designs.bases if grid.designs else (), grid.hardware, strict=True):
         own = base.silicon().own_mm2
         said.append(f"{chip.name}: silicon of its published {own:g} mm2 and what changes of it" if own else
-                    f"{chip.name}: its die is not published; silicon is within a factor of 1.5 in the mean "
-                    "(--check-model)")
+                    f"{chip.name}: no die is published; silicon by the range of others (--check-model)")
         if chip.price.purchase_usd is None:
             said.append(f"{chip.name}: no price, ranked by silicon and watts (--set price.purchase=... states one)")
     return said

@@ -26,13 +26,14 @@ from simkit.hardware.parameters import ProfileParameter, profile_parameters
 from simkit.study.designs import DESIGN_FIELDS, MEASURES, DesignSpace
 from simkit.study.grid import Grid
 from simkit.study.record import FIELDS, to_records
+from simkit.study.vary import quantity_text
 
 STEP: Final = 1e-3
 SCAN, SCANS = 32, 8  # points of a ray, and scans of what lies between two of them
 _RAYS, _ROUNDS, _ROUGH, _NARROWER = 128, 16, 4, 0.65
-_MOST_KEPT: Final = 100_000  # designs of a front
 _NOTHING: Final = 1e-6  # an elasticity that is rounding
 RANKED: Final = {"mm2": "tokens_per_s_per_mm2", "W": "tokens_per_s_per_w", "USD": "tokens_per_s_per_usd"}
+_WORDS: Final = ("hardware", "model", "attention", "kv_dtype", "batch", "kv_len", "q_len")
 _NEEDED: Final = ("fits", "chips", "tokens_per_s")
 
 
@@ -40,15 +41,15 @@ _NEEDED: Final = ("fits", "chips", "tokens_per_s")
 class Search:
     """What a walk over the designs of one chip, model, format, layout and workload has found.
 
-    ``best``: score and place by measure; ``front``: silicon of all chips, tokens/s and place of designs that no other
-    one beats in both; ``least``: the least of each measure; ``nearest``: by how much the design that comes nearest to
+    ``best``: score and place by measure; ``front``: columns of the designs that no other one beats in silicon of all
+    chips and tokens/s; ``least``: the least of each measure; ``nearest``: by how much the design that comes nearest to
     the budget is beyond it.
     """
 
     fitting: int = 0
     allowed: int = 0
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
-    front: Any = field(default_factory=lambda: np.empty((3, 0)))
+    front: dict[str, Any] = field(default_factory=dict)
     least: dict[str, float] = field(default_factory=dict)
     nearest: float = np.inf
 
@@ -71,21 +72,22 @@ class Search:
             place = int(np.argmax(score))
             if score[place] > self.best.get(word, (0.0, 0))[0]:
                 self.best[word] = float(score[place]), first + place
-        where = np.flatnonzero(allowed)
-        points = np.array([(columns["mm2"] * columns["chips"])[where], columns["tokens_per_s"][where], first + where])
-        self.front = undominated(np.concatenate([self.front, points], axis=1))[:, :_MOST_KEPT]
+        both = {name: np.concatenate([self.front.get(name, column[:0]), column[allowed]])
+                for name, column in columns.items()}
+        kept = undominated(both["mm2"] * both["chips"], both["tokens_per_s"])
+        self.front = {name: column[kept] for name, column in both.items()}
 
 
-def undominated(points: Any) -> Any:
-    """Columns of [cost, gain, ...] that no other one beats in both, by rising cost."""
-    points = points[:, np.lexsort((-points[1], points[0]))]
-    before = np.maximum.accumulate(np.concatenate([[-np.inf], points[1, :-1]]))
-    return points[:, points[1] > before]
+def undominated(cost: Any, gain: Any) -> Any:
+    """The places of what nothing else beats in both, by rising cost."""
+    order = np.lexsort((-gain, cost))
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], gain[order][:-1]]))
+    return order[gain[order] > before]
 
 
 def searched(grid: Grid, budget: Mapping[str, float], tell: Callable[[int], None] = lambda _: None) -> list[Search]:
     """One search for each chip, model, format, layout and workload, in the grid's order; memory is a chunk's."""
-    lean, count, done = replace(grid, fields=_NEEDED, baseline=False), len(_space(grid)), 0
+    lean, count, done = replace(grid, fields=(*_WORDS, *_NEEDED), baseline=False), len(_space(grid)), 0
     found = [Search() for _ in range(len(grid) // count)]
     for columns in lean.chunks():
         found[done // count].take(columns, done % count, budget)
@@ -109,14 +111,24 @@ def best_designs(grid: Grid, budget: Mapping[str, float] | None = None, *, front
         for word, (_, place) in found.best.items():
             places.setdefault(place, []).append(word)
         if front:
-            places = {int(place): ["front"] for place in found.front[2]}
+            records += to_records(found.front)
+            continue
         for place, words in places.items():
-            at = number * len(designs) + place
-            (columns,) = replace(grid, fields=tuple(FIELDS), baseline=False).between(at, at + 1)
-            (record,) = to_records(columns)
-            records.append({**{name: record[name] for name in ("hardware", "model")}, "best_per": ", ".join(words),
-                            "designs": len(designs), "designs_within_budget": found.allowed, **record})
+            records.append({"best_per": ", ".join(words), "designs": len(designs),
+                            "designs_within_budget": found.allowed, **_record(grid, number, place)})
     return records
+
+
+def _record(grid: Grid, number: int, place: int) -> dict[str, Any]:
+    """The whole record of one design of a load: its profile loaded by itself."""
+    designs, at = _space(grid), number * len(_space(grid)) + place
+    (own,) = replace(grid, fields=_NEEDED, baseline=False).between(at, at + 1)
+    chip, hardware = number // (len(grid) // len(designs) // len(grid.hardware)), list(grid.hardware)
+    hardware[chip] = designs.bases[chip].load(tuple(
+        (axis.key, quantity_text(float(own[axis.key][0]), axis.dimension, whole=axis.whole)) for axis in designs.axes))
+    (columns,) = replace(grid, hardware=hardware, designs=None, fields=tuple(FIELDS), baseline=False).between(
+        number, number + 1)
+    return to_records({name: column for name, column in {**own, **columns}.items()})[0]
 
 
 def _unmet(grid: Grid, number: int, found: Search, budget: Mapping[str, float]) -> str:
@@ -128,7 +140,7 @@ def _unmet(grid: Grid, number: int, found: Search, budget: Mapping[str, float]) 
         return f"{who}: none of {len(_space(grid)):,} designs holds it on {grid.chips} chips"
     said = [f"no price of {grid.hardware[chip].name} that could be scaled (--set price.purchase=... states one)"
             if name == "price_usd" and not np.isfinite(found.least[name]) else
-            f"{found.least[name]:.4g} {MEASURES[name]} at least, {found.least[name] / most:.3g} times the {most:g} allowed"
+            f"{found.least[name]:,.0f} {MEASURES[name]} at least, {found.least[name] / most:.3g} times the {most:,g} allowed"
             for name, most in budget.items() if not found.least[name] <= most]
     if not said:
         said = [f"each bound alone can be met, together they are missed by a factor of {found.nearest:.3g} at least"]
