@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,10 +14,9 @@ from simkit.foundation.errors import UserError
 from simkit.foundation.units import COUNT, USD, WATTS
 
 if TYPE_CHECKING:
-    from simkit.commands.console import Column
     from simkit.study.grid import Grid
 
-_LOAD: Final = {"hardware": 0, "model": 0, "kv_dtype": 3, "batch": 0, "kv_len": 0, "q_len": 8}
+_LOAD: Final = {"hardware": 0, "model": 0, "kv_dtype": 3, "batch": 0, "kv_len": 0, "q_len": 8, "attention": 0}
 _BEST: Final = {
     "chips": 0, "tokens_per_s": 0, "tokens_per_s_per_user": 3, "mm2": 0, "power_w": 0, "price_usd": 1,
     "tokens_per_s_per_mm2": 1, "tokens_per_s_per_w": 1, "tokens_per_s_per_usd": 2, "bound": 2,
@@ -26,7 +24,8 @@ _BEST: Final = {
 _EVERY: Final = (
     "hardware", "model", "attention", "kv_dtype", "batch", "kv_len", "q_len", "chips", "tp", "pp", "fits",
     "step_time_s", "attention_time_s", "tokens_per_s", "tokens_per_s_per_user", "energy_j_per_token", "bound")
-_LIFTABLE: Final = (*_LOAD, "chips", "attention", "against")
+_GRID: Final = ("attention", "kv_dtype", "batch", "kv_len", "q_len", "chips", "tp", "pp", "engine")
+_BUDGET: Final = {"budget_mm2": "mm2", "budget_watts": "power_w", "budget_usd": "price_usd"}
 
 
 @click.command()
@@ -60,10 +59,9 @@ _LIFTABLE: Final = (*_LOAD, "chips", "attention", "against")
 @destination
 @options.records_or_figure
 @click.pass_context
-def design(ctx: click.Context, /, *, profiles: Profiles, node: str | None, sample: float | None, front: bool,
-           elasticities: bool, nearest: bool, against: str, below: float, of: str, check_model: bool,
-           every: str | None, resume: bool, workers: int | None, cluster: str | None, to: Destination,
-           **words: Any) -> None:
+def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticities: bool, nearest: bool, against: str,
+           below: float, of: str, check_model: bool, every: str | None, resume: bool, workers: int | None,
+           cluster: str | None, to: Destination, **words: Any) -> None:
     """Find the best of hypothetical chips: ranges of --set on the chips of -H.
 
     For each load, the designs with most tokens/s a mm2, watt and dollar; silicon, watts and prices are modelled
@@ -73,33 +71,26 @@ def design(ctx: click.Context, /, *, profiles: Profiles, node: str | None, sampl
     \b
     simkit design -H h100-sxm -M llama-3.1-8b --set memory.hbm.bandwidth=1TB/s..16TB/s*2 --budget-mm2 900
     simkit design -H h100-sxm -M llama-3.1-8b -A gqa-8 --elasticities
-    simkit design -H h100-sxm -M llama-2-70b -A gqa-8 --chips 8 --nearest --below 1.8 \
---set memory.hbm.bandwidth=1TB/s..100TB/s --set overheads.kernel_launch=0.1us..100us
+    simkit design -H h100-sxm -A gqa-8 --chips 8 --tp 8 --nearest --below 1.8 --set memory.hbm.bandwidth=1TB/s..99TB/s \
+--set overheads.kernel_launch=0.1us..100us
     simkit design --check-model
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit, from_fields
-    from simkit.study.design_answers import best_designs, nearest_chips, one_by_one
-    from simkit.study.design_answers import elasticities as moved
+    from simkit.study import design_answers as answers
     from simkit.study.designs import DESIGN_FIELDS
     from simkit.study.record import FIELDS
 
     if check_model:
         _emit_check(to)
         return
-    if nearest or of != "step":
-        words["attention"] = [*(name for name in words["attention"] if name != against), against]
-    grid = _grid(profiles, node, None if sample is None else int(sample), words,
-                 open_ranges=nearest or elasticities or (to.figure is not None and not front))
+    is_map = to.figure is not None and not front
+    grid = _grid(profiles, words, steps=not (nearest or elasticities or is_map))
     axes = grid.designs.axes if grid.designs is not None else ()
     if not axes and not elasticities:
         raise UserError("a design has figures to choose: give ranges",
                         hint="such as --set memory.hbm.bandwidth=1TB/s..40TB/s*2")
-    keys = {axis.key: Column(axis.key, axis.dimension) for axis in axes}
-    load = {name: Column(dimension=FIELDS[name].dimension, optional=drop, liftable=True)
-            for name, drop in _LOAD.items()}
-    budget = {name: value for name, value in (("mm2", words["budget_mm2"]), ("power_w", words["budget_watts"]),
-                                              ("price_usd", words["budget_usd"])) if value is not None}
+    budget = {name: words[word] for word, name in _BUDGET.items() if words[word] is not None}
+    fields = {**FIELDS, **DESIGN_FIELDS}
     if every is not None:
         write_points(ctx, replace(grid, fields=_EVERY, baseline=False), every, resume=resume, force=to.force,
                      workers=workers, cluster=cluster)
@@ -107,34 +98,45 @@ def design(ctx: click.Context, /, *, profiles: Profiles, node: str | None, sampl
         from simkit.report.drawing.export import write_figure
         from simkit.report.figures.design_map import draw_designs
 
-        write_figure(to.figure, lambda: draw_designs(grid, against, below, of, budget if front else None),
+        write_figure(to.figure, lambda: draw_designs(grid, against, below, of, None if is_map else budget),
                      force=to.force)
     elif elasticities:
-        emit(moved(grid), to, {**load, "attention": Column(liftable=True), "key": Column(), **{
-            name: Column(heading, COUNT) for name, heading in (
-                ("elasticity", "tok/s"), ("elasticity_below", "below"), ("elasticity_above", "above"),
-                ("mm2_elasticity", "mm2"), ("power_elasticity", "watts"))}},
+        records = answers.elasticities(grid)
+        emit(records, to, {**from_fields(_LOAD, tuple(_LOAD), records), **_columns(
+            key=("", None), elasticity=("tok/s", COUNT), elasticity_below=("below", COUNT),
+            elasticity_above=("above", COUNT), mm2_elasticity=("mm2", COUNT), power_elasticity=("watts", COUNT))},
              footer="per cent that one per cent more of a figure moves; below, above: on either side of its value")
     elif nearest:
-        records = [{**record, "attention": layout} for layout in words["attention"][:-1] for one in one_by_one(grid)
-                   for record in nearest_chips(replace(one, attention=(layout, against)), below, of)]
+        records = [record for layout in grid.attention if layout != against for one in answers.one_by_one(grid)
+                   for record in answers.nearest_chips(replace(one, attention=(layout, against)), below, of)]
         shown = [record for record in records if not to.is_table or record["kind"] != "surface"]
-        emit(shown, to, {**load, "attention": Column(liftable=True), "against": Column(liftable=True), "kind": Column(),
-                         **keys, "log_distance": Column("distance", COUNT), "own_advantage": Column("own ratio", COUNT),
-                         **from_fields({"mm2": 2, "power_w": 2, "price_usd": 3}, (), shown, DESIGN_FIELDS)},
-             footer=_nearest_words(shown))
+        emit(shown, to, {**from_fields(_LOAD, tuple(_LOAD), shown), **_columns(
+            kind=("", None), **{axis.key: (axis.key, axis.dimension) for axis in axes},
+            log_distance=("distance", COUNT), own_advantage=("own ratio", COUNT)),
+            **from_fields({"mm2": 2, "power_w": 2, "price_usd": 3}, (), shown, DESIGN_FIELDS)},
+             footer="\n".join(f"{one['hardware']}: no chip in the ranges at which {one['attention']} has {below:g} of "
+                              f"{against}" for one in records if one["kind"] == "none") or (
+             "distance: in natural logarithms of all figures together; JSON and CSV have the surface around"))
     else:
-        line = _progress(len(grid))
-        records = best_designs(grid, budget, front=front, tell=line)
-        emit(records, to, {**load, "attention": Column(liftable=True), "best_per": Column("most tok/s per"), **keys,
-                           **from_fields(_BEST, _LIFTABLE, records, {**FIELDS, **DESIGN_FIELDS}),
-                           "designs_within_budget": Column("allowed", COUNT, optional=6)},
-             footer="\n".join(_models(grid)))
+        from simkit.commands.console import ProgressLine
+
+        line = ProgressLine("designs")
+        records = answers.best_designs(grid, budget, front=front, tell=lambda done, elapsed_s: line(
+            done=done, of=len(grid), kept=0, elapsed_s=elapsed_s))
+        emit(records, to, {**from_fields(_LOAD, tuple(_LOAD), records), **_columns(
+            **({} if front else {"best_per": ("most tok/s per", None)}),
+            **{axis.key: (axis.key, axis.dimension) for axis in axes}),
+            **from_fields(_BEST, ("chips",), records, fields)}, footer="\n".join(_models(grid)))
 
 
-def _grid(profiles: Profiles, node: str | None, sample: int | None, words: dict[str, Any], *,
-          open_ranges: bool) -> Grid:
-    """The points that are asked for; ``open_ranges``: ends without a step will do."""
+def _columns(**named: tuple[str, str | None]) -> dict[str, Any]:
+    from simkit.commands.console import Column
+
+    return {name: Column(heading, dimension) for name, (heading, dimension) in named.items()}
+
+
+def _grid(profiles: Profiles, words: dict[str, Any], *, steps: bool) -> Grid:
+    """The points that are asked for; ``steps``: a range needs one, or a sample."""
     from simkit.hardware.catalog import parse_overrides
     from simkit.hardware.priors import assumption
     from simkit.model.catalog import load_model
@@ -143,34 +145,25 @@ def _grid(profiles: Profiles, node: str | None, sample: int | None, words: dict[
 
     given = parse_overrides(profiles.settings)
     fixed = tuple((key, text) for key, text in given.items() if not is_range(text))
-    bases = [Base(name=name, overrides=fixed, folder=profiles.folder, node=node, assume=assumption())
+    bases = [Base(name=name, overrides=fixed, folder=profiles.folder, node=words["node"], assume=assumption())
              for name in words["hardware"]]
-    for base in bases:
-        base.silicon()
     axes = [[read_axis(key, text, base.load()) for key, text in given.items() if is_range(text)] for base in bases]
-    space = DesignSpace(bases=bases, axes=axes[0], sample=sample)
-    if not open_ranges:
+    sample = words["sample"]
+    space = DesignSpace(bases=bases, axes=axes[0], sample=None if sample is None else int(sample))
+    for base in bases:
+        base.silicon()  # says now what is missing of it
+    if steps:
         space.check()
-    grid_words = ("attention", "kv_dtype", "batch", "kv_len", "q_len", "chips", "tp", "pp", "engine")
-    known = {*grid_words, "hardware", "model", "budget_mm2", "budget_watts", "budget_usd"}
+    known = {*_GRID, *_BUDGET, "hardware", "model", "node", "sample"}
     grid = Grid(hardware=[base.load() for base in bases], model=[load_model(name) for name in words["model"]],
                 designs=space, scenario={name: value for name, value in words.items() if name not in known},
-                **{name: words[name] for name in grid_words})
+                **{name: words[name] for name in _GRID})
     grid.check_layouts()
     return grid
 
 
-def _progress(points: int) -> Any:
-    from time import monotonic
-
-    from simkit.commands.console import ProgressLine
-
-    line, began = ProgressLine("designs"), monotonic()
-    return lambda done: line(done=done, of=points, kept=0, elapsed_s=monotonic() - began)
-
-
 def _models(grid: Grid) -> list[str]:
-    """What silicon, watts and prices rest on, chip by chip."""
+    """What silicon and prices rest on, chip by chip."""
     said = []
     for base, chip in zip(grid.designs.bases if grid.designs else (), grid.hardware, strict=True):
         own = base.silicon().own_mm2
@@ -181,25 +174,19 @@ def _models(grid: Grid) -> list[str]:
     return said
 
 
-def _nearest_words(records: Sequence[dict[str, Any]]) -> str:
-    return "\n".join(f"{one['hardware']}: no chip in the ranges at which {one['attention']} has {one['below']:g} of "
-                     f"{one['against']}; its own has {one['own_advantage']:.4g}"
-                     for one in records if one["kind"] == "none") or (
-        "distance: in natural logarithms of all figures together; JSON and CSV have the surface around")
-
-
 def _emit_check(to: Destination) -> None:
-    from simkit.commands.console import Column
+    from math import exp, log
+
     from simkit.commands.emit import emit
-    from simkit.hardware.silicon import checked_dies, typical_factor
+    from simkit.hardware.silicon import checked_dies
 
     records = checked_dies()
-    columns: dict[str, Column] = {"hardware": Column(), "node": Column(), "published_mm2": Column("published", COUNT)}
-    columns |= {name: Column(heading, dimension) for name, heading, dimension in (
-        ("mm2", "modelled", COUNT), ("mm2_low", "from", COUNT), ("mm2_high", "to", COUNT), ("mm2_ratio", "ratio", COUNT),
-        ("tdp_w", "limit", WATTS), ("power_w", "modelled", WATTS), ("power_ratio", "ratio", COUNT))}
-    emit(records, to, columns, footer=(
-        f"each with figures of the other dies alone: within a factor of {typical_factor(records, 'mm2_ratio'):.2f} "
-        f"(silicon) and {typical_factor(records, 'power_ratio'):.2f} (power) in the geometric mean; "
-        f"{sum(one['mm2_low'] <= one['published_mm2'] <= one['mm2_high'] for one in records)} of {len(records)} dies "
-        "lie within the model's range"))
+    far = [[abs(log(one[name])) for one in records if one[name]] for name in ("mm2_ratio", "power_ratio")]
+    silicon, power = (exp(sum(logs) / len(logs)) for logs in far)
+    within = sum(one["mm2_low"] <= one["published_mm2"] <= one["mm2_high"] for one in records)
+    emit(records, to, _columns(
+        hardware=("", None), node=("", None), published_mm2=("published", COUNT), mm2=("modelled", COUNT),
+        mm2_low=("from", COUNT), mm2_high=("to", COUNT), mm2_ratio=("ratio", COUNT), tdp_w=("limit", WATTS),
+        power_w=("modelled", WATTS), power_ratio=("ratio", COUNT)), footer=(
+        f"each by figures of the other dies alone: within a factor of {silicon:.2f} (silicon) and {power:.2f} (power) in "
+        f"the geometric mean; {within} of {len(records)} dies lie within the model's range"))

@@ -51,7 +51,6 @@ def sweep(ctx: click.Context, *, study: str, output: str, engine: str | None, no
     from simkit.study.study_file import load_study
     from simkit.sweep.part_plan import sweep_of
 
-    _checked(how)
     if engine is not None:
         engine_named(engine)
     loaded = load_study(study, profiles=profiles.folder, studies=studies, overrides=profiles.overrides,
@@ -59,22 +58,17 @@ def sweep(ctx: click.Context, *, study: str, output: str, engine: str | None, no
     write_points(ctx, sweep_of(loaded, engine=engine), output, cache=not no_cache, **how)
 
 
-def _checked(how: dict[str, Any]) -> None:
-    from simkit.foundation.errors import UserError
-
-    for one, other in (("workers", "cluster"), ("resume", "force")):
-        if how[one] and how[other]:
-            raise UserError(f"--{one} and --{other}: give one of them")
-
-
 def write_points(ctx: click.Context, grid: Grid, output: str, *, cache: bool = True, **how: Any) -> None:
     """Every point of a grid into a file; ``how``: ``resume``, ``force``, ``workers`` and ``cluster``."""
     from simkit.commands.console import ProgressLine
     from simkit.commands.lazy_group import FAILED
+    from simkit.foundation.errors import UserError
     from simkit.sweep import executors
     from simkit.sweep.sweep_run import Progress, WorkerLostError, run_sweep
 
-    _checked(how)
+    for one, other in (("workers", "cluster"), ("resume", "force")):
+        if how[one] and how[other]:
+            raise UserError(f"--{one} and --{other}: give one of them")
     line, workers = ProgressLine("points"), how["workers"]
 
     def tell(progress: Progress) -> None:

@@ -20,7 +20,7 @@ the range of the published dies' profiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import pi
@@ -40,7 +40,6 @@ LOW, CENTRAL, HIGH = range(3)
 Range = tuple[float, float, float]
 # Conversions: bits to bytes, pJ to J, bytes to GB, mm2 to cm2.
 BITS_PER_BYTE, PICO, GIGA, MM2_PER_CM2 = 8, 1e-12, 1e9, 100
-UNKNOWN: Final[Range] = (np.nan, np.nan, np.nan)
 
 
 @cache
@@ -147,21 +146,18 @@ class SiliconModel:
 
     @cached_property
     def _static_w_per_mm2(self) -> Range:
-        own = self._own_die
-        if own is not None and self.base.power.idle_w is not None:
-            return (self.base.power.idle_w / own["mm2"],) * 3
-        return _spread([chip.power.idle_w / die["mm2"] for chip, die in self._others if chip.power.idle_w is not None])
+        if self.own_mm2 is not None and self.base.power.idle_w is not None:
+            return (self.base.power.idle_w / self.own_mm2,) * 3
+        return _spread([chip.power.idle_w and chip.power.idle_w / die["mm2"] for chip, die in self._others])
 
     @cached_property
     def _flop_j(self) -> Range:
-        stated = [chip.power.energy_j_per_flop for chip, _ in self._others]
-        return _spread([one for one in stated if one is not None])
+        return _spread([chip.power.energy_j_per_flop for chip, _ in self._others])
 
     @cached_property
     def _byte_j(self) -> Range:
-        main = self.base.main_memory
         return _spread([level.energy_j_per_byte for chip, _ in self._others for level in chip.memory
-                        if level.energy_j_per_byte is not None and _alike(level, main)])
+                        if _alike(level, self.base.main_memory)])
 
     @property
     def _others(self) -> list[tuple[HardwareProfile, Mapping[str, Any]]]:
@@ -192,9 +188,10 @@ def _alike(level: MemoryLevel, main: MemoryLevel) -> bool:
     return level.kind == main.kind and (main.kind == "sram" or kinds[0] == kinds[1])
 
 
-def _spread(found: list[float]) -> Range:
+def _spread(stated: Iterable[float | None]) -> Range:
     """Least, middle and most, the middle in ratios; unknown where nothing is stated."""
-    return (min(found), float(np.exp(np.mean(np.log(found)))), max(found)) if found else UNKNOWN
+    found = [one for one in stated if one is not None]
+    return (min(found), float(np.exp(np.mean(np.log(found)))), max(found)) if found else (np.nan,) * 3
 
 
 def silicon_model(base: HardwareProfile, node: str | None = None) -> SiliconModel:
@@ -211,22 +208,15 @@ def silicon_model(base: HardwareProfile, node: str | None = None) -> SiliconMode
 
 
 def checked_dies() -> list[dict[str, Any]]:
-    """Published dies and power limits beside the model's, each with coefficients of the other dies alone."""
+    """Published dies and power limits beside the model's, each with figures of the other dies alone."""
     records = []
     for name, die in figures()["dies"].items():
         chip = _published(name)
-        model = SiliconModel(base=chip, node=die["node"], blind=True)
+        model, tdp_w = SiliconModel(base=chip, node=die["node"], blind=True), chip.power.tdp_w or np.nan
         low, central, high = (float(model.mm2(chip, end)) for end in (LOW, CENTRAL, HIGH))
-        watts = model.watts(chip)
-        records.append({
-            "hardware": name, "node": die["node"], "published_mm2": die["mm2"], "mm2": central, "mm2_low": low,
-            "mm2_high": high, "mm2_ratio": central / die["mm2"], "tdp_w": chip.power.tdp_w,
-            "power_w": float(watts) if np.isfinite(watts) else None,
-            "power_ratio": float(watts / chip.power.tdp_w) if chip.power.tdp_w and np.isfinite(watts) else None})
+        measured = {"published_mm2": die["mm2"], "mm2": central, "mm2_low": low, "mm2_high": high, "tdp_w": tdp_w,
+                    "mm2_ratio": central / die["mm2"], "power_w": float(model.watts(chip)),
+                    "power_ratio": float(model.watts(chip) / tdp_w)}
+        records.append({"hardware": name, "node": die["node"], **{
+            key: value if np.isfinite(value) else None for key, value in measured.items()}})
     return records
-
-
-def typical_factor(records: list[dict[str, Any]], name: str) -> float:
-    """The geometric mean of a ratio's distances from 1, as a factor."""
-    known = np.array([one[name] for one in records if one[name] is not None], dtype=float)
-    return float(np.exp(np.nanmean(np.abs(np.log(known)))))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from time import monotonic
 from typing import Any, Final
 
 import numpy as np
@@ -85,70 +86,59 @@ def undominated(cost: Any, gain: Any) -> Any:
     return order[gain[order] > before]
 
 
-def searched(grid: Grid, budget: Mapping[str, float], tell: Callable[[int], None] = lambda _: None) -> list[Search]:
-    """One search for each chip, model, format, layout and workload, in the grid's order; memory is a chunk's."""
-    lean, count, done = replace(grid, fields=(*_WORDS, *_NEEDED), baseline=False), len(_space(grid)), 0
-    found = [Search() for _ in range(len(grid) // count)]
-    for columns in lean.chunks():
-        found[done // count].take(columns, done % count, budget)
-        done += len(columns["fits"])
-        tell(done)
-    return found
-
-
 def best_designs(grid: Grid, budget: Mapping[str, float] | None = None, *, front: bool = False,
-                 tell: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
-    """Records of the best designs of each load by silicon, watts and dollars; or of the front of tokens/s and silicon.
+                 tell: Callable[[int, float], None] = lambda *_: None) -> list[dict[str, Any]]:
+    """Records of the best designs of each load and layout by silicon, watts and dollars (of a chip without a price by
+    the other two), each loaded by itself; or of the ``front`` of tokens/s and silicon. Memory is a chunk's.
 
-    Parameters: grid: with ``designs``; budget: most of ``mm2``, ``power_w`` and ``price_usd`` of a chip. A chip without
-    a price is ranked by the other two. Raises :class:`UserError` where no design of a load is within the budget.
+    Parameters: grid: with ``designs``; budget: most of ``mm2``, ``power_w`` and ``price_usd`` of a chip. Raises
+    :class:`UserError` where no design is within the budget.
     """
-    budget, designs, records = budget or {}, _space(grid), []
-    for number, found in enumerate(searched(grid, budget, tell)):
+    budget, count, done, records = budget or {}, len(_space(grid)), 0, []
+    lean, began = replace(grid, fields=(*_WORDS, *_NEEDED), baseline=False), monotonic()
+    searches = [Search() for _ in range(len(grid) // count)]
+    for columns in lean.chunks():
+        searches[done // count].take(columns, done % count, budget)
+        done += len(columns["fits"])
+        tell(done, monotonic() - began)
+    for number, found in enumerate(searches):
         if not found.allowed:
             raise UserError(_unmet(grid, number, found, budget))
         places: dict[int, list[str]] = {}
         for word, (_, place) in found.best.items():
             places.setdefault(place, []).append(word)
-        if front:
-            records += to_records(found.front)
-            continue
-        for place, words in places.items():
-            records.append({"best_per": ", ".join(words), "designs": len(designs),
-                            "designs_within_budget": found.allowed, **_record(grid, number, place)})
+        records += to_records(found.front) if front else [
+            {"best_per": ", ".join(words), "designs": count, "designs_within_budget": found.allowed,
+             **_record(lean, number, place)} for place, words in places.items()]
     return records
 
 
 def _record(grid: Grid, number: int, place: int) -> dict[str, Any]:
-    """The whole record of one design of a load: its profile loaded by itself."""
+    """The whole record of one design of a load, its profile loaded by itself."""
     designs, at = _space(grid), number * len(_space(grid)) + place
-    (own,) = replace(grid, fields=_NEEDED, baseline=False).between(at, at + 1)
-    chip, hardware = number // (len(grid) // len(designs) // len(grid.hardware)), list(grid.hardware)
+    (own,) = grid.between(at, at + 1)
+    chip, hardware = _chip(grid, number), list(grid.hardware)
     hardware[chip] = designs.bases[chip].load(tuple(
         (axis.key, quantity_text(float(own[axis.key][0]), axis.dimension, whole=axis.whole)) for axis in designs.axes))
-    (columns,) = replace(grid, hardware=hardware, designs=None, fields=tuple(FIELDS), baseline=False).between(
-        number, number + 1)
-    return to_records({name: column for name, column in {**own, **columns}.items()})[0]
+    (columns,) = replace(grid, hardware=hardware, designs=None, fields=tuple(FIELDS)).between(number, number + 1)
+    return to_records({**own, **columns})[0]
+
+
+def _chip(grid: Grid, number: int) -> int:
+    return number * len(_space(grid)) * len(grid.hardware) // len(grid)
 
 
 def _unmet(grid: Grid, number: int, found: Search, budget: Mapping[str, float]) -> str:
     """Which bound fails, and by how much."""
-    chip, model, dtype, layout = (int(at) for at in np.unravel_index(number // _loads(grid), grid.names))
-    who = (f"{grid.hardware[chip].name}, {grid.model[model].name} with {grid.attention[layout]} and "
-           f"{grid.kv_dtype[dtype]} cache")
+    who = grid.hardware[_chip(grid, number)].name
     if not found.fitting:
-        return f"{who}: none of {len(_space(grid)):,} designs holds it on {grid.chips} chips"
-    said = [f"no price of {grid.hardware[chip].name} that could be scaled (--set price.purchase=... states one)"
-            if name == "price_usd" and not np.isfinite(found.least[name]) else
-            f"{found.least[name]:,.0f} {MEASURES[name]} at least, {found.least[name] / most:.3g} times the {most:,g} allowed"
+        return f"none of {len(_space(grid)):,} designs of {who} holds the model and its cache (--chips {grid.chips})"
+    said = [f"no price of {who} that could be scaled (--set price.purchase=... states one)"
+            if np.isinf(found.least[name]) else f"{found.least[name]:,.0f} {MEASURES[name]} at least, "
+            f"{found.least[name] / most:.3g} times the {most:,g} allowed"
             for name, most in budget.items() if not found.least[name] <= most]
-    if not said:
-        said = [f"each bound alone can be met, together they are missed by a factor of {found.nearest:.3g} at least"]
-    return f"{who}: no design is within the budget: {'; '.join(said)}"
-
-
-def _loads(grid: Grid) -> int:
-    return len(grid.batch) * len(grid.kv_len) * len(grid.q_len)
+    return f"no design of {who} is within the budget: " + ("; ".join(said) or (
+        f"each bound alone can be met, together they are missed by a factor of {found.nearest:.3g} at least"))
 
 
 def one_by_one(grid: Grid) -> Iterator[Grid]:

@@ -17,7 +17,18 @@ from simkit.foundation.errors import UserError
 from simkit.foundation.units import format_quantity
 from simkit.hardware.parameters import profile_parameters
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.style import DASHES, INK, SMALL_POINTS, SOFT_INK, hues, layout_name, new_figure, tokens
+from simkit.report.drawing.style import (
+    DASHES,
+    INK,
+    SMALL_POINTS,
+    SOFT_INK,
+    hues,
+    layout_name,
+    log_ticks,
+    new_figure,
+    round_ticks,
+    tokens,
+)
 from simkit.study.design_answers import best_designs, columns_at, one_by_one
 from simkit.study.designs import Axis
 from simkit.study.grid import Grid
@@ -25,6 +36,7 @@ from simkit.study.grid import Grid
 _POINTS: Final = 49  # along a figure
 _LEVELS: Final = (1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 _MOST_PANELS: Final = 4
+_LINE: Final = ("hardware", "model", "attention", "kv_dtype", "batch", "kv_len")
 
 
 def draw_designs(grid: Grid, against: str, below: float, of: str, budget: Mapping[str, float] | None) -> Figure:
@@ -68,31 +80,25 @@ def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str
                                             minor=False)
         getattr(place, f"{which}axis").set_minor_locator(NullLocator())
         getattr(place, f"set_{which}label")(axis.key)
-    words = f"batch {grid.batch[0]:g}, {tokens(grid.kv_len[0])} tokens"
-    place.set_title(f"{layout_name(layouts[0])} over {layout_name(layouts[1])}: {grid.model[0].name} on designs like "
-                    f"{grid.hardware[0].name}\n{words}, {grid.kv_dtype[0]} cache, {of}")
+    place.set_title(f"{layout_name(layouts[0])} over {layout_name(layouts[1])}, {of}, chips like {grid.hardware[0].name}\n"
+                    f"{grid.model[0].name}, {grid.batch[0]:g} × {tokens(grid.kv_len[0])} tokens, {grid.kv_dtype[0]}")
 
 
 def _fronts(records: Sequence[dict[str, Any]]) -> Figure:
     figure = new_figure(2.6)
-    axes = figure.subplots()
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    axes, lines, labels = figure.subplots(), {}, []
     for one in records:
-        key = tuple(one[name] for name in ("hardware", "model", "attention", "kv_dtype", "batch", "kv_len"))
-        lines.setdefault(key, []).append(one)
-    kinds, labels, curves = list(dict.fromkeys(key[2] for key in lines)), [], []
+        lines.setdefault(tuple(one[name] for name in _LINE), []).append((one["mm2"] * one["chips"], one["tokens_per_s"]))
+    kinds = list(dict.fromkeys(key[2] for key in lines))
     for number, (key, line) in enumerate(lines.items()):
-        x, y = (np.array([one[name] * (one["chips"] if name == "mm2" else 1) for one in line], dtype=float)
-                for name in ("mm2", "tokens_per_s"))
-        colour = hues()[number % len(hues())]
-        axes.plot(x, y, DASHES[kinds.index(key[2]) % len(DASHES)], color=colour, marker="o", markersize=2.0)
+        colour, (x, y) = hues()[number % len(hues())], np.array(line).T
+        axes.plot(x, y, DASHES[kinds.index(key[2]) % len(DASHES)], color=colour)
         differing = [str(one) for place, one in enumerate(key) if len({other[place] for other in lines}) > 1]
         labels.append(Label(x=float(x[-1]), y=float(y[-1]), colour=colour, text=" ".join(differing) or str(key[0])))
-        curves.append((x, y))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_title(f"Designs that no other one beats: {records[0]['model']}")
+    for which, values in zip("xy", zip(*(point for line in lines.values() for point in line), strict=True), strict=True):
+        log_ticks(axes, which, round_ticks(min(values) / 1.5, max(values) * 1.5))
+    axes.set_title("Designs that no other one beats")
     axes.set_xlabel("silicon of all chips [mm²]")
     axes.set_ylabel("tokens per second")
-    place_labels(axes, labels, avoid=curves)
+    place_labels(axes, labels, avoid=[np.array(line).T for line in lines.values()])
     return figure
