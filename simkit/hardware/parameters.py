@@ -86,12 +86,12 @@ def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwarePr
         if one.key == key:
             continue
         prior, *_, old = before[one.key]
-        factor = prior.scale(prior_fields(changed)[one.key][-1]) / prior.scale(old)
+        # Under ideal values nothing follows: the ranges are only listed.
+        factor = 1.0 if profile.ideal else prior.scale(prior_fields(changed)[one.key][-1]) / prior.scale(old)
         if np.any(factor != 1.0):
             one = replace(one, fast=one.fast * factor, slow=one.slow * factor, central=one.central * factor,
                           value=None if one.value is None else one.value * factor)
-            if one.value is not None and not profile.ideal:
-                changed = _replaced(changed, one.key, one.value, prior=True)
+            changed = changed if one.value is None else _replaced(changed, one.key, one.value, prior=True)
         assumed.append(one)
     return replace(changed, assumed=tuple(assumed), varied=profile.varied or np.ndim(value) > 0,
                    unstated=tuple(one for one in changed.unstated if one != key))
