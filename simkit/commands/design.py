@@ -188,5 +188,5 @@ def _emit_check(to: Destination) -> None:
         hardware=("", None), node=("", None), published_mm2=("published", COUNT), mm2=("modelled", COUNT),
         mm2_low=("from", COUNT), mm2_high=("to", COUNT), mm2_ratio=("ratio", COUNT), tdp_w=("limit", WATTS),
         power_w=("modelled", WATTS), power_ratio=("ratio", COUNT)), footer=(
-        f"each by figures of the other dies alone: within a factor of {silicon:.2f} (silicon) and {power:.2f} (power) in "
-        f"the geometric mean; {within} of {len(records)} dies lie within the model's range"))
+        f"each by figures of the other dies alone: within a factor of {silicon:.2f} (silicon) and {power:.2f} (power) "
+        f"in the geometric mean; {within} of {len(records)} dies lie within the model's range"))

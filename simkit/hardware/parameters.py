@@ -42,7 +42,8 @@ def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
     """
     return [ProfileParameter(key=key, value=value, dimension=field.dimension, whole=field.whole,
                              provenance=profile.provenance.get(key, _UNSTATED),
-                             broadcasts=field.broadcasts and value is not None and not _others_follow(profile, key, field))
+                             broadcasts=(field.broadcasts and value is not None
+                                         and not _others_follow(profile, key, field)))
             for key, value, field in _walk(type(profile), profile, "", profile.missing)
             if "." in key and (value is not None or key in profile.missing)]
 
@@ -88,11 +89,11 @@ def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwarePr
         prior, *_, old = before[one.key]
         # Under ideal values nothing follows: the ranges are only listed.
         factor = 1.0 if profile.ideal else prior.scale(prior_fields(changed)[one.key][-1]) / prior.scale(old)
-        if np.any(factor != 1.0):
-            one = replace(one, fast=one.fast * factor, slow=one.slow * factor, central=one.central * factor,
-                          value=None if one.value is None else one.value * factor)
-            changed = changed if one.value is None else _replaced(changed, one.key, one.value, prior=True)
-        assumed.append(one)
+        own = one.value
+        if np.any(factor != 1.0) and own is not None:
+            changed = _replaced(changed, one.key, own := own * factor, prior=True)
+        assumed.append(replace(one, fast=one.fast * factor, slow=one.slow * factor, central=one.central * factor,
+                               value=own))
     return replace(changed, assumed=tuple(assumed), varied=profile.varied or np.ndim(value) > 0,
                    unstated=tuple(one for one in changed.unstated if one != key))
 
@@ -119,7 +120,7 @@ def with_arrays(record: Any, change: Callable[[Any], Any]) -> Any:
 def arrays_of(record: Any) -> list[Any]:
     """All arrays in a record of a profile."""
     found: list[Any] = []
-    with_arrays(record, lambda values: found.append(values) or values)
+    with_arrays(record, found.append)
     return found
 
 

@@ -9,11 +9,11 @@ interface): of a base chip whose die is published its own, so that designs are t
 others the range of published dies of its kind, by the density of its node. Clocks and numbers of units take no area:
 peaks, capacities and bandwidths do; a faster SRAM costs watts here, and no area.
 
-.. math:: P = p_0 A + \max(\pi e_F,\; \beta e_\beta) + 2 \beta_L e_L, \qquad
-          \$ = \sum_{dies} \frac{w}{N Y} + \sum_{dram} C c, \quad Y = \left(1 + \frac{a D}{\alpha}\right)^{-\alpha}
+.. math:: P = p_0 A + \max(\pi e_F, \beta e_\beta) + 2 \beta_L e_L, \qquad \$ = \frac{A}{a} \frac{w}{N_a Y_a} +
+          \sum_{dram} C c, \qquad Y_a = \left(1 + \frac{a D}{\alpha}\right)^{-\alpha}
 
-One roof at a time is busy: chips throttle where both are. Dies are as large as they can be, no more than a scanner's
-field; packages, boards, masks and margins are not in the dollars, so a price is the base chip's by the ratio of what both take to make.
+One roof at a time is busy: chips throttle where both are. Dies of ``a`` mm2 are as large as a scanner's field lets
+them be. Packages, boards, masks and margins are not in the dollars: a price is the base chip's by the ratio of both.
 Figures and sources: ``hardware_profiles/silicon/silicon.yaml``; energies and static power are the profile's own, else
 the range of the published dies' profiles.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from math import pi
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -96,8 +96,9 @@ class SiliconModel:
                 over = data["cache_over_macro"]["value"][end] if level.kind == "cache" else 1.0
                 area = area + over * level.chip_capacity_bytes / 2.0**20 / process["sram_mib_per_mm2"]
         for level, family in _interfaces(chip):
-            stacks = level.chip_bandwidth_bytes_per_s / self._stack_bytes_per_s(level.name, family)
-            area = area + stacks * (family["phy_mm2"] + family["controller_mtransistors"] / process["density"])
+            rate: Any = level.chip_bandwidth_bytes_per_s
+            stack_mm2 = family["phy_mm2"] + family["controller_mtransistors"] / process["density"]
+            area = area + rate / self._stack_bytes_per_s(level.name, family) * stack_mm2
         if chip.scale_up is not None:
             area = area + data["link_mm2_per_gb_per_s"]["value"][end] * chip.scale_up.bandwidth_bytes_per_s / 1e9
         return area
@@ -111,21 +112,19 @@ class SiliconModel:
 
     def mm2(self, chip: HardwareProfile, end: int = CENTRAL) -> Any:
         """Silicon of a chip, all its dies."""
-        return self.known_parts_mm2(chip, end) + self._rest_mm2_per_flop_per_s[end] * peak_flop_per_s(chip)
+        return self.known_parts_mm2(chip, end) + self.rest_mm2_per_flop_per_s[end] * peak_flop_per_s(chip)
 
     @cached_property
-    def _rest_mm2_per_flop_per_s(self) -> Range:
-        if self._own_die is not None:
-            low, central, high = (self._rest_of(self.base, self._own_die, end) for end in (LOW, CENTRAL, HIGH))
-            return low, central, high
-        return _spread([SiliconModel(base=chip, node=self.node)._rest_of(chip, die, CENTRAL)
-                        for chip, die in self._others if (chip.kind == "gpu") == (self.base.kind == "gpu")])
-
-    def _rest_of(self, chip: HardwareProfile, die: Mapping[str, Any], end: int) -> float:
-        """What is left of a published die a flop/s, on this node."""
-        nodes = figures()["nodes"]
-        left = max(die["mm2"] - self.known_parts_mm2(chip, end, die["node"]), 0.0) / peak_flop_per_s(chip)
-        return float(left * nodes[die["node"]]["density"] / nodes[self.node]["density"])
+    def rest_mm2_per_flop_per_s(self) -> Range:
+        """What is left of a die: of the base chip's own, else of others of its kind."""
+        die, nodes = self._own_die, figures()["nodes"]
+        if die is None:
+            return _spread(SiliconModel(base=chip, node=self.node).rest_mm2_per_flop_per_s[CENTRAL]
+                           for chip, _ in self._others if (chip.kind == "gpu") == (self.base.kind == "gpu"))
+        scale = nodes[die["node"]]["density"] / nodes[self.node]["density"] / peak_flop_per_s(self.base)
+        low, central, high = (scale * max(die["mm2"] - self.known_parts_mm2(self.base, end, die["node"]), 0.0)
+                              for end in (LOW, CENTRAL, HIGH))
+        return low, central, high
 
     def watts(self, chip: HardwareProfile, end: int = CENTRAL) -> Any:
         """What a chip must be fed and cooled for: static power, and the hungrier of arithmetic and main memory."""
@@ -172,7 +171,7 @@ class SiliconModel:
         gross = pi * radius**2 / die - pi * 2 * radius / np.sqrt(2 * die)
         defects = data["defects_per_cm2"]["value"][end] / MM2_PER_CM2
         good = gross * (1 + die * defects / alpha) ** -alpha
-        memory = sum(level.chip_capacity_bytes / GIGA * family["usd_per_gb"][end] for level, family in _interfaces(chip))
+        memory = sum(level.chip_capacity_bytes / GIGA * one["usd_per_gb"][end] for level, one in _interfaces(chip))
         return area / die * data["nodes"][self.node]["wafer_usd"] / good + memory
 
     def price_usd(self, chip: HardwareProfile) -> Any:

@@ -1,4 +1,4 @@
-r"""Answers over hypothetical chips: the best by silicon, watts and dollars, what each figure moves, and the nearest chip.
+r"""Answers over hypothetical chips: the best by silicon, watts and dollars, what each figure moves, the nearest chip.
 
 Elasticities are :math:`\epsilon = d \ln y / d \ln x` from differences of :data:`STEP` below and above a figure, which
 differ where roofs meet; of a whole number, from its neighbours.
@@ -7,9 +7,9 @@ The nearest chip at which a layout's advantage crosses a threshold solves, in lo
 
 .. math:: \min_x \lVert x \rVert_2 \quad \text{with} \quad A(e^x) = threshold
 
-over the ranges. Rays from the base chip are scanned outwards, all at once, and again between the points where each first
-changes side: along the axes, in directions all around, then in narrower and narrower ones about the nearest so far. What
-a scan steps over twice within one of its :data:`SCAN` steps, and pockets that no ray meets, are not found.
+over the ranges. Rays from the base chip are scanned outwards, all at once, and again between the points where each
+first changes side: along the axes, in directions all around, then in narrower and narrower ones about the nearest so
+far. What a scan steps over twice within one of its :data:`SCAN` steps, and pockets that no ray meets, are not found.
 """
 
 from __future__ import annotations

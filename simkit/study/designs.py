@@ -196,8 +196,8 @@ class DesignSpace:
         if len(parts) == 1:
             return values | {name: np.broadcast_to(column, (last - first,)) for name, column in parts[0][1].items()}
         order = np.argsort(np.concatenate([where for where, _ in parts]))
-        return values | {name: np.concatenate([np.broadcast_to(part[name], where.shape) for where, part in parts])[order]
-                         for name in parts[0][1]}
+        return values | {name: np.concatenate([np.broadcast_to(part[name], where.shape) for where, part in parts])[
+            order] for name in parts[0][1]}
 
 
 def profiles_at(base: Base, values: Mapping[str, Any]) -> Iterator[tuple[Any, HardwareProfile]]:

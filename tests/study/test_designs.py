@@ -11,7 +11,14 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import profile_parameters
 from simkit.model.catalog import load_model
 from simkit.study.crossover import crossover
-from simkit.study.design_answers import Rays, best_designs, columns_at, elasticities, nearest_chips, undominated
+from simkit.study.design_answers import (
+    Rays,
+    best_designs,
+    columns_at,
+    elasticities,
+    nearest_chips,
+    undominated,
+)
 from simkit.study.designs import Axis, Base, DesignSpace, profiles_at, read_axis
 from simkit.study.grid import Grid
 from simkit.study.vary import quantity_text
@@ -117,7 +124,7 @@ def test_a_range_without_a_step_asks_for_one_or_for_a_sample():
 
 def test_figures_that_load_the_profile_are_not_loaded_a_million_times():
     values = {"compute.units": np.arange(1.0, 5001.0)}
-    with pytest.raises(UserError, match="5,000 values of compute.units would load h100-sxm"):
+    with pytest.raises(UserError, match=r"5,000 values of compute\.units would load h100-sxm"):
         list(profiles_at(base_of("h100-sxm"), values))
 
 

@@ -80,22 +80,24 @@ def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str
                                             minor=False)
         getattr(place, f"{which}axis").set_minor_locator(NullLocator())
         getattr(place, f"set_{which}label")(axis.key)
-    place.set_title(f"{layout_name(layouts[0])} over {layout_name(layouts[1])}, {of}, chips like {grid.hardware[0].name}\n"
+    place.set_title(f"{layout_name(layouts[0])} over {layout_name(layouts[1])}, {of}, like {grid.hardware[0].name}\n"
                     f"{grid.model[0].name}, {grid.batch[0]:g} × {tokens(grid.kv_len[0])} tokens, {grid.kv_dtype[0]}")
 
 
 def _fronts(records: Sequence[dict[str, Any]]) -> Figure:
     figure = new_figure(2.6)
-    axes, lines, labels = figure.subplots(), {}, []
+    axes, labels = figure.subplots(), []
+    lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for one in records:
-        lines.setdefault(tuple(one[name] for name in _LINE), []).append((one["mm2"] * one["chips"], one["tokens_per_s"]))
+        lines.setdefault(tuple(one[name] for name in _LINE), []).append(
+            (one["mm2"] * one["chips"], one["tokens_per_s"]))
     kinds = list(dict.fromkeys(key[2] for key in lines))
     for number, (key, line) in enumerate(lines.items()):
         colour, (x, y) = hues()[number % len(hues())], np.array(line).T
         axes.plot(x, y, DASHES[kinds.index(key[2]) % len(DASHES)], color=colour)
         differing = [str(one) for place, one in enumerate(key) if len({other[place] for other in lines}) > 1]
         labels.append(Label(x=float(x[-1]), y=float(y[-1]), colour=colour, text=" ".join(differing) or str(key[0])))
-    for which, values in zip("xy", zip(*(point for line in lines.values() for point in line), strict=True), strict=True):
+    for which, values in zip("xy", np.concatenate(list(lines.values())).T, strict=True):
         log_ticks(axes, which, round_ticks(min(values) / 1.5, max(values) * 1.5))
     axes.set_title("Designs that no other one beats")
     axes.set_xlabel("silicon of all chips [mm²]")
