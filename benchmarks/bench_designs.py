@@ -1,7 +1,7 @@
 """What a million hypothetical chips take on one core, and in how much memory.
 
-Run: ``make bench`` or ``python benchmarks/bench_designs.py [DESIGNS]``. Processor time, which a shared machine leaves as
-it is; a design is one chip under one layout and workload, its silicon, power and price with it.
+Run: ``make bench`` or ``python benchmarks/bench_designs.py [DESIGNS]``. Processor time, which a shared machine leaves
+as it is; a design is one chip under one layout and workload, its silicon, power and price with it.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def destination(function: options.Command) -> options.Command:
 @options.profiles
 @click.option("--studies", metavar="DIR", default=None, help="A folder of studies searched before the shipped ones.")
 @click.pass_context
-def sweep(ctx: click.Context, *, study: str, output: str, engine: str | None, no_cache: bool, profiles: Profiles,
+def sweep(ctx: click.Context, /, *, study: str, output: str, engine: str | None, no_cache: bool, profiles: Profiles,
           studies: str | None, **how: Any) -> None:
     """Evaluate every point of STUDY: its chips, models and layouts at every batch and context.
 

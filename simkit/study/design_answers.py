@@ -43,8 +43,8 @@ class Search:
     """What a walk over the designs of one chip, model, format, layout and workload has found.
 
     ``best``: score and place by measure; ``front``: columns of the designs that no other one beats in silicon of all
-    chips and tokens/s; ``least``: the least of each measure; ``nearest``: by how much the design that comes nearest to
-    the budget is beyond it.
+    chips and tokens/s; ``least``: the least of each measure; ``nearest_ratio``: how far the design that comes nearest
+    to the budget is beyond it.
     """
 
     fitting: int = 0
@@ -52,7 +52,7 @@ class Search:
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     front: dict[str, Any] = field(default_factory=dict)
     least: dict[str, float] = field(default_factory=dict)
-    nearest: float = np.inf
+    nearest_ratio: float = np.inf
 
     def take(self, columns: Mapping[str, Any], first: int, budget: Mapping[str, float]) -> None:
         """A chunk of designs from the place ``first``."""
@@ -63,7 +63,7 @@ class Search:
         for name in budget:
             known = np.asarray(columns[name])[fits & np.isfinite(columns[name])]
             self.least[name] = min(self.least.get(name, np.inf), known.min(initial=np.inf))
-        self.nearest = min(self.nearest, beyond[fits].min(initial=np.inf))
+        self.nearest_ratio = min(self.nearest_ratio, beyond[fits].min(initial=np.inf))
         allowed = fits & (beyond <= 1.0)
         self.allowed += int(allowed.sum())
         if not allowed.any():
@@ -138,7 +138,7 @@ def _unmet(grid: Grid, number: int, found: Search, budget: Mapping[str, float]) 
             f"{found.least[name] / most:.3g} times the {most:,g} allowed"
             for name, most in budget.items() if not found.least[name] <= most]
     return f"no design of {who} is within the budget: " + ("; ".join(said) or (
-        f"each bound alone can be met, together they are missed by a factor of {found.nearest:.3g} at least"))
+        f"each bound alone can be met, together they are missed by a factor of {found.nearest_ratio:.3g} at least"))
 
 
 def one_by_one(grid: Grid) -> Iterator[Grid]:
@@ -219,7 +219,7 @@ def nearest_chips(grid: Grid, below: float, of: str = "step") -> list[dict[str, 
     if not own.all():
         raise UserError(f"--nearest: {axes[int(np.argmin(own))].key} of {base.name} is not a number above 0 that moves "
                         "continuously")
-    low, high = (np.log([getattr(axis, end) for axis in axes] / own) for end in ("low", "high"))
+    low, high = (np.log([getattr(axis, end) for axis in axes] / own) for end in ("start", "stop"))
 
     def found_at(x: Any) -> dict[str, Any]:
         found = columns_at(grid, {axis.key: own[n] * np.exp(x[:, n]) for n, axis in enumerate(axes)},
@@ -233,7 +233,7 @@ def nearest_chips(grid: Grid, below: float, of: str = "step") -> list[dict[str, 
     side = float(excess(np.zeros((1, len(axes))))[0])
     if not np.isfinite(side):
         raise UserError(f"{base.name}: {' and '.join(layouts)} do not both fit on {grid.chips} chips")
-    rays = Rays(excess=excess, side=float(np.sign(side) or 1.0), low=np.minimum(low, 0.0), high=np.maximum(high, 0.0))
+    rays = Rays(excess=excess, side=int(np.sign(side) or 1), low=np.minimum(low, 0.0), high=np.maximum(high, 0.0))
     along, surface = rays.nearest()
     common = {**_words(grid), "attention": layouts[0], "against": layouts[-1], "of": of, "below": below,
               "own_advantage": float(np.exp(side) * below)}
@@ -254,7 +254,7 @@ class Rays:
     """Rays from the origin of ``excess``, whose sign there is ``side``, within a box around it."""
 
     excess: Callable[[Any], Any]
-    side: float
+    side: int
     low: Any
     high: Any
 

@@ -84,20 +84,20 @@ def _loaded(base: Base, more: tuple[tuple[str, str], ...]) -> HardwareProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A figure at ``values`` (SI units), or, where there are none, anywhere from ``low`` to ``high``."""
+    """A figure at ``values`` (SI units), or, where there are none, anywhere from ``start`` to ``stop``."""
 
     key: str
     dimension: str
     whole: bool
     values: tuple[float, ...]
-    low: float
-    high: float
+    start: float
+    stop: float
 
     def at(self, share: Any) -> Any:
         """The values at shares of the axis from 0 to below 1."""
         if self.values:
             return np.array(self.values)[(share * len(self.values)).astype(int)]
-        found = self.low * (self.high / self.low) ** share
+        found = self.start * (self.stop / self.start) ** share
         return np.round(found) if self.whole else found
 
 
@@ -123,7 +123,7 @@ def read_axis(key: str, text: str, profile: HardwareProfile) -> Axis:
     if is_open and not 0 < values[0] < values[1]:
         raise UserError(f"--set {key}={text[:60]}: a sample goes from an end above 0 to a higher one")
     return Axis(key=key, dimension=dimension, whole=known[key].whole, values=() if is_open else tuple(values),
-                low=min(values), high=max(values))
+                start=min(values), stop=max(values))
 
 
 def _read(text: str, dimension: str, key: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from simkit.foundation.errors import UserError, raise_collected
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
-from simkit.study.designs import DesignSpace
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, FIT_EACH, Points
 from simkit.study.point import CHUNK_POINTS, checked_numbers, group_columns
 from simkit.study.pools import sides_of
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
+
+if TYPE_CHECKING:
+    from simkit.study.designs import DesignSpace
 
 
 @dataclass(frozen=True, kw_only=True)

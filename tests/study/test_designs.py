@@ -49,8 +49,8 @@ def space_of(name, sample):
         if value is None:
             continue
         few = (value // 2, value, value * 2) if known[key].whole else ()
-        axes.append(Axis(key=key, dimension=known[key].dimension, whole=known[key].whole, values=few, low=value / 6,
-                         high=min(value * 6, 1.0) if key.endswith("_fraction") else value * 6))
+        axes.append(Axis(key=key, dimension=known[key].dimension, whole=known[key].whole, values=few, start=value / 6,
+                         stop=min(value * 6, 1.0) if key.endswith("_fraction") else value * 6))
     return DesignSpace(bases=[base_of(name)], axes=axes, sample=sample, seed=7)
 
 
@@ -84,8 +84,8 @@ def test_designs_as_arrays_are_each_profile_loaded_by_itself(name, chips):
 
 def test_any_part_of_a_space_is_the_same_as_that_part_of_the_whole():
     for space in (space_of("h100-sxm", 300), replace(space_of("groq-lpu", None), axes=[
-            Axis(key="memory.sram.bandwidth", dimension="bytes/s", whole=False, values=(1e12, 2e12, 3e12), low=1e12, high=3e12),
-            Axis(key="memory.sram.capacity", dimension="bytes", whole=False, values=(1e9, 2e9), low=1e9, high=2e9)])):
+            Axis(key="memory.sram.bandwidth", dimension="bytes/s", whole=False, values=(1e12, 2e12, 3e12), start=1e12, stop=3e12),
+            Axis(key="memory.sram.capacity", dimension="bytes", whole=False, values=(1e9, 2e9), start=1e9, stop=2e9)])):
         whole = space.values(0, len(space))
         ends = [0, 1, len(space) // 3, len(space)]
         for key, values in whole.items():
@@ -241,10 +241,10 @@ def test_the_nearest_chip_in_two_figures_is_nearer_than_along_either_and_none_of
 def test_rays_find_the_nearest_point_of_a_surface_that_is_known():
     """A plane a.x = d lies |d| / |a| away, at a d / |a|^2 (Lagrange)."""
     normal = np.array([1.0, 2.0, -0.5, 0.4])
-    rays = Rays(excess=lambda x: x @ normal - 1.5, side=-1.0, low=np.full(4, -5.0), high=np.full(4, 5.0))
+    rays = Rays(excess=lambda x: x @ normal - 1.5, side=-1, low=np.full(4, -5.0), high=np.full(4, 5.0))
     along, surface = rays.nearest()
     assert np.linalg.norm(surface[0]) == pytest.approx(1.5 / np.linalg.norm(normal), rel=1e-4)
     assert [one[place] for place, one in enumerate(along)] == pytest.approx((1.5 / normal).tolist(), rel=1e-9)
-    empty, none = Rays(excess=lambda x: x[:, 0] * 0 - 1.0, side=-1.0, low=np.full(2, -1.0), high=np.full(2, 1.0)).nearest()
+    empty, none = Rays(excess=lambda x: x[:, 0] * 0 - 1.0, side=-1, low=np.full(2, -1.0), high=np.full(2, 1.0)).nearest()
     assert empty == [None, None]
     assert not len(none)

@@ -61,7 +61,7 @@ def draw_designs(grid: Grid, against: str, below: float, of: str, budget: Mappin
 
 def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str], below: float, of: str) -> None:
     x, y = (np.unique(np.round(values)) if axis.whole else values for axis in axes for values in [
-        np.geomspace(axis.low, axis.high, _POINTS)])
+        np.geomspace(axis.start, axis.stop, _POINTS)])
     every = np.meshgrid(x, y)
     found = columns_at(grid, {axis.key: one.ravel() for axis, one in zip(axes, every, strict=True)},
                        (f"{of}_time_s",), layouts)
@@ -75,7 +75,7 @@ def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str
     place.plot(own[axes[0].key], own[axes[1].key], "x", color=INK, markersize=4)
     for which, axis in zip(("x", "y"), axes, strict=True):
         getattr(place, f"set_{which}scale")("log")
-        ticks = np.geomspace(axis.low, axis.high, 5)
+        ticks = np.geomspace(axis.start, axis.stop, 5)
         getattr(place, f"set_{which}ticks")(ticks, [format_quantity(tick, axis.dimension, digits=2) for tick in ticks],
                                             minor=False)
         getattr(place, f"{which}axis").set_minor_locator(NullLocator())
