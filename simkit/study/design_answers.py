@@ -215,7 +215,7 @@ def nearest_chips(grid: Grid, below: float, of: str = "step") -> list[dict[str, 
     """
     axes, base, layouts = _space(grid).axes, grid.hardware[0], (grid.attention[0], grid.attention[-1])
     known = {one.key: one.value for one in profile_parameters(base) if not one.whole}
-    own = np.array([float(known.get(axis.key) or 0.0) for axis in axes])  # type: ignore[arg-type]
+    own = np.array([float(known.get(axis.key) or 0.0) for axis in axes])
     if not own.all():
         raise UserError(f"--nearest: {axes[int(np.argmin(own))].key} of {base.name} is not a number above 0 that moves "
                         "continuously")

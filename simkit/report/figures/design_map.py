@@ -102,5 +102,5 @@ def _fronts(records: Sequence[dict[str, Any]]) -> Figure:
     axes.set_title("Designs that no other one beats")
     axes.set_xlabel("silicon of all chips [mm²]")
     axes.set_ylabel("tokens per second")
-    place_labels(axes, labels, avoid=[np.array(line).T for line in lines.values()])
+    place_labels(axes, labels, avoid=[(x, y) for x, y in (np.array(line).T for line in lines.values())])
     return figure
