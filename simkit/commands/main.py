@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "stack": "Cache reducers one after another: bytes, time, and the headroom left.",
     "serve": "Play requests through a model: throughput, latencies, goodput, largest rate.",
     "plan": "The fewest chips that serve a load within an objective, chip by chip.",
+    "design": "The best of hypothetical chips by silicon, watts and dollars, and what each figure moves.",
     "trace": "Write one decode step as a timeline for Perfetto.",
     "claims": "What people say about MQA and GQA, put to the engines.",
     "profile": "List, show, check, compare and write hardware profiles.",

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from simkit.commands import options
 from simkit.commands.options import Profiles
 
+if TYPE_CHECKING:
+    from simkit.study.grid import Grid
+
+
+def destination(function: options.Command) -> options.Command:
+    """``--resume``, ``--workers`` and ``--cluster``: how a file of every point is made."""
+    for option in (
+            click.option("--cluster", metavar="ADDRESS", default=None,
+                         help="A Dask scheduler, such as tcp://host:8786, instead of processes here."),
+            click.option("--workers", type=click.IntRange(1, 1024), default=None, metavar="N",
+                         help="Processes on this machine.  [default: one, this one]"),
+            click.option("--resume", is_flag=True, help="Go on with the finished parts of an earlier run.")):
+        function = option(function)
+    return function
+
 
 @click.command()
 @click.argument("study")
 @click.option("-o", "--output", metavar="FILE", required=True, help="A .parquet or .csv file.")
-@click.option("--resume", is_flag=True, help="Go on with the finished parts of an earlier run.")
-@click.option("--workers", type=click.IntRange(1, 1024), default=None, metavar="N",
-              help="Processes on this machine.  [default: one, this one]")
-@click.option("--cluster", metavar="ADDRESS", default=None,
-              help="A Dask scheduler, such as tcp://host:8786, instead of processes here.")
+@destination
 @click.option("--engine", default=None, metavar="ENGINE", help="roofline or replay.  [default: the study's]")
 @click.option("--no-cache", is_flag=True, help="Replay every point, also those kept on disk (SIMKIT_CACHE).")
 @click.option("--force", is_flag=True, help="Replace the file and unfinished parts that stand there.")
 @options.profiles
 @click.option("--studies", metavar="DIR", default=None, help="A folder of studies searched before the shipped ones.")
 @click.pass_context
-def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers: int | None, cluster: str | None,
-          engine: str | None, no_cache: bool, force: bool, profiles: Profiles, studies: str | None) -> None:
+def sweep(ctx: click.Context, /, *, study: str, output: str, engine: str | None, no_cache: bool, profiles: Profiles,
+          studies: str | None, **how: Any) -> None:
     """Evaluate every point of STUDY: its chips, models and layouts at every batch and context.
 
     Points are computed in parts beside the file (FILE.parts) and joined at the end. A run that was killed, ran out of
@@ -35,36 +47,41 @@ def sweep(ctx: click.Context, *, study: str, output: str, resume: bool, workers:
     simkit sweep gqa_on_asics -o results.parquet --workers 2
     simkit sweep my-study.yaml -o results.csv --resume
     """
-    from simkit.commands.console import ProgressLine
-    from simkit.commands.lazy_group import FAILED
-    from simkit.foundation.errors import UserError
     from simkit.study.engines import engine_named
     from simkit.study.study_file import load_study
-    from simkit.sweep import executors
     from simkit.sweep.part_plan import sweep_of
-    from simkit.sweep.sweep_run import Progress, WorkerLostError, run_sweep
 
-    if workers is not None and cluster is not None:
-        raise UserError("--workers and --cluster: give one of them")
-    if resume and force:
-        raise UserError("--resume and --force: give one of them")
     if engine is not None:
         engine_named(engine)
     loaded = load_study(study, profiles=profiles.folder, studies=studies, overrides=profiles.overrides,
                         most_points=None)
-    line = ProgressLine("points")
+    write_points(ctx, sweep_of(loaded, engine=engine), output, cache=not no_cache, **how)
+
+
+def write_points(ctx: click.Context, grid: Grid, output: str, *, cache: bool = True, **how: Any) -> None:
+    """Every point of a grid into a file; ``how``: ``resume``, ``force``, ``workers`` and ``cluster``."""
+    from simkit.commands.console import ProgressLine
+    from simkit.commands.lazy_group import FAILED
+    from simkit.foundation.errors import UserError
+    from simkit.sweep import executors
+    from simkit.sweep.sweep_run import Progress, WorkerLostError, run_sweep
+
+    for one, other in (("workers", "cluster"), ("resume", "force")):
+        if how[one] and how[other]:
+            raise UserError(f"--{one} and --{other}: give one of them")
+    line, workers = ProgressLine("points"), how["workers"]
 
     def tell(progress: Progress) -> None:
         line(done=progress.done_points, of=progress.points, kept=progress.kept_points, elapsed_s=progress.elapsed_s)
 
-    if cluster is not None:
-        place = executors.cluster(cluster)
+    if how["cluster"] is not None:
+        place = executors.cluster(how["cluster"])
     else:
         place = executors.here() if workers in {None, 1} else executors.processes(workers or 1)
     try:
         with place as given:
-            written = run_sweep(sweep_of(loaded, engine=engine), Path(output), workers=given, resume=resume,
-                                force=force, cache=not no_cache, progress=tell)
+            written = run_sweep(grid, Path(output), workers=given, resume=how["resume"], force=how["force"],
+                                cache=cache, progress=tell)
     except WorkerLostError as error:
         line.end()
         click.echo(f"error: {error}", err=True)

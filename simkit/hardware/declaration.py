@@ -68,7 +68,7 @@ class Key:
     stated: False for what no file states: the program fills it in.
     reads: what a file may hold there, where that is not the field's own type.
     made: the field's value from the checked section, where it is not the key's as it stands.
-    loaded: more follows from it when a profile is loaded, so that a what-if loads the profile anew for each value.
+    loaded: a borrowed kernel follows from it, so that a what-if on a profile that has one loads it for each value.
     prior: the range that stands in where a file is silent.
     """
 
@@ -90,7 +90,8 @@ class StatedField:
 
     ``reads``: the type of its value in a file; ``default``: MISSING for a key that must be there; ``record``: the
     record of a section, ``table`` when there is one for each name; ``dimension``: None for what is not a number;
-    ``broadcasts``: an array may stand in its place; ``optional``: the record may be without it.
+    ``broadcasts``: an array may stand in its place, if ``loaded`` where no kernel is borrowed; ``optional``: the record
+    may be without it.
     """
 
     attribute: str
@@ -102,6 +103,7 @@ class StatedField:
     dimension: str | None
     whole: bool
     broadcasts: bool
+    loaded: bool
     optional: bool
     made: Callable[[Any], Any] | None
     prior: Prior | None
@@ -141,7 +143,7 @@ def _stated(entry: Any, hint: Any, key: Key) -> StatedField:
         default=None if key.made else entry.default,
         record=next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None),
         table=tuple in parts, dimension=dimension, whole=int in parts, made=key.made, prior=key.prior,
-        broadcasts=dimension is not None and int not in parts and not key.loaded,
+        broadcasts=dimension is not None and int not in parts and key.made is None, loaded=key.loaded,
         optional=type(None) in _parts(hint))
 
 

@@ -6,7 +6,7 @@ What ``profile show`` prints, ``profile diff`` compares and a what-if varies. Ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -42,17 +42,15 @@ def profile_parameters(profile: HardwareProfile) -> list[ProfileParameter]:
     """
     return [ProfileParameter(key=key, value=value, dimension=field.dimension, whole=field.whole,
                              provenance=profile.provenance.get(key, _UNSTATED),
-                             broadcasts=field.broadcasts and value is not None and not _others_follow(profile, key))
+                             broadcasts=(field.broadcasts and value is not None
+                                         and not _others_follow(profile, key, field)))
             for key, value, field in _walk(type(profile), profile, "", profile.missing)
             if "." in key and (value is not None or key in profile.missing)]
 
 
-def _others_follow(profile: HardwareProfile, key: str) -> bool:
-    """Whether a borrowed kernel or a class prior is scaled by this parameter when a profile is read."""
-    if key == "compute.vector_peak":
-        return any(one.key == "compute.special_rate" for one in profile.assumed)
-    return key.startswith("compute.matrix.peak.") and bool(
-        profile.kernel_like or "compute.vector_peak" in profile.unstated)
+def _others_follow(profile: HardwareProfile, key: str, field: StatedField) -> bool:
+    """Whether a borrowed kernel is scaled by this parameter when a profile is read."""
+    return bool(profile.kernel_like) and (field.loaded or key.startswith("compute.matrix.peak."))
 
 
 def _walk(kind: type, record: Any, above: str, missing: tuple[str, ...]) -> Iterator[tuple[str, Value, StatedField]]:
@@ -79,24 +77,51 @@ def _plain(value: Any) -> Value:
 
 
 def with_parameter(profile: HardwareProfile, key: str, value: Any) -> HardwareProfile:
-    """The profile with a number, or an array of numbers, at a key that ``broadcasts``. Raises ValueError at others."""
+    """The profile with a number, or an array of numbers, at a key that ``broadcasts``. Raises ValueError at others.
+
+    Class priors that are multiples of it follow.
+    """
     changed: HardwareProfile = _replaced(profile, key, value)
-    return replace(changed, assumed=tuple(one for one in changed.assumed if one.key != key),
-                   unstated=tuple(one for one in changed.unstated if one != key), varied=np.ndim(value) > 0)
+    before, assumed = prior_fields(profile), []
+    for one in profile.assumed:
+        if one.key == key:
+            continue
+        prior, *_, old = before[one.key]
+        # Under ideal values nothing follows: the ranges are only listed.
+        factor = 1.0 if profile.ideal else prior.scale(prior_fields(changed)[one.key][-1]) / prior.scale(old)
+        own = one.value
+        if np.any(factor != 1.0) and own is not None:
+            changed = _replaced(changed, one.key, own := own * factor, prior=True)
+        assumed.append(replace(one, fast=one.fast * factor, slow=one.slow * factor, central=one.central * factor,
+                               value=own))
+    return replace(changed, assumed=tuple(assumed), varied=profile.varied or np.ndim(value) > 0,
+                   unstated=tuple(one for one in changed.unstated if one != key))
 
 
 def at_points(record: Any, where: Any) -> Any:
     """A profile whose parameters are arrays over points, at those that an index picks."""
+    return with_arrays(record, lambda values: values[where] if values.ndim else values)
+
+
+def with_arrays(record: Any, change: Callable[[Any], Any]) -> Any:
+    """A record of a profile with all arrays in it changed."""
     if isinstance(record, np.ndarray):
-        return record[where] if record.ndim else record
+        return change(record)
     if isinstance(record, tuple):
-        return tuple(at_points(one, where) for one in record)
+        return tuple(with_arrays(one, change) for one in record)
     if isinstance(record, Mapping):
-        return {name: at_points(one, where) for name, one in record.items()}
+        return {name: with_arrays(one, change) for name, one in record.items()}
     if is_dataclass(record) and not isinstance(record, type):
-        return replace(record, **{field.name: at_points(getattr(record, field.name), where)
+        return replace(record, **{field.name: with_arrays(getattr(record, field.name), change)
                                   for field in fields(record) if field.init})
     return record
+
+
+def arrays_of(record: Any) -> list[Any]:
+    """All arrays in a record of a profile."""
+    found: list[Any] = []
+    with_arrays(record, found.append)
+    return found
 
 
 def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> HardwareProfile:

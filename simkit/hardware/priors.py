@@ -78,6 +78,11 @@ def assuming(assumption: str) -> Iterator[None]:
         _ASSUMPTION.reset(token)
 
 
+def assumption() -> str:
+    """What profiles that are loaded now assume."""
+    return _ASSUMPTION.get()
+
+
 def _checked(word: str) -> str:
     if word not in ASSUMPTIONS:
         raise UserError(f"assume '{word[:40]}': expected priors or ideal", hint=did_you_mean(word, ASSUMPTIONS))
@@ -91,10 +96,10 @@ def with_priors(profile: HardwareProfile, assume: str | None = None,
     ``assume``: ``priors``, ``ideal``: list them, but keep the defaults; None: as :func:`assuming` says. ``as_built``:
     the profile without what-ifs; None: there are none.
     """
-    assumption = _ASSUMPTION.get() if assume is None else _checked(assume)
+    word = assumption() if assume is None else _checked(assume)
     assumed = tuple(_assumed(profile, (as_built or profile).unstated))
-    if not assumed or assumption == "ideal":
-        return replace(profile, assumed=assumed, ideal=assumption == "ideal")
+    if not assumed or word == "ideal":
+        return replace(profile, assumed=assumed, ideal=word == "ideal")
     values = {one.key: one.value for one in assumed if one.value is not None}
     changed = with_assumed(profile, values)
     return replace(changed, assumed=assumed, provenance={

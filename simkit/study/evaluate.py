@@ -207,7 +207,7 @@ class Points:
 
         def holds(tried: Machine, where: Any) -> Any:
             points = self if where is None else self.take(where)
-            return place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).fits
+            return place(points.demand(layout, tried), points.hardware, overflow=tried.overflow).fits
 
         if self.hardware.sharding == "layer-pipelined" and self.micro_batches is None and not self.engine.closed_form \
                 and self.engine.broadcasts(self.hardware):
@@ -219,7 +219,7 @@ class Points:
         """The machine with the mapping that holds the most sequences."""
         def inverse_batch(tried: Machine, where: Any) -> Any:
             points = self if where is None else self.take(where)
-            held = place(points.demand(layout, tried), self.hardware, overflow=tried.overflow).max_batch
+            held = place(points.demand(layout, tried), points.hardware, overflow=tried.overflow).max_batch
             return 1.0 / np.maximum(held, 0.5)
 
         return self._searched(layout, machine, inverse_batch, lambda *_: 0.0, lambda *_: True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from simkit.study.pools import sides_of
 from simkit.study.record import FIELDS
 from simkit.study.scenario import parse_scenario
 
+if TYPE_CHECKING:
+    from simkit.study.designs import DesignSpace
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
@@ -28,7 +31,7 @@ class Grid:
 
     Profiles and models are loaded. ``chips``, ``tp``, ``pp``, ``engine``, ``baseline``: as of
     :func:`simkit.study.point.decode_step`; ``scenario``: words of :func:`simkit.study.scenario.parse_scenario`;
-    ``fields``: the columns.
+    ``fields``: the columns. ``designs``: hypothetical chips, of which ``hardware`` are the bases; they vary fastest.
     """
 
     hardware: Sequence[HardwareProfile]
@@ -45,6 +48,7 @@ class Grid:
     baseline: bool = True
     scenario: Mapping[str, Any] = field(default_factory=dict)
     fields: Sequence[str] = tuple(FIELDS)
+    designs: DesignSpace | None = None
 
     @property
     def is_split(self) -> bool:
@@ -59,7 +63,7 @@ class Grid:
     @property
     def numbers(self) -> tuple[int, ...]:
         """Lengths of the numeric axes."""
-        return len(self.batch), len(self.kv_len), len(self.q_len)
+        return len(self.batch), len(self.kv_len), len(self.q_len), 1 if self.designs is None else len(self.designs)
 
     def __len__(self) -> int:
         return prod(self.names) * prod(self.numbers)
@@ -94,9 +98,10 @@ class Grid:
     def between(self, first: int, last: int, points: int = CHUNK_POINTS) -> Iterator[dict[str, Any]]:
         """The chunks of the points ``first`` up to, not including, ``last`` of the grid's order."""
         size = prod(self.numbers)
+        run = size if self.designs is None else len(self.designs)  # a chunk of designs is of one workload
         while first < last:
             group, start = divmod(first, size)
-            stop = min(start + points, size, start + last - first)
+            stop = min(start + points, (start // run + 1) * run, start + last - first)
             yield self._evaluated(group, start, stop)
             first += stop - start
 
@@ -104,19 +109,26 @@ class Grid:
         """All points as flat columns in the grid's order. Raises :class:`UserError` with every wrong layout."""
         self.check_layouts()
         parts = list(self.chunks())
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.fields} if parts else {}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def _evaluated(self, group: int, start: int, stop: int) -> dict[str, Any]:
         """Points ``start`` to ``stop`` of one combination of names."""
         chip, model, dtype, layout = (int(place) for place in np.unravel_index(group, self.names))
-        where = np.unravel_index(np.arange(start, stop), self.numbers)
-        batch, kv_len, q_len = (axis[index] for axis, index in zip(self._axes, where, strict=True))
-        points = Points(
-            hardware=self.hardware[chip], model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
-            scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario), engine=engine_named(self.engine),
-            tp=self.tp, pp=self.pp)
-        return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips,
-                             baseline=self.baseline, names=self.fields)
+        *where, design = np.unravel_index(np.arange(start, stop), self.numbers)
+        numbers = [axis[index] for axis, index in zip(self._axes, where, strict=True)]
+
+        def timed(hardware: HardwareProfile, count: int) -> dict[str, Any]:
+            batch, kv_len, q_len = (values[:count] for values in numbers)  # of designs all are alike
+            points = Points(
+                hardware=hardware, model=self.model[model], batch=batch, kv_len=kv_len, q_len=q_len,
+                scenario=parse_scenario(kv_dtype=self.kv_dtype[dtype], **self.scenario),
+                engine=engine_named(self.engine), tp=self.tp, pp=self.pp)
+            return group_columns(points, self.attention[layout], rivals=list(self.attention), chips=self.chips,
+                                 baseline=self.baseline, names=self.fields)
+
+        if self.designs is None:
+            return timed(self.hardware[chip], stop - start)
+        return self.designs.columns(chip, int(design[0]), int(design[-1]) + 1, timed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

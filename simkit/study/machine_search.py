@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.errors import UserError
+from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.machine import Machine
 from simkit.step.placement import Demand, place
@@ -164,9 +165,10 @@ def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
         # Where every chip has KV heads of its own, all mappings are one.
         one = static or np.all(np.gcd(np.asarray(tp, dtype=np.int64), int(need.n_kv_heads)) == tp)
         held: Any = False
+        here = at_points(hardware, where) if hardware.varied and where is not EVERY_POINT else hardware
         for name in [mapping] if mapping == "data" else SEARCHED[:1] if one else [mapping] if mapping else SEARCHED:
             machine = Machine(chips=chips, tp=tp, pp=pp, mapping=name, overflow=overflow)
-            held = held | place(need.demand(machine, where), hardware, overflow=overflow).fits
+            held = held | place(need.demand(machine, where), here, overflow=overflow).fits
         return held
 
     static = hardware.sharding == "layer-pipelined"

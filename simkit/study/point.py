@@ -81,7 +81,7 @@ def _runs(points: Points, machine: Machine) -> Iterator[tuple[Points, Machine, i
         if done < start:
             yield _between(points, machine, done, start)
         batch, q_len, chips, tp, pp, overflow = (float(values[start]) for values in numbers)
-        yield (replace(points, batch=batch, kv_len=points.kv_len[start:end], q_len=q_len),
+        yield (replace(points.take(slice(start, end)), batch=batch, q_len=q_len),
                replace(machine, chips=chips, tp=tp, pp=pp, overflow=bool(overflow)), end - start)
         done = end
     if done < count:

@@ -56,10 +56,15 @@ class Variable:
 
     def text(self, value: float) -> str:
         """A value as it would stand after ``--set``, exact to its last bit."""
-        if self.whole:
-            return str(int(value))
-        unit = next(unit for unit, factor in units_of(self.dimension).items() if factor == 1.0)
-        return f"{float(value)!r} {unit}".rstrip()
+        return quantity_text(value, self.dimension, whole=self.whole)
+
+
+def quantity_text(value: float, dimension: str, *, whole: bool) -> str:
+    """A value as it would stand after ``--set``, exact to its last bit."""
+    if whole:
+        return str(int(value))
+    unit = next(unit for unit, factor in units_of(dimension).items() if factor == 1.0)
+    return f"{float(value)!r} {unit}".rstrip()
 
 
 def faster_memory(profile: HardwareProfile, factors: Any) -> HardwareProfile:

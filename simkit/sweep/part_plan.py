@@ -93,7 +93,8 @@ def plan_of(sweep: Grid, form: Form, *, cache: bool = True) -> Plan:
         "hardware": [[chip.name, digest(chip)] for chip in sweep.hardware],
         "models": [[model.name, digest(model)] for model in sweep.model],
         "study": {**{name: _axis(getattr(sweep, name)) for name in _AXES},
-                  **{name: _plain_option(getattr(sweep, name)) for name in _OPTIONS}},
+                  **{name: _plain_option(getattr(sweep, name)) for name in _OPTIONS},
+                  **({} if sweep.designs is None else {"designs": sweep.designs.plain(), "fields": sweep.fields})},
         "made_with": made_with(form),
     }
     # As read back from a file, so that a manifest compares equal to itself.

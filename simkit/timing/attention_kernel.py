@@ -7,14 +7,15 @@ Kernel libraries choose the rows of an item, the pieces of a sequence and the un
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.hardware.kernel import DecodeKernel
 from simkit.hardware.kernel_shape import SPLITS, UNSPLIT_ITEMS
+from simkit.hardware.parameters import arrays_of, with_arrays
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import AttentionTask
 from simkit.timing.kernel_cost import (
@@ -89,11 +90,16 @@ def kernel_time(task: AttentionTask, hardware: HardwareProfile, kernel: DecodeKe
     """
     columns = [task.sequences, task.kv_heads, task.query_rows, task.tokens, task.bytes_per_token_head, hit_share,
                home_bytes_per_s, task.query_rows if item_rows is None else item_rows, task.cached_elements]
-    shape, *others = {np.shape(column) for column in columns}
+    varied = arrays_of((hardware.compute, hardware.memory)) if hardware.varied else ()
+    shape, *others = {np.shape(column) for column in (*columns, *varied)}
     if others:
         shape = np.broadcast_shapes(shape, *others)
     sequences, kv_heads, rows, tokens, token_bytes, hits, bandwidth, taken, elements = (
         _flat(column, shape) for column in columns)
+    if hardware.varied:
+        flat: Any = partial(_flat, shape=shape)
+        hardware = replace(hardware, compute=with_arrays(hardware.compute, flat),
+                           memory=with_arrays(hardware.memory, flat))
     work = kernel_work(task, heads=sequences * kv_heads, rows=rows, tokens=tokens, token_bytes=token_bytes,
                        cached_elements=elements, hit_share=hits, item_rows=None if item_rows is None else taken)
     chip = chip_kernel(hardware, kernel, hardware.main_memory, bandwidth, latent=work.latent)
@@ -214,11 +220,12 @@ class _Search:
         best, whole = self.best, mapped_kernel(unit, self.work, self.chip, self.memory)
         launch_s = unit.floor_s if self.alone else 0.0
         kernel, tokens, beside_s, bound = whole, self.work.tokens, whole.beside_s + launch_s, best.total_s
+        chip = self.chip
         active: Any = None  # all
         for cut in self.pieces:
             items = waves(kernel.per_unit * cut)
             memory_s = exposed_memory_s(kernel, items, self.chip)
-            later_s = beside_s if cut == 1 else combine_s(kernel.row_elements * cut, self.chip) + beside_s
+            later_s = beside_s if cut == 1 else combine_s(kernel.row_elements * cut, chip) + beside_s
             may = memory_s + later_s < bound
             if cut == self.pieces[0]:
                 may = may & wanted
@@ -231,6 +238,7 @@ class _Search:
                 kernel = MappedKernel(*(_at(getattr(kernel, name), kept) for name in _FIELDS))
                 tokens, beside_s, items, memory_s, later_s, bound = (
                     _at(column, kept) for column in (tokens, beside_s, items, memory_s, later_s, bound))
+                chip = replace(chip, clock_hz=_at(chip.clock_hz, kept))
                 active = kept if active is None else active[kept]
             tokens_s = items * tokens_of_piece_s(kernel, tokens, cut)
             total_s = np.maximum(items * kernel.setup_s + tokens_s, memory_s) + later_s

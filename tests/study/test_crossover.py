@@ -13,7 +13,7 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import profile_parameters, with_parameter
 from simkit.study.crossover import Comparison, crossings, crossover
-from simkit.study.digests import digest
+from simkit.study.digests import digest, plain
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import evaluate_group
 from simkit.study.scenario import parse_scenario
@@ -121,6 +121,15 @@ def test_batches_cross_where_simulate_says_so(llama):
     assert all(isinstance(record["value"], int) for record in records)
 
 
+def to_13_digits(record):
+    """A record's content; priors that follow a figure are scaled by it, to their last digit but one."""
+    if isinstance(record, dict):
+        return {name: to_13_digits(one) for name, one in record.items()}
+    if isinstance(record, list):
+        return [to_13_digits(one) for one in record]
+    return f"{record:.12e}" if isinstance(record, float) else record
+
+
 @pytest.mark.parametrize("chip", ["h100-sxm", "h200-sxm", "sambanova-sn40l"])
 def test_a_profile_with_an_array_has_each_value_as_set_would_give_it(chip):
     profile = load_hardware(chip)
@@ -132,7 +141,7 @@ def test_a_profile_with_an_array_has_each_value_as_set_would_give_it(chip):
         if varied.broadcasts:
             value = figure.value * 0.75
             by_set = load_hardware(chip, overrides={figure.key: varied.text(value)})
-            assert digest(with_parameter(profile, figure.key, value)) == digest(by_set), figure.key
+            assert to_13_digits(plain(with_parameter(profile, figure.key, value))) == to_13_digits(plain(by_set)), figure.key
             checked += 1
     assert checked > 10
 
