@@ -81,6 +81,13 @@ def collectives_reach_their_share(profile: HardwareProfile) -> Iterator[Remark]:
         yield from unless_within(link.collective_launch_s, 0.0, 30e-6, 10, ("links", name, "collective_launch"), (
             f"{format_quantity(link.collective_launch_s, SECONDS)} to start a phase of a collective: expected 30 µs "
             "at most"))
+        rate = link.dispatch_bandwidth_bytes_per_s or link.achievable_bytes_per_s
+        yield from unless_within(rate / link.achievable_bytes_per_s, 0.25, 1.1, 6, (
+            "links", name, "dispatch_bandwidth"), (
+            f"{rate_words(rate)} in dispatches: expected a quarter to 1.1 of what large collectives reach"))
+        if link.dispatch_launch_s:
+            yield from unless_within(link.dispatch_launch_s, 2.9e-6, 51e-6, 10, ("links", name, "dispatch_launch"), (
+                f"{format_quantity(link.dispatch_launch_s, SECONDS)} of a dispatch: expected 2.9 to 51 µs"))
 
 
 def messages_take_microseconds(profile: HardwareProfile) -> Iterator[Remark]:
