@@ -80,6 +80,8 @@ DIMENSIONLESS = {
     "series": "columns of a timeline",
     "slow": "as fast",
     "spans": "rows of a timeline",
+    "sequences": "rows of the event loop's columns", "handed": "such rows", "sent": "rows of caches on the way",
+    "tiers": "rows of figures, each named in serving/state.py",
     "stalls": "columns of a timeline, one a cause",
     "start": "one end of a quantity that varies, in the SI unit of its dimension",
     "stop": "as start",

@@ -59,7 +59,7 @@ def _leave(state: State, rules: Rules) -> None:
     for index in range(count[at.RUNNING]):
         row = state.running_sequences[index]
         if row[at.FILLED] >= row[at.TARGET] and row[at.LEFT] <= at.ROUNDING:
-            give_back(state, row[at.HELD], row[at.LEAF])
+            give_back(state, int(row[at.HELD]), int(row[at.LEAF]))
             count[at.FINISHED] += 1
             count[at.TOKENS_OUT] += int(row[at.OUTPUT])
             first_s, whole_s = row[at.FIRST] - row[at.ARRIVAL], clock[at.NOW] - row[at.ARRIVAL]

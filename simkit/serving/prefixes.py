@@ -156,11 +156,11 @@ def let_go(state: State, rules: Rules) -> None:
 
 
 @inner
-def mark_computed(state: State, rules: Rules, leaf: int, filled: float) -> None:
-    """The blocks of a prompt up to its ``filled`` tokens hold their keys and values: later prompts may share them."""
+def mark_computed(state: State, rules: Rules, leaf: int, filled_tokens: float) -> None:
+    """The blocks of a prompt up to its ``filled_tokens`` hold their keys and values: later prompts may share them."""
     entries = state.prefixes.entries
     while leaf >= 0:
-        if (entries[leaf, at.PLACE] + 1) * rules.prefix_tokens <= filled:
+        if (entries[leaf, at.PLACE] + 1) * rules.prefix_tokens <= filled_tokens:
             entries[leaf, at.READY_TO_SHARE] = 1
         leaf = entries[leaf, at.PARENT]
 

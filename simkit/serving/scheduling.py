@@ -24,10 +24,10 @@ def blocks_of(tokens: float, rules: Rules) -> int:
 
 
 @inner
-def put(rows: NDArray[np.float64], place: int, row: NDArray[np.float64]) -> None:
+def put(sequences: NDArray[np.float64], place: int, running_sequence: NDArray[np.float64]) -> None:
     """Copy a row; NumPy's own assignment takes ten seconds to compile."""
-    for column in range(rows.shape[1]):
-        rows[place, column] = row[column]
+    for column in range(sequences.shape[1]):
+        sequences[place, column] = running_sequence[column]
 
 
 @inner
@@ -117,13 +117,13 @@ def claim(state: State, blocks: int) -> None:
 
 
 @inner
-def give_back(state: State, held: float, leaf: float) -> None:
+def give_back(state: State, held: int, leaf: int) -> None:
     """Free a sequence's own blocks, and let go of the shared ones up from ``leaf`` when :func:`let_go` comes to it."""
     count = state.tally
-    count[at.USED] -= int(held)
-    count[at.FREED] += int(held)
-    if leaf >= 0.0:
-        state.prefixes.entries[count[at.LOOSE], at.SCRATCH] = int(leaf)
+    count[at.USED] -= held
+    count[at.FREED] += held
+    if leaf >= 0:
+        state.prefixes.entries[count[at.LOOSE], at.SCRATCH] = leaf
         count[at.LOOSE] += 1
 
 
@@ -163,7 +163,7 @@ def arrive(state: State) -> None:
         gone = state.sent[count[at.FREES_FIRST] % state.sent.shape[0]]
         if gone[at.AT] > state.clock_s[at.NOW]:
             break
-        give_back(state, gone[at.FREES], gone[at.ITS_LEAF])
+        give_back(state, int(gone[at.FREES]), int(gone[at.ITS_LEAF]))
         count[at.FREES_FIRST] += 1
         count[at.OWED] -= 1
 
@@ -326,7 +326,7 @@ def preempt_youngest(state: State, rules: Rules) -> None:
     count, clock = state.tally, state.clock_s
     count[at.RUNNING] -= 1
     row = state.running_sequences[count[at.RUNNING]]
-    give_back(state, row[at.HELD], row[at.LEAF])
+    give_back(state, int(row[at.HELD]), int(row[at.LEAF]))
     row[at.HELD], row[at.SHARED], row[at.LEAF] = row[at.HELD] + row[at.SHARED], 0.0, -1.0
     held = int(row[at.HELD])
     count[at.PREEMPTED] += 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 COLUMNS: Final = 16  # as many as are named above
 # Columns of a cached block of a prompt, of a list of them, and of a handed cache on its way.
 KEY, TIER, PINS, OLDER, NEWER, PARENT, READY_TO_SHARE, PLACE, SCRATCH = range(9)
-ENTRY_COLUMNS: Final = 9
+ENTRY_COLUMNS: Final = 9  # as many as are named above
 CAPACITY, BLOCK_S, LATENCY_S, MOST_BEHIND_S = range(4)  # of a tier below memory
 OLDEST, NEWEST, MEMBERS = range(3)  # the first two count from 1; 0: none
 AT, FROM, FREES, ITS_LEAF = range(4)
@@ -84,7 +84,7 @@ class Rules(NamedTuple):
     prefix_tokens: int = 0
     prefix_blocks: int = 0
     prefix_growing: int = 0
-    tiers: NDArray[np.float64] = np.zeros((0, 4))
+    tiers: NDArray[np.float64] = np.zeros((0, 4))  # none below memory
     kv_s_per_block: float = 0.0
     kv_last_share: float = 1.0
     kv_latency_s: float = 0.0

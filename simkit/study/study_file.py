@@ -54,10 +54,8 @@ MAX_GRID_POINTS: Final = 200_000
 _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "both_metrics", "bandwidth_scaling",
                      "concurrent_users", "energy_cost", "tp_replication", "quality_speed")
 # More layouts than a figure has colours or marks for; goodput draws the last layout once more.
-_MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6, "split_machines": 6,
-                        "prefix_worth": 5}
-_ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput", "prefix_worth"} - {
-    "concurrent_users", "energy_cost"}
+_MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6, "split_machines": 6}
+_ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
 
 Names = Annotated[list[Text], Field(min_length=1, max_length=24)]
