@@ -83,6 +83,7 @@ def test_every_control_redraws_figures_table_sentence_and_command(opened) -> Non
     assert "each at its own batch" in said(page)
     assert page.locator("#explore-law").inner_html() != seen[-1][1]
     assert "--own-batch" in page.locator("#explore-commands").inner_text()
+    page.get_by_role("checkbox", name="H100").check()  # of the others no price has a source
     page.get_by_label("dollars a million").check()
     assert "cost $" in said(page)
     assert page.locator("#explore-roofline").inner_html() != ""

@@ -362,7 +362,7 @@ const explore = (() => {
     const missing = [...new Set(every.filter((row) => Number.isNaN(row.step)).map((row) => `${layouts[row.layout].label} on ${chips[row.chip].label}`))];
     const text = (row) => `${chosen.metric === "dollar" ? `$${plain(gain(row))}` : ratio(gain(row))} (${chips[row.chip].label})`;
     const what = { same: `with ${layouts[last].label} the step is faster than MHA's by `, own: `with ${layouts[last].label}, each at its own batch, tokens/s are over MHA's by `, dollar: `with ${layouts[last].label} a million tokens cost ` }[chosen.metric];
-    const range = known.length === 0 ? "nothing to compare." : `${what}${text(known[0])}${known.length > 1 ? ` to ${text(known[known.length - 1])}` : ""}.`;
+    const range = known.length === 0 ? (chosen.metric === "dollar" ? "no price of these chips has a source." : "nothing to compare.") : `${what}${text(known[0])}${known.length > 1 ? ` to ${text(known[known.length - 1])}` : ""}.`;
     const snapped = every.some((row) => row.context !== chosen.context && Number.isFinite(row.step));
     return where + range + (missing.length ? ` Does not fit at this batch: ${missing.join(", ")}.` : "") + (snapped ? " Near a jump some rows show the nearest computed context." : "");
   }
