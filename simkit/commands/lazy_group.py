@@ -30,13 +30,15 @@ class CommandGroup(click.Group):
     """A group whose unknown commands name the nearest right one; without a command it prints its help.
 
     ``lazy`` are commands with their lines in its list: each lies in the module of its name, after ``prefix``.
+    ``groups``: names of commands under the headings of the help; one list where none are given.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, prefix: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, prefix: str = "",
+                 groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **kwargs)
         self.no_args_is_help = False  # click 8.2 made that an error; see parse_args
-        self.lazy, self._prefix = dict(lazy or {}), prefix
+        self.lazy, self._prefix, self._groups = dict(lazy or {}), prefix, groups
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order in which they were registered."""
@@ -63,10 +65,11 @@ class CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing any of them."""
         del ctx
-        rows = [*self.lazy.items()]
-        rows += [(name, command.get_short_help_str(limit=90)) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        rows = self.lazy | {name: command.get_short_help_str(limit=90) for name, command in self.commands.items()}
+        width = max(map(len, rows), default=0)
+        for title, names in (self._groups or {"Commands": tuple(rows)}).items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), rows[name]) for name in names])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; nothing at all asks for help."""

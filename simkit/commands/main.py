@@ -9,29 +9,39 @@ import click
 from simkit import __version__
 from simkit.commands.lazy_group import Program
 
-COMMANDS: Final = {
-    "report": "Run a study and write its page, figures and data.",
-    "simulate": "Time decode steps: chips x models x attention layouts x batch x context.",
-    "split": "Which of two pools of chips does best at which part of a step.",
-    "attention": "Time one attention kernel, without a model.",
-    "roofline": "Ceilings, ridge points and where attention layouts stand under them.",
-    "sweep": "Every point of a study into a Parquet or CSV file, resumable, on many workers.",
-    "crossover": "Where a layout's advantage crosses a threshold, as any figure varies.",
-    "capacity": "The largest batch and the longest context that fit.",
-    "stack": "Cache reducers one after another: bytes, time, and the headroom left.",
-    "serve": "Play requests through a model: throughput, latencies, goodput, largest rate.",
-    "plan": "The fewest chips that serve a load within an objective, chip by chip.",
-    "design": "The best of hypothetical chips by silicon, watts and dollars, and what each figure moves.",
-    "trace": "Write one decode step as a timeline for Perfetto.",
-    "claims": "What people say about MQA and GQA, put to the engines.",
-    "profile": "List, show, check, compare and write hardware profiles.",
-    "model": "List, show, import and convert model architectures.",
-    "calibrate": "Profiles from measurements.",
-    "evidence": "Predictions beside measured data.",
+GROUPS: Final = {
+    "Ask": {
+        "simulate": "Time decode steps: chips x models x attention layouts x batch x context.",
+        "attention": "Time one attention kernel, without a model.",
+        "capacity": "The largest batch and the longest context that fit.",
+        "crossover": "Where a layout's advantage crosses a threshold, as any parameter varies.",
+        "stack": "Cache reducers one after another: bytes, time, and the headroom left.",
+        "split": "Which of two pools of chips does best at which part of a step.",
+        "serve": "Play requests through a model: throughput, latencies, goodput, largest rate.",
+        "plan": "The fewest chips that serve a load within an objective, chip by chip.",
+        "design": "The best of hypothetical chips by silicon, watts and dollars, and what each parameter moves.",
+        "sweep": "Every point of a study into a Parquet or CSV file, resumable, on many workers.",
+    },
+    "Draw": {
+        "report": "Run a study and write its page, figures and data.",
+        "roofline": "Ceilings, ridge points and where attention layouts stand under them.",
+        "trace": "Write one decode step as a timeline for Perfetto.",
+    },
+    "Check": {
+        "claims": "Test common claims about MQA and GQA.",
+        "evidence": "Predictions beside measured data.",
+    },
+    "Describe": {
+        "profile": "List, show, check, compare and write hardware profiles.",
+        "model": "List, show, import and convert model architectures.",
+        "calibrate": "Profiles from measurements.",
+    },
 }
+"""Commands by what a person wants of them; each lies in the module of its name."""
+COMMANDS: Final = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
-@click.group(cls=Program, lazy=COMMANDS)
+@click.group(cls=Program, lazy=COMMANDS, groups={title: tuple(group) for title, group in GROUPS.items()})
 @click.version_option(__version__, "--version", prog_name="simkit", message="%(prog)s %(version)s")
 def main() -> None:
     """Where does grouped-query attention stop paying?

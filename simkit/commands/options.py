@@ -350,6 +350,8 @@ def destination(form: str | None, output: str | None, *, force: bool, figures: b
             raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
                             hint="leave one of them out")
         form = drawn
+    elif form is not None and suffix in FORMATS and suffix != form:
+        raise UserError(f"--format {form} and -o {Path(output).name}: they name two formats", hint="leave out --format")
     elif form is None:
         if suffix and suffix not in (*FORMATS, "txt"):
             hint = did_you_mean(suffix, FORMATS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import click
@@ -37,5 +38,5 @@ def report(*, study: str | None, output: str | None, force: bool, profiles: Prof
     for setting in profiles.settings:
         command += ["--set", setting]
     page = build_report(loaded, Path(output) if output else default_folder(loaded), force=force,
-                        command=shlex.join(command))
+                        command=shlex.join(command), progress=partial(click.echo, err=True))
     click.echo(str(page))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,18 +33,20 @@ def default_folder(study: Study) -> Path:
     return Path("out") / study.name
 
 
-def build_report(study: Study, out_dir: Path, *, force: bool = False, command: str = "simkit report") -> Path:
+def build_report(study: Study, out_dir: Path, *, force: bool = False, command: str = "simkit report",
+                 progress: Callable[[str], None] = lambda _: None) -> Path:
     """Write the report of a study and return the page's path.
 
     A folder that an earlier report wrote is renewed: what that report wrote and nobody changed is replaced; what a
     user added or changed is never deleted, and stops the run unless ``force`` allows replacing it. ``command`` is
-    printed on the page. Raises :class:`UserError` when the folder cannot be written or holds other people's files.
+    printed on the page; ``progress`` is told what is being made. Raises :class:`UserError` when the folder cannot be
+    written or holds other people's files.
     """
     out_dir = Path(out_dir)
     _check_target(out_dir, force=force)
     try:
         with staged_folder(out_dir) as staging:
-            _write(study, staging, command)
+            _write(study, staging, command, progress)
             written = _manifest(staging)
             _note(staging, written)
             if not settled(staging, out_dir):
@@ -54,7 +57,7 @@ def build_report(study: Study, out_dir: Path, *, force: bool = False, command: s
     return out_dir / PAGE
 
 
-def _write(study: Study, folder: Path, command: str) -> None:
+def _write(study: Study, folder: Path, command: str, progress: Callable[[str], None]) -> None:
     for name in _FOLDERS:
         (folder / name).mkdir()
     styles = chip_styles(study.hardware, study.labels)
@@ -63,11 +66,13 @@ def _write(study: Study, folder: Path, command: str) -> None:
     styles |= chip_styles([*study.hardware, *extra.values()], study.labels)
     figures: list[PageFigure] = []
     with house_style():
-        for request in study.figures:
+        for number, request in enumerate(study.figures, 1):
+            progress(f"figure {number} of {len(study.figures)}: {request.name}")
             drawn = FIGURES[request.kind](FigureContext(request=request, styles=styles))
             svg = save_figure(drawn.figure, folder / "figures", request.name)
             (folder / "figures" / f"{request.name}.csv").write_text(csv_text(drawn.rows), encoding="utf-8", newline="")
             figures.append(page_figure(request.name, request.note, drawn, svg))
+    progress("the study's points and the page")
     records, omissions = grid_records(study)
     (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
     (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")

@@ -12,6 +12,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -72,7 +73,8 @@ def explorer(study: Study, styles: Mapping[str, ChipStyle], command: str) -> str
         "chips": [{**done[name]["facts"], "label": styles[name].label, "colour": styles[name].colour[1:],
                    "assumed": styles[name].assumed, "dashed": styles[name].line == "--"} for name in names],
         "options": _options(study, command),
-        "times": _packed([done[name]["times"] for name in names]), "own": _packed([done[name]["own"] for name in names]),
+        "times": _packed([done[name]["times"] for name in names]),
+        "own": _packed([done[name]["own"] for name in names]),
         "ranges": _packed([done[name]["ranges"] for name in names if done[name]["ranges"] is not None]),
         "shares": _base64(np.rint(255 * np.array([done[name]["shares"] for name in names])).astype("u1"))}
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
@@ -152,7 +154,7 @@ def _base64(array: Any) -> str:
 def _options(study: Study, command: str) -> str:
     """What a command needs beside the point to give the study's numbers."""
     words, said = shlex.split(command), []
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairwise(words):
         said += [flag, value] if flag in ("--profiles", "--set") else []
     for flag, value, default in (("--kv-dtype", study.kv_dtype, "bf16"), ("--weight-dtype", study.weight_dtype, "bf16"),
                                  ("--engine", study.engine, "roofline")):

@@ -6,44 +6,6 @@ none, conftest.py leaves this file out and the head of the run says so. CI insta
 
 import pytest
 
-from tests.conftest import RUN_TIMEOUT_S
-from tests.report.browser import CHROMIUM
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # The sandbox needs rights that containers rarely give; the page is our own file.
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"],
-                                              timeout=1000 * RUN_TIMEOUT_S)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def opened(browser, report):
-    """``opened(width, scheme)``: the page, offline, with everything that the console said."""
-    contexts = []
-
-    def open_page(width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        context.set_default_timeout(1000 * RUN_TIMEOUT_S)
-        contexts.append(context)
-        page = context.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
-        page.goto((report / "index.html").as_uri())
-        page.said = said
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
 
 def test_the_page_loads_offline_without_a_word_in_the_console(opened) -> None:
     page = opened()

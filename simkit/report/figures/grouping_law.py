@@ -118,7 +118,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "The law of grouping: GQA's advantage against machine balance",
         figure=_figure(context, points, measured, layouts), rows=rows,
         finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
-        how_to_read=f"Lines: the law S(g) ≤ R·b/2; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
+        how_to_read=f"Lines: the law: a speedup S of at most R·b/2, for R the ridge [flop/byte] and b the bytes of a "
+                    f"cached number; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
                     f"larger rings, hollow for every chip{', from small to large' if len(layouts) > 2 else ''}: "
                     f"{', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
                     "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "

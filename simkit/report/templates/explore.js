@@ -30,18 +30,20 @@ const explore = (() => {
     (weight === 0 ? first : weight === 1 ? second : first * (second / first) ** weight);
 
   // Whether a node is off the line through its neighbours: what lies beside it is no straight line either.
-  function bends(value, s) {
+  // What is off is told as a part of the whole step.
+  function bends(value, step_, s) {
     if (s < 1 || s > nS - 2) return false;
     const weight = Math.log(contexts[s] / contexts[s - 1]) / Math.log(contexts[s + 1] / contexts[s - 1]);
-    return Math.abs(Math.log(value(s) / between(value(s - 1), value(s + 1), weight))) > data.rough;
+    return Math.abs(value(s) - between(value(s - 1), value(s + 1), weight)) > data.rough * step_(s);
   }
 
   // A chip and layout at a point: times in seconds, NaN where it does not fit; `context` is the one that is shown.
   function at(chip, layout, b, context, f) {
     const [s, weight] = segment(contexts, context);
-    const value = (node) => timeAt(chip, layout, 0, b, node, f);
+    const value = (node) => timeAt(chip, layout, 0, b, node, f), attention = (node) => timeAt(chip, layout, 1, b, node, f);
     const whole = weight === 0 || weight === 1;
-    const unsure = !whole && (Number.isNaN(value(s) + value(s + 1)) || bends(value, s) || bends(value, s + 1));
+    const unsure = !whole && (Number.isNaN(value(s) + value(s + 1)) ||
+      [value, attention].some((one) => bends(one, value, s) || bends(one, value, s + 1)));
     const w = unsure ? Math.round(weight) : weight;
     const shared = (node) => parts.slice(1).map((_, part) =>
       shares[((((chip * nL + layout) * (parts.length - 1) + part) * nB + b) * nS + node) * nF + f] / 255);
@@ -49,7 +51,7 @@ const explore = (() => {
     const split = low.map((share, part) => share * (1 - w) + high[part] * w);
     split.push(Math.max(0, 1 - split.reduce((sum, share) => sum + share, 0)));
     return { step: between(value(s), value(Math.min(s + 1, nS - 1)), w), split,
-      attention: between(timeAt(chip, layout, 1, b, s, f), timeAt(chip, layout, 1, b, Math.min(s + 1, nS - 1), f), w),
+      attention: between(attention(s), attention(Math.min(s + 1, nS - 1)), w),
       context: w === 0 ? contexts[s] : w === 1 ? contexts[s + 1] : context };
   }
   // Each layout at its own largest batch jumps with whole sequences: the nearest computed context, never between.
@@ -360,7 +362,7 @@ const explore = (() => {
     const missing = [...new Set(every.filter((row) => Number.isNaN(row.step)).map((row) => `${layouts[row.layout].label} on ${chips[row.chip].label}`))];
     const text = (row) => `${chosen.metric === "dollar" ? `$${plain(gain(row))}` : ratio(gain(row))} (${chips[row.chip].label})`;
     const what = { same: `with ${layouts[last].label} the step is faster than MHA's by `, own: `with ${layouts[last].label}, each at its own batch, tokens/s are over MHA's by `, dollar: `with ${layouts[last].label} a million tokens cost ` }[chosen.metric];
-    const range = known.length === 0 ? "nothing to compare." : `${what}${text(known[0])}${known.length > 1 ? ` to ${text(known[known.length - 1])}` : ""}.`;
+    const range = known.length === 0 ? (chosen.metric === "dollar" ? "no price of these chips has a source." : "nothing to compare.") : `${what}${text(known[0])}${known.length > 1 ? ` to ${text(known[known.length - 1])}` : ""}.`;
     const snapped = every.some((row) => row.context !== chosen.context && Number.isFinite(row.step));
     return where + range + (missing.length ? ` Does not fit at this batch: ${missing.join(", ")}.` : "") + (snapped ? " Near a jump some rows show the nearest computed context." : "");
   }
