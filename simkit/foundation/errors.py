@@ -103,12 +103,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     candidates = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.lower()[:200], list(lowered), n=2, cutoff=0.6)
-    begun = [candidate for candidate in lowered if len(name) > 2 and candidate.startswith(name.lower())]
-    if 1 < len(begun) <= 3:  # "h100" for h100-pcie or h100-sxm: nearer in letters are h20 and h800
-        near = begun
-    elif near:
+    if near:
         ratio = difflib.SequenceMatcher(None, name.lower()[:200], near[0]).ratio()
-        near = near[:1] if ratio > 0.75 else near
+        begun = [candidate for candidate in lowered if len(name) > 2 and candidate.startswith(name.lower())]
+        # "h100" for h100-pcie or h100-sxm: nearer in letters is h800.
+        near = begun if ratio < 0.9 and 1 < len(begun) <= 3 else near[:1] if ratio > 0.75 else near
     elif len(name) > 2:
         # "wse" or "405b" for a name that holds it: too short a part for the ratio above.
         part = _letters(name[:200])

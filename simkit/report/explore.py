@@ -153,7 +153,11 @@ def _base64(array: Any) -> str:
 
 def _options(study: Study, command: str) -> str:
     """What a command needs beside the point to give the study's numbers."""
-    words, said = shlex.split(command), []
+    said: list[str] = []
+    try:
+        words = shlex.split(command)
+    except ValueError:  # whoever builds a report from Python may call its command what he likes
+        words = []
     for flag, value in pairwise(words):
         said += [flag, value] if flag in ("--profiles", "--set") else []
     for flag, value, default in (("--kv-dtype", study.kv_dtype, "bf16"), ("--weight-dtype", study.weight_dtype, "bf16"),

@@ -16,10 +16,12 @@ import numpy as np
 from simkit.serving.iteration import Floats, Tables, mixed_step_s
 from simkit.serving.replica import Replica
 from simkit.study.engines import DEFAULT, engine_named
+from simkit.timing.prompt_attention import TILE_ROWS
 
 CONTEXT_KNOTS: Final = 128  # doubled until the promised error holds
 MOST_CONTEXT_KNOTS: Final = 1024
 CHUNK_KNOTS: Final = 48  # of prompt tokens of an iteration, geometric
+FINE_CHUNK: Final = 2048  # prompt tokens up to which every tile of rows has knots
 DENSE_BATCH: Final = 2048  # beyond it, the batch axis is geometric
 REPLAY_SHARE: Final = 5  # one knot of the replay for so many of the closed form, on both axes
 LONGEST_CONTEXT: Final = 2.0**22
@@ -59,7 +61,8 @@ def build_tables(replica: Replica, *, most_running: int, chunk_tokens: int,
         step_s, attention_s = step_s * ratio[0], attention_s * ratio[1]
     rows = np.arange(1.0, chunk_tokens + most_running * replica.verified_tokens + replica.page_tokens + 1)
     row_s, end_s, row_j = _in_slices(lambda r, _: replica.rows_s(r), rows, rows)
-    chunk = _knots(1.0, float(max(chunk_tokens, replica.page_tokens)), CHUNK_KNOTS, [])
+    tiles = np.arange(TILE_ROWS[0], FINE_CHUNK + 1.0, TILE_ROWS[0])  # a prompt's time jumps behind whole tiles of rows
+    chunk = _knots(1.0, float(max(chunk_tokens, replica.page_tokens)), CHUNK_KNOTS, [*tiles, *(tiles + 1.0)])
     prefill = np.broadcast_arrays(chunk[:, None], kv_len[None, :])
     prefill_s, prefill_j = replica.prefill_attention_s(prefill[0], np.maximum(prefill[1], prefill[0]))
 

@@ -22,7 +22,7 @@ WRONG = [
     (["roofline", "-o", "gone/x.svg"], "gone/x.svg: cannot write"),
     (["roofline", "-o", "x.svg", "--format", "csv"], "--format csv and -o x.svg"),
     (["roofline", "-o", "x.gif"], "x.gif: no format for"),
-    (["profile", "show", "h100"], "unknown hardware profile 'h100'; did you mean 'h100-sxm'"),
+    (["profile", "show", "h100"], "unknown hardware profile 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
     (["profile", "show", "h100-sxm", "--set", "x"], "--set: 'x' is not key=value"),
     (["profile", "check", "gone.yaml"], "no such hardware profile file 'gone.yaml'"),
     (["profile", "diff", "h100-sxm", "h100"], "unknown hardware profile 'h100'"),

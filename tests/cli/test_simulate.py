@@ -186,7 +186,7 @@ def test_a_table_prints_a_range_where_it_matters_and_says_how_much_is_assumed(cl
     guess, measured = table_rows(told.rpartition("what binds")[0])
     assert re.fullmatch(r"[\d.]+ ms \([\d.]+ to [\d.]+ ms\)", guess["step"])
     assert "(" not in measured["step"]
-    assert "parameters assumed by class: 6 of gaudi3 (simkit profile show lists them)" in told
+    assert "parameters assumed by class: 8 of gaudi3 (simkit profile show lists them)" in told
 
 
 def test_a_range_below_a_tenth_is_in_the_record_and_not_in_the_table(cli):

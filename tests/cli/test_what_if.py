@@ -43,6 +43,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "stack": ("mha", "gqa-8", "-H", "CHIP", "-M", "llama-3-8b", "--batch", "8", "--kv-len", "4k", *JSON),
     "serve": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", *JSON),
     "plan": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", "--slo-tpot", "1", "--tp", "1", *JSON),
+    "design": ("-H", "CHIP", *ONE_STEP, "--elasticities", "--node", "n5", *JSON),
     "trace": ("-H", "CHIP", "-M", "llama-3-8b", "-A", "gqa-8", "--batch", "1", "--kv-len", "256", "-o", "t.json"),
     "claims": ("--only", "speed-in-proportion", "-H", "CHIP", *JSON),
     "profile show": ("CHIP", *JSON),

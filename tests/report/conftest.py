@@ -8,7 +8,7 @@ import pytest
 from simkit.foundation.yaml_source import parse_yaml
 from simkit.report import build
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.figures import serving_goodput
+from simkit.report.figures import prefix_worth, serving_goodput
 from simkit.report.figures.registry import FIGURES
 from simkit.study.study_file import Study, study_from_yaml
 from tests.conftest import RUN_TIMEOUT_S
@@ -56,6 +56,7 @@ figures:
   - {kind: tile_map, hardware: [groq-lpu, sambanova-sn40l], engine: spatial}
   - {kind: head_copies, hardware: [groq-lpu], engine: spatial}
   - {kind: kv_head_cost, beside: replay}
+  - {kind: prefix_worth, hardware: [h100-sxm]}
   - {kind: split_machines, hardware: [h100-sxm], ffn: ["groq-3-lpu:256"], between: "400GB/s,2us", chips: 8,
      batch: [1, 16], kv_len: "1k..64k*8", weight_dtype: fp8}
 """
@@ -99,6 +100,8 @@ def built(study, tmp_path_factory) -> tuple[Path, dict[str, DrawnFigure]]:
         patch.setattr(build, "FIGURES", {kind: partial(kept, kind) for kind in FIGURES})
         patch.setattr(serving_goodput, "REQUESTS", 200)  # thousands make smooth curves, and half a minute
         patch.setattr(serving_goodput, "FILLS", 0)
+        patch.setattr(prefix_worth, "REQUESTS", 200)
+        patch.setattr(prefix_worth, "BEGINNINGS", (1, 4, 16))
         build.build_report(study, folder, command="simkit report small.yaml")
     return folder, drawn
 

@@ -43,7 +43,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         first = np.array([row["requests_per_s"] for row in rows if row["attention"] == request.layouts[0]])
         for axes in (rate_axes, worth_axes):
             log_ticks(axes, "x", BEGINNINGS)
-            axes.set_xlabel("beginnings that prompts share")
+            axes.set_xlabel("shared beginnings")
         labels = []
         for colour, layout in zip(hues(), request.layouts, strict=False):
             own = [row for row in rows if row["attention"] == layout]
