@@ -137,13 +137,15 @@ _UNKNOWN_COSTS: dict[int, tuple[HardwareProfile, str]] = {}
 
 def unknown_costs(*chips: HardwareProfile) -> str:
     """Keys without which a cost or an energy of these chips stays unknown, with semicolons; empty: none."""
+    said = []
     for chip in chips:
         if id(chip) not in _UNKNOWN_COSTS:
             if len(_UNKNOWN_COSTS) >= MOST_REMEMBERED:
                 _UNKNOWN_COSTS.clear()
             # The entry keeps the profile alive, and with it the number that names it.
             _UNKNOWN_COSTS[id(chip)] = chip, _unknown_costs(chip)
-    return "; ".join(dict.fromkeys(filter(None, (_UNKNOWN_COSTS[id(chip)][1] for chip in chips))))
+        said.append(_UNKNOWN_COSTS[id(chip)][1])
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 Columns = Mapping[str, Any]

@@ -5,6 +5,7 @@ import pytest
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.study import record
 from simkit.study.point import decode_step
 from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.pool_words import parse_between, parse_kept, split_count
@@ -139,3 +140,12 @@ def test_words_of_pools_are_read_as_written():
     assert parse_kept("ends, projections") == ("attention", "projections", "ends")
     with pytest.raises(UserError, match="goes with --ffn"):
         alone(between="400GB/s,2us")
+
+
+def test_the_second_chip_of_a_pool_drops_nothing_that_is_known_of_the_first(monkeypatch):
+    """A table of what is unknown was cleared between two chips when it was full, and then asked for the first."""
+    first, second = load_hardware("h100-sxm"), load_hardware("groq-3-lpu")
+    monkeypatch.setattr(record, "MOST_REMEMBERED", 1)
+    both = record.unknown_costs(first, second)
+    assert both == record.unknown_costs(first, second)
+    assert record.unknown_costs(second) in both

@@ -44,7 +44,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         for axes in (rate_axes, worth_axes):
             log_ticks(axes, "x", BEGINNINGS)
             axes.set_xlabel("shared beginnings")
-        labels = []
+        rate_axes.set_ylim(0, 1)
+        labels, curves = [], []
         for colour, layout in zip(hues(), request.layouts, strict=False):
             own = [row for row in rows if row["attention"] == layout]
             hits = [row["prefix_hit_rate"] for row in own]
@@ -55,13 +56,13 @@ def draw(context: FigureContext) -> DrawnFigure:
             rate_axes.plot(BEGINNINGS, hits, color=colour)
             worth_axes.plot(BEGINNINGS, ratio, color=colour)
             worth_axes.axhline(plain, color=colour, linestyle=DASHES[1], linewidth=0.8)
-            labels.append(Label(x=BEGINNINGS[-2], y=hits[-2], colour=colour, text=layout_name(layout)))
+            labels.append(Label(x=BEGINNINGS[-1], y=hits[-1], colour=colour, text=layout_name(layout)))
+            curves.append((np.array(BEGINNINGS, dtype=float), np.array(hits)))
             if layout != request.layouts[0]:
                 parts.append(f"{context.label(chip)}: {layout_name(layout)} serves {times(plain)} the requests of "
                              f"{layout_name(request.layouts[0])} where nothing is cached, {times(ratio[0])} where all "
                              f"prompts begin alike, and up to {times(ratio.max())} between")
-        place_labels(rate_axes, labels)
-        rate_axes.set_ylim(0, 1)
+        place_labels(rate_axes, labels, avoid=curves)
         rate_axes.set_title(f"{context.marked(chip)}, {chips_words(rows[0]['chips'])}")
         rate_axes.set_ylabel("of prompt tokens met in cache")
         worth_axes.set_ylabel(f"requests a second over {layout_name(request.layouts[0])}")
