@@ -11,7 +11,7 @@ import base64
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ _RANGES_EVERY: Final = 4  # nodes: a range is known more coarsely than its estim
 _MOST_CHIPS, _MOST_LAYOUTS, _MOST_BATCHES, _MOST_CONTEXTS = 12, 4, 12, 48
 LEAST, MOST = 1e-8, 1e8
 """The span of numbers that are packed, in 65,534 steps of their logarithm: 0.06 % each."""
+CLOSED_BYTES: Final = 1e6
+"""What own batches find of a tier of last resort: next to nothing."""
 _ROOF_DTYPE: Final = "bf16"
 
 
@@ -96,8 +98,12 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
     """One chip, as many of them as the study's point takes: facts for the script, and its grids by layout."""
     model, machine = study.models[0], FIT if study.chips == FIT_EACH else study.chips
 
-    def evaluated(layout: str, batch: Any, kv_len: Any, factor: Any, chips: Any, *,
-                  baseline: bool = False) -> Evaluated:
+    # A tier of last resort would hold many more sequences, and serve fewer tokens: no batch that anybody runs.
+    closed = replace(chip, memory=tuple(replace(level, capacity_bytes=CLOSED_BYTES) if level.overflow else level
+                                        for level in chip.memory))
+
+    def evaluated(layout: str, batch: Any, kv_len: Any, factor: Any, chips: Any, *, baseline: bool = False,
+                  chip: HardwareProfile = chip) -> Evaluated:
         profile = chip if np.ndim(factor) == 0 else faster_memory(chip, factor)
         return evaluate_group(profile, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
                               weight_dtype=study.weight_dtype, batch=batch, kv_len=kv_len, q_len=np.ones(batch.size),
@@ -118,7 +124,7 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
         parts = ask.split_times_s(found)
         shares.append([_full(parts[part] / found.timing.step_time_s, found).reshape(shape)
                        for part in ask.PARTS[:-1]])
-        most = evaluated(layout, np.ones(few[0].size), *few, chips).select(
+        most = evaluated(layout, np.ones(few[0].size), *few, chips, chip=closed).select(
             ("own_batch", "own_batch_tokens_per_s", "own_batch_cost_usd_per_mtok"))
         own.append([column.reshape(shape[1:]) for column in most.values()])
         if chip.has_range:
@@ -130,6 +136,8 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
     return {"times": times, "own": own, "ranges": ranges or None, "shares": np.nan_to_num(np.clip(shares, 0.0, 1.0)),
             "intensity": {name: ask.scalar(one, "arithmetic_intensity") for name, one in now.items()},
             "facts": {"name": chip.name, "chips": chips, "home": home, "bandwidths": rates,
+                      "closed": [f"memory.{level.name}.capacity={CLOSED_BYTES:.0f}B" for level in chip.memory
+                                 if level.overflow],
                       "priced": chip.price.usd_per_hour is not None, "ranged": chip.has_range,
                       "peak": chip.compute.matrix_achievable_flop_per_s(_ROOF_DTYPE),
                       "rate": chip.level(home).achievable_bytes_per_s}}

@@ -138,13 +138,14 @@ def test_texts_of_a_study_stay_texts(opened) -> None:
 @pytest.mark.parametrize(("bandwidth", "metric"), [(1, "same"), (4, "same"), (1, "own")])
 def test_the_command_gives_the_numbers_of_the_table(opened, bandwidth, metric) -> None:
     page = opened()
-    page.goto(f"{page.url}#ask&chips=h100-sxm,groq-lpu&layouts=gqa-8&batch=32&context=4096&bandwidth={bandwidth}"
-              f"&metric={metric}")
+    page.goto(f"{page.url}#ask&chips=h100-sxm,groq-lpu,sambanova-sn40l&layouts=gqa-8&batch=32&context=4096"
+              f"&bandwidth={bandwidth}&metric={metric}")
     page.reload()
     rows = {(row["hardware"], row["attention"]): row
             for row in csv.DictReader(io.StringIO(page.evaluate("explore.csvText(explore.read(location.hash))")))}
     commands = page.locator("#explore-commands").inner_text().splitlines()
-    assert len(commands) == 2
+    assert len(commands) == 3
+    assert ("memory.ddr.capacity" in commands[2]) == (metric == "own")  # a tier of last resort is no room for a batch
     for command in commands:
         words = shlex.split(command)
         assert words[0] == "simkit"

@@ -325,9 +325,10 @@ const explore = (() => {
     const owns = chosen.metric !== "same";
     return chosen.chips.map((place) => {
       const chip = chips[place], context = at(place, chosen.layouts[0] ?? 0, chosen.b, chosen.context, chosen.f).context;
+      const closed = owns ? chip.closed.flatMap((setting) => ["--set", setting]) : [];
       const faster = factors[chosen.f] === 1 ? [] : Object.entries(chip.bandwidths).flatMap(([level, rate]) => ["--set", `memory.${level}.bandwidth=${rate * factors[chosen.f]} B/s`]);
-      return ["simkit", "simulate", "-H", chip.name, "-M", data.model, "-A", layoutNames, "--batch", batches[chosen.b], "--kv-len", owns ? ownAt(place, 0, chosen.context, chosen.f).context : context,
-        "--chips", chip.chips, ...faster, ...(owns ? ["--own-batch"] : [])].map((part) => word(String(part))).join(" ") + (data.options ? ` ${data.options}` : "");
+      return ["simkit", "simulate", "-H", chip.name, "-M", data.model, "-A", layoutNames, "--batch", owns ? 1 : batches[chosen.b], "--kv-len", owns ? ownAt(place, 0, chosen.context, chosen.f).context : context,
+        "--chips", chip.chips, ...faster, ...closed, ...(owns ? ["--own-batch"] : [])].map((part) => word(String(part))).join(" ") + (data.options ? ` ${data.options}` : "");
     }).join("\n");
   }
 
