@@ -29,12 +29,7 @@ MOST_QUESTIONS: Final = 1_000
 @click.option("--of", "of", type=click.Choice(["step", "attention", "cost"]), default="step", show_default=True,
               help="Whose advantage: the step's time, attention's time, or the cost of a token.")
 @options.points(batch="32")
-@options.kv_dtypes
-@options.weight_dtype
-@options.chips
-@options.scenario
-@options.engine
-@options.profiles
+@options.served
 @options.records
 def crossover(*, hardware: list[str], model: list[str], attention: list[str], against: str, below: float,
               vary: str | None, start: str | None, stop: str | None, of: str, batch: list[int], kv_len: list[int],

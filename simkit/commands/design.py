@@ -33,12 +33,7 @@ _BUDGET: Final = {"budget_mm2": "mm2", "budget_watts": "power_w", "budget_usd": 
 @options.model()
 @options.attention()
 @options.points(batch="32")
-@options.kv_dtypes
-@options.weight_dtype
-@options.chips
-@options.scenario
-@options.engine
-@options.profiles
+@options.served
 @click.option("--node", default=None, metavar="NAME",
               help="Process: n16, n7, n5, n3 or n2.  [default: that of the chip's published die]")
 @options.counted("--sample", help="Quasi-random designs instead of every combination, such as 1M.")

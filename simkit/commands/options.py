@@ -296,6 +296,13 @@ weight_dtype: Final = click.option(
     help="Format of the weights, of experts after a slash (bf16/mxfp4), or as-published.")
 
 
+def served(function: Command) -> Command:
+    """Formats, chips, scenario, engine and profiles of commands whose points choose their own machine."""
+    for option in (profiles, engine, scenario, chips, weight_dtype, kv_dtypes):
+        function = option(function)
+    return function
+
+
 def _forget(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's signature
     if value:
         from simkit.study.replay_cache import without_cache
