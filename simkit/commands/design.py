@@ -42,7 +42,7 @@ _BUDGET: Final = {"budget_mm2": "mm2", "budget_watts": "power_w", "budget_usd": 
 @options.quantity("--budget-watts", dimension=WATTS, help="At most so many watts a chip.")
 @options.quantity("--budget-usd", dimension=USD, help="At most such a price of a chip.")
 @click.option("--front", is_flag=True, help="The Pareto front instead: tokens/s against silicon.")
-@click.option("--elasticities", is_flag=True, help="What a per cent of each figure of the base chip moves instead.")
+@click.option("--elasticities", is_flag=True, help="What a per cent of each parameter of the base chip moves instead.")
 @click.option("--nearest", is_flag=True, help="The nearest chip at which an advantage crosses --below instead.")
 @click.option("--against", default="mha", show_default=True, metavar="LAYOUT", help="The layout compared with.")
 @click.option("--below", type=click.FloatRange(min=0, min_open=True), default=1.10, show_default=True, metavar="RATIO",
@@ -60,7 +60,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticiti
     """Find the best of hypothetical chips: ranges of --set on the chips of -H.
 
     For each load, the designs with most tokens/s a mm2, watt and dollar; silicon, watts and prices are modelled
-    (--check-model). -o FILE.svg draws lines of equal advantage over two figures, or with --front the Pareto front.
+    (--check-model). -o FILE.svg draws lines of equal advantage over two parameters, or with --front the Pareto front.
     A sample needs no steps: --set memory.hbm.bandwidth=1TB/s..40TB/s --sample 1M.
 
     \b
@@ -82,7 +82,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticiti
     grid = _grid(profiles, words, steps=not (nearest or elasticities or is_map))
     axes = grid.designs.axes if grid.designs is not None else ()
     if not axes and not elasticities:
-        raise UserError("a design has figures to choose: give ranges",
+        raise UserError("a design has parameters to choose: give ranges",
                         hint="such as --set memory.hbm.bandwidth=1TB/s..40TB/s*2")
     budget = {name: words[word] for word, name in _BUDGET.items() if words[word] is not None}
     fields = {**FIELDS, **DESIGN_FIELDS}
@@ -100,7 +100,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticiti
         emit(records, to, {**from_fields(_LOAD, tuple(_LOAD), records), **_columns(
             key=("", None), elasticity=("tok/s", COUNT), elasticity_below=("below", COUNT),
             elasticity_above=("above", COUNT), mm2_elasticity=("mm2", COUNT), power_elasticity=("watts", COUNT))},
-             footer="per cent that one per cent more of a figure moves; below, above: on either side of its value")
+             footer="per cent that one per cent more of a parameter moves; below, above: on either side of its value")
     elif nearest:
         records = [record for layout in grid.attention if layout != against for one in answers.one_by_one(grid)
                    for record in answers.nearest_chips(replace(one, attention=(layout, against)), below, of)]
@@ -111,7 +111,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticiti
             **from_fields({"mm2": 2, "power_w": 2, "price_usd": 3}, (), shown, DESIGN_FIELDS)},
              footer="\n".join(f"{one['hardware']}: no chip in the ranges at which {one['attention']} has {below:g} of "
                               f"{against}" for one in records if one["kind"] == "none") or (
-             "distance: in natural logarithms of all figures together; JSON and CSV have the surface around"))
+             "distance: in natural logarithms of all parameters together; JSON and CSV have the surface around"))
     else:
         from simkit.commands.console import ProgressLine
 
@@ -183,5 +183,5 @@ def _emit_check(to: Destination) -> None:
         hardware=("", None), node=("", None), published_mm2=("published", COUNT), mm2=("modelled", COUNT),
         mm2_low=("from", COUNT), mm2_high=("to", COUNT), mm2_ratio=("ratio", COUNT), tdp_w=("limit", WATTS),
         power_w=("modelled", WATTS), power_ratio=("ratio", COUNT)), footer=(
-        f"each by figures of the other dies alone: within a factor of {silicon:.2f} (silicon) and {power:.2f} (power) "
+        f"each by constants of the others alone: within a factor of {silicon:.2f} (silicon) and {power:.2f} (power) "
         f"in the geometric mean; {within} of {len(records)} dies lie within the model's range"))

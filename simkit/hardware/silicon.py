@@ -1,4 +1,4 @@
-r"""What a chip's figures take of silicon, watts and dollars, for budgets of hypothetical chips.
+r"""What a chip's parameters take of silicon, watts and dollars, for budgets of hypothetical chips.
 
 .. math:: A = \frac{C_{sram} + k\, C_{cache}}{s} + a_F F + \sum_{dram} \frac{\beta}{\beta_{stack}}
           \left(a_{PHY} + \frac{n_{ctrl}}{\rho}\right) + a_L \beta_L
@@ -43,8 +43,8 @@ BITS_PER_BYTE, PICO, GIGA, MM2_PER_CM2 = 8, 1e-12, 1e9, 100
 
 
 @cache
-def figures() -> Mapping[str, Any]:
-    """The document of figures."""
+def silicon_constants() -> Mapping[str, Any]:
+    """The document of constants, each with its source."""
     return MappingProxyType(load_yaml(shipped_folder("hardware_profiles") / "silicon" / "silicon.yaml").data)
 
 
@@ -55,8 +55,8 @@ def _published(name: str) -> HardwareProfile:
 
 
 def _interfaces(chip: HardwareProfile) -> list[tuple[MemoryLevel, Mapping[str, Any]]]:
-    """DRAM levels, each with the figures of its family."""
-    table = figures()["dram"]
+    """DRAM levels, each with the parameters of its family."""
+    table = silicon_constants()["dram"]
     kinds = {level.name: level.dram.type if level.dram else level.name.upper() for level in chip.memory}
     return [(level, next((one for family, one in table.items() if kinds[level.name].startswith(family)), table["DDR"]))
             for level in chip.memory if level.kind == "dram" and level.bandwidth_bytes_per_s is not None]
@@ -69,7 +69,7 @@ def peak_flop_per_s(chip: HardwareProfile) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SiliconModel:
-    """Area, power and cost of chips that differ from ``base`` in some figures, on a process ``node``.
+    """Area, power and cost of chips that differ from ``base`` in some parameters, on a process ``node``.
 
     ``blind``: as if nothing of the base chip's die, power and energies were stated, to check the model.
     """
@@ -85,11 +85,11 @@ class SiliconModel:
 
     @property
     def _own_die(self) -> Mapping[str, Any] | None:
-        return None if self.blind else figures()["dies"].get(self.base.name)
+        return None if self.blind else silicon_constants()["dies"].get(self.base.name)
 
     def known_parts_mm2(self, chip: HardwareProfile, end: int = CENTRAL, node: str | None = None) -> Any:
         """SRAM, caches and interfaces: all but what goes with the matrix peak."""
-        data, process = figures(), figures()["nodes"][node or self.node]
+        data, process = silicon_constants(), silicon_constants()["nodes"][node or self.node]
         area: Any = 0.0
         for level in chip.memory:
             if level.kind != "dram":
@@ -117,7 +117,7 @@ class SiliconModel:
     @cached_property
     def rest_mm2_per_flop_per_s(self) -> Range:
         """What is left of a die: of the base chip's own, else of others of its kind."""
-        die, nodes = self._own_die, figures()["nodes"]
+        die, nodes = self._own_die, silicon_constants()["nodes"]
         if die is None:
             return _spread(SiliconModel(base=chip, node=self.node).rest_mm2_per_flop_per_s[CENTRAL]
                            for chip, _ in self._others if (chip.kind == "gpu") == (self.base.kind == "gpu"))
@@ -139,7 +139,7 @@ class SiliconModel:
         if link is not None:
             link_j = link.energy_j_per_byte
             if link_j is None:
-                link_j = figures()["link_energy_pj_per_bit"]["value"][end] * PICO * BITS_PER_BYTE
+                link_j = silicon_constants()["link_energy_pj_per_bit"]["value"][end] * PICO * BITS_PER_BYTE
             busy = busy + 2.0 * link.bandwidth_bytes_per_s * link_j
         return self._static_w_per_mm2[end] * self.mm2(chip, end) + busy
 
@@ -161,11 +161,11 @@ class SiliconModel:
     @property
     def _others(self) -> list[tuple[HardwareProfile, Mapping[str, Any]]]:
         """The other chips whose dies are published."""
-        return [(_published(name), die) for name, die in figures()["dies"].items() if name != self.base.name]
+        return [(_published(name), die) for name, die in silicon_constants()["dies"].items() if name != self.base.name]
 
     def made_usd(self, chip: HardwareProfile, end: int = CENTRAL) -> Any:
         """What dies and memory of a chip cost to make."""
-        data = figures()
+        data = silicon_constants()
         area, alpha = self.mm2(chip, end), data["cluster_parameter"]["value"]
         die, radius = np.minimum(area, data["reticle_mm2"]["value"]), data["wafer_mm"]["value"] / 2
         gross = pi * radius**2 / die - pi * 2 * radius / np.sqrt(2 * die)
@@ -198,7 +198,7 @@ def silicon_model(base: HardwareProfile, node: str | None = None) -> SiliconMode
 
     Raises :class:`UserError` for a node that is not known, and where neither ``node`` nor a published die says it.
     """
-    known, nodes = figures()["dies"].get(base.name), figures()["nodes"]
+    known, nodes = silicon_constants()["dies"].get(base.name), silicon_constants()["nodes"]
     if node is not None and node not in nodes:
         raise UserError(f"--node '{node[:40]}': expected one of {', '.join(nodes)}", hint=did_you_mean(node, nodes))
     if node is None and known is None:
@@ -207,9 +207,9 @@ def silicon_model(base: HardwareProfile, node: str | None = None) -> SiliconMode
 
 
 def checked_dies() -> list[dict[str, Any]]:
-    """Published dies and power limits beside the model's, each with figures of the other dies alone."""
+    """Published dies and power limits beside the model's, each with parameters of the other dies alone."""
     records = []
-    for name, die in figures()["dies"].items():
+    for name, die in silicon_constants()["dies"].items():
         chip = _published(name)
         model, tdp_w = SiliconModel(base=chip, node=die["node"], blind=True), chip.power.tdp_w or np.nan
         low, central, high = (float(model.mm2(chip, end)) for end in (LOW, CENTRAL, HIGH))

@@ -1,9 +1,9 @@
-r"""Answers over hypothetical chips: the best by silicon, watts and dollars, what each figure moves, the nearest chip.
+r"""Answers over hypothetical chips: the best by silicon, watts and dollars, what a parameter moves, the nearest chip.
 
-Elasticities are :math:`\epsilon = d \ln y / d \ln x` from differences of :data:`STEP` below and above a figure, which
-differ where roofs meet; of a whole number, from its neighbours.
+Elasticities are :math:`\epsilon = d \ln y / d \ln x` from differences of :data:`STEP` below and above a parameter,
+which differ where roofs meet; of a whole number, from its neighbours.
 
-The nearest chip at which a layout's advantage crosses a threshold solves, in logarithms of the figures,
+The nearest chip at which a layout's advantage crosses a threshold solves, in logarithms of the parameters,
 
 .. math:: \min_x \lVert x \rVert_2 \quad \text{with} \quad A(e^x) = threshold
 
@@ -158,7 +158,7 @@ def _space(grid: Grid) -> DesignSpace:
 
 def columns_at(grid: Grid, values: Mapping[str, Any], fields: Sequence[str],
                layouts: Sequence[str] | None = None) -> dict[str, Any]:
-    """Columns [layouts, designs] of one load at the figures given, one value of each a design."""
+    """Columns [layouts, designs] of one load at the parameters given, one value of each a design."""
     layouts = layouts or grid.attention
     listed = replace(grid, attention=layouts, fields=(*fields, *_NEEDED), designs=replace(_space(grid), listed=values))
     return {name: column.reshape(len(layouts), -1) for name, column in listed.columns().items()}
@@ -171,17 +171,17 @@ def _words(grid: Grid) -> dict[str, Any]:
 
 
 def elasticities(grid: Grid) -> list[dict[str, Any]]:
-    """What a per cent of each figure of the base chips moves, in per cent of tokens/s, silicon and watts: for each load
-    and layout, those that move most first; those that move nothing are left out.
+    """What a per cent of each parameter of the base chips moves, in per cent of tokens/s, silicon and watts: for each
+    load and layout, those that move most first; those that move nothing are left out.
     """
     records = []
     for one in one_by_one(grid):
         found: list[dict[str, Any]] = []
-        for figure in profile_parameters(one.hardware[0]):
-            if (figure.dimension is not None and isinstance(figure.value, int | float) and figure.value > 0
-                    and not figure.key.endswith("max_chips")):  # a limit of systems is no figure of a chip
+        for parameter in profile_parameters(one.hardware[0]):
+            if (parameter.dimension is not None and isinstance(parameter.value, int | float) and parameter.value > 0
+                    and not parameter.key.endswith("max_chips")):  # a limit of systems is no parameter of a chip
                 try:
-                    found += _moved_by(one, figure, float(figure.value))
+                    found += _moved_by(one, parameter, float(parameter.value))
                 except UserError:
                     continue  # a value next to the bound of its range
         records += sorted(found, key=lambda record: (grid.attention.index(record["attention"]),
@@ -189,26 +189,26 @@ def elasticities(grid: Grid) -> list[dict[str, Any]]:
     return records
 
 
-def _moved_by(grid: Grid, figure: ProfileParameter, own: float) -> Iterator[dict[str, Any]]:
-    x = np.array([own - 1.0, own, own + 1.0] if figure.whole else own * np.exp([-STEP, 0.0, STEP]))
-    if figure.key.endswith("_fraction"):
+def _moved_by(grid: Grid, parameter: ProfileParameter, own: float) -> Iterator[dict[str, Any]]:
+    x = np.array([own - 1.0, own, own + 1.0] if parameter.whole else own * np.exp([-STEP, 0.0, STEP]))
+    if parameter.key.endswith("_fraction"):
         x = np.minimum(x, 1.0)
     x = x[(x > 0) & np.concatenate([[True], np.diff(x) > 0])]
-    found = columns_at(grid, {figure.key: x}, ())
+    found = columns_at(grid, {parameter.key: x}, ())
     slopes = {name: np.diff(np.log(found[name]), axis=1) / np.diff(np.log(x)) for name in (
         "tokens_per_s", "mm2", "power_w")}
     for place, layout in enumerate(grid.attention):
         below, above = slopes["tokens_per_s"][place][[0, -1]].tolist()
         means = {name: float(slope[place].mean()) for name, slope in slopes.items()}
         if any(abs(mean) > _NOTHING for mean in means.values()):
-            yield {**_words(grid), "attention": layout, "key": figure.key, "value": own, "unit": figure.dimension,
+            yield {**_words(grid), "attention": layout, "key": parameter.key, "value": own, "unit": parameter.dimension,
                    "elasticity": means["tokens_per_s"], "elasticity_below": below, "elasticity_above": above,
                    "mm2_elasticity": means["mm2"], "power_elasticity": means["power_w"]}
 
 
 def nearest_chips(grid: Grid, below: float, of: str = "step") -> list[dict[str, Any]]:
     """The chip nearest to the base at which the first layout's advantage over the last crosses ``below``, for one load;
-    those along each figure alone, and points of the surface around.
+    those along each parameter alone, and points of the surface around.
 
     ``of``: ``step`` or ``attention``. ``kind`` of a record: ``nearest``, ``along KEY`` or ``surface``; ``log_distance``
     is the norm above. A single record of kind ``none`` where no ray crosses. Raises :class:`UserError`.

@@ -1,4 +1,4 @@
-"""Hypothetical chips: base profiles with some figures at many values, timed as arrays through the engines' equations.
+"""Hypothetical chips: base profiles with parameters at many values, timed as arrays through the engines' equations.
 
 A space is the product of its axes, or a quasi-random sample of it (scrambled Sobol points, Sobol 1967, Owen 1998; ends
 without a step are evenly dense in their logarithm). A design is a place in that order, so that any part of a space can
@@ -24,7 +24,7 @@ from simkit.foundation.units import USD, WATTS, parse_quantity
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import ProfileParameter, profile_parameters, with_parameter
 from simkit.hardware.profile import HardwareProfile
-from simkit.hardware.silicon import CENTRAL, HIGH, LOW, SiliconModel, figures, silicon_model
+from simkit.hardware.silicon import CENTRAL, HIGH, LOW, SiliconModel, silicon_constants, silicon_model
 from simkit.study.digests import digest
 from simkit.study.record import Field
 from simkit.study.vary import quantity_text
@@ -35,7 +35,7 @@ _MOST_SOBOL: Final = 2**30
 
 DESIGN_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in (
     Field(name="mm2", heading="mm2", meaning="modelled silicon of a chip, all its dies"),
-    Field(name="mm2_low", meaning="low end of its range by the figures of the model"),
+    Field(name="mm2_low", meaning="low end of its range by the parameters of the model"),
     Field(name="mm2_high", meaning="high end of that range"),
     Field(name="power_w", heading="watts", dimension=WATTS,
           meaning="modelled power of a chip: static, and the hungrier of arithmetic and main memory"),
@@ -84,7 +84,7 @@ def _loaded(base: Base, more: tuple[tuple[str, str], ...]) -> HardwareProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A figure at ``values`` (SI units), or, where there are none, anywhere from ``start`` to ``stop``."""
+    """A parameter at ``values`` (SI units), or, where there are none, anywhere from ``start`` to ``stop``."""
 
     key: str
     dimension: str
@@ -109,11 +109,11 @@ def is_range(text: str) -> bool:
 def read_axis(key: str, text: str, profile: HardwareProfile) -> Axis:
     """An axis from a list or range of quantities; ends without a step are the ends of a sample.
 
-    Raises :class:`UserError` when the chip has no such figure, naming both.
+    Raises :class:`UserError` when the chip has no such parameter, naming both.
     """
     known = {one.key: one for one in profile_parameters(profile) if one.dimension is not None}
     if key not in known:
-        raise UserError(f"--set {key[:80]}: {profile.name} has no such figure", hint=did_you_mean(key, known))
+        raise UserError(f"--set {key[:80]}: {profile.name} has no such parameter", hint=did_you_mean(key, known))
     ends, dimension = text.split(".."), str(known[key].dimension)
     is_open = len(ends) == 2 and not {"*", "+", ","}.intersection(text)
     texts = [end.strip() for end in ends] if is_open else quantity_texts(text, what=f"--set {key}")
@@ -136,7 +136,7 @@ def _read(text: str, dimension: str, key: str) -> float:
 @dataclass(frozen=True, kw_only=True)
 class DesignSpace:
     """All designs of ``bases`` over ``axes``, or ``sample`` of them (of each base, the same), or those ``listed`` by
-    their figures.
+    their parameters.
     """
 
     bases: Sequence[Base]
@@ -153,8 +153,8 @@ class DesignSpace:
 
     def plain(self) -> dict[str, Any]:
         """What its results depend on, for manifests."""
-        return {"sha256": digest([self.bases, self.axes, figures()]), "sample": self.sample, "seed": self.seed,
-                "axes": [axis.key for axis in self.axes]}
+        return {"sha256": digest([self.bases, self.axes, silicon_constants()]), "sample": self.sample,
+                "seed": self.seed, "axes": [axis.key for axis in self.axes]}
 
     def check(self) -> None:
         """Raise :class:`UserError` for a space that cannot be walked."""
@@ -166,7 +166,7 @@ class DesignSpace:
                             "--sample some of them")
 
     def values(self, first: int, last: int) -> dict[str, Any]:
-        """The figures of the designs ``first`` up to, not including, ``last``."""
+        """The parameters of the designs ``first`` up to, not including, ``last``."""
         if self.listed is not None:
             return {key: column[first:last] for key, column in self.listed.items()}
         if self.sample is None:
@@ -182,7 +182,7 @@ class DesignSpace:
 
     def columns(self, base: int, first: int, last: int,
                 timed: Callable[[HardwareProfile, int], dict[str, Any]]) -> dict[str, Any]:
-        """Columns of designs of one base chip: their figures, area, power and price, and what ``timed`` says of a
+        """Columns of designs of one base chip: their parameters, area, power and price, and what ``timed`` says of a
         profile with so many points.
         """
         values, silicon, parts = self.values(first, last), self.bases[base].silicon(), []
@@ -201,9 +201,9 @@ class DesignSpace:
 
 
 def profiles_at(base: Base, values: Mapping[str, Any]) -> Iterator[tuple[Any, HardwareProfile]]:
-    """The profiles of designs, with arrays for figures: the places of the designs that share one, and it.
+    """The profiles of designs, with arrays for parameters: the places of the designs that share one, and it.
 
-    Raises :class:`UserError` where figures would load the profile too often, or no such profile may be.
+    Raises :class:`UserError` where parameters would load the profile too often, or no such profile may be.
     """
     known: dict[str, ProfileParameter] = {one.key: one for one in profile_parameters(base.load())}
     loaded = [key for key in values if not known[key].broadcasts]

@@ -31,7 +31,7 @@ def test_the_table_says_what_silicon_and_prices_rest_on(cli):
 
 @pytest.mark.parametrize(("more", "said"), [
     (("--budget-mm2", "300"), "763 mm2 at least, 2.54 times the 300 allowed"),
-    (("-H", "h100-sxm,groq-lpu"), "groq-lpu has no such figure"),
+    (("-H", "h100-sxm,groq-lpu"), "groq-lpu has no such parameter"),
     (("--set", "overheads.kernel_launch=1us..2us"), "a range without a step"),
     (("--node", "5nm"), "expected one of n16"),
     (("--every", "designs.csv", "--resume", "--force"), "--resume and --force"),
@@ -79,7 +79,7 @@ def test_figures_are_drawn(cli, tmp_path, more):
 def test_lines_of_equal_advantage_need_two_figures(cli, tmp_path):
     told = cli(*ASK, "-o", str(tmp_path / "figure.svg"))
     assert told.exit_code == 2
-    assert "over two figures, and 1 are given" in told.stderr
+    assert "over two parameters, and 1 are given" in told.stderr
 
 
 def test_the_model_stands_beside_published_dies(cli):

@@ -6,14 +6,14 @@ import pytest
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.parameters import with_parameter
-from simkit.hardware.silicon import HIGH, LOW, checked_dies, figures, silicon_model
+from simkit.hardware.silicon import HIGH, LOW, checked_dies, silicon_constants, silicon_model
 
 
 @pytest.mark.parametrize("name", ["h100-sxm", "groq-lpu", "cerebras-wse3"])
 def test_a_chip_with_a_published_die_has_its_silicon(name):
     chip = load_hardware(name)
     for end in (LOW, HIGH):
-        assert silicon_model(chip).mm2(chip, end) == pytest.approx(figures()["dies"][name]["mm2"], rel=1e-9)
+        assert silicon_model(chip).mm2(chip, end) == pytest.approx(silicon_constants()["dies"][name]["mm2"], rel=1e-9)
 
 
 @pytest.mark.parametrize(("key", "value"), [
@@ -73,7 +73,7 @@ def test_a_die_that_nobody_published_asks_for_its_process():
 
 
 def test_every_figure_of_silicon_has_its_source():
-    named, document = set(figures()["sources"]), figures()
+    named, document = set(silicon_constants()["sources"]), silicon_constants()
     single = [document[name] for name in document if isinstance(document[name], dict) and "value" in document[name]]
     for entry in [*document["nodes"].values(), *document["dram"].values(), *document["dies"].values(), *single]:
         sources = entry["source"] if isinstance(entry["source"], list) else [entry["source"]]

@@ -107,7 +107,7 @@ def test_a_lattice_holds_every_combination_once_and_a_sample_stays_within_its_en
 
 
 @pytest.mark.parametrize(("key", "text", "said"), [
-    ("memory.hbm.bandwith", "1TB/s,2TB/s", "h100-sxm has no such figure"),
+    ("memory.hbm.bandwith", "1TB/s,2TB/s", "h100-sxm has no such parameter"),
     ("memory.hbm.bandwidth", "8TB/s..1TB/s", "to a higher one"),
     ("memory.hbm.bandwidth", "1TB/s,2GB", "bytes/s"),
 ])

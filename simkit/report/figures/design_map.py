@@ -1,4 +1,4 @@
-"""Hypothetical chips on a page: lines of equal advantage over two of their figures, and fronts of tokens/s and silicon.
+"""Hypothetical chips on a page: lines of equal advantage over two parameters, and fronts of tokens/s and silicon.
 
 The line that is asked for is the thick one; a cross is the base chip.
 """
@@ -42,13 +42,13 @@ _LINE: Final = ("hardware", "model", "attention", "kv_dtype", "batch", "kv_len")
 def draw_designs(grid: Grid, against: str, below: float, of: str, budget: Mapping[str, float] | None) -> Figure:
     """Lines of equal advantage; or, with a ``budget`` (which may be empty), fronts. Call inside ``house_style()``.
 
-    Raises :class:`UserError` for lines over other than two figures.
+    Raises :class:`UserError` for lines over other than two parameters.
     """
     if budget is not None:
         return _fronts(best_designs(grid, budget, front=True))
     axes = grid.designs.axes if grid.designs is not None else ()
     if len(axes) != 2:
-        raise UserError(f"lines of equal advantage are drawn over two figures, and {len(axes)} are given",
+        raise UserError(f"lines of equal advantage are drawn over two parameters, and {len(axes)} are given",
                         hint="two ranges of --set; or --front")
     layouts = [name for name in grid.attention if name != against]
     panels = [(one, layout) for one in one_by_one(grid) for layout in layouts]
