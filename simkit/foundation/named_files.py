@@ -28,12 +28,18 @@ def user_folders(option: Path | str | None, variable: str) -> list[Path]:
 
 def catalogue_files(kind: str, folders: Iterable[Path] = ()) -> dict[str, Path]:
     """Every catalogue entry by name (its file's stem), a user's file winning over a shipped one."""
-    found: dict[str, Path] = {}
+    return {name: folder / file for name, (folder, file) in sorted(_places(kind, folders).items())}
+
+
+def _places(kind: str, folders: Iterable[Path]) -> dict[str, tuple[Path, str]]:
+    """Folder and file of every entry: to join the paths of a hundred takes a millisecond."""
+    found: dict[str, tuple[Path, str]] = {}
     for folder in (*folders, shipped_folder(kind)):
-        for name, suffix in map(os.path.splitext, _entries(folder)):  # as text: a hundred paths take milliseconds
+        for file in _entries(folder):
+            name, suffix = os.path.splitext(file)
             if suffix in _SUFFIXES and not name.startswith("."):
-                found.setdefault(name, folder / f"{name}{suffix}")
-    return dict(sorted(found.items()))
+                found.setdefault(name, (folder, file))
+    return found
 
 
 def _entries(folder: Path) -> list[str]:
@@ -65,9 +71,10 @@ def find_file(name: str, *, kind: str, what: str, folders: Iterable[Path] = (),
         files = catalogue_files(kind, folders)
         stem = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
         raise UserError(f"no such {what} file {shown(name, 200)}", hint=did_you_mean(stem, files))
+    places = _places(kind, folders)
+    if name in places:
+        return places[name][0] / places[name][1]
     files = catalogue_files(kind, folders)
-    if name in files:
-        return files[name]
     other = aliases() if aliases else {}
     if name in other:
         return files[other[name]]

@@ -33,7 +33,7 @@ _FLOAT: Final = re.compile(r"[+-]?(?:\d{1,30}\.\d{0,30}|\.\d{1,30}|\d{1,30}(?=[e
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class YamlSource:
     """A parsed document (``data``: dicts, lists, strings, numbers) that remembers where each key stood.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from simkit.foundation.errors import Location, UserError
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
 from simkit.foundation.resources import shipped_folder
-from simkit.foundation.yaml_source import load_yaml
+from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
 from simkit.hardware.inherit import PROFILES, aliases_of, load_profile_source
 from simkit.hardware.kernel import HIGHEST_FRACTION, DecodeKernel, kernel_from_parameters
-from simkit.hardware.priors import with_priors
+from simkit.hardware.priors import assumption, with_priors
 from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
@@ -43,14 +44,23 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
     path = find_file(str(name_or_path), kind=KIND, what="hardware profile", folders=folders,
                      aliases=lambda: aliases_of(folders))
     source = load_profile_source(path, folders)
-    as_stated = profile_from_yaml(source.whole) if overrides else None
-    profile = with_priors(profile_from_yaml(source.whole, overrides), assume, as_stated)
+    profile = with_priors(profile_from_yaml(source.whole, overrides), assume, _as_stated(source.whole)) if overrides else (
+        _with_priors(source.whole, assumption() if assume is None else assume))
     if profile.kernel_parameters is None:
         return profile
     # Kernels are tuned for the memory that the chip has, not for the one that a what-if gives it.
     changed = overrides or source.as_built is not source.whole
-    as_built = profile_from_yaml(source.as_built) if changed else profile
+    as_built = _as_stated(source.as_built) if changed else profile
     return replace(profile, kernel=_kernel(profile, as_built, folders))
+
+
+# A study asks for the same chips again and again, and nobody changes what it was given.
+_as_stated = lru_cache(maxsize=256)(profile_from_yaml)
+
+
+@lru_cache(maxsize=256)
+def _with_priors(source: YamlSource, assume: str) -> HardwareProfile:
+    return with_priors(_as_stated(source), assume)
 
 
 def with_kernel(profile: HardwareProfile) -> HardwareProfile:
@@ -69,7 +79,7 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
         beside = [Path(chip.file).parent for chip in (profile, as_built) if chip.file]
         path = find_file(profile.kernel_like, kind=KIND, what="hardware profile", folders=[*beside, *folders],
                          aliases=lambda: aliases_of(folders))
-        like = profile_from_yaml(load_profile_source(path, folders).whole)
+        like = _as_stated(load_profile_source(path, folders).whole)
         if like.kernel_parameters is None or like.kernel_like is not None:
             raise UserError(f"{like.name} has no kernel parameters of its own",
                             hint="expected a chip that was measured",
@@ -93,7 +103,7 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
     everywhere = _kernels("gpu-decode")
     if not _shares_latent_kernels(profile.compute.architecture, neighbour) and "latent.launch_cycles" not in own:
         borrowed = {name: value for name, value in borrowed.items() if not name.startswith("latent.")}
-        everywhere |= _kernels("latent-fallback")
+        everywhere = everywhere | _kernels("latent-fallback")
     bandwidth, clock = as_built.main_memory.chip_bandwidth_bytes_per_s, profile.compute.clock_hz
     if bandwidth is None or clock is None:
         raise UserError(f"{profile.name}: kernel parameters need compute.clock and the bandwidth of the main memory",
@@ -105,6 +115,7 @@ def _kernel(profile: HardwareProfile, as_built: HardwareProfile, folders: Sequen
     return kernel.reaching(kernel.dram_achieved_fraction * share) if borrowed else kernel.provisioned(share)
 
 
+@lru_cache
 def _kernels(name: str) -> dict[str, float]:
     return kernel_file_from_yaml(load_yaml(shipped_folder(KIND) / "kernels" / f"{name}.yaml"))
 

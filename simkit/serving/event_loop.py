@@ -273,7 +273,7 @@ def _idle_until(state: State, wake_s: float) -> None:
 
 @compiled()
 def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool,  # noqa: FBT001 - compiled
-            horizon_s: float = np.inf) -> int:
+            horizon_s: float) -> int:
     """Run until the stream is served or lost (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
 
     Parameters

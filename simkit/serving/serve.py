@@ -252,7 +252,7 @@ def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: in
     following = next(parts, None) if part is not None else None
     while part is not None and missed(state.tally) <= rules.most_missed:
         state.tally[state_of.NEXT] = 0
-        advance(state, rules, server.tables, buffer_of(part), following is not None)
+        advance(state, rules, server.tables, buffer_of(part), following is not None, np.inf)
         part, following = following, next(parts, None) if following is not None else None
     return state
 

@@ -54,7 +54,7 @@ def stream_of(requests):
 def play(requests, given_rules, keep=4096):
     state = fresh_state(given_rules, keep)
     (part,) = stream_of(requests).chunks()
-    advance(state, given_rules, TABLES, buffer_of(part), False)
+    advance(state, given_rules, TABLES, buffer_of(part), False, np.inf)
     return state
 
 

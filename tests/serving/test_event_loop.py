@@ -31,7 +31,7 @@ def play(requests, given_rules, *, pieces=1):
         buffer = state_of.Buffer(arrival_s=arrivals[part], prompt=np.array([requests[i][1] for i in part], dtype=np.int64),
                              output=np.array([requests[i][2] for i in part], dtype=np.int64))
         state.tally[state_of.NEXT] = 0
-        advance(state, given_rules, TABLES, buffer, index < len(cuts) - 1)
+        advance(state, given_rules, TABLES, buffer, index < len(cuts) - 1, np.inf)
     return state
 
 
