@@ -33,7 +33,8 @@ collect_ignore = ["mutation"]
 SHARED = {"report": ("tests/report/test_build.py", "tests/report/test_figures.py", "tests/report/test_consistency.py",
                      "tests/report/test_measured_figures.py", "tests/report/test_page_browser.py", "tests/report/test_answer.py"),
           "evidence": ("tests/evidence/test_silicon.py", "tests/evidence/test_accelerators.py", "tests/evidence/test_layers.py",
-                       "tests/docs/test_evidence_page.py", "tests/docs/test_pages.py", "tests/published/test_published.py"),
+                       "tests/docs/test_evidence_page.py", "tests/docs/test_pages.py", "tests/docs/test_records.py",
+                       "tests/published/test_published.py"),
           "sweep": ("tests/sweep/",), "strikes": ("tests/faults/",)}
 
 

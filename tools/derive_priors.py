@@ -22,6 +22,7 @@ import yaml
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from simkit.foundation.yaml_source import load_yaml  # noqa: E402
 from simkit.hardware.priors import CLASSES, class_of  # noqa: E402
 from simkit.hardware.profile import HardwareProfile  # noqa: E402
 from tools.prior_measurements import MODELS, TABLES, accelerator_rows, chips, inferentia2_two_models  # noqa: E402
@@ -94,7 +95,7 @@ def measured(name: str, key: str, told: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _states(chip: HardwareProfile, key: str) -> bool:
     """Whether the profile's own file says so: what a sibling inherits is no second machine's figure."""
-    part: Any = yaml.safe_load(Path(str(chip.file)).read_text(encoding="utf-8"))
+    part: Any = load_yaml(str(chip.file)).data  # keeps what it read: asked for each key of each chip
     if "extends" not in part:
         return True
     for word in key.replace("memory.main.", f"memory.{chip.main_memory.name}.").split("."):

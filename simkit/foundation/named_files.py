@@ -36,8 +36,8 @@ def _places(kind: str, folders: Iterable[Path]) -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for folder in (*folders, shipped_folder(kind)):
         for file in _entries(folder):
-            name, suffix = os.path.splitext(file)
-            if suffix in _SUFFIXES and not name.startswith("."):
+            name, dot, suffix = file.rpartition(".")
+            if name and dot + suffix in _SUFFIXES and not name.startswith("."):
                 found.setdefault(name, (folder, file))
     return found
 

@@ -44,8 +44,10 @@ def load_hardware(name_or_path: str | Path, *, overrides: Mapping[str, str] | No
     path = find_file(str(name_or_path), kind=KIND, what="hardware profile", folders=folders,
                      aliases=lambda: aliases_of(folders))
     source = load_profile_source(path, folders)
-    profile = with_priors(profile_from_yaml(source.whole, overrides), assume, _as_stated(source.whole)) if overrides else (
-        _with_priors(source.whole, assumption() if assume is None else assume))
+    if overrides:
+        profile = with_priors(profile_from_yaml(source.whole, overrides), assume, _as_stated(source.whole))
+    else:
+        profile = _with_priors(source.whole, assumption() if assume is None else assume)
     if profile.kernel_parameters is None:
         return profile
     # Kernels are tuned for the memory that the chip has, not for the one that a what-if gives it.

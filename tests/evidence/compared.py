@@ -4,12 +4,13 @@ from functools import cache
 from typing import Any
 
 from simkit.evidence import dram as dram_evidence
-from simkit.evidence import published as published_evidence
+from simkit.evidence.published import compare as compare_published
 from simkit.evidence.silicon.compare import compare
 from tests.reference_data import reference_path
 from tools.docs.build_pages import accelerators_compared as accelerators
+from tools.docs.build_pages import accelerators_covered
 
-__all__ = ["accelerators", "dram", "kernels", "published"]
+__all__ = ["accelerators", "accelerators_covered", "dram", "kernels", "published"]
 
 
 @cache
@@ -21,7 +22,7 @@ def kernels(table: str) -> dict[tuple[str, str], dict[str, Any]]:
 @cache
 def published() -> dict[str, dict[str, Any]]:
     """The records of all published figures by id."""
-    return {one["id"]: one for one in published_evidence.compare()}
+    return {one["id"]: one for one in compare_published()}
 
 
 @cache

@@ -50,8 +50,6 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bytes(whole,
     code, _, stderr = run(study, output, "--resume", "--workers", workers)
     assert code == 0, stderr
     assert digest(output) == digest(outputs[form])
-    code, _, stderr = run(study, output, "--resume")
-    assert code == 0, stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml", output.name, f"{output.name}.manifest.json"]
 
 

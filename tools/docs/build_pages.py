@@ -151,6 +151,12 @@ def accelerators_compared() -> Compared:
     return compare_rows()
 
 
+@cache
+def accelerators_covered() -> list[dict[str, Any]]:
+    """How often its rows lie within bounds, once too."""
+    return coverage(accelerators_compared())
+
+
 def accelerator_evidence() -> str:
     """Errors on accelerators by chip, series and quantity, and of the MHA-over-GQA ratio."""
     return markdown_table(
@@ -169,7 +175,7 @@ def accelerator_coverage() -> str:
         ([f"`{one['chip']}`", one["known_by"], one["kind"], str(one["rows"]), _percent(one["inside_50"]),
           _percent(one["inside_90"]),
           "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"]
-         for one in coverage(accelerators_compared())))
+         for one in accelerators_covered()))
 
 
 def forecasts() -> str:
