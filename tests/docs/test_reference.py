@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from simkit.commands.main import main as simkit
 from tests.reference_data import REPOSITORY
+from tools.docs.build_pages import pages, simkit_commands
 from tools.docs.reference_tables import commands_of, help_words
 
 COMMANDS = {" ".join(path): command for path, command in commands_of(simkit, ("simkit",))}
@@ -20,6 +21,10 @@ ONLY_READ = ("report", "sweep", "serve", "plan", "trace", "calibrate", "evidence
              "model import", "model convert", "evidence forecasts --data", "evidence accelerators", "simulate -M my-model.yaml")
 ASKS = "simkit profile new my-chip"  # on a terminal: tests/cli/test_profile.py answers
 READ = [line for line in EXAMPLES if line == ASKS or line.removeprefix("simkit ").startswith(ONLY_READ)]
+# Those run in tests/docs/test_pages.py.
+ON_A_PAGE = [["simkit", *words] for page in pages()
+             for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+             for words in simkit_commands(block)]
 REFERENCE = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
 
 
@@ -43,7 +48,8 @@ def test_every_key_of_a_file_says_what_it_means():
     assert [key for key, takes, meaning in rows if not takes.strip() or not meaning.strip()] == []
 
 
-@pytest.mark.parametrize("example", [line for line in EXAMPLES if line not in READ])
+@pytest.mark.parametrize("example", [
+    line for line in EXAMPLES if line not in READ and shlex.split(line) not in ON_A_PAGE])
 def test_an_example_of_the_help_runs(example: str, tmp_path: Path) -> None:
     arguments = shlex.split(example)[1:]
     with contextlib.chdir(tmp_path):

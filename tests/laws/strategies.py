@@ -1,11 +1,10 @@
-"""Hypothesis strategies over what ships: profiles, models, layouts and workloads, and small synthetic models."""
+"""Hypothesis strategies over what ships: profiles, models, layouts and workloads."""
 
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture
 from simkit.model.catalog import list_models
 from tests.reference_data import shipped_chips
 
@@ -21,19 +20,6 @@ any_model = st.sampled_from(list(MODELS.values()))
 batches = st.integers(1, 512)
 kv_lens = st.integers(1, 200_000)
 kv_dtypes = st.sampled_from(["bf16", "fp8", "int8", "int4", "int2"])
-
-
-@st.composite
-def small_models(draw: st.DrawFn) -> ModelArchitecture:
-    """A decoder of a few layers, so that a NumPy reference can execute it."""
-    n_q_heads = draw(st.sampled_from([1, 2, 4, 6, 8, 12]))
-    n_kv_heads = draw(st.sampled_from([k for k in range(1, n_q_heads + 1) if n_q_heads % k == 0]))
-    windows = draw(st.lists(st.sampled_from([None, 3, 16]), min_size=1, max_size=3, unique=True))
-    groups = tuple(LayerGroup(count=draw(st.integers(1, 3)), window=w, moe=False) for w in windows)
-    return ModelArchitecture(
-        name="small", title="small", hidden_size=draw(st.sampled_from([8, 24])), n_q_heads=n_q_heads,
-        n_kv_heads=n_kv_heads, head_dim=draw(st.sampled_from([2, 4, 8])), layer_groups=groups,
-        mlp=Mlp(size=16, gated=True), moe=None, mla=None, vocab_size=32, tied_embeddings=False)
 
 
 def divisors(number: int) -> list[int]:

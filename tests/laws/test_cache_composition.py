@@ -31,7 +31,6 @@ from tests.laws import strategies as draw
 from tests.step.machine_words import machine_words
 
 H100 = load_hardware("h100-sxm")
-Reducer = dict[str, object]
 
 
 def workload(model: str = "llama-2-70b", layout: str = "mha", kv_len: float = 8192.0, **fields) -> DecodeWorkload:
