@@ -72,15 +72,12 @@ def find_file(name: str, *, kind: str, what: str, folders: Iterable[Path] = (),
         stem = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
         raise UserError(f"no such {what} file {shown(name, 200)}", hint=did_you_mean(stem, files))
     places = _places(kind, folders)
-    if name in places:
-        return places[name][0] / places[name][1]
-    files = catalogue_files(kind, folders)
-    other = aliases() if aliases else {}
-    if name in other:
-        return files[other[name]]
+    other = aliases() if aliases and name not in places else {}
+    if found := places.get(other.get(name, name)):
+        return found[0] / found[1]
     if is_file:
         return path
-    near = did_you_mean(name, files)
+    near = did_you_mean(name, places)
     if not (near and near.startswith("did")):  # an alias only where no name is near: both mean the same file
         alias = did_you_mean(name, other)
         near = alias if alias and alias.startswith("did") else near

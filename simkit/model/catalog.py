@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +20,9 @@ def load_model(name_or_path: str | Path, *, models: Path | str | None = None) ->
     Parameters: models: a folder searched before the catalogue. Raises :class:`UserError` naming file, line, key.
     """
     folders = user_folders(models, VARIABLE)
-    return _checked(load_yaml(find_file(str(name_or_path), kind=KIND, what="model", folders=folders)))
+    return model_from_yaml(load_yaml(find_file(str(name_or_path), kind=KIND, what="model", folders=folders)))
 
 
 def list_models(models: Path | str | None = None) -> list[ModelArchitecture]:
     """Every architecture of the catalogue and of the user's folders, by name."""
-    return [_checked(load_yaml(path)) for path in catalogue_files(KIND, user_folders(models, VARIABLE)).values()]
-
-
-_checked = lru_cache(maxsize=256)(model_from_yaml)  # asked for again and again; nobody changes what it was given
+    return [model_from_yaml(load_yaml(path)) for path in catalogue_files(KIND, user_folders(models, VARIABLE)).values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -288,6 +289,7 @@ class ModelSchema(StrictRecord):
         return self
 
 
+@lru_cache(maxsize=256)  # a study asks for the same models again and again, and nobody changes what it was given
 def model_from_yaml(source: YamlSource) -> ModelArchitecture:
     """Check a document and turn it into an architecture. Raises :class:`UserError` with every fault."""
     version = source.data.get("schema_version", SCHEMA_VERSION)
