@@ -251,11 +251,12 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
         return _with(machine, tried[0][0]) if len(known) == 1 and tried[0] else machine
     places = [EVERY_POINT if len(known) == 1 else np.flatnonzero(which.ravel() == at) for at in range(len(known))]
     least, best = np.full(which.size, np.inf), np.zeros((3, which.size))
-    by_width = [_of_one_width(found) for found in tried]
+    # Few are timed at once; of many, those that have a chance.
+    by_width = [[found] if len(found) * which.size <= AT_ONCE else _of_one_width(found) for found in tried]
     for turn in range(max(map(len, by_width))):
         asked: list[_Asked] = []
         for chips, groups, of_count in zip(known.tolist(), by_width, places, strict=True):
-            group, where = groups[turn] if turn < len(groups) else [], of_count
+            group, where = groups[turn] if turn < len(groups) else (), of_count
             if group and turn:
                 # Narrower layers stream more weights from each chip: they are tried where that leaves them a chance.
                 so_far = _picked(least, where)
@@ -286,7 +287,7 @@ def _picked(values: Any, where: Any) -> Any:
     return values if where is EVERY_POINT or not np.ndim(values) else values[where]
 
 
-def _of_one_width(found: Sequence[Option]) -> list[list[Option]]:
+def _of_one_width(found: Sequence[Option]) -> list[Sequence[Option]]:
     """Options of each tp, in their order."""
     return [list(group) for _, group in groupby(found, key=itemgetter(0))]
 
