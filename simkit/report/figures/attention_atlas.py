@@ -21,36 +21,40 @@ _ROW_INCHES: Final = 0.128
 # Light to lighter blue: dark text stands on both, and one hue tells more from less to every eye.
 _SHADES: Final = LinearSegmentedColormap.from_list("pays", ["#77aadd", "#f1f6fb"])
 _NEVER: Final = "#c9ced4"
+_SINCE: Final = ("pays", "stops", "attention")  # how columns begin whose infinite value is a context, batch or balance
 
 
 def draw(context: FigureContext) -> DrawnFigure:
     """Above a line a kind; below a row a kind and a column a chip, for contexts and for batches."""
     request = context.request
-    found = atlas(list(request.hardware), batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
-                  kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
-    ask.require_some(found, request, "no chip can say")
-    lines: dict[str, Any] = {row["kind"]: row["reads"] for row in reversed(found)}
-    lines = dict(reversed(lines.items()))
+    every = atlas([*request.hardware, *request.catalogue], batch=float(request.focus_batch),
+                  kv_len=float(request.focus_kv_len), kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
+    drawn = {chip.name for chip in request.hardware}
+    found = [row for row in every if row["hardware"] in drawn]
+    with_step = [row for row in every if not np.isnan(row["advantage"])]
+    ask.require_some(with_step, request, every[0]["without_step"])
+    lines: dict[str, Any] = {row["kind"]: row["reads"] for row in found}
     longest = {kind: float(read[-1]) for kind, read in lines.items()}
     least, most = (end(longest, key=lambda kind: longest[kind]) for end in (min, max))
     batch, context_tokens = style.count(request.focus_batch), tokens(request.focus_kv_len)
-    paying = {kind: sum(row["advantage"] >= PAYS for row in found if row["kind"] == kind) for kind in lines}
+    paying = {kind: [row["advantage"] >= PAYS for row in with_step if row["kind"] == kind] for kind in lines}
     return DrawnFigure(
         title=request.title or "What each kind of attention reads, and where it pays over GQA-8",
         figure=_figure(context, lines, found), rows=[
-            {key: "never" if isinstance(value, float) and np.isinf(value) else value for key, value in row.items()
-             if key != "reads"} for row in found],
-        finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more, "
-                f"of {len({row['hardware'] for row in found})} chips: "
-                + ", ".join(f"{kind} on {number}" for kind, number in paying.items() if number)
+            {key: "never" if key.partition("_")[0] in _SINCE and value == np.inf else value
+             for key, value in row.items() if key != "reads"} for row in every],
+        finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more: "
+                + ", ".join(f"{kind} on {sum(pays)} of {len(pays)} chips" for kind, pays in paying.items() if any(pays))
                 + f". Of {tokens(CONTEXTS[-1])} tokens a step reads {longest[most] / longest[least]:,.0f} times as "
                 f"much with {most} as with {least}.",
         how_to_read="Above: cache, index keys and states of one sequence that one step reads, all layers. Below: the "
                     f"first of doubling contexts (at batch {batch}) and of doubling batches (at {context_tokens} "
                     "tokens) from which on a kind pays: with plain GQA-8 heads of 128 elements in all layers a token "
                     "would take 1.1 times the chip-seconds or more, each on the chips that hold it at the least cost. "
-                    "–: never; blank: fits on no number of chips. The data has drafts and machine balances, what MQA "
-                    "would buy beside the kind, and published quality. Models: "
+                    "–: never; blank: fits on no number of chips. The data has "
+                    + (f"{len(request.catalogue)} more chips of the catalogue, " if request.catalogue else "")
+                    + "attention alone where a model has no room, drafts and machine balances, what MQA would buy "
+                    "beside the kind, and published quality. Models: "
                     + ", ".join(dict.fromkeys(f"{row['kind']} {row['model']}" for row in found)) + ".",
         inputs=f"Cache {request.kv_dtype}, weights {request.weight_dtype}; contexts may exceed a model's own.",
         alt="Lines of bytes read against context: " + ", ".join(
