@@ -144,10 +144,12 @@ def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[Confi
         if key in reasons and (key not in config.used or key in config.no_effect):
             without_effect.append(ConfigField(key=key, where=config.place(key), reason=reasons[key]))
         elif key not in config.used:
-            small = next((reason for ending, kinds, reason in _ENDINGS if ending.search(key) and isinstance(value, kinds)
-                          and (kinds[0] is not int or not _FELT.search(ending.sub("", key.lower())))), None)
+            small = next((reason for ending, kinds, reason in _ENDINGS if (
+                ending.search(key) and isinstance(value, kinds) and (
+                    int not in kinds or not _FELT.search(ending.sub("", key.lower()))))), None)
             if small is not None:
-                without_effect.append(ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key), reason=small))
+                without_effect.append(
+                    ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key), reason=small))
                 continue
             if _is_felt(key, value):
                 raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "

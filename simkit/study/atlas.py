@@ -108,8 +108,9 @@ def _side(chip: HardwareProfile, model: ModelArchitecture, layout: str, batch: f
             need, room = single.points.demand(single.layout, single.machine), sum(
                 level.usable_bytes for level in chip.memory if {"weights", "kv"} & {*level.holds})
             needed = np.ceil((need.weight_bytes + np.ravel(need.kv_bytes)[-1]) / room)
-            lacks = (f"{model.title} needs {needed:,.0f} chips or more, and a system has {chip.max_chips:,}"
-                     if needed > chip.max_chips else f"{model.title} fits on no number of chips up to {chip.max_chips:,}")
+            lacks = f"{model.title} " + (
+                f"needs {needed:,.0f} chips or more, and a system has {chip.max_chips:,}" if needed > chip.max_chips
+                else f"fits on no number of chips up to {chip.max_chips:,}")
     except UserError as error:  # a profile without a figure that this model needs
         return _Side(cost=cost, attention=cost[:_NOW + 1], faster=faster, lacks=str(error))
     return _Side(cost=cost, attention=attention[:_NOW + 1], faster=faster, lacks=lacks,

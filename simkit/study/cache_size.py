@@ -28,7 +28,7 @@ def kv_bytes_per_token(model: ModelArchitecture, layout: AttentionLayout, kv_dty
 
 
 def read_per_sequence(model: ModelArchitecture, layout: AttentionLayout, kv_len: Any, kv_dtype: str) -> tuple[Any, Any]:
-    """Cache, keys of indexes and states that a step reads of one sequence [bytes], and attention's matrix flops a byte."""
+    """Bytes of cache, index keys and states that a step reads of one sequence; attention's matrix flops a byte."""
     step = build_step(DecodeWorkload(
         model=model, layout=layout, n_kv_heads=layout.n_kv_heads, batch=1.0, kv_len=kv_len, q_len=1.0,
         kv_format=parse_format(kv_dtype), weight_format=parse_format("bf16")))

@@ -251,8 +251,9 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
         return _with(machine, tried[0][0]) if len(known) == 1 and tried[0] else machine
     places = [EVERY_POINT if len(known) == 1 else np.flatnonzero(which.ravel() == at) for at in range(len(known))]
     least, best = np.full(which.size, np.inf), np.zeros((3, which.size))
-    # Few are timed at once; of many, those that have a chance.
-    by_width = [[found] if len(found) * which.size <= AT_ONCE else _of_one_width(found) for found in tried]
+    # A few points are timed on all at once; of one, and of many, only what has a chance.
+    few = 1 < which.size <= AT_ONCE / max(map(len, tried))
+    by_width = [[found] if few else _of_one_width(found) for found in tried]
     for turn in range(max(map(len, by_width))):
         asked: list[_Asked] = []
         for chips, groups, of_count in zip(known.tolist(), by_width, places, strict=True):
@@ -299,12 +300,12 @@ def _seconds(machine: Machine, asked: Sequence[_Asked], points: int, time_on: Ti
     counts = [points if where is EVERY_POINT else len(where) for _, _, where in asked]
     rows = max((len(group) for _, group, _ in asked), default=0)
     if rows * sum(counts) <= AT_ONCE and rows * len(asked) > 1:
-        where = asked[0][2] if len(asked) == 1 else np.concatenate([where for _, _, where in asked])
-        table = np.concatenate([np.repeat(
-            np.array([*group, *group[-1:] * (rows - len(group))], dtype=float)[..., np.newaxis],
-            1 if len(asked) == 1 else count, axis=-1) for (_, group, _), count in zip(asked, counts, strict=True)], axis=-1)
-        chips: Any = asked[0][0] if len(asked) == 1 else np.repeat([chips for chips, _, _ in asked], counts)
-        tp, pp, mapping = table.swapaxes(0, 1)
+        where, chips = asked[0][2], asked[0][0]
+        table = np.array([[*group, *group[-1:] * (rows - len(group))] for _, group, _ in asked], dtype=float).T
+        if len(asked) > 1:
+            where, table = np.concatenate([places for _, _, places in asked]), np.repeat(table, counts, axis=-1)
+            chips = np.repeat([of_group for of_group, _, _ in asked], counts)
+        tp, pp, mapping = table
         seconds = time_on(replace(_taken(machine, where, chips), tp=tp, pp=pp, mapping=mapping.astype(np.int64)), where)
         return np.split(np.broadcast_to(seconds, (rows, sum(counts))), np.cumsum(counts)[:-1], axis=1)
     return [[np.broadcast_to(time_on(_with(_taken(machine, where, chips), option), where), count) for option in group]

@@ -34,9 +34,7 @@ from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean, ra
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
 from simkit.foundation.validation import Name, StrictRecord, Text, check, rule
 from simkit.foundation.yaml_source import YamlSource, load_yaml
-from simkit.hardware.catalog import KIND as PROFILES
-from simkit.hardware.catalog import VARIABLE as PROFILES_VARIABLE
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import CATALOGUE, list_chips, load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
@@ -49,7 +47,6 @@ from simkit.study.stacking import DEFAULT_STACK, parse_stack
 from simkit.study.study_values import Axis, Chips, FigureKind, Point
 
 KIND: Final = "workloads/studies"
-CATALOGUE: Final = "catalogue"
 VARIABLE: Final = "SIMKIT_STUDIES"
 DEFAULT_STUDY: Final = "gqa_on_asics"
 MAX_GRID_POINTS: Final = 200_000
@@ -83,7 +80,7 @@ class FigureSchema(StrictRecord):
     title: Text | None = None
     """Heading; default: the kind's own."""
     hardware: Names | None = None
-    """Profiles in place of the study's."""
+    """Profiles in place of the study's; catalogue: all there are."""
     model: Text | None = None
     """Model in place of the study's first."""
     layouts: Names | None = None
@@ -103,8 +100,7 @@ class FigureSchema(StrictRecord):
     reducers: Names | None = None
     """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
     beside: Text | None = None
-    """For ``grouping_law`` and ``kv_head_cost``: a second engine, drawn beside the first, or of tiles before it; for
-    ``attention_atlas``: catalogue, whose other chips its data has too."""
+    """For ``grouping_law`` and ``kv_head_cost``: a second engine, drawn beside the first, or of tiles before it."""
     ffn: Names | None = None
     """For ``split_machines``: second pools of chips with their numbers, as after --ffn."""
     between: Text | None = None
@@ -116,9 +112,7 @@ class FigureSchema(StrictRecord):
     def _has_only_its_own_options(self) -> FigureSchema:
         if self.reducers is not None and self.kind != "stacking":
             raise rule(f"only a stacking figure has reducers, not {self.kind}", "reducers")
-        if self.beside is not None and (self.beside == CATALOGUE) != (self.kind == "attention_atlas"):
-            raise rule("an attention_atlas may have the catalogue beside it, and no other figure", "beside")
-        if self.beside is not None and self.kind not in ("grouping_law", "kv_head_cost", "attention_atlas"):
+        if self.beside is not None and self.kind not in ("grouping_law", "kv_head_cost"):
             raise rule(f"only grouping_law and kv_head_cost have a second engine, not {self.kind}", "beside")
         for key in ("ffn", "between"):
             if (getattr(self, key) is not None) != (self.kind == "split_machines"):
@@ -198,7 +192,6 @@ class FigureRequest:
     engine: str
     reducers: tuple[str, ...] = DEFAULT_STACK
     beside: str | None = None
-    catalogue: tuple[HardwareProfile, ...] = ()
     ffn: tuple[tuple[HardwareProfile, int], ...] = ()
     between: str = ""
 
@@ -350,16 +343,14 @@ class _Loader:
             stages = _at(self.source, (*key, "reducers"), lambda: parse_stack(figure.reducers or []))
             self.check_layouts([stage.attention for stage in stages], model, *key, "reducers")
         for word in ("kv_dtype", "weight_dtype"):
-            named = getattr(figure, word)
-            if named is not None:
+            if (named := getattr(figure, word)) is not None:
                 _at(self.source, (*key, word), lambda text=named: parse_format(text))
         for word in ("engine", "beside"):
-            if (named := getattr(figure, word)) and named != CATALOGUE:
+            if named := getattr(figure, word):
                 _check_engine(self.source, (*key, word), named)
         if figure.hardware:
-            hardware = tuple(self.chip(name, *key, "hardware", i) for i, name in enumerate(figure.hardware))
-        others = () if figure.beside != CATALOGUE else catalogue_files(
-            PROFILES, user_folders(self.profiles, PROFILES_VARIABLE)).keys() - {chip.name for chip in hardware}
+            hardware = tuple(self.chip(name, *key, "hardware", i) for i, word in enumerate(figure.hardware)
+                             for name in (list_chips(self.profiles) if word == CATALOGUE else [word]))
         named = [split_count(one) for one in figure.ffn or ()]
         if figure.between:
             _at(self.source, (*key, "between"), lambda: parse_between(figure.between or ""))
@@ -377,7 +368,6 @@ class _Loader:
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,
             reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=figure.between or "",
-            catalogue=tuple(self.chip(name, *key, "beside") for name in sorted(others)),
             ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(named)))
 
 

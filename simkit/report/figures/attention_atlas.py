@@ -16,6 +16,7 @@ from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.style import tokens
 from simkit.study.atlas import BATCHES, CONTEXTS, PAYS, atlas
 
+_COLUMNS: Final = 24
 _CELL_POINTS: Final = 5.2
 _ROW_INCHES: Final = 0.128
 # Light to lighter blue: dark text stands on both, and one hue tells more from less to every eye.
@@ -27,9 +28,12 @@ _SINCE: Final = ("pays", "stops", "attention")  # how columns begin whose infini
 def draw(context: FigureContext) -> DrawnFigure:
     """Above a line a kind; below a row a kind and a column a chip, for contexts and for batches."""
     request = context.request
-    every = atlas([*request.hardware, *request.catalogue], batch=float(request.focus_batch),
-                  kv_len=float(request.focus_kv_len), kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
-    drawn = {chip.name for chip in request.hardware}
+    every = atlas(request.hardware, batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
+                  kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
+    # Of more chips than there are columns those are drawn that the study gives a short name, in its order.
+    drawn = [chip.name for chip in request.hardware]
+    if len(drawn) > _COLUMNS:
+        drawn = [chip for chip in context.styles if context.label(chip) != chip and chip in drawn][:_COLUMNS]
     found = [row for row in every if row["hardware"] in drawn]
     with_step = [row for row in every if not np.isnan(row["advantage"])]
     ask.require_some(with_step, request, every[0]["without_step"])
@@ -40,7 +44,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     paying = {kind: [row["advantage"] >= PAYS for row in with_step if row["kind"] == kind] for kind in lines}
     return DrawnFigure(
         title=request.title or "What each kind of attention reads, and where it pays over GQA-8",
-        figure=_figure(context, lines, found), rows=[
+        figure=_figure(context, lines, found, drawn), rows=[
             {key: "never" if key.partition("_")[0] in _SINCE and value == np.inf else value
              for key, value in row.items() if key != "reads"} for row in every],
         finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more: "
@@ -52,7 +56,7 @@ def draw(context: FigureContext) -> DrawnFigure:
                     "tokens) from which on a kind pays: with plain GQA-8 heads of 128 elements in all layers a token "
                     "would take 1.1 times the chip-seconds or more, each on the chips that hold it at the least cost. "
                     "–: never; blank: fits on no number of chips. The data has "
-                    + (f"{len(request.catalogue)} more chips of the catalogue, " if request.catalogue else "")
+                    + (f"all {len(request.hardware)} chips, " if len(drawn) < len(request.hardware) else "")
                     + "attention alone where a model has no room, drafts and machine balances, what MQA would buy "
                     "beside the kind, and published quality. Models: "
                     + ", ".join(dict.fromkeys(f"{row['kind']} {row['model']}" for row in found)) + ".",
@@ -62,7 +66,7 @@ def draw(context: FigureContext) -> DrawnFigure:
             + ". Tables of the context and of the batch from which on a kind pays, a row a kind, a column a chip.")
 
 
-def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]]) -> Any:
+def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]], chips: list[str]) -> Any:
     table_inches = _ROW_INCHES * len(lines) + 0.75
     figure = style.new_figure(2.3 + 2 * table_inches)
     # Parts of their own: tables do without the margin of the lines' labels.
@@ -74,15 +78,15 @@ def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str,
         upper.plot(CONTEXTS, read, color=style.INK, linewidth=0.9)
     upper.set(xlabel="context [tokens]", ylabel="read of a sequence in a step")
     margin_labels(upper, [Label(x=1, y=float(read[-1]), text=kind, colour=style.INK) for kind, read in lines.items()])
-    _table(contexts, context, found, "pays_from_kv_len", CONTEXTS, "k", "first context that pays [k tokens]")
-    _table(batches, context, found, "pays_from_batch", BATCHES, "", "first batch that pays")
+    _table(contexts, context, found, chips, "pays_from_kv_len", CONTEXTS, "k", "first context that pays [k tokens]")
+    _table(batches, context, found, chips, "pays_from_batch", BATCHES, "", "first batch that pays")
     return figure
 
 
-def _table(axes: Axes, context: FigureContext, found: list[dict[str, Any]], column: str, values: Any, unit: str,
-           title: str) -> None:
+def _table(axes: Axes, context: FigureContext, found: list[dict[str, Any]], chips: list[str], column: str, values: Any,
+           unit: str, title: str) -> None:
     """A cell for each kind and chip: the darker, the sooner a kind pays."""
-    names, chips = (list(dict.fromkeys(row[key] for row in found)) for key in ("kind", "hardware"))
+    names = list(dict.fromkeys(row["kind"] for row in found))
     cells = np.full((len(names), len(chips)), np.nan)
     for row in found:
         cells[names.index(row["kind"]), chips.index(row["hardware"])] = row[column]
