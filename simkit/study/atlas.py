@@ -93,7 +93,7 @@ def _side(chip: HardwareProfile, model: ModelArchitecture, layout: str, batch: f
         return evaluate_group(on, model, layout, rivals=[layout], baseline=False, batch=points[0], kv_len=points[1],
                               q_len=points[2], chips=chips, **formats)
 
-    cost, faster, lacks = _UNKNOWN, _UNKNOWN[:len(FACTORS)], ""
+    faster, lacks = _UNKNOWN[:len(FACTORS)], ""
     try:
         found = timed(chip, at, FIT).select(("step_time_s", "attention_time_s", "chips", "bound"))
         cost, attention = (found[name] * found["chips"] for name in ("step_time_s", "attention_time_s"))
@@ -112,7 +112,7 @@ def _side(chip: HardwareProfile, model: ModelArchitecture, layout: str, batch: f
                 f"needs {needed:,.0f} chips or more, and a system has {chip.max_chips:,}" if needed > chip.max_chips
                 else f"fits on no number of chips up to {chip.max_chips:,}")
     except UserError as error:  # a profile without a figure that this model needs
-        return _Side(cost=cost, attention=cost[:_NOW + 1], faster=faster, lacks=str(error))
+        return _Side(cost=_UNKNOWN, attention=_UNKNOWN[:_NOW + 1], faster=_UNKNOWN[:len(FACTORS)], lacks=str(error))
     return _Side(cost=cost, attention=attention[:_NOW + 1], faster=faster, lacks=lacks,
                  **({"chips": chips, "bound": found["bound"][_NOW]} if fits else {}))
 

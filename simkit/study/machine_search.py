@@ -300,8 +300,9 @@ def _seconds(machine: Machine, asked: Sequence[_Asked], points: int, time_on: Ti
     counts = [points if where is EVERY_POINT else len(where) for _, _, where in asked]
     rows = max((len(group) for _, group, _ in asked), default=0)
     if rows * sum(counts) <= AT_ONCE and rows * len(asked) > 1:
-        where, chips = asked[0][2], asked[0][0]
-        table = np.array([[*group, *group[-1:] * (rows - len(group))] for _, group, _ in asked], dtype=float).T
+        chips: Any = asked[0][0]
+        where = asked[0][2]
+        table = np.array([[*group, *[group[-1]] * (rows - len(group))] for _, group, _ in asked], dtype=float).T
         if len(asked) > 1:
             where, table = np.concatenate([places for _, _, places in asked]), np.repeat(table, counts, axis=-1)
             chips = np.repeat([of_group for of_group, _, _ in asked], counts)
