@@ -37,7 +37,7 @@ def chips_table() -> str:
 
 
 def _cell(row: dict[str, str]) -> str:
-    return _context(row["pays_from_kv_len"]) if row["advantage"] else (
+    return _context(row["pays_from_kv_len"]) if row["pays_from_kv_len"] else (
         f"({_context(row.get('attention_pays_from_kv_len', ''))})")
 
 
