@@ -141,21 +141,17 @@ def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[Confi
         unknown += further
         without_effect += plain
     for key, value in config.values.items():
-        if key in reasons and (key not in config.used or key in config.no_effect):
-            without_effect.append(ConfigField(key=key, where=config.place(key), reason=reasons[key]))
-        elif key not in config.used:
-            small = next((reason for ending, kinds, reason in _ENDINGS if (
-                ending.search(key) and isinstance(value, kinds) and (
-                    int not in kinds or not _FELT.search(ending.sub("", key.lower()))))), None)
-            if small is not None:
-                without_effect.append(
-                    ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key), reason=small))
-                continue
-            if _is_felt(key, value):
-                raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
-                                        "multiplies by: expected a file without it")
-            unknown.append(ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key),
-                                       reason="not known to simkit"))
+        known = key in reasons and (key not in config.used or key in config.no_effect)
+        if key in config.used and not known:
+            continue
+        reason = reasons[key] if known else next((why for ending, kinds, why in _ENDINGS if (
+            ending.search(key) and (not value or isinstance(value, kinds)) and (
+                int not in kinds or not _FELT.search(ending.sub("", key.lower()))))), None)
+        if reason is None and _is_felt(key, value):
+            raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
+                                    "multiplies by: expected a file without it")
+        (unknown if reason is None else without_effect).append(ConfigField(
+            key=shorten(key, _LONGEST_KEY), where=config.place(key), reason=reason or "not known to simkit"))
     return tuple(unknown), tuple(without_effect)
 
 
