@@ -22,7 +22,6 @@ _ROW_INCHES: Final = 0.128
 # Light to lighter blue: dark text stands on both, and one hue tells more from less to every eye.
 _SHADES: Final = LinearSegmentedColormap.from_list("pays", ["#77aadd", "#f1f6fb"])
 _NEVER: Final = "#c9ced4"
-_SINCE: Final = ("pays", "stops", "attention")  # how columns begin whose infinite value is a context, batch or balance
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -45,7 +44,7 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or "What each kind of attention reads, and where it pays over GQA-8",
         figure=_figure(context, lines, found, drawn), rows=[
-            {key: "never" if key.partition("_")[0] in _SINCE and value == np.inf else value
+            {key: value if value != np.inf else "unbounded" if key == "advantage" else "never"
              for key, value in row.items() if key != "reads"} for row in every],
         finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more: "
                 + ", ".join(f"{kind} on {sum(pays)} of {len(pays)} chips" for kind, pays in paying.items() if any(pays))
