@@ -20,6 +20,7 @@ from simkit.hardware.profile import HardwareProfile
 
 KIND: Final = PROFILES
 VARIABLE: Final = "SIMKIT_PROFILES"
+CATALOGUE: Final = "catalogue"  # among names: every profile there is
 REACHED: Final = ("dram_achieved_fraction", "gemm.dram_achieved_fraction", "moe.dram_achieved_fraction")
 WRITTEN_FOR_DRAM: Final = ("latent.load_bytes_per_cycle_per_unit", "gemm.load_bytes_per_cycle_per_unit",
                            "moe.load_bytes_per_cycle_per_unit")
@@ -142,10 +143,14 @@ def _dram_bytes_per_cycle(profile: HardwareProfile) -> float:
     return float(profile.main_memory.chip_bandwidth_bytes_per_s or 0.0) / compute.units / compute.known_clock_hz
 
 
+def list_chips(profiles: Path | str | None = None) -> list[str]:
+    """The names of all profiles of the catalogue and of the user's folders."""
+    return list(catalogue_files(KIND, user_folders(profiles, VARIABLE)))
+
+
 def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:
     """Every profile of the catalogue and of the user's folders, by name."""
-    files = catalogue_files(KIND, user_folders(profiles, VARIABLE))
-    return [load_hardware(path, profiles=profiles) for path in files.values()]
+    return [load_hardware(name, profiles=profiles) for name in list_chips(profiles)]
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, str]:

@@ -27,17 +27,17 @@ from simkit.model.schema import SCHEMA_VERSION, ModelSchema, model_from_yaml
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LINE_LENGTH: Final = 110  # of the YAML that is written, as in the shipped files
 _LONGEST_KEY: Final = 60
-# Words of names that speak of what a step stores, reads or multiplies by.
+# Parts of names that speak of what a step stores, reads or multiplies by.
 _FELT: Final = re.compile(
     r"att(n|ention)|head|kv|cache|window|layer|expert|moe|rank|dim|size|sparse|index|compress|state|conv|ssm|mamba|linear"
-    r"|shar(e|ing)|chunk|block|top_?k|freq|interval|latent|mlp|ratio|pool")
-# Words of names that speak of what stands around a text decoder.
-_AROUND: Final = re.compile(
-    r"(^|_)(image|img|vision|visual|video|audio|speech|projector|patch|spatial|temporal|multimodal|media)")
-# Names of small things: norms, biases, first values, factors, losses, dropout, rotary positions.
-_SMALL: Final = re.compile(r"(_eps|_epsilon|dropout|_pdrop|_multipliers?|softcapping|_bias|_loss(_\w+)?|_token_ids?)$"
-                           r"|^(init|rope|rotary|attn_temperature|summary)_|_(init|std|softmax_in_fp32|scale)$")
-_WIDTH: Final = re.compile("dim|size|heads|rank")
+    r"|shar(e|ing)|chunk|block|top_?k|freq|interval|latent|mlp|ratio|pool|group|quer(y|ies)|lora|recur|loop|depth|width"
+    r"|stride|quant|bits|delta|hybrid|stream|draft|mtp|sink|evict|ffn|merg|prun|gate|gating|branch|engram|altup|iterat|repeat"
+    r"|exit|fp[48]|int[48]|(^|_)(skip|[gm]qa|mla|cla|swa|[dhmn]sa|rnn|hc|global|local)(_|$)")
+# What a name's end says, where the value is of its kind and the rest of the name speaks of nothing else.
+_ENDINGS: Final = (
+    (re.compile(r"_token_(ids?|index)$"), (int, list), "token numbers"),
+    (re.compile(r"(^|_)(eps|epsilon|dropout|pdrop|dropout_(rate|prob|p))$"), (float,), "norms and training"),
+    (re.compile(r"_bias$"), (bool,), "biases: below 0.1 % of the parameters"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,18 +141,21 @@ def _account(config: ConfigFields) -> tuple[tuple[ConfigField, ...], tuple[Confi
         unknown += further
         without_effect += plain
     for key, value in config.values.items():
-        if key in reasons and (key not in config.used or key in config.no_effect):
-            without_effect.append(ConfigField(key=key, where=config.place(key), reason=reasons[key]))
-        elif key not in config.used:
-            around = _AROUND.search(key.lower())
-            if around or (_SMALL.search(key) and not _WIDTH.search(key)):
-                without_effect.append(ConfigField(
-                    key=shorten(key, _LONGEST_KEY), where=config.place(key),
-                    reason="images or sound, beside the text" if around else "norms, biases, factors, first values"))
-                continue
-            if value not in (None, False, 0, "", [], {}) and _FELT.search(key.lower()):
-                raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
-                                        "multiplies by: expected a file without it")
-            unknown.append(ConfigField(key=shorten(key, _LONGEST_KEY), where=config.place(key),
-                                       reason="not known to simkit"))
+        known = key in reasons and (key not in config.used or key in config.no_effect)
+        if key in config.used and not known:
+            continue
+        reason = reasons[key] if known else next((why for ending, kinds, why in _ENDINGS if (
+            ending.search(key) and (not value or isinstance(value, kinds)) and (
+                int not in kinds or not _FELT.search(ending.sub("", key.lower()))))), None)
+        if reason is None and _is_felt(key, value):
+            raise config.error(key, "not known to simkit, and by its name it may change what a step reads or "
+                                    "multiplies by: expected a file without it")
+        (unknown if reason is None else without_effect).append(ConfigField(
+            key=shorten(key, _LONGEST_KEY), where=config.place(key), reason=reason or "not known to simkit"))
     return tuple(unknown), tuple(without_effect)
+
+
+def _is_felt(key: str, value: Any) -> bool:
+    """Whether a step may feel a field, or one inside an object of them."""
+    return value not in (None, False, 0, "", [], {}) and (_FELT.search(key.lower()) is not None or (isinstance(
+        value, dict) and any(_is_felt(inner, of) for inner, of in value.items() if inner not in no_effect())))

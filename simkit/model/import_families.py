@@ -19,6 +19,7 @@ from simkit.model.config_fields import MAX_LAYERS, ConfigFields
 from simkit.model.import_fields import (
     Fields,
     layer_types,
+    origins,
     other_names,
     predicting_layers,
     published_format,
@@ -41,7 +42,7 @@ def read_family(config: ConfigFields, words: Fields) -> Fields:
     _defaults(config, words)
     layers = config.whole("num_hidden_layers")
     attention = HEADS[words.get("heads", "own")](config)
-    for ours, theirs in _ORIGINS.items():
+    for ours, theirs in origins().items():
         config.came_from(ours, theirs)
     for key in ("query_rank", "value_dim"):
         attention |= {key: config.whole(words[key])} if key in words else {}
@@ -80,13 +81,6 @@ def read_family(config: ConfigFields, words: Fields) -> Fields:
         fields |= _feed(config, words, mixed_layers(config) if _has_experts(config, words) else [False] * layers)
     fields |= {key: value for key, value in more.items() if key != "mtp"}
     return fields | predicting_layers(config, more["mtp"]) | published_format(config)
-
-
-_ORIGINS: Final = {
-    "attention.n_q_heads": "num_attention_heads", "attention.n_kv_heads": "num_key_value_heads",
-    "attention.head_dim": "head_dim", "layers": "num_hidden_layers", "hidden_size": "hidden_size",
-    "vocab_size": "vocab_size", "max_context": "max_position_embeddings", "moe.experts": "num_experts",
-    "moe.top_k": "num_experts_per_tok", "moe.first_dense_layers": "first_k_dense_replace"}
 
 
 def _defaults(config: ConfigFields, words: Fields) -> None:

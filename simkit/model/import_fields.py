@@ -45,6 +45,11 @@ def refused() -> dict[str, str]:
     return {str(name): reason for name, reason in _table("config_families.yaml")["refused"].items()}
 
 
+def origins() -> dict[str, str]:
+    """The field that each key of a model file is read from, for messages."""
+    return dict(_table("config_families.yaml")["origins"])
+
+
 def other_names(words: Fields) -> dict[str, str]:
     """Ours by theirs: other names of a field."""
     return {old: new for names in (_table("config_families.yaml")["names"], words.get("names", {}))
@@ -97,14 +102,6 @@ def shortest(pattern: list[str]) -> list[str]:
     return pattern
 
 
-_FORMATS: Final = {
-    ("4", "16", "float"): "nvfp4", ("4", "32", "float"): "mxfp4", ("4", "32", "int"): "int4-g32",
-    ("4", "64", "int"): "int4", ("4", "128", "int"): "int4-g128", ("8", "32", "float"): "mxfp8",
-    ("8", "0", "float"): "fp8", ("8", "0", "int"): "int8", ("8", "128", "int"): "int8"}
-"""Formats by bits, elements that share a scale, and type of number, the narrowest first."""
-_ALGORITHMS: Final = {"mxfp4": "mxfp4", "NVFP4": "nvfp4", "FP8": "fp8", "MXFP8": "mxfp8", "fbgemm_fp8": "fp8"}
-
-
 def published_format(config: ConfigFields) -> Fields:
     """The format of the published weights as the quantisation block states it, that of routed experts after a slash.
 
@@ -125,12 +122,10 @@ def published_format(config: ConfigFields) -> Fields:
     weights = [_object(_object(group).get("weights")) for group in _object(block.get("config_groups")).values()]
     if "bits" in block:  # GPTQ and AWQ
         weights.append({"num_bits": block["bits"], "group_size": block.get("group_size"), "type": "int"})
-    found = [_FORMATS.get((str(one.get("num_bits")), str(one.get("group_size") or 0), str(one.get("type"))))
-             for one in weights]
-    named = [_ALGORITHMS.get(str(_object(layer).get("quant_algo"))) for layer in _object(
-        block.get("quantized_layers")).values()] + [_ALGORITHMS.get(str(block.get(key))) for key in (
-            "quant_algo", "quant_method")]
-    known = [form for form in dict.fromkeys(_FORMATS.values()) if form in (*found, *named)]
+    said = {f"{one.get('num_bits')} {one.get('group_size') or 0} {one.get('type')}" for one in weights} | {
+        str(of.get(key)) for of in (block, *map(_object, _object(block.get("quantized_layers")).values()))
+        for key in ("quant_algo", "quant_method")}
+    known = [form for form, words in _table("config_families.yaml")["formats"].items() if said & {*words}]
     if not known:
         raise config.error("quantization_config", "weights in this format are not known: expected block fp8, mxfp4, or "
                                                   "config_groups of nvfp4, mxfp4, fp8, int8 or int4")

@@ -5,12 +5,14 @@ tokens; all else stays. Each runs on the chips of its least cost, and what is co
 
 .. math:: A = \frac{chips_{plain}\, T_{plain}}{chips_{kind}\, T_{kind}}
 
-A kind pays where :math:`A \ge 1.1`. Contexts, batches, drafts and bandwidths are tried in doublings.
+A kind pays where :math:`A \ge 1.1`. Contexts, batches, drafts and bandwidths are tried in doublings. Where a model fits
+on no number of chips, its attention alone is timed, on one chip as if that had room.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Final
 
@@ -23,8 +25,8 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kinds.widths import LayerShape
-from simkit.study.cache_size import kv_bytes_per_token
-from simkit.study.evaluate import FIT, evaluate_group
+from simkit.study.cache_size import kv_bytes_per_token, read_per_sequence
+from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.vary import faster_memory
 
 PAYS: Final = 1.1  # as other figures and claims of where a layout stops paying have it
@@ -34,6 +36,8 @@ DRAFTS: Final = 2.0 ** np.arange(5)
 FACTORS: Final = 2.0 ** np.arange(7)
 _PLAIN_KV_HEADS, _PLAIN_WIDTH = 8, 128  # of Llama 3 (arXiv 2407.21783, table 3) and most models since
 _FILE: Final = "attention_atlas.yaml"
+_NOW: Final = len(CONTEXTS) + len(BATCHES)  # place of the point at hand among contexts, batches and drafts
+_UNKNOWN: Final = np.full(_NOW + len(DRAFTS), np.nan)
 
 
 def kinds() -> list[dict[str, str]]:
@@ -65,58 +69,104 @@ def stops_at(values: Any, advantage: Any) -> float:
     return float("nan") if np.all(np.isnan(advantage)) else float(values[short[0]]) if len(short) else float("inf")
 
 
-def of_kind(kind: dict[str, str], chip: HardwareProfile, *, batch: float, kv_len: float,
-            **formats: Any) -> dict[str, Any]:
-    """One row. ``formats``: kv_dtype and weight_dtype. Raises :class:`UserError` where a chip cannot say."""
-    model, layout = load_model(kind["model"]), kind["layout"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """A model on a chip, over contexts, batches and drafts: chip-seconds of a step, NaN where it fits on no number of
+    chips, and of its attention; of a step on the same machine with faster memory; ``lacks``: why it has no step.
+    """
 
-    def costs(one: ModelArchitecture, name: str, on: HardwareProfile, at: Any, chips: Any) -> Any:
-        """Chip-seconds of steps, NaN where they fit on no number of chips, and those chips."""
-        found = evaluate_group(on, one, name, rivals=[name], chips=chips, baseline=False, batch=at[0], kv_len=at[1],
-                               q_len=at[2], **formats).select(("step_time_s", "chips"))
-        return found["step_time_s"] * found["chips"], found["chips"]
+    cost: Any
+    attention: Any
+    faster: Any
+    chips: float = float("nan")
+    bound: str = ""
+    lacks: str = ""
 
-    def both(on: HardwareProfile, at: Any, chips: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
-        """The kind's advantage and cost, and the chips of both; where only the plain model has no room it pays."""
-        (own, own_chips), (other, other_chips) = (costs(one, name, on, at, count) for one, name, count in (
-            (model, layout, chips[0]), (plain(model), "as-trained", chips[1])))
-        with np.errstate(invalid="ignore"):
-            return np.where(np.isnan(own), np.nan, np.nan_to_num(other, nan=np.inf) / own), own, own_chips, other_chips
 
-    ends = np.cumsum([len(CONTEXTS), len(BATCHES), len(DRAFTS)])
-    points = (np.r_[np.full(ends[0], batch), BATCHES, np.full(len(DRAFTS), batch)],
-              np.r_[CONTEXTS, np.full(ends[2] - ends[0], kv_len)], np.r_[np.ones(ends[1]), DRAFTS])
-    advantage, own, *chips = both(chip, points, (FIT, FIT))
-    contexts, batches, drafts = np.split(advantage, ends[:2])
-    now, factors = tuple(np.array([value]) for value in (batch, kv_len, 1.0)), np.full(len(FACTORS), np.nan)
-    if np.isfinite(drafts[0]):
-        factors = both(faster_memory(chip, FACTORS), tuple(np.repeat(value, len(FACTORS)) for value in now),
-                       (int(chips[0][ends[1]]), int(chips[1][ends[1]])))[0]
-    pooled = model.shape.mla is None and layout == "as-trained"  # where fewer heads can be asked for beside the kind
-    copy = evaluate_group(chip, model, layout, rivals=[layout], chips=1, baseline=False, batch=np.full(
-        len(CONTEXTS) + 1, batch), kv_len=np.r_[CONTEXTS, kv_len], q_len=np.ones(len(CONTEXTS) + 1), **formats).select(
-            ("kv_read_bytes", "arithmetic_intensity"))
-    balance, stops = float(np.max(chip.ridge_point_flop_per_byte())), stops_at(FACTORS, factors)
+def _side(chip: HardwareProfile, model: ModelArchitecture, layout: str, batch: float, kv_len: float, *,
+          alone: bool = False, **formats: Any) -> _Side:
+    """``alone``: attention on one chip also where the model fits on several."""
+    at = np.repeat([[batch], [kv_len], [1.0]], _NOW + len(DRAFTS), axis=1)
+    at[1, :len(CONTEXTS)], at[0, len(CONTEXTS):_NOW], at[2, _NOW:] = CONTEXTS, BATCHES, DRAFTS
+
+    def timed(on: HardwareProfile, points: Any, chips: int | str) -> Evaluated:
+        return evaluate_group(on, model, layout, rivals=[layout], baseline=False, batch=points[0], kv_len=points[1],
+                              q_len=points[2], chips=chips, **formats)
+
+    faster, lacks = _UNKNOWN[:len(FACTORS)], ""
+    try:
+        found = timed(chip, at, FIT).select(("step_time_s", "attention_time_s", "chips", "bound"))
+        cost, attention = (found[name] * found["chips"] for name in ("step_time_s", "attention_time_s"))
+        chips, fits = int(found["chips"][_NOW]), bool(np.isfinite(cost[_NOW]))
+        if fits:
+            faster = chips * timed(faster_memory(chip, FACTORS), np.repeat(
+                at[:, _NOW:_NOW + 1], len(FACTORS), axis=1), chips).step_time_s
+        if alone or not fits:
+            single = timed(chip, at[:, :_NOW + 1], 1)
+            attention = np.broadcast_to(single.timing.attention_time_s, _NOW + 1)
+        if not fits:
+            need, room = single.points.demand(single.layout, single.machine), sum(
+                level.usable_bytes for level in chip.memory if {"weights", "kv"} & {*level.holds})
+            needed = np.ceil((need.weight_bytes + np.ravel(need.kv_bytes)[-1]) / room)
+            lacks = f"{model.title} " + (
+                f"needs {needed:,.0f} chips or more, and a system has {chip.max_chips:,}" if needed > chip.max_chips
+                else f"fits on no number of chips up to {chip.max_chips:,}")
+    except UserError as error:  # a profile without a figure that this model needs
+        return _Side(cost=_UNKNOWN, attention=_UNKNOWN[:_NOW + 1], faster=_UNKNOWN[:len(FACTORS)], lacks=str(error))
+    return _Side(cost=cost, attention=attention[:_NOW + 1], faster=faster, lacks=lacks,
+                 **({"chips": chips, "bound": found["bound"][_NOW]} if fits else {}))
+
+
+def _over(other: Any, own: Any) -> Any:
+    """A kind's advantage; where only the plain model has no room it pays without bound."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isnan(own), np.nan, np.nan_to_num(other, nan=np.inf) / own)
+
+
+def _on_chip(own: _Side, other: _Side, chip: HardwareProfile) -> dict[str, Any]:
+    contexts, batches, drafts = np.split(_over(other.cost, own.cost), [len(CONTEXTS), _NOW])
+    attention = other.attention / own.attention
+    balance = float(np.max(chip.ridge_point_flop_per_byte()))
+    stops = stops_at(FACTORS, _over(other.faster, own.faster))
     return {
-        "kind": kind["kind"], "model": model.name, "attention": layout, "hardware": chip.name, "batch": batch,
-        "kv_len": kv_len,
-        "stored_bytes_per_token": kv_bytes_per_token(model, parse_layout(layout, model), formats["kv_dtype"]),
-        "read_bytes_per_sequence": copy["kv_read_bytes"][-1] / batch, "flop_per_byte": copy["arithmetic_intensity"][-1],
-        "advantage": drafts[0], "pays_from_kv_len": pays_from(CONTEXTS, contexts),
-        "pays_from_batch": pays_from(BATCHES, batches), "stops_at_draft_tokens": stops_at(DRAFTS, drafts),
-        "machine_balance_flop_per_byte": balance,
+        "chips": own.chips, "bound": own.bound, "advantage": drafts[0],
+        "pays_from_kv_len": pays_from(CONTEXTS, contexts), "pays_from_batch": pays_from(BATCHES, batches),
+        "stops_at_draft_tokens": stops_at(DRAFTS, drafts), "machine_balance_flop_per_byte": balance,
         "stops_at_balance_flop_per_byte": balance / stops if np.isfinite(stops) else stops,
-        "mqa_advantage": (own[ends[1]] / costs(model, "mqa", chip, now, FIT)[0]).item() if pooled else float("nan"),
-        "quality": kind["quality"], "quality_source": kind["source"], "reads": copy["kv_read_bytes"][:-1] / batch}
+        "attention_advantage": attention[-1],
+        "attention_pays_from_kv_len": pays_from(CONTEXTS, attention[:len(CONTEXTS)])}
 
 
-def atlas(chips: list[HardwareProfile], *, batch: float, kv_len: float, **formats: Any) -> list[dict[str, Any]]:
-    """A row for every kind and every chip that can say; ``reads`` of a row are bytes of one sequence at CONTEXTS."""
-    rows = []
-    for kind in kinds():
+def atlas(chips: Sequence[HardwareProfile], *, batch: float, kv_len: float, asked: Sequence[dict[str, str]] = (),
+          **formats: Any) -> list[dict[str, Any]]:
+    """A row for every kind (or those ``asked`` for) and chip; ``reads`` of a row: bytes of one sequence at CONTEXTS.
+
+    ``formats``: kv_dtype and weight_dtype. ``without_step``: why a chip has no step of the kind, or of plain GQA-8.
+    """
+    rows, plains = [], {}
+    for kind in asked or kinds():
+        model, layout = load_model(kind["model"]), kind["layout"]
+        parsed, pooled = parse_layout(layout, model), model.shape.mla is None and layout == "as-trained"
+        reads, intensity = read_per_sequence(model, parsed, np.r_[CONTEXTS, kv_len], formats["kv_dtype"])
+        of_kind = {"stored_bytes_per_token": kv_bytes_per_token(model, parsed, formats["kv_dtype"]),
+                   "read_bytes_per_sequence": reads[-1], "flop_per_byte": intensity[-1]}
         for chip in chips:
-            try:
-                rows.append(of_kind(kind, chip, batch=batch, kv_len=kv_len, **formats))
-            except UserError:  # a profile without a figure that this kind needs
-                continue
+            both = chip.name, model.name
+            if both not in plains:
+                plains[both] = _side(chip, plain(model), "as-trained", batch, kv_len, **formats)
+            own, mqa = _side(chip, model, layout, batch, kv_len, **formats), float("nan")
+            other = plains[both]
+            if bool(own.lacks) != bool(other.lacks):  # attention of both on one chip
+                own, other = (side if side.lacks else _side(
+                    chip, one, name, batch, kv_len, alone=True, **formats) for side, one, name in (
+                        (own, model, layout), (other, plain(model), "as-trained")))
+            if pooled and not own.lacks:  # fewer heads can be asked for beside the kind
+                beside = evaluate_group(chip, model, "mqa", rivals=["mqa"], baseline=False, batch=[batch],
+                                        kv_len=[kv_len], q_len=[1.0], **formats)
+                mqa = own.cost[_NOW] / (beside.step_time_s * beside.machine.chips).item()
+            rows.append({
+                "kind": kind["kind"], "model": model.name, "attention": layout, "hardware": chip.name, "batch": batch,
+                "kv_len": kv_len, **of_kind, **_on_chip(own, other, chip), "mqa_advantage": mqa,
+                "without_step": own.lacks or (other.lacks and f"with GQA-8 {other.lacks}"),
+                "quality": kind["quality"], "quality_source": kind["source"], "reads": reads[:-1]})
     return rows

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from math import gcd
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -197,6 +199,8 @@ def _first_fit(hardware: HardwareProfile, needs: Sequence[Need], count: int,
 Option = tuple[float, float, int]
 # Seconds of a step on a machine at the points that an index picks (None: all); infinite where it does not fit.
 TimeOn = Callable[[Machine, Any], Any]
+# A number of chips, ways to share a model over them, and the index of points that are tried on it.
+_Asked = tuple[float, Sequence[Option], Any]
 EVEN: Final = 1e-9  # what two ways may differ by in the last digits
 AT_ONCE: Final = 1024  # ways times points that are timed as one array
 
@@ -241,78 +245,80 @@ def fastest(machine: Machine, shape: tuple[int, ...], ways: Callable[[float], tu
     least_s: what no step takes less of on so many chips when so many share a layer, at the points of an index.
     holds: whether a machine holds the points of an index; asked where no option so far did, which is cheaper than time.
     """
-    counts = np.unique(machine.chips)
-    tried = {float(chips): ways(float(chips)) for chips in counts}
-    if all(len(found) <= 1 for found in tried.values()):
-        if len(counts) == 1 and (found := next(iter(tried.values()))):
-            return _with(machine, found[0])
-        return machine
-    points = int(np.prod(shape))
-    best = np.zeros((3, points))
-    for chips, found in tried.items():
-        where = None if len(counts) == 1 else np.flatnonzero(np.broadcast_to(machine.chips, shape) == chips)
-        count = points if where is None else len(where)
-        least, chosen = np.full(count, np.inf), np.zeros(count, dtype=int)
-        for first, group in _of_one_width(found):
-            # Narrower layers stream more weights from each chip: they are tried where that leaves them a chance.
-            hopeful = np.broadcast_to(least_s(chips, group[0][0], where), count) < least if first else np.ones(1, bool)
-            if not hopeful.any():
-                break
-            if first and np.isinf(least).any():
-                here = _taken(machine, where, chips)
-                room = [np.broadcast_to(holds(_with(here, option), where), count) for option in group]
-                hopeful = hopeful & (np.isfinite(least) | np.any(room, axis=0))
-                if not hopeful.any():
-                    continue
-            some = None if hopeful.all() else np.flatnonzero(hopeful)
-            tried_at, of = _among(where, some), count if some is None else len(some)
-            seconds = np.broadcast_to(
-                _seconds(_taken(machine, tried_at, chips), group, of, time_on, tried_at), (len(group), of))
-            at = slice(None) if some is None else some
-            for row in range(len(group)):
-                better = seconds[row] < least[at] * (1.0 - EVEN)
-                least[at] = np.where(better, seconds[row], least[at])
-                chosen[at] = np.where(better, first + row, chosen[at])
-        best[:, slice(None) if where is None else where] = np.array(found).T[:, chosen]
+    known, which = np.unique(np.broadcast_to(machine.chips, shape), return_inverse=True)
+    tried = [ways(float(chips)) for chips in known]
+    if all(len(found) <= 1 for found in tried):
+        return _with(machine, tried[0][0]) if len(known) == 1 and tried[0] else machine
+    places = [EVERY_POINT if len(known) == 1 else np.flatnonzero(which.ravel() == at) for at in range(len(known))]
+    least, best = np.full(which.size, np.inf), np.zeros((3, which.size))
+    # A few points are timed on all at once; of one, and of many, only what has a chance.
+    few = 1 < which.size <= AT_ONCE / max(map(len, tried))
+    by_width = [[found] if few else _of_one_width(found) for found in tried]
+    for turn in range(max(map(len, by_width))):
+        asked: list[_Asked] = []
+        for chips, groups, of_count in zip(known.tolist(), by_width, places, strict=True):
+            group, where = groups[turn] if turn < len(groups) else (), of_count
+            if group and turn:
+                # Narrower layers stream more weights from each chip: they are tried where that leaves them a chance.
+                so_far = _picked(least, where)
+                hopeful = np.broadcast_to(least_s(chips, group[0][0], where), len(so_far)) < so_far
+                if hopeful.any() and np.isinf(so_far).any():
+                    here = _taken(machine, where, chips)
+                    hopeful = hopeful & (np.isfinite(so_far) | np.any([np.broadcast_to(
+                        holds(_with(here, option), where), len(so_far)) for option in group], axis=0))
+                if not hopeful.all():
+                    where = np.flatnonzero(hopeful) if where is EVERY_POINT else where[hopeful]
+            if group and (where is EVERY_POINT or len(where)):
+                asked.append((chips, group, where))
+        for (_, group, where), seconds in zip(asked, _seconds(machine, asked, which.size, time_on), strict=True):
+            at = slice(None) if where is EVERY_POINT else where
+            for option, second in zip(group, seconds, strict=False):
+                better = second < least[at] * (1.0 - EVEN)
+                least[at] = np.where(better, second, least[at])
+                best[:, at] = np.where(better, np.array(option)[:, np.newaxis], best[:, at])
+    best = np.where(np.isinf(least), np.array([found[0] for found in tried], dtype=float)[which.ravel()].T, best)
     if np.all(best == best[:, :1]):
         return _with(machine, (float(best[0, 0]), float(best[1, 0]), int(best[2, 0])))
     tp, pp, mapping = best.reshape(3, *shape)
     return replace(machine, tp=tp, pp=pp, mapping=mapping.astype(np.int64))
 
 
-def _among(where: Any, some: Any) -> Any:
-    """The index of some points of those that an index picks."""
-    if where is None or some is None:
-        return some if where is None else where
-    return where[some]
+def _picked(values: Any, where: Any) -> Any:
+    """An array's values at the points that an index picks; a number is that of every point."""
+    return values if where is EVERY_POINT or not np.ndim(values) else values[where]
 
 
-def _of_one_width(found: Sequence[Option]) -> list[tuple[int, list[Option]]]:
-    """Options by their tp, each group with the place of its first."""
-    groups: list[tuple[int, list[Option]]] = []
-    for index, option in enumerate(found):
-        if groups and groups[-1][1][0][0] == option[0]:
-            groups[-1][1].append(option)
-        else:
-            groups.append((index, [option]))
-    return groups
+def _of_one_width(found: Sequence[Option]) -> list[Sequence[Option]]:
+    """Options of each tp, in their order."""
+    return [list(group) for _, group in groupby(found, key=itemgetter(0))]
 
 
-def _seconds(machine: Machine, group: Sequence[Option], count: int, time_on: TimeOn, where: Any) -> Any:
-    """Times [options, points]: few as one array, many option by option with plain numbers for the machine."""
-    if len(group) > 1 and len(group) * count <= AT_ONCE:
-        tp, pp, mapping = (np.array(column)[:, np.newaxis] for column in zip(*group, strict=True))
-        return time_on(replace(machine, tp=tp, pp=pp, mapping=mapping), where)
-    return [np.broadcast_to(time_on(_with(machine, option), where), count) for option in group]
+def _seconds(machine: Machine, asked: Sequence[_Asked], points: int, time_on: TimeOn) -> list[Any]:
+    """Times [options, points] of each number of chips: few as one array, many option by option with plain numbers for
+    the machine. Of the first, rows beyond a number's own options repeat its last.
+    """
+    counts = [points if where is EVERY_POINT else len(where) for _, _, where in asked]
+    rows = max((len(group) for _, group, _ in asked), default=0)
+    if rows * sum(counts) <= AT_ONCE and rows * len(asked) > 1:
+        chips: Any = asked[0][0]
+        where = asked[0][2]
+        table = np.array([[*group, *[group[-1]] * (rows - len(group))] for _, group, _ in asked], dtype=float).T
+        if len(asked) > 1:
+            where, table = np.concatenate([places for _, _, places in asked]), np.repeat(table, counts, axis=-1)
+            chips = np.repeat([of_group for of_group, _, _ in asked], counts)
+        tp, pp, mapping = table
+        seconds = time_on(replace(_taken(machine, where, chips), tp=tp, pp=pp, mapping=mapping.astype(np.int64)), where)
+        return np.split(np.broadcast_to(seconds, (rows, sum(counts))), np.cumsum(counts)[:-1], axis=1)
+    return [[np.broadcast_to(time_on(_with(_taken(machine, where, chips), option), where), count) for option in group]
+            for (chips, group, where), count in zip(asked, counts, strict=True)]
 
 
 def _with(machine: Machine, option: Option) -> Machine:
     return replace(machine, tp=option[0], pp=option[1], mapping=ATTENTION_SHARDINGS[option[2]])
 
 
-def _taken(machine: Machine, where: Any, chips: float) -> Machine:
-    overflow = machine.overflow if where is None or not np.ndim(machine.overflow) else machine.overflow[where]
-    return replace(machine, chips=chips, overflow=overflow)
+def _taken(machine: Machine, where: Any, chips: Any) -> Machine:
+    return replace(machine, chips=chips, overflow=_picked(machine.overflow, where))
 
 
 def most_in_flight(machine: Machine, hardware: HardwareProfile, n_layers: int, batch: Any, shape: tuple[int, ...],

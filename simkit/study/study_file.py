@@ -34,7 +34,7 @@ from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean, ra
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
 from simkit.foundation.validation import Name, StrictRecord, Text, check, rule
 from simkit.foundation.yaml_source import YamlSource, load_yaml
-from simkit.hardware.catalog import load_hardware
+from simkit.hardware.catalog import CATALOGUE, list_chips, load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
@@ -80,7 +80,7 @@ class FigureSchema(StrictRecord):
     title: Text | None = None
     """Heading; default: the kind's own."""
     hardware: Names | None = None
-    """Profiles in place of the study's."""
+    """Profiles in place of the study's; catalogue: all there are."""
     model: Text | None = None
     """Model in place of the study's first."""
     layouts: Names | None = None
@@ -343,14 +343,14 @@ class _Loader:
             stages = _at(self.source, (*key, "reducers"), lambda: parse_stack(figure.reducers or []))
             self.check_layouts([stage.attention for stage in stages], model, *key, "reducers")
         for word in ("kv_dtype", "weight_dtype"):
-            named = getattr(figure, word)
-            if named is not None:
+            if (named := getattr(figure, word)) is not None:
                 _at(self.source, (*key, word), lambda text=named: parse_format(text))
         for word in ("engine", "beside"):
             if named := getattr(figure, word):
                 _check_engine(self.source, (*key, word), named)
         if figure.hardware:
-            hardware = tuple(self.chip(name, *key, "hardware", i) for i, name in enumerate(figure.hardware))
+            hardware = tuple(self.chip(name, *key, "hardware", i) for i, word in enumerate(figure.hardware)
+                             for name in (list_chips(self.profiles) if word == CATALOGUE else [word]))
         named = [split_count(one) for one in figure.ffn or ()]
         if figure.between:
             _at(self.source, (*key, "between"), lambda: parse_between(figure.between or ""))

@@ -108,11 +108,33 @@ def test_unknown_fields_are_reported_with_their_line_and_change_nothing(tmp_path
     assert result.model == plain.model
 
 
-def test_an_unknown_field_that_a_step_may_feel_is_refused(tmp_path: Path) -> None:
-    said = fault(tmp_path, {"kv_sharing_factor": 4} | config())
-    assert ":2:2: kv_sharing_factor: not known to simkit, and by its name it may change what a step reads" in said
+FELT = {
+    "kv_sharing_factor": 4, "num_vision_experts": 8, "image_attention_window": 512, "kv_scale_heads": 4, "router_window": 128,
+    "video_kv_cache": True, "audio_layers": [1, 2], "speech_head_dim": 64, "projector_attention": True, "patch_attention_window": 4,
+    "spatial_attention": "sparse", "multimodal_moe_top_k": 2, "media_kv_heads": 2, "rope_head_dim": 64, "rotary_kv_latents": 4,
+    "init_layers": 2, "attn_temperature_window": 64, "summary_tokens_per_block": 8, "kv_heads_multiplier": 2, "ffn_dim_multiplier": 1.3,
+    "kv_cache_scale": "fp8", "attention_sink_token_ids": [0, 1], "global_attention_token_index": [1], "kv_latent_bias": 3,
+    "expert_dropout": 3, "attention_window_eps": 4096, "num_loops": 2, "use_mqa": True, "gqa_groups": 4, "multi_query": True, "use_cla": True,
+    "recurrent_depth": 4, "swa_only": True, "dsa_enabled": True, "delta_rule": True, "hyper": {"num_kv_heads": 2},
+    "settings": {"inner": {"attention_window": 64}}, "num_residual_streams": 4, "hc_mult": 4, "evict_to": 1024, "kv_bits": 4, "use_fp8": True,
+    "early_exit": 8, "image_token_window": 64, "vision_layers_in_decoder": [3], "head_gate": True, "nsa": True, "visual_cache_tokens": 256}
+AROUND = {
+    "image_grid_pinpoints": [[336, 672]], "mm_vision_select_layer": -2, "vision_tower": "a tower", "spatial_merge_size": 2,
+    "img_context_token_id": 7, "audio_processor": {"config": {"num_blocks": 24, "attention_dim": 1024}}, "qkv_bias": True,
+    "moe_layer_dropout": 0.1, "kv_norm_eps": 1e-6, "attention_multiplier": 0.0078, "use_flash_attn": True, "tags": {"owner": "x"}}
+
+
+def test_an_unknown_field_that_a_step_may_feel_is_refused_and_what_stands_around_the_text_is_not(tmp_path: Path) -> None:
+    """Names of pictures, norms or first values hide nothing: what has no effect is listed, or ends as such values do."""
+    plain = config("llama-2-7b")
+    for name, value in FELT.items():
+        said = fault(tmp_path, {name: value} | plain)
+        assert f":2:2: {name}: not known to simkit, and by its name it may change what a step reads" in said
+    result = imported(tmp_path, AROUND | plain)
+    assert [field.key for field in result.unknown] == ["tags"]
+    assert {field.key for field in result.without_effect} >= AROUND.keys() - {"tags"}
     for nothing in (None, False, 0, [], {}):
-        assert imported(tmp_path, {"kv_sharing_factor": nothing} | config()).unknown
+        assert imported(tmp_path, {"kv_sharing_factor": nothing} | plain).unknown
 
 
 def test_a_missing_kv_head_count_means_multi_head_attention_for_llama_and_is_reported(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
-from simkit.study.atlas import CONTEXTS, kinds, of_kind, pays_from, plain, stops_at
+from simkit.study.atlas import CONTEXTS, atlas, kinds, pays_from, plain, stops_at
+from simkit.study.study_file import load_study
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "figures" / "attention_atlas.csv"
 POINT = {"batch": 32.0, "kv_len": 32768.0, "kv_dtype": "bf16", "weight_dtype": "fp8"}
 
 
 def row(name, chip="groq-lpu", **changes):
-    return of_kind(next(kind for kind in kinds() if kind["kind"] == name) | changes, load_hardware(chip), **POINT)
+    asked = next(kind for kind in kinds() if kind["kind"] == name) | changes
+    return atlas([load_hardware(chip)], asked=[asked], **POINT)[0]
 
 
 def test_a_kind_pays_from_where_it_goes_on_paying_and_stops_where_it_first_does_not():
@@ -49,6 +51,27 @@ def test_a_state_reads_no_more_of_a_longer_context_but_in_its_layers_with_heads(
     found = row("Mamba-2")
     grows = found["reads"] - found["reads"][0]
     assert grows[1:] / (CONTEXTS[1:] - CONTEXTS[0]) == pytest.approx(found["stored_bytes_per_token"], rel=1e-9)
+
+
+def test_a_chip_without_room_says_what_it_would_need_and_times_attention_alone():
+    """The HBM-PIM board of 96 GB; Mistral-class MQA reads an eighth of GQA-8, where the arithmetic is the memory's own."""
+    pim, card = row("MQA", "hbm-pim"), row("MQA", "apple-m3-max")
+    for found in (pim, card):
+        assert np.isnan(found["advantage"])
+        assert "Llama 3.1 405B needs" in found["without_step"]
+        assert "a system has 1" in found["without_step"]
+        assert np.isnan(found["chips"])
+    assert pim["attention_advantage"] < 1.1 < card["attention_advantage"] <= 8.0
+
+
+def test_every_chip_of_the_catalogue_is_in_the_atlas_by_itself(tmp_path):
+    mine = (Path(__file__).parents[2] / "hardware_profiles" / "groq-lpu.yaml").read_text(encoding="utf-8")
+    (tmp_path / "my-chip.yaml").write_text(mine.replace("name: groq-lpu", "name: my-chip"), encoding="utf-8")
+    figure = load_study("attention_atlas", profiles=tmp_path).figures[0]
+    names = [chip.name for chip in figure.hardware]
+    shipped = {file.stem for file in (Path(__file__).parents[2] / "hardware_profiles").glob("*.yaml")}
+    assert len(names) == len(set(names))
+    assert set(names) == shipped | {"my-chip"}
 
 
 @pytest.mark.parametrize(("kind", "chip"), [("NSA", "groq-lpu"), ("DSA", "h100-sxm")])

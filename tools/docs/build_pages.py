@@ -36,6 +36,7 @@ from simkit.evidence.accelerators.compare import records as by_series
 from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.evidence.accelerators.intervals import coverage
 from simkit.study.record import FIELDS
+from tools.docs.atlas_tables import chips_table, kinds_table
 from tools.docs.build_architecture import modules_table, rooms_table
 from tools.docs.import_graph import REPOSITORY
 from tools.docs.reference_tables import TABLES, markdown_table
@@ -198,7 +199,7 @@ def forecasts() -> str:
 GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     **TABLES, "silicon-evidence": silicon_evidence, "rooms": rooms_table, "modules": modules_table,
     "accelerator-evidence": accelerator_evidence, "accelerator-coverage": accelerator_coverage,
-    "forecasts": forecasts}
+    "forecasts": forecasts, "atlas-kinds": kinds_table, "atlas-chips": chips_table}
 
 
 def main() -> None:

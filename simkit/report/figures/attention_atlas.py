@@ -16,6 +16,7 @@ from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.style import tokens
 from simkit.study.atlas import BATCHES, CONTEXTS, PAYS, atlas
 
+_COLUMNS: Final = 24
 _CELL_POINTS: Final = 5.2
 _ROW_INCHES: Final = 0.128
 # Light to lighter blue: dark text stands on both, and one hue tells more from less to every eye.
@@ -26,31 +27,37 @@ _NEVER: Final = "#c9ced4"
 def draw(context: FigureContext) -> DrawnFigure:
     """Above a line a kind; below a row a kind and a column a chip, for contexts and for batches."""
     request = context.request
-    found = atlas(list(request.hardware), batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
+    every = atlas(request.hardware, batch=float(request.focus_batch), kv_len=float(request.focus_kv_len),
                   kv_dtype=request.kv_dtype, weight_dtype=request.weight_dtype)
-    ask.require_some(found, request, "no chip can say")
-    lines: dict[str, Any] = {row["kind"]: row["reads"] for row in reversed(found)}
-    lines = dict(reversed(lines.items()))
+    # Of more chips than there are columns those are drawn that the study gives a short name, in its order.
+    drawn = [chip.name for chip in request.hardware]
+    if len(drawn) > _COLUMNS:
+        drawn = [chip for chip in context.styles if context.label(chip) != chip and chip in drawn][:_COLUMNS]
+    found = [row for row in every if row["hardware"] in drawn]
+    with_step = [row for row in every if not np.isnan(row["advantage"])]
+    ask.require_some(with_step, request, every[0]["without_step"])
+    lines: dict[str, Any] = {row["kind"]: row["reads"] for row in found}
     longest = {kind: float(read[-1]) for kind, read in lines.items()}
     least, most = (end(longest, key=lambda kind: longest[kind]) for end in (min, max))
     batch, context_tokens = style.count(request.focus_batch), tokens(request.focus_kv_len)
-    paying = {kind: sum(row["advantage"] >= PAYS for row in found if row["kind"] == kind) for kind in lines}
+    paying = {kind: [row["advantage"] >= PAYS for row in with_step if row["kind"] == kind] for kind in lines}
     return DrawnFigure(
         title=request.title or "What each kind of attention reads, and where it pays over GQA-8",
-        figure=_figure(context, lines, found), rows=[
-            {key: "never" if isinstance(value, float) and np.isinf(value) else value for key, value in row.items()
-             if key != "reads"} for row in found],
-        finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more, "
-                f"of {len({row['hardware'] for row in found})} chips: "
-                + ", ".join(f"{kind} on {number}" for kind, number in paying.items() if number)
+        figure=_figure(context, lines, found, drawn), rows=[
+            {key: value if value != np.inf else "unbounded" if key == "advantage" else "never"
+             for key, value in row.items() if key != "reads"} for row in every],
+        finding=f"At batch {batch} and {context_tokens} tokens these save a tenth of a token's chip-seconds or more: "
+                + ", ".join(f"{kind} on {sum(pays)} of {len(pays)} chips" for kind, pays in paying.items() if any(pays))
                 + f". Of {tokens(CONTEXTS[-1])} tokens a step reads {longest[most] / longest[least]:,.0f} times as "
                 f"much with {most} as with {least}.",
         how_to_read="Above: cache, index keys and states of one sequence that one step reads, all layers. Below: the "
                     f"first of doubling contexts (at batch {batch}) and of doubling batches (at {context_tokens} "
                     "tokens) from which on a kind pays: with plain GQA-8 heads of 128 elements in all layers a token "
                     "would take 1.1 times the chip-seconds or more, each on the chips that hold it at the least cost. "
-                    "–: never; blank: fits on no number of chips. The data has drafts and machine balances, what MQA "
-                    "would buy beside the kind, and published quality. Models: "
+                    "–: never; blank: fits on no number of chips. The data has "
+                    + (f"all {len(request.hardware)} chips, " if len(drawn) < len(request.hardware) else "")
+                    + "attention alone where a model has no room, drafts and machine balances, what MQA would buy "
+                    "beside the kind, and published quality. Models: "
                     + ", ".join(dict.fromkeys(f"{row['kind']} {row['model']}" for row in found)) + ".",
         inputs=f"Cache {request.kv_dtype}, weights {request.weight_dtype}; contexts may exceed a model's own.",
         alt="Lines of bytes read against context: " + ", ".join(
@@ -58,7 +65,7 @@ def draw(context: FigureContext) -> DrawnFigure:
             + ". Tables of the context and of the batch from which on a kind pays, a row a kind, a column a chip.")
 
 
-def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]]) -> Any:
+def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str, Any]], chips: list[str]) -> Any:
     table_inches = _ROW_INCHES * len(lines) + 0.75
     figure = style.new_figure(2.3 + 2 * table_inches)
     # Parts of their own: tables do without the margin of the lines' labels.
@@ -70,15 +77,15 @@ def _figure(context: FigureContext, lines: dict[str, Any], found: list[dict[str,
         upper.plot(CONTEXTS, read, color=style.INK, linewidth=0.9)
     upper.set(xlabel="context [tokens]", ylabel="read of a sequence in a step")
     margin_labels(upper, [Label(x=1, y=float(read[-1]), text=kind, colour=style.INK) for kind, read in lines.items()])
-    _table(contexts, context, found, "pays_from_kv_len", CONTEXTS, "k", "first context that pays [k tokens]")
-    _table(batches, context, found, "pays_from_batch", BATCHES, "", "first batch that pays")
+    _table(contexts, context, found, chips, "pays_from_kv_len", CONTEXTS, "k", "first context that pays [k tokens]")
+    _table(batches, context, found, chips, "pays_from_batch", BATCHES, "", "first batch that pays")
     return figure
 
 
-def _table(axes: Axes, context: FigureContext, found: list[dict[str, Any]], column: str, values: Any, unit: str,
-           title: str) -> None:
+def _table(axes: Axes, context: FigureContext, found: list[dict[str, Any]], chips: list[str], column: str, values: Any,
+           unit: str, title: str) -> None:
     """A cell for each kind and chip: the darker, the sooner a kind pays."""
-    names, chips = (list(dict.fromkeys(row[key] for row in found)) for key in ("kind", "hardware"))
+    names = list(dict.fromkeys(row["kind"] for row in found))
     cells = np.full((len(names), len(chips)), np.nan)
     for row in found:
         cells[names.index(row["kind"]), chips.index(row["hardware"])] = row[column]
