@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from simkit.foundation.units import COUNT
 from simkit.hardware.declaration import Prior, StatedField, stated_fields
 from simkit.hardware.profile import HardwareProfile, Provenance
 
+Answer = TypeVar("Answer")
 Value = float | str | None
+PROFILES_REMEMBERED: Final = 256
 _UNSTATED = Provenance()
 
 
@@ -122,6 +125,23 @@ def arrays_of(record: Any) -> list[Any]:
     found: list[Any] = []
     with_arrays(record, found.append)
     return found
+
+
+def once_a_profile(answer: Callable[[HardwareProfile], Answer]) -> Callable[[HardwareProfile], Answer]:
+    """A function that remembers its answers about the profiles it has been given: none of them ever changes."""
+    known: dict[int, tuple[HardwareProfile, Answer]] = {}
+
+    @wraps(answer)
+    def remembered(hardware: HardwareProfile) -> Answer:
+        found = known.get(id(hardware))
+        if found is None:
+            if len(known) >= PROFILES_REMEMBERED:
+                known.clear()
+            # The entry keeps the profile alive, and with it the number that names it.
+            found = known[id(hardware)] = hardware, answer(hardware)
+        return found[1]
+
+    return remembered
 
 
 def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> HardwareProfile:

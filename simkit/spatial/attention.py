@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from math import log2
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +34,7 @@ from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
 from simkit.step.operators import AttentionTask
+from simkit.timing.single_points import arrays_of_profile
 from simkit.timing.step_timing import LINK
 
 QUERIES, SCORES, SOFTMAX, OUTPUTS = "queries to tiles", "scores summed", "maximum and sum", "outputs summed"
@@ -69,7 +72,9 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     fabric = fabric if rate is None else replace(fabric, tile=replace(fabric.tile, shared_bytes_per_cycle=rate))
 
     def flat(value: Any) -> Any:
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
+        filled = np.empty(shape)
+        filled[...] = value
+        return filled.reshape(count)
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
     batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
@@ -85,14 +90,17 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
                        float(np.max(batch.tokens, initial=1.0)), float(copies.max()))
     at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along) * -(-len(batch.tokens) // FIRST_TRIED)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
-    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
-              "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
+    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": fabric, "hz": hz,
+              "tile_rows": hardware.compute.matrix_tile_rows}
+    if arrays_of_profile(hardware):
+        points |= {name: _flat(points[name], shape) for name in ("fabric", "hz", "tile_rows")}
     parts = [points] if count <= at_once else [
         at_points(points, slice(first, first + at_once)) for first in range(0, count, at_once)]
     found = [_fastest(task, regions, ways, part) for part in parts]
 
     def joined(parts: list[Any]) -> Any:
-        return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
+        whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        return whole.reshape(len(regions.along), *shape)
 
     return MappedAttention(
         cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
@@ -120,17 +128,22 @@ def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float,
         by_token, by_dim = (np.full(len(by_copy), float(ways)) for ways in fabric.head_ways)
         return by_token, by_dim, np.array(by_copy)
     most = float(fabric.head_tiles or fabric.n_tiles)
-    grid = np.array(np.meshgrid(
-        _powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles))),
-        _powers(min(float(task.key_dim), most)), _powers(min(rows, copies)), indexing="ij")).reshape(3, -1)
+    return _grid(_powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles))),
+                 _powers(min(float(task.key_dim), most)), _powers(min(rows, copies)), most)
+
+
+@lru_cache(maxsize=256)
+def _grid(by_token: tuple[float, ...], by_dim: tuple[float, ...], by_copy: tuple[float, ...],
+          most: float) -> tuple[Any, Any, Any]:
+    grid = np.array(np.meshgrid(by_token, by_dim, by_copy, indexing="ij")).reshape(3, -1)
     grid = grid[:, grid[0] * grid[1] <= most]
     return grid[0], grid[1], grid[2]
 
 
-def _powers(most: float, extra: tuple[float, ...] = ()) -> list[float]:
+def _powers(most: float, extra: tuple[float, ...] = ()) -> tuple[float, ...]:
     """Powers of two up to a bound, and what else does not exceed it."""
-    powers = [2.0**one for one in range(int(np.log2(max(most, 1.0))) + 1)]
-    return sorted({*powers, *(one for one in extra if one <= most)})
+    powers = [2.0**one for one in range(int(log2(max(most, 1.0))) + 1)]
+    return tuple(sorted({*powers, *(one for one in extra if one <= most)}))
 
 
 def _flat(record: Any, shape: tuple[int, ...]) -> Any:
@@ -168,7 +181,7 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
     causes, messages, total = _costs(task, tiles, chosen, points, hold)
 
     def one(values: Any) -> Any:
-        return np.broadcast_to(values, total.shape)[:, 0, :]
+        return (values if values.shape == total.shape else np.broadcast_to(values, total.shape))[:, 0, :]
 
     return MappedAttention(cause_s={name: one(time_s) for name, time_s in causes.items()},
                            message_s={name: one(time_s) for name, time_s in messages.items()},
@@ -188,7 +201,7 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[
     t_n, t_d, r = ways
     n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
     at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & ((r <= np.stack(points["copies"])[:, None, :]) & (r <= rows))
+    fits = (at_once >= 1) & ((r <= np.array(points["copies"])[:, None, :]) & (r <= rows))
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
     items = Items(n=points["batch"].sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,

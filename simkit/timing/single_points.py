@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from simkit.hardware.parameters import once_a_profile
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
@@ -36,7 +37,7 @@ def scalar_placement(placement: Placement, index: int, shape: tuple[int, ...]) -
 def profiles_of_points(hardware: HardwareProfile, shape: tuple[int, ...]) -> list[HardwareProfile]:
     """The profile of each point; more than one where a parameter is an array (a study varies it)."""
     points = int(np.prod(shape))
-    if not list(_arrays(hardware)):
+    if not arrays_of_profile(hardware):
         return [hardware] * points
     return [_point(hardware, index, shape) for index in range(points)]
 
@@ -46,7 +47,13 @@ def shape_of(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     workload = step.workload
     return np.broadcast_shapes(*(np.shape(value) for value in (
         workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.machine.tp, workload.machine.pp,
-        workload.machine.in_flight, *placement.kv.values(), *_arrays(hardware))))
+        workload.machine.in_flight, *placement.kv.values(), *arrays_of_profile(hardware))))
+
+
+@once_a_profile
+def arrays_of_profile(hardware: HardwareProfile) -> list[Any]:
+    """Its array-valued parameters."""
+    return _arrays(hardware)
 
 
 def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
