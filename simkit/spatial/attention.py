@@ -29,7 +29,7 @@ from simkit.hardware.fabric import Fabric
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
 from simkit.spatial.dealing import Items, batch_of
-from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes, sum_cycles, sum_hop_bytes
+from simkit.spatial.messages import multicast_hop_bytes, multicast_terms, sum_hop_bytes, sum_terms
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
@@ -191,8 +191,8 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
 def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[str, Any],
            hold: Callable[[Items], tuple[Any, Any]], *,
            by_roof: bool = True) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Seconds of candidates by cause (``by_roof`` False: of all roofs under one name), of their messages by phase, and
-    in all, infinite where one does not fit.
+    """Seconds of candidates by cause, of their messages by phase, and in all, infinite where one does not fit;
+    ``by_roof`` False: of all roofs under one name, and no phases.
 
     ``hold`` says what groups of tiles hold, and each phase ends with its slowest group. Arrays are [regions,
     candidates, points].
@@ -200,7 +200,8 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[
     fabric, hz, padded, columns = points["fabric"], points["hz"], points["tile_rows"], points["columns"]
     t_n, t_d, r = ways
     n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
-    at_once = np.floor(tiles / (t_n * t_d))
+    on_tiles = t_n * t_d
+    at_once = np.floor(tiles / on_tiles)
     fits = (at_once >= 1) & ((r <= np.array(points["copies"])[:, None, :]) & (r <= rows))
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
@@ -209,30 +210,34 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[
     tile_tokens, tile_steps = hold(items)
     dims = (items.key + items.value) / (task.key_dim + task.value_dim)
     a_token = fabric.n_tiles / (n_items * tokens)
-    read = tile_tokens * (dims * a_token)
     pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
     # A tile's own unit works on whole tiles of rows, used or not.
     exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
-    # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
-    fuller = 1.0
-    if len(points["batch"].tokens) > 1:
-        fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
-    groups = local_s(
-        points["even"], fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
-        special=tile_tokens * (exponential_rows * (a_token / rows)),
-        reached=np.minimum(at_once, items.n) * (t_n * t_d) / fuller, by_roof=by_roof)
-    shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
-    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
+    reached: Any = 1.0
+    if fabric.tile.shared_bytes_per_cycle is not None:
+        reached = np.minimum(at_once, items.n) * on_tiles
+        # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
+        if len(points["batch"].tokens) > 1:
+            reached = reached / np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
+    causes = local_s(
+        points["even"], fabric, hz, near=tile_tokens * (dims * a_token), compute=tile_tokens * (dims * a_token * pay),
+        steps=own_rows * tile_steps, special=tile_tokens * (exponential_rows * (a_token / rows)), reached=reached,
+        by_roof=by_roof)
     if len(tile_tokens) > 1:
+        shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
+        causes = {name: np.broadcast_to(one, shape) for name, one in causes.items()}
         slowest = np.argmax(sum(causes.values()), axis=0)[None]
         causes = {name: np.take_along_axis(one, slowest, axis=0) for name, one in causes.items()}
-    causes = {name: one[0] for name, one in causes.items()}
-    each = items.rounds * own_rows
-    messages = {
-        QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),
-        SCORES: sum_cycles(own_rows * np.max(tile_tokens, axis=0), t_d, MESSAGE_BYTES, fabric),
-        SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
-        OUTPUTS: sum_cycles(each * items.value, t_n, MESSAGE_BYTES, fabric)}
-    cycles = sum(messages.values())
+        tile_tokens = np.max(tile_tokens, axis=0)[None]
+    causes = {name: one[0] if np.ndim(one) > fits.ndim else one for name, one in causes.items()}
+    # Of each phase: cycles before any element, cycles an element, elements of a round's row, or of all rounds.
+    (to_all, a_query), (over_d, a_score), (over_n, a_sum) = (
+        multicast_terms(t_n, MESSAGE_BYTES, fabric), sum_terms(t_d, MESSAGE_BYTES, fabric),
+        sum_terms(t_n, MESSAGE_BYTES, fabric))
+    each, scores = items.rounds * own_rows, tile_tokens[0] * (own_rows * a_score)
+    messages = {} if not by_roof else {
+        QUERIES: (to_all + each * (items.key * a_query)) / hz, SCORES: (over_d + scores) / hz,
+        SOFTMAX: 2 * (over_n + each * a_sum) / hz, OUTPUTS: (over_n + each * (items.value * a_sum)) / hz}
+    cycles = scores + each * (items.key * a_query + (2 + items.value) * a_sum) + (to_all + over_d + 3 * over_n)
     causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
-    return causes, {name: one / hz for name, one in messages.items()}, np.where(fits, sum(causes.values()), np.inf)
+    return causes, messages, np.where(fits, sum(causes.values()), np.inf)

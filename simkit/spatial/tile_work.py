@@ -135,4 +135,4 @@ def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any,
         roofs, apart = roofs | apart, {}
     highest = highest_s(roofs.values())
     found = by_binding_roof(roofs, highest) if by_roof else {"": highest}
-    return found | apart | {LATENCY: steps * tile.step_cycles / hz}
+    return found | apart | {LATENCY: steps * (tile.step_cycles / hz)}
