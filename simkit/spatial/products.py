@@ -49,9 +49,10 @@ def stacked(operators: Sequence[Operator], shape: tuple[int, ...]) -> Operator:
 
 def rows_of(values: Sequence[Any], shape: tuple[int, ...]) -> Any:
     """Values of operators, numbers or arrays over the points, as an array [operators, points]."""
-    rows = np.empty((len(values), *shape))
+    rows = np.zeros((len(values), *shape))
     for row, value in enumerate(values):
-        rows[row] = value
+        if isinstance(value, np.ndarray) or value != 0.0:  # most amounts of most operators are none
+            rows[row] = value
     return rows
 
 
