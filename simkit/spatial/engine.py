@@ -160,6 +160,7 @@ def _timed_parts(step: DecodeStep, placement: Placement, hardware: HardwareProfi
         operators = [step.operators[number] for number in numbers]
         stack = stacked(operators, shape)
         works, launch_s = even_work(stack, placement, hardware, fabric), _launch_s(stack, hardware, fabric)
+        counts: Any = stack.count
         plain = [row for row, one in enumerate(operators) if one.attention is None]
         groups = [plain[first:first + at_once] for first in range(0, len(plain), at_once)]
         for rows in groups + [[row] for row in range(len(operators)) if row not in plain]:
@@ -171,7 +172,7 @@ def _timed_parts(step: DecodeStep, placement: Placement, hardware: HardwareProfi
                 attentions.append(mapped_attention(first.attention, work, fabric, hardware, regions, hz, shape,
                                                    most_copies, workload.microbatches))
                 cause_s = attentions[-1].cause_s
-            parts.append(_Part.of([numbers[row] for row in rows], stack.count[rows], work, cause_s, launch_s[rows],
+            parts.append(_Part.of([numbers[row] for row in rows], counts[rows], work, cause_s, launch_s[rows],
                                   regions, shape))
     return parts, attentions
 

@@ -36,6 +36,8 @@ def sum_terms(tiles: Any, element_bytes: float, fabric: Fabric) -> tuple[Any, An
     - stream: values pass all tiles of a row and are added in flight: :math:`s + h k + m b / w`
     """
     k, link, start = np.asarray(tiles, dtype=float), fabric.link, fabric.phase_cycles
+    before: Any
+    passes: Any
     if fabric.topology == "exchange":
         before, passes = 2 * (start + link.hop_cycles) + link.add_cycles, 2 * (k - 1) / k
     elif fabric.topology == "noc":
