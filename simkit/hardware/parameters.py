@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ Answer = TypeVar("Answer")
 Value = float | str | None
 PROFILES_REMEMBERED: Final = 256
 _UNSTATED = Provenance()
+_PLAIN: Final = (float, int, str, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +122,24 @@ def with_arrays(record: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def arrays_of(record: Any) -> list[Any]:
-    """All arrays in a record of a profile."""
-    found: list[Any] = []
-    with_arrays(record, found.append)
+    """All arrays in a record of a profile or a step."""
+    found, waiting = [], [record]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, np.ndarray):
+            found.append(one)
+        elif isinstance(one, tuple):
+            waiting.extend(one)
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif not isinstance(one, _PLAIN):
+            waiting.extend(getattr(one, name) for name in _field_names(one.__class__))
     return found
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
 
 
 def once_a_profile(answer: Callable[[HardwareProfile], Answer]) -> Callable[[HardwareProfile], Answer]:

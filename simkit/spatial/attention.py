@@ -18,7 +18,7 @@ more heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log2
 from typing import Any, Final
@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.fabric import Fabric
-from simkit.hardware.parameters import at_points
+from simkit.hardware.parameters import at_points, with_arrays
 from simkit.hardware.profile import HardwareProfile
 from simkit.spatial.dealing import Items, batch_of
 from simkit.spatial.messages import multicast_hop_bytes, multicast_terms, sum_hop_bytes, sum_terms
@@ -93,7 +93,8 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": fabric, "hz": hz,
               "tile_rows": hardware.compute.matrix_tile_rows}
     if arrays_of_profile(hardware):
-        points |= {name: _flat(points[name], shape) for name in ("fabric", "hz", "tile_rows")}
+        points |= with_arrays({name: points[name] for name in ("fabric", "hz", "tile_rows")},
+                              lambda values: np.broadcast_to(values, shape).reshape(-1))
     parts = [points] if count <= at_once else [
         at_points(points, slice(first, first + at_once)) for first in range(0, count, at_once)]
     found = [_fastest(task, regions, ways, part) for part in parts]
@@ -144,15 +145,6 @@ def _powers(most: float, extra: tuple[float, ...] = ()) -> tuple[float, ...]:
     """Powers of two up to a bound, and what else does not exceed it."""
     powers = [2.0**one for one in range(int(log2(max(most, 1.0))) + 1)]
     return tuple(sorted({*powers, *(one for one in extra if one <= most)}))
-
-
-def _flat(record: Any, shape: tuple[int, ...]) -> Any:
-    """A number or a record of numbers, whose arrays are laid out point by point."""
-    if isinstance(record, np.ndarray):
-        return np.broadcast_to(record, shape).reshape(-1)
-    if is_dataclass(record) and not isinstance(record, type):
-        return replace(record, **{one.name: _flat(getattr(record, one.name), shape) for one in fields(record)})
-    return record
 
 
 def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],

@@ -88,7 +88,7 @@ def sum_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabri
 
 
 def multicast_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
-    """Bytes times links that :func:`multicast_cycles` takes them over: all ``k`` of a line, without multicast each from
+    """Bytes times links that :func:`multicast_terms` takes them over: all ``k`` of a line, without multicast each from
     its start; 0 for one tile.
     """
     k = np.asarray(tiles, dtype=float)
@@ -105,12 +105,6 @@ def multicast_terms(tiles: Any, element_bytes: float, fabric: Fabric) -> tuple[A
     copies = 1.0 if fabric.link.multicast else k
     return (np.where(k > 1, fabric.link.hop_cycles * hops, 0.0),
             np.where(k > 1, copies * _pass_cycles(element_bytes, fabric), 0.0))
-
-
-def multicast_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
-    """Cycles of :func:`multicast_terms` for so many elements."""
-    before, each = multicast_terms(tiles, element_bytes, fabric)
-    return before + each * elements
 
 
 def shift_cycles(elements: Any, hops: Any, element_bytes: float, fabric: Fabric) -> Any:

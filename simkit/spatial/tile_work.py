@@ -4,8 +4,8 @@ r"""What a tile does by itself: the roofs of the whole chip, as far as work deal
 
 ``u`` is the busiest tile's share of the work times the tiles of the chip: 1 where everything deals out. A systolic
 engine holds one operand and loads the next beside the work: every element once, whatever rows of the other stream past,
-so few rows wait for the next load (:func:`fill_s`). An engine that keeps partial sums in its memory moves them with
-each product, and reads a matrix again for each row that multiplies it.
+so few rows wait for the next load: :math:`\frac{F}{2 r} b / w_{fill}`. An engine that keeps partial sums in its memory
+moves them with each product, and reads a matrix again for each row that multiplies it.
 """
 
 from __future__ import annotations
@@ -69,15 +69,6 @@ def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
     return hardware.compute.known_clock_hz
 
 
-def fill_s(operator: Operator, fabric: Fabric, hz: Any) -> Any:
-    r"""Seconds of loading what systolic engines hold, weights or cache: :math:`\frac{F}{2 r} b / w_{fill}`."""
-    tile, task = fabric.tile, operator.product
-    if tile.fill_bytes_per_cycle is None or task is None:
-        return 0.0
-    elements = operator.matrix_flops / (2.0 * operator.query_rows)
-    return elements * task.input_bytes / (fabric.n_tiles * tile.engines * tile.fill_bytes_per_cycle * hz)
-
-
 def even_work(operator: Operator, placement: Placement, hardware: HardwareProfile, fabric: Fabric) -> EvenWork:
     """The roofs of operators, with what the fabric adds to each; of several as :func:`simkit.spatial.products.stacked`.
 
@@ -105,8 +96,13 @@ def even_work(operator: Operator, placement: Placement, hardware: HardwareProfil
     special_s = special_function_time_s(operator, hardware)
     if tile.exponential_cycles is not None:
         special_s = operator.exponentials * tile.exponential_cycles / (fabric.n_tiles * hz)
+    fill_s: Any = 0.0
+    if tile.fill_bytes_per_cycle is not None and operator.product is not None:
+        elements = operator.matrix_flops / (2.0 * operator.query_rows)
+        fill_s = elements * operator.product.input_bytes / (
+            fabric.n_tiles * tile.engines * tile.fill_bytes_per_cycle * hz)
     return EvenWork(level_s=level_s, level_bytes=level_bytes, near=near, special_s=special_s, far_bytes=far_bytes,
-                    fill_s=fill_s(operator, fabric, hz), compute_s=compute_time_s(operator, hardware, placement))
+                    fill_s=fill_s, compute_s=compute_time_s(operator, hardware, placement))
 
 
 def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any, special: Any, steps: Any,

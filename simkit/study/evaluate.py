@@ -24,7 +24,6 @@ from simkit.step.placement import Demand, Placement, demand, place
 from simkit.step.workload import PARTS, DecodeWorkload
 from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
-from simkit.study.groups import group_of
 from simkit.study.machine_search import (
     EVERY_POINT,
     Need,
@@ -355,6 +354,8 @@ def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attentio
     points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, pp=pp,
                     scenario=scenario or parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype),
                     engine=engine_named(engine))
+    from simkit.study.groups import group_of  # not of one decode step
+
     group = group_of(points, chips, (attention,) if chips == FIT_EACH else tuple(rivals))
     return cast("Evaluated", group.timed(attention, on_machine, baseline=baseline))
 

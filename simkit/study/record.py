@@ -20,7 +20,6 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.units import BYTES, COUNT, SECONDS
-from simkit.hardware.parameters import once_a_profile
 from simkit.hardware.profile import HardwareProfile, Price
 from simkit.step.build import StepTotals, step_totals
 from simkit.step.operators import DecodeStep
@@ -121,7 +120,6 @@ def _owned_of(at: Any) -> Any:
     return usd_per_s / at.tokens_per_s * TOKENS_PER_MTOK
 
 
-@once_a_profile
 def _unknown_costs(hardware: HardwareProfile) -> str:
     """Keys without which a cost or an energy of this chip stays unknown, with semicolons; empty: none."""
     fabric = hardware.fabric
@@ -134,9 +132,21 @@ def _unknown_costs(hardware: HardwareProfile) -> str:
     return "; ".join(key for key, value in known.items() if value is None)
 
 
+MOST_REMEMBERED: Final = 256
+_UNKNOWN_COSTS: dict[int, tuple[HardwareProfile, str]] = {}
+
+
 def unknown_costs(*chips: HardwareProfile) -> str:
     """Keys without which a cost or an energy of these chips stays unknown, with semicolons; empty: none."""
-    return "; ".join(dict.fromkeys(filter(None, map(_unknown_costs, chips))))
+    said = []
+    for chip in chips:
+        if id(chip) not in _UNKNOWN_COSTS:
+            if len(_UNKNOWN_COSTS) >= MOST_REMEMBERED:
+                _UNKNOWN_COSTS.clear()
+            # The entry keeps the profile alive, and with it the number that names it.
+            _UNKNOWN_COSTS[id(chip)] = chip, _unknown_costs(chip)
+        said.append(_UNKNOWN_COSTS[id(chip)][1])
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 Columns = Mapping[str, Any]
