@@ -12,8 +12,8 @@ from typing import Any, Final
 from simkit.model.attention import parse_layout
 from simkit.step.machine import Machine
 
-MOST_POINTS: Final = 256  # of a group that is remembered: of more, the arrays would fill memory
-MOST_REMEMBERED: Final = 128
+MOST_POINTS: Final = 512  # of a group that is remembered: of more, the arrays would fill memory
+MOST_REMEMBERED: Final = 64
 _GROUPS: dict[Any, Group] = {}
 
 
