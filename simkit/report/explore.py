@@ -115,14 +115,14 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
     times, own, ranges, shares = [], [], [], []
     shape = len(axes.batch), len(axes.kv_len), len(FACTORS)
     coarse = len(axes.batch), len(axes.kv_len[::_RANGES_EVERY]), len(FACTORS)
-    *dense, factor = axes.points()
-    *some, some_factor = axes.points(_RANGES_EVERY)
-    few, few_factor = dense[1].reshape(shape)[0].ravel(), factor.reshape(shape)[0].ravel()
+    batch, kv_len, factor = axes.points()
+    some_batch, some_kv_len, some_factor = axes.points(_RANGES_EVERY)
+    few, few_factor = kv_len.reshape(shape)[0].ravel(), factor.reshape(shape)[0].ravel()
     # One profile for all layouts: what is known of it is asked for once.
     faster, roomier, fewer = (faster_memory(one, by) for one, by in (
         (chip, factor), (closed, few_factor), (chip, some_factor)))
     for layout in layouts:
-        found = evaluated(layout, faster, *dense, chips)
+        found = evaluated(layout, faster, batch, kv_len, chips)
         columns = found.select(("step_time_s", "attention_time_s"))
         times.append([columns[name].reshape(shape) for name in columns])
         parts = ask.split_times_s(found)
@@ -132,7 +132,7 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
             ("own_batch", "own_batch_tokens_per_s", "own_batch_cost_usd_per_mtok"))
         own.append([column.reshape(shape[1:]) for column in most.values()])
         if chip.has_range:
-            ends = evaluated(layout, fewer, *some, chips, baseline=True).select(
+            ends = evaluated(layout, fewer, some_batch, some_kv_len, chips, baseline=True).select(
                 ("speedup_vs_mha_low", "speedup_vs_mha_high"))
             ranges.append([column.reshape(coarse) for column in ends.values()])
     rates = {level.name: level.bandwidth_bytes_per_s for level in chip.memory if level.bandwidth_bytes_per_s}
