@@ -19,7 +19,7 @@ from simkit.hardware.profile import HardwareProfile, Provenance
 
 Answer = TypeVar("Answer")
 Value = float | str | None
-PROFILES_REMEMBERED: Final = 256
+PROFILES_REMEMBERED: Final = 256  # a bound on memory: studies vary a chip in hundreds of ways
 _UNSTATED = Provenance()
 _PLAIN: Final = (float, int, str, type(None))
 
