@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
 from simkit.commands import options
 from simkit.commands.options import Profiles
+
+FEW_FIGURES: Final = 3  # up to which a report takes less time than further processes take to start
+MOST_WORKERS: Final = 4
 
 
 @click.command()
@@ -29,6 +33,7 @@ def report(*, study: str | None, output: str | None, force: bool, profiles: Prof
     """
     from simkit.report.build import build_report, default_folder
     from simkit.study.study_file import DEFAULT_STUDY, load_study
+    from simkit.sweep.executors import cores
 
     loaded = load_study(study or DEFAULT_STUDY, profiles=profiles.folder, studies=studies,
                         overrides=profiles.overrides)
@@ -37,6 +42,7 @@ def report(*, study: str | None, output: str | None, force: bool, profiles: Prof
         command += [option, value] if value else []
     for setting in profiles.settings:
         command += ["--set", setting]
+    workers = min(cores(), MOST_WORKERS) if len(loaded.figures) > FEW_FIGURES else 1
     page = build_report(loaded, Path(output) if output else default_folder(loaded), force=force,
-                        command=shlex.join(command), progress=partial(click.echo, err=True))
+                        command=shlex.join(command), progress=partial(click.echo, err=True), workers=workers)
     click.echo(str(page))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from functools import cache, wraps
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -16,8 +17,11 @@ from simkit.foundation.units import COUNT
 from simkit.hardware.declaration import Prior, StatedField, stated_fields
 from simkit.hardware.profile import HardwareProfile, Provenance
 
+Answer = TypeVar("Answer")
 Value = float | str | None
+PROFILES_REMEMBERED: Final = 256  # a bound on memory: studies vary a chip in hundreds of ways
 _UNSTATED = Provenance()
+_PLAIN: Final = (float, int, str, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +122,41 @@ def with_arrays(record: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def arrays_of(record: Any) -> list[Any]:
-    """All arrays in a record of a profile."""
-    found: list[Any] = []
-    with_arrays(record, found.append)
+    """All arrays in a record of a profile or a step."""
+    found, waiting = [], [record]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, np.ndarray):
+            found.append(one)
+        elif isinstance(one, tuple):
+            waiting.extend(one)
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif not isinstance(one, _PLAIN):
+            waiting.extend(getattr(one, name) for name in _field_names(one.__class__))
     return found
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
+
+
+def once_a_profile(answer: Callable[[HardwareProfile], Answer]) -> Callable[[HardwareProfile], Answer]:
+    """A function that remembers its answers about the profiles it has been given: none of them ever changes."""
+    known: dict[int, tuple[HardwareProfile, Answer]] = {}
+
+    @wraps(answer)
+    def remembered(hardware: HardwareProfile) -> Answer:
+        found = known.get(id(hardware))
+        if found is None:
+            if len(known) >= PROFILES_REMEMBERED:
+                known.clear()
+            # The entry keeps the profile alive, and with it the number that names it.
+            found = known[id(hardware)] = hardware, answer(hardware)
+        return found[1]
+
+    return remembered
 
 
 def with_assumed(profile: HardwareProfile, values: Mapping[str, Any]) -> HardwareProfile:

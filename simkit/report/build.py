@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from matplotlib.figure import Figure
 
 from simkit import __version__
 from simkit.foundation.errors import Location, UserError
@@ -17,10 +22,12 @@ from simkit.foundation.scratch import held
 from simkit.report.drawing.drawn_figure import FigureContext
 from simkit.report.drawing.export import csv_text, json_text, save_figure
 from simkit.report.drawing.study_points import grid_records
-from simkit.report.drawing.style import chip_styles, house_style
+from simkit.report.drawing.style import ChipStyle, chip_styles, house_style
+from simkit.report.explore import explorer
 from simkit.report.figures.registry import FIGURES
 from simkit.report.page import PageFigure, page_figure, render_page
 from simkit.study.study_file import Study
+from simkit.sweep.executors import processes
 
 MANIFEST: Final = "manifest.json"
 _FOLDERS: Final = ("figures", "data")
@@ -34,19 +41,19 @@ def default_folder(study: Study) -> Path:
 
 
 def build_report(study: Study, out_dir: Path, *, force: bool = False, command: str = "simkit report",
-                 progress: Callable[[str], None] = lambda _: None) -> Path:
+                 progress: Callable[[str], None] = lambda _: None, workers: int = 1) -> Path:
     """Write the report of a study and return the page's path.
 
     A folder that an earlier report wrote is renewed: what that report wrote and nobody changed is replaced; what a
     user added or changed is never deleted, and stops the run unless ``force`` allows replacing it. ``command`` is
-    printed on the page; ``progress`` is told what is being made. Raises :class:`UserError` when the folder cannot be
-    written or holds other people's files.
+    printed on the page; ``progress`` is told what is being made; ``workers``: processes that draw and
+    time. Raises :class:`UserError` when the folder cannot be written or holds other people's files.
     """
     out_dir = Path(out_dir)
     _check_target(out_dir, force=force)
     try:
         with staged_folder(out_dir) as staging:
-            _write(study, staging, command, progress)
+            _write(study, staging, command, progress, workers)
             written = _manifest(staging)
             _note(staging, written)
             if not settled(staging, out_dir):
@@ -57,27 +64,56 @@ def build_report(study: Study, out_dir: Path, *, force: bool = False, command: s
     return out_dir / PAGE
 
 
-def _write(study: Study, folder: Path, command: str, progress: Callable[[str], None]) -> None:
+def _write(study: Study, folder: Path, command: str, progress: Callable[[str], None], workers: int) -> None:
     for name in _FOLDERS:
         (folder / name).mkdir()
+    with ExitStack() as stack:
+        pool = stack.enter_context(processes(workers)).executor if workers > 1 else None
+
+        def later(work: Callable[..., Any], *more: Any) -> Callable[[], Any]:
+            return partial(work, study, *more) if pool is None else pool.submit(_there, work, study, *more).result
+
+        points, explored = later(grid_records), later(_explored, command)  # the longest first
+        drawings = [later(_figure, number, folder) for number in range(len(study.figures))]
+        figures: list[PageFigure] = []
+        for number, request in enumerate(study.figures):
+            progress(f"figure {number + 1} of {len(study.figures)}: {request.name}")
+            figures.append(drawings[number]())
+        progress("the study's points and the page")
+        records, omissions = points()
+        (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
+        (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
+        page = render_page(study, figures, records, omissions, command=command, explored=explored())
+    (folder / PAGE).write_text(page, encoding="utf-8", newline="")
+
+
+_KEPT: dict[str, Study] = {}
+
+
+def _there(work: Callable[..., Any], study: Study, *more: Any) -> Any:
+    """In a worker, which serves one report: by its first copy of the study, for what is known goes by the chip."""
+    return work(_KEPT.setdefault("study", study), *more)
+
+
+def _styles(study: Study) -> dict[str, ChipStyle]:
     styles = chip_styles(study.hardware, study.labels)
     extra = {chip.name: chip for request in study.figures
              for chip in (*request.hardware, *(one for one, _ in request.ffn)) if chip.name not in styles}
-    styles |= chip_styles([*study.hardware, *extra.values()], study.labels)
-    figures: list[PageFigure] = []
+    return styles | chip_styles([*study.hardware, *extra.values()], study.labels)
+
+
+def _figure(study: Study, number: int, folder: Path) -> PageFigure:
+    """One figure in its files and ready for the page, without the drawing: it could not pass between processes."""
+    request = study.figures[number]
     with house_style():
-        for number, request in enumerate(study.figures, 1):
-            progress(f"figure {number} of {len(study.figures)}: {request.name}")
-            drawn = FIGURES[request.kind](FigureContext(request=request, styles=styles))
-            svg = save_figure(drawn.figure, folder / "figures", request.name)
-            (folder / "figures" / f"{request.name}.csv").write_text(csv_text(drawn.rows), encoding="utf-8", newline="")
-            figures.append(page_figure(request.name, request.note, drawn, svg))
-    progress("the study's points and the page")
-    records, omissions = grid_records(study)
-    (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
-    (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
-    page = render_page(study, figures, records, omissions, command=command, styles=styles)
-    (folder / PAGE).write_text(page, encoding="utf-8", newline="")
+        drawn = FIGURES[request.kind](FigureContext(request=request, styles=_styles(study)))
+        svg = save_figure(drawn.figure, folder / "figures", request.name)
+    (folder / "figures" / f"{request.name}.csv").write_text(csv_text(drawn.rows), encoding="utf-8", newline="")
+    return page_figure(request.name, request.note, replace(drawn, figure=Figure(), rows=[]), svg)
+
+
+def _explored(study: Study, command: str) -> str | None:
+    return explorer(study, _styles(study), command)
 
 
 def _manifest(folder: Path) -> dict[str, str]:

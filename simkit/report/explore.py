@@ -102,34 +102,37 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
     closed = replace(chip, memory=tuple(replace(level, capacity_bytes=CLOSED_BYTES) if level.overflow else level
                                         for level in chip.memory))
 
-    def evaluated(layout: str, batch: Any, kv_len: Any, factor: Any, chips: Any, *, baseline: bool = False,
-                  chip: HardwareProfile = chip) -> Evaluated:
-        profile = chip if np.ndim(factor) == 0 else faster_memory(chip, factor)
+    def evaluated(layout: str, profile: HardwareProfile, batch: Any, kv_len: Any, chips: Any, *,
+                  baseline: bool = False) -> Evaluated:
         return evaluate_group(profile, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
                               weight_dtype=study.weight_dtype, batch=batch, kv_len=kv_len, q_len=np.ones(batch.size),
                               chips=chips, engine=study.engine, baseline=baseline)
 
     focus = np.array([study.focus_batch]), np.array([study.focus_kv_len])
-    now = {name: evaluated(name, *focus, 1.0, machine) for name in layouts}
+    now = {name: evaluated(name, chip, *focus, machine) for name in layouts}
     chips = int(ask.scalar(now["mha"], "chips"))
     home = ask.cache_home(now["mha"])
     times, own, ranges, shares = [], [], [], []
     shape = len(axes.batch), len(axes.kv_len), len(FACTORS)
+    coarse = len(axes.batch), len(axes.kv_len[::_RANGES_EVERY]), len(FACTORS)
     batch, kv_len, factor = axes.points()
-    few = kv_len.reshape(shape)[0].ravel(), factor.reshape(shape)[0].ravel()
+    some_batch, some_kv_len, some_factor = axes.points(_RANGES_EVERY)
+    few, few_factor = kv_len.reshape(shape)[0].ravel(), factor.reshape(shape)[0].ravel()
+    # One profile for all layouts: what is known of it is asked for once.
+    faster, roomier, fewer = (faster_memory(one, by) for one, by in (
+        (chip, factor), (closed, few_factor), (chip, some_factor)))
     for layout in layouts:
-        found = evaluated(layout, batch, kv_len, factor, chips)
+        found = evaluated(layout, faster, batch, kv_len, chips)
         columns = found.select(("step_time_s", "attention_time_s"))
         times.append([columns[name].reshape(shape) for name in columns])
         parts = ask.split_times_s(found)
         shares.append([_full(parts[part] / found.timing.step_time_s, found).reshape(shape)
                        for part in ask.PARTS[:-1]])
-        most = evaluated(layout, np.ones(few[0].size), *few, chips, chip=closed).select(
+        most = evaluated(layout, roomier, np.ones(few.size), few, chips).select(
             ("own_batch", "own_batch_tokens_per_s", "own_batch_cost_usd_per_mtok"))
         own.append([column.reshape(shape[1:]) for column in most.values()])
         if chip.has_range:
-            coarse = len(axes.batch), len(axes.kv_len[::_RANGES_EVERY]), len(FACTORS)
-            ends = evaluated(layout, *axes.points(_RANGES_EVERY), chips, baseline=True).select(
+            ends = evaluated(layout, fewer, some_batch, some_kv_len, chips, baseline=True).select(
                 ("speedup_vs_mha_low", "speedup_vs_mha_high"))
             ranges.append([column.reshape(coarse) for column in ends.values()])
     rates = {level.name: level.bandwidth_bytes_per_s for level in chip.memory if level.bandwidth_bytes_per_s}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
@@ -17,8 +17,8 @@ from simkit.report.answer import answer
 from simkit.report.drawing.drawn_figure import DrawnFigure
 from simkit.report.drawing.export import inline_svg
 from simkit.report.drawing.study_points import Omission
-from simkit.report.drawing.style import DARK, ChipStyle
-from simkit.report.explore import FACTORS, STATED_ERROR, explorer
+from simkit.report.drawing.style import DARK
+from simkit.report.explore import FACTORS, STATED_ERROR
 from simkit.report.tables import hardware_table, results_table, source_table
 from simkit.study.study_file import Study
 
@@ -55,8 +55,8 @@ def page_figure(name: str, note: str | None, drawn: DrawnFigure, svg: bytes) -> 
 
 
 def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[dict[str, Any]],
-                omissions: Sequence[Omission], *, command: str, styles: Mapping[str, ChipStyle]) -> str:
-    """The whole HTML document."""
+                omissions: Sequence[Omission], *, command: str, explored: str | None) -> str:
+    """The whole HTML document; ``explored``: the grid that its script reads."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     light = " ".join(f"--c{colour[1:]}: {colour};" for colour in DARK)
     dark = " ".join(f"--c{colour[1:]}: {partner};" for colour, partner in DARK.items())
@@ -72,7 +72,7 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
         results=[results_table(study, records, model.name) for model in study.models],
         hardware=hardware_table(study), sources=[(chip, source_table(chip)) for chip in study.hardware],
         command=command, versions=versions, version=__version__, study_file=Path(study.file).name,
-        css=css, js=_template("page.js"), explorer=explorer(study, styles, command), factors=FACTORS,
+        css=css, js=_template("page.js"), explorer=explored, factors=FACTORS,
         stated_error=f"{STATED_ERROR:.0%}", explorer_js=_template("explore.js"))
 
 

@@ -18,20 +18,23 @@ more heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import log2
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.hardware.fabric import Fabric
-from simkit.hardware.parameters import at_points
+from simkit.hardware.parameters import at_points, with_arrays
 from simkit.hardware.profile import HardwareProfile
 from simkit.spatial.dealing import Items, batch_of
-from simkit.spatial.messages import multicast_cycles, multicast_hop_bytes, sum_cycles, sum_hop_bytes
+from simkit.spatial.messages import multicast_hop_bytes, multicast_terms, sum_hop_bytes, sum_terms
 from simkit.spatial.products import MESSAGE_BYTES
 from simkit.spatial.regions import Regions
 from simkit.spatial.tile_work import EvenWork, local_s
 from simkit.step.operators import AttentionTask
+from simkit.timing.single_points import arrays_of_profile
 from simkit.timing.step_timing import LINK
 
 QUERIES, SCORES, SOFTMAX, OUTPUTS = "queries to tiles", "scores summed", "maximum and sum", "outputs summed"
@@ -69,7 +72,9 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
     fabric = fabric if rate is None else replace(fabric, tile=replace(fabric.tile, shared_bytes_per_cycle=rate))
 
     def flat(value: Any) -> Any:
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=float), shape)).reshape(count)
+        filled = np.empty(shape)
+        filled[...] = value
+        return filled.reshape(count)
 
     columns = {name: flat(getattr(task, name)) for name in ("sequences", "kv_heads", "query_rows", "tokens")}
     batch = batch_of(np.array([flat(one) if np.ndim(one) else [float(one)] for one in task.length_factors]),
@@ -85,14 +90,18 @@ def mapped_attention(task: AttentionTask, work: EvenWork, fabric: Fabric, hardwa
                        float(np.max(batch.tokens, initial=1.0)), float(copies.max()))
     at_once = max(AT_ONCE // (len(ways[0]) * len(regions.along) * -(-len(batch.tokens) // FIRST_TRIED)), 1)
     # Parameters that a study varies are arrays over the points, as all else here.
-    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": _flat(fabric, shape),
-              "hz": _flat(hz, shape), "tile_rows": _flat(hardware.compute.matrix_tile_rows, shape)}
+    points = {"columns": columns, "batch": batch, "even": even, "copies": tuple(copies), "fabric": fabric, "hz": hz,
+              "tile_rows": hardware.compute.matrix_tile_rows}
+    if arrays_of_profile(hardware):
+        points |= with_arrays({name: points[name] for name in ("fabric", "hz", "tile_rows")},
+                              lambda values: np.broadcast_to(values, shape).reshape(-1))
     parts = [points] if count <= at_once else [
         at_points(points, slice(first, first + at_once)) for first in range(0, count, at_once)]
     found = [_fastest(task, regions, ways, part) for part in parts]
 
     def joined(parts: list[Any]) -> Any:
-        return np.concatenate(parts, axis=1).reshape(len(regions.along), *shape)
+        whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        return whole.reshape(len(regions.along), *shape)
 
     return MappedAttention(
         cause_s={name: joined([one.cause_s[name] for one in found]) for name in found[0].cause_s},
@@ -120,26 +129,22 @@ def _candidates(task: AttentionTask, fabric: Fabric, rows: float, tokens: float,
         by_token, by_dim = (np.full(len(by_copy), float(ways)) for ways in fabric.head_ways)
         return by_token, by_dim, np.array(by_copy)
     most = float(fabric.head_tiles or fabric.n_tiles)
-    grid = np.array(np.meshgrid(
-        _powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles))),
-        _powers(min(float(task.key_dim), most)), _powers(min(rows, copies)), indexing="ij")).reshape(3, -1)
+    return _grid(_powers(min(tokens, most), extra=(*map(float, fabric.sides), float(fabric.n_tiles))),
+                 _powers(min(float(task.key_dim), most)), _powers(min(rows, copies)), most)
+
+
+@lru_cache(maxsize=256)
+def _grid(by_token: tuple[float, ...], by_dim: tuple[float, ...], by_copy: tuple[float, ...],
+          most: float) -> tuple[Any, Any, Any]:
+    grid = np.array(np.meshgrid(by_token, by_dim, by_copy, indexing="ij")).reshape(3, -1)
     grid = grid[:, grid[0] * grid[1] <= most]
     return grid[0], grid[1], grid[2]
 
 
-def _powers(most: float, extra: tuple[float, ...] = ()) -> list[float]:
+def _powers(most: float, extra: tuple[float, ...] = ()) -> tuple[float, ...]:
     """Powers of two up to a bound, and what else does not exceed it."""
-    powers = [2.0**one for one in range(int(np.log2(max(most, 1.0))) + 1)]
-    return sorted({*powers, *(one for one in extra if one <= most)})
-
-
-def _flat(record: Any, shape: tuple[int, ...]) -> Any:
-    """A number or a record of numbers, whose arrays are laid out point by point."""
-    if isinstance(record, np.ndarray):
-        return np.broadcast_to(record, shape).reshape(-1)
-    if is_dataclass(record) and not isinstance(record, type):
-        return replace(record, **{one.name: _flat(getattr(record, one.name), shape) for one in fields(record)})
-    return record
+    powers = [2.0**one for one in range(int(log2(max(most, 1.0))) + 1)]
+    return tuple(sorted({*powers, *(one for one in extra if one <= most)}))
 
 
 def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
@@ -168,7 +173,7 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
     causes, messages, total = _costs(task, tiles, chosen, points, hold)
 
     def one(values: Any) -> Any:
-        return np.broadcast_to(values, total.shape)[:, 0, :]
+        return (values if values.shape == total.shape else np.broadcast_to(values, total.shape))[:, 0, :]
 
     return MappedAttention(cause_s={name: one(time_s) for name, time_s in causes.items()},
                            message_s={name: one(time_s) for name, time_s in messages.items()},
@@ -178,8 +183,8 @@ def _fastest(task: AttentionTask, regions: Regions, ways: tuple[Any, Any, Any],
 def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[str, Any],
            hold: Callable[[Items], tuple[Any, Any]], *,
            by_roof: bool = True) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Seconds of candidates by cause (``by_roof`` False: of all roofs under one name), of their messages by phase, and
-    in all, infinite where one does not fit.
+    """Seconds of candidates by cause, of their messages by phase, and in all, infinite where one does not fit;
+    ``by_roof`` False: of all roofs under one name, and no phases.
 
     ``hold`` says what groups of tiles hold, and each phase ends with its slowest group. Arrays are [regions,
     candidates, points].
@@ -187,8 +192,9 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[
     fabric, hz, padded, columns = points["fabric"], points["hz"], points["tile_rows"], points["columns"]
     t_n, t_d, r = ways
     n_items, rows, tokens = columns["sequences"] * columns["kv_heads"], columns["query_rows"], columns["tokens"]
-    at_once = np.floor(tiles / (t_n * t_d))
-    fits = (at_once >= 1) & ((r <= np.stack(points["copies"])[:, None, :]) & (r <= rows))
+    on_tiles = t_n * t_d
+    at_once = np.floor(tiles / on_tiles)
+    fits = (at_once >= 1) & ((r <= np.array(points["copies"])[:, None, :]) & (r <= rows))
     at_once = np.maximum(at_once, 1.0)
     own_rows = rows / r
     items = Items(n=points["batch"].sequences[-1] * columns["kv_heads"] * r, groups=at_once, token_ways=t_n,
@@ -196,30 +202,34 @@ def _costs(task: AttentionTask, tiles: Any, ways: tuple[Any, ...], points: dict[
     tile_tokens, tile_steps = hold(items)
     dims = (items.key + items.value) / (task.key_dim + task.value_dim)
     a_token = fabric.n_tiles / (n_items * tokens)
-    read = tile_tokens * (dims * a_token)
     pay = np.ceil(own_rows / padded) * padded / (np.ceil(rows / padded) * padded)
     # A tile's own unit works on whole tiles of rows, used or not.
     exponential_rows = own_rows if fabric.tile.exponential_cycles is None else np.ceil(own_rows / padded) * padded
-    # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
-    fuller = 1.0
-    if len(points["batch"].tokens) > 1:
-        fuller = np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
-    groups = local_s(
-        points["even"], fabric, hz, near=read, compute=read * pay, steps=own_rows * tile_steps,
-        special=tile_tokens * (exponential_rows * (a_token / rows)),
-        reached=np.minimum(at_once, items.n) * (t_n * t_d) / fuller, by_roof=by_roof)
-    shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
-    causes = {name: np.broadcast_to(one, shape) for name, one in groups.items()}
+    reached: Any = 1.0
+    if fabric.tile.shared_bytes_per_cycle is not None:
+        reached = np.minimum(at_once, items.n) * on_tiles
+        # What unequal lengths add to the fullest group, its tiles take in of memory that all share, too.
+        if len(points["batch"].tokens) > 1:
+            reached = reached / np.maximum(tile_tokens / (items.rounds * items.on_tile(tokens)[0]), 1.0)
+    causes = local_s(
+        points["even"], fabric, hz, near=tile_tokens * (dims * a_token), compute=tile_tokens * (dims * a_token * pay),
+        steps=own_rows * tile_steps, special=tile_tokens * (exponential_rows * (a_token / rows)), reached=reached,
+        by_roof=by_roof)
     if len(tile_tokens) > 1:
+        shape = (len(tile_tokens), *np.broadcast_shapes(tile_tokens.shape[1:], fits.shape))
+        causes = {name: np.broadcast_to(one, shape) for name, one in causes.items()}
         slowest = np.argmax(sum(causes.values()), axis=0)[None]
         causes = {name: np.take_along_axis(one, slowest, axis=0) for name, one in causes.items()}
-    causes = {name: one[0] for name, one in causes.items()}
-    each = items.rounds * own_rows
-    messages = {
-        QUERIES: multicast_cycles(each * items.key, t_n, MESSAGE_BYTES, fabric),
-        SCORES: sum_cycles(own_rows * np.max(tile_tokens, axis=0), t_d, MESSAGE_BYTES, fabric),
-        SOFTMAX: 2 * sum_cycles(each, t_n, MESSAGE_BYTES, fabric),
-        OUTPUTS: sum_cycles(each * items.value, t_n, MESSAGE_BYTES, fabric)}
-    cycles = sum(messages.values())
+        tile_tokens = np.max(tile_tokens, axis=0)[None]
+    causes = {name: one[0] if np.ndim(one) > fits.ndim else one for name, one in causes.items()}
+    # Of each phase: cycles before any element, cycles an element, elements of a round's row, or of all rounds.
+    (to_all, a_query), (over_d, a_score), (over_n, a_sum) = (
+        multicast_terms(t_n, MESSAGE_BYTES, fabric), sum_terms(t_d, MESSAGE_BYTES, fabric),
+        sum_terms(t_n, MESSAGE_BYTES, fabric))
+    each, scores = items.rounds * own_rows, tile_tokens[0] * (own_rows * a_score)
+    messages = {} if not by_roof else {
+        QUERIES: (to_all + each * (items.key * a_query)) / hz, SCORES: (over_d + scores) / hz,
+        SOFTMAX: 2 * (over_n + each * a_sum) / hz, OUTPUTS: (over_n + each * (items.value * a_sum)) / hz}
+    cycles = scores + each * (items.key * a_query + (2 + items.value) * a_sum) + (to_all + over_d + 3 * over_n)
     causes[LINK] = np.where(cycles > 0, cycles, fabric.phase_cycles) / hz
-    return causes, {name: one / hz for name, one in messages.items()}, np.where(fits, sum(causes.values()), np.inf)
+    return causes, messages, np.where(fits, sum(causes.values()), np.inf)

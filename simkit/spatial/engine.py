@@ -21,7 +21,7 @@ With no cycles stated and work that deals out evenly this is the closed form, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -30,11 +30,11 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.fabric import Fabric
-from simkit.hardware.parameters import with_assumed
+from simkit.hardware.parameters import once_a_profile, with_assumed
 from simkit.hardware.profile import HardwareProfile
-from simkit.spatial.attention import AT_ONCE, attention_hop_bytes, mapped_attention
+from simkit.spatial.attention import AT_ONCE, MappedAttention, attention_hop_bytes, mapped_attention
 from simkit.spatial.messages import shift_cycles
-from simkit.spatial.products import MESSAGE_BYTES, causes_s, operator_hop_bytes
+from simkit.spatial.products import MESSAGE_BYTES, by_formats, causes_s, operator_hop_bytes, stacked
 from simkit.spatial.regions import Regions, regions_of
 from simkit.spatial.tile_work import EvenWork, clock_hz, even_work
 from simkit.step.operators import DecodeStep, Operator
@@ -43,63 +43,51 @@ from simkit.timing.beside_memory import where_faster
 from simkit.timing.exchanges import layers_wait_s
 from simkit.timing.roofs import highest_s
 from simkit.timing.single_points import shape_of
-from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, Timed, TimedOperator, assemble
+from simkit.timing.step_timing import LATENCY, StepTiming, TileMapping, TimedOperator, assemble
 
 
 def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) -> StepTiming:
     """Time one decode step. Raises :class:`UserError` for a profile without a fabric."""
-    fabric = fabric_of(hardware)
-    hardware = _by_its_tiles(hardware, fabric)
-    shape = shape_of(step, placement, hardware)
+    fabric, shape = fabric_of(hardware), shape_of(step, placement, hardware)
+    hardware = _by_its_tiles(hardware)
     hz = clock_hz(fabric, hardware)
     in_tiles = hardware.main_memory.kind == "sram"
     regions = regions_of(fabric, parts=in_tiles)
-    works = [even_work(operator, placement, hardware, fabric) for operator in step.operators]
     room = None
     if in_tiles:
         room = Room.of(step, hardware, regions, shape)
         regions, room = room.with_regions(regions)
 
-    attentions = [mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape,
-                                   room.copies if room else 1.0, step.workload.microbatches)
-                  for operator, work in zip(step.operators, works, strict=True) if operator.attention is not None]
-    own_causes = iter([one.cause_s for one in attentions])
-    products = iter(_products_s(step, works, fabric, regions, hz, shape))
-    causes = []
-    for operator in step.operators:
-        own = next(products if operator.attention is None else own_causes)
-        causes.append(own | {LATENCY: own[LATENCY] + _launch_s(operator, hardware, fabric)})
-    totals = [sum(own.values()) for own in causes]
-    passed_on_s, waiting_s = _flow_s(step, totals, regions, fabric, hz, shape)
-    chosen = _chosen(step, totals, passed_on_s + waiting_s, room, shape)
+    parts, attentions = _timed_parts(step, placement, hardware, regions, room.copies if room else 1.0, shape)
+    passed_on_s, waiting_s = _flow_s(step, parts, regions, fabric, hz, shape)
+    chosen = _chosen(parts, passed_on_s + waiting_s, room)
     one_region = int(chosen.flat[0]) if chosen.size and np.all(chosen == chosen.flat[0]) else None
 
     def taken(values: Any) -> Any:
-        """Of each region's values, those of the chosen one."""
+        """Of each region's values, those of the chosen one; [..., regions, *shape]."""
         if np.ndim(values) <= len(shape):
             return values
-        if one_region is not None or len(values) == 1:
-            return values[one_region if len(values) > 1 else 0]
-        wide = np.broadcast_to(values, (len(regions.along), *shape))
-        return np.take_along_axis(wide, chosen[None], axis=0)[0]
+        axis = values.ndim - len(shape) - 1
+        if one_region is not None or values.shape[axis] == 1:
+            return values.take(one_region if values.shape[axis] > 1 else 0, axis=axis)
+        wide = np.broadcast_to(values, (*values.shape[:axis], len(regions.along), *shape))
+        return np.take_along_axis(wide, chosen.reshape((*(1,) * (axis + 1), *shape)), axis=axis).squeeze(axis)
 
-    timed: dict[int, Timed] = {}
-    for operator, work, cause_s, total_s in zip(step.operators, works, causes, totals, strict=True):
-        own = {name: taken(time_s) for name, time_s in cause_s.items()}
-        timed[id(operator)] = where_faster(TimedOperator(
-            total_s=taken(total_s), cause_s=own, level_bytes=work.level_bytes), operator, placement, hardware)
+    timed = {id(step.operators[number]): where_faster(one, step.operators[number], placement, hardware)
+             for part in parts for number, one in part.taken(taken)}
     found = assemble(step, hardware, lambda operator: timed[id(operator)], waiting_s=taken(waiting_s),
                      on_chip_s={"region_hops": taken(passed_on_s)})
-    found = replace(found, detail="tiles", unexplained_s=_unexplained_s(step, works, found, hardware))
     layers = step.workload.model.n_layers / np.asarray(step.workload.machine.pp)
+    mapping = None
     if attentions:  # else a pool of chips without it
         token_ways, dim_ways, head_copies = map(taken, attentions[0].ways)
         mapping = TileMapping(
             along=regions.along[chosen], across=regions.across[chosen], token_ways=token_ways, dim_ways=dim_ways,
             head_copies=head_copies, regions=taken(_wide(regions.used(layers)[0], shape)),
             in_flight=step.workload.microbatches)
-        found = replace(found, tile_mapping=mapping,
-                        message_s=lambda: {name: taken(time_s) for name, time_s in attentions[0].message_s.items()})
+
+    def message_s() -> dict[str, Any]:
+        return {name: taken(time_s) for name, time_s in attentions[0].message_s.items()} if attentions else {}
 
     def hop_bytes() -> dict[str, Any]:
         """Of a step on one chip of each stage, by operator and phase."""
@@ -118,49 +106,104 @@ def evaluate(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
                 sent[name] = sent.get(name, 0.0) + operator.count * np.where(stays, 0.0, one)
         return sent
 
-    return replace(found, hop_bytes=hop_bytes)
+    return replace(found, detail="tiles", unexplained_s=_unexplained_s(step, parts, found, hardware),
+                   tile_mapping=mapping, message_s=message_s, hop_bytes=hop_bytes)
 
 
-def _products_s(step: DecodeStep, works: list[EvenWork], fabric: Fabric, regions: Regions, hz: Any,
-                shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Seconds by cause of each operator without attention, as many at a time as memory allows."""
-    plain = [(operator, work) for operator, work in zip(step.operators, works, strict=True)
-             if operator.attention is None]
-    most = max(AT_ONCE // (len(regions.along) * max(prod(shape), 1)), 1)
-    for first in range(0, len(plain), most):
-        operators, own = zip(*plain[first:first + most], strict=True)
-        found_s = causes_s(operators, own, step.workload.model.hidden_size, fabric, regions, hz, shape)
-        for row in range(len(operators)):
-            yield {name: time_s[row] for name, time_s in found_s.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Operators of a step that were timed together, by their numbers: how often each runs [operators, 1, points], what
+    it takes on all tiles evenly, and seconds of one execution by cause, [causes, operators, regions, points], and in
+    all.
+    """
+
+    numbers: list[int]
+    count: Any
+    work: EvenWork
+    causes: tuple[str, ...]
+    cause_s: Any
+    total_s: Any
+
+    @classmethod
+    def of(cls, numbers: list[int], count: Any, work: EvenWork, cause_s: dict[str, Any], launch_s: Any,
+           regions: Regions, shape: tuple[int, ...]) -> _Part:
+        """Of seconds that broadcast to [operators, regions, points]."""
+        found_s = np.empty((len(cause_s), len(numbers), len(regions.along), *shape))
+        for own_s, time_s in zip(found_s, cause_s.values(), strict=True):
+            own_s[...] = time_s
+        found_s[list(cause_s).index(LATENCY)] += launch_s[:, None]
+        return cls(numbers=numbers, count=count[:, None], work=work, causes=tuple(cause_s), cause_s=found_s,
+                   total_s=found_s.sum(axis=0))
+
+    def of_step_s(self, rows: Any = slice(None)) -> Any:
+        """Seconds in a step of all of them, or of some, in each region; [regions, points]."""
+        return (self.count[rows] * self.total_s[rows]).sum(axis=0)
+
+    def taken(self, choose: Callable[[Any], Any]) -> Iterator[tuple[int, TimedOperator]]:
+        """Each operator in the chosen region."""
+        cause_s, total_s = choose(self.cause_s), choose(self.total_s)
+        for row, number in enumerate(self.numbers):
+            yield number, TimedOperator(
+                total_s=total_s[row], cause_s=dict(zip(self.causes, cause_s[:, row], strict=True)),
+                level_bytes={name: moved[row] for name, moved in self.work.level_bytes.items()})
 
 
-def _unexplained_s(step: DecodeStep, works: list[EvenWork], found: StepTiming, hardware: HardwareProfile) -> Any:
+def _timed_parts(step: DecodeStep, placement: Placement, hardware: HardwareProfile, regions: Regions, most_copies: Any,
+                 shape: tuple[int, ...]) -> tuple[list[_Part], list[MappedAttention]]:
+    """All operators of a step in each region, as many at a time as memory allows, and how its attentions lie there."""
+    fabric, workload = fabric_of(hardware), step.workload
+    hz = clock_hz(fabric, hardware)
+    attentions: list[MappedAttention] = []
+    parts: list[_Part] = []
+    at_once = max(AT_ONCE // (len(regions.along) * max(prod(shape), 1)), 1)
+    for numbers in by_formats(step.operators):
+        operators = [step.operators[number] for number in numbers]
+        stack = stacked(operators, shape)
+        works, launch_s = even_work(stack, placement, hardware, fabric), _launch_s(stack, hardware, fabric)
+        counts: Any = stack.count
+        plain = [row for row, one in enumerate(operators) if one.attention is None]
+        groups = [plain[first:first + at_once] for first in range(0, len(plain), at_once)]
+        for rows in groups + [[row] for row in range(len(operators)) if row not in plain]:
+            work, first = works.at(rows, shape), operators[rows[0]]
+            if first.attention is None:
+                cause_s = causes_s([operators[row] for row in rows], work, workload.model.hidden_size, fabric, regions,
+                                   hz, shape)
+            else:
+                attentions.append(mapped_attention(first.attention, work, fabric, hardware, regions, hz, shape,
+                                                   most_copies, workload.microbatches))
+                cause_s = attentions[-1].cause_s
+            parts.append(_Part.of([numbers[row] for row in rows], counts[rows], work, cause_s, launch_s[rows],
+                                  regions, shape))
+    return parts, attentions
+
+
+def _unexplained_s(step: DecodeStep, parts: list[_Part], found: StepTiming, hardware: HardwareProfile) -> Any:
     """What the step takes by layers measured on this chip or its class, beyond its tiles; NaN where none were."""
     if np.all(hardware.overheads.layer_latency_s == 0.0):
         return np.nan
-    roofs_s = sum(operator.count * highest_s([*work.level_s.values(), work.compute_s, work.special_s])
-                  for operator, work in zip(step.operators, works, strict=True))
+    roofs_s = sum((part.count[:, 0] * highest_s([
+        *part.work.level_s.values(), part.work.compute_s, part.work.special_s])).sum(axis=0) for part in parts)
     return layers_wait_s(step.workload, hardware.overheads) + roofs_s - found.step_time_s
 
 
 def operator_s(operator: Operator, placement: Placement, hardware: HardwareProfile) -> Any:
     """Seconds of an operator by itself on the whole chip, or on the region that a profile states; launch included."""
     fabric = fabric_of(hardware)
-    hardware = _by_its_tiles(hardware, fabric)
+    hardware = _by_its_tiles(hardware)
     regions, hz = regions_of(fabric, parts=False), clock_hz(fabric, hardware)
-    work = even_work(operator, placement, hardware, fabric)
+    shape = np.shape(operator.matrix_flops if operator.attention is None else operator.kv_read_bytes)
+    work = even_work(stacked([operator], shape), placement, hardware, fabric)
     if operator.attention is None:
         causes = {name: time_s[0] for name, time_s in causes_s(
-            [operator], [work], 0, fabric, regions, hz, np.shape(np.asarray(operator.matrix_flops))).items()}
+            [operator], work, 0, fabric, regions, hz, shape).items()}
     else:
-        causes = mapped_attention(operator.attention, work, fabric, hardware, regions, hz,
-                                  np.shape(np.asarray(operator.kv_read_bytes)), 1.0).cause_s
+        causes = mapped_attention(operator.attention, work, fabric, hardware, regions, hz, shape, 1.0).cause_s
     return _launch_s(operator, hardware, fabric) + np.min(sum(causes.values()), axis=0)
 
 
 def _launch_s(operator: Operator, hardware: HardwareProfile, fabric: Fabric) -> Any:
     """The start of an operator, where the fabric does not state that of a phase."""
-    return operator.launches * hardware.overheads.kernel_launch_s if fabric.start_cycles is None else 0.0
+    return operator.launches * (hardware.overheads.kernel_launch_s if fabric.start_cycles is None else 0.0)
 
 
 def fabric_of(hardware: HardwareProfile) -> Fabric:
@@ -171,11 +214,12 @@ def fabric_of(hardware: HardwareProfile) -> Fabric:
     return hardware.fabric
 
 
-def _by_its_tiles(hardware: HardwareProfile, fabric: Fabric) -> HardwareProfile:
+@once_a_profile
+def _by_its_tiles(hardware: HardwareProfile) -> HardwareProfile:
     """The chip without the class's ranges for what its tiles state: ports stand for a share of the memories' peak, the
     loading of systolic engines for rows that few queries leave empty.
     """
-    derived = []
+    derived, fabric = [], fabric_of(hardware)
     if fabric.tile.port_bytes_per_cycle is not None:
         derived = [f"memory.{level.name}.achievable_fraction" for level in hardware.memory if level.kind == "sram"]
     if fabric.tile.fill_bytes_per_cycle is not None:
@@ -226,14 +270,13 @@ def _wide(values: Any, shape: tuple[int, ...]) -> Any:
     return values.reshape(len(values), *(1,) * (len(shape) + 1 - values.ndim), *values.shape[1:])
 
 
-def _chosen(step: DecodeStep, totals: list[Any], between_s: Any, room: Room | None, shape: tuple[int, ...]) -> Any:
+def _chosen(parts: list[_Part], between_s: Any, room: Room | None) -> Any:
     """The region of least time whose like hold the model, point by point; the first where none does."""
-    total = sum(operator.count * own for operator, own in zip(step.operators, totals, strict=True)) + between_s
-    total = np.broadcast_to(total, (len(total), *shape))
+    total = sum(part.of_step_s() for part in parts) + between_s
     return np.argmin(total if room is None else np.where(room.holds, total, np.inf), axis=0)
 
 
-def _flow_s(step: DecodeStep, totals: list[Any], regions: Regions, fabric: Fabric, hz: Any,
+def _flow_s(step: DecodeStep, parts: list[_Part], regions: Regions, fabric: Fabric, hz: Any,
             shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Seconds in which the hidden state passes from region to region in a step, and in which a token waits for those
     before it; in each region.
@@ -248,9 +291,9 @@ def _flow_s(step: DecodeStep, totals: list[Any], regions: Regions, fabric: Fabri
     passed_on_s = stages * ((on + turns) * a_column + turns * a_turn)
     if np.ndim(workload.machine.in_flight) == 0 and workload.machine.in_flight <= 1:
         return passed_on_s, 0.0
-    layers_s, ends_s = (sum((operator.count * own for operator, own in zip(part, times, strict=True)), start=0.0)
-                        for part, times in ((step.layer_operators, totals[:len(step.layer_operators)]),
-                                            (step.end_operators, totals[len(step.layer_operators):])))
+    in_layers = [np.array(part.numbers) < len(step.layer_operators) for part in parts]
+    layers_s = sum(part.of_step_s(rows) for part, rows in zip(parts, in_layers, strict=True))
+    ends_s = sum(part.of_step_s(~rows) for part, rows in zip(parts, in_layers, strict=True))
     held = _wide(regions.used(layers)[1], shape) / workload.model.n_layers
     # Regions that pass on are full; the last one of a chip may not be.
     sent_s = np.where(turns + on > 0, a_column, 0.0) + np.where(turns > 0, a_turn, 0.0)

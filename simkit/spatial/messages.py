@@ -25,8 +25,9 @@ from simkit.hardware.fabric import BY_NEIGHBOURS, Fabric
 PASSES_OF_A_SUM: Final = 3  # along the chains, over the groups, and back
 
 
-def sum_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
-    r"""Sum of ``m`` elements that each of ``k`` tiles has a part of, known to all of them afterwards; 0 for one tile.
+def sum_terms(tiles: Any, element_bytes: float, fabric: Fabric) -> tuple[Any, Any]:
+    r"""Sum of ``m`` elements that each of ``k`` tiles has a part of, known to all of them afterwards: cycles before any
+    element, and of each; 0 for one tile.
 
     - mesh: as above; on a ring or torus both ways round, so as a line of half the tiles
     - exchange: parts are scattered, added and gathered, each after a barrier:
@@ -34,19 +35,26 @@ def sum_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) 
     - noc: a binary tree and a message back: :math:`s + \lceil \log_2 k \rceil (h + a + m b / w) + h + m b / w`
     - stream: values pass all tiles of a row and are added in flight: :math:`s + h k + m b / w`
     """
-    k, link = np.asarray(tiles, dtype=float), fabric.link
-    length = _length_cycles(elements, element_bytes, fabric)
+    k, link, start = np.asarray(tiles, dtype=float), fabric.link, fabric.phase_cycles
+    before: Any
+    passes: Any
     if fabric.topology == "exchange":
-        time = 2 * (fabric.phase_cycles + link.hop_cycles + (k - 1) / k * length) + link.add_cycles
+        before, passes = 2 * (start + link.hop_cycles) + link.add_cycles, 2 * (k - 1) / k
     elif fabric.topology == "noc":
         levels = np.ceil(np.log2(np.maximum(k, 1)))
-        time = fabric.phase_cycles + levels * (link.hop_cycles + link.add_cycles + length) + link.hop_cycles + length
+        before, passes = start + levels * (link.hop_cycles + link.add_cycles) + link.hop_cycles, levels + 1
     elif fabric.topology == "stream":
-        time = fabric.phase_cycles + link.hop_cycles * k + length
+        before, passes = start + link.hop_cycles * k, 1.0
     else:
         hops, additions = line_sum(k if fabric.topology == "mesh" else np.floor(k / 2) + 1)
-        time = fabric.phase_cycles + link.hop_cycles * hops + link.add_cycles * additions + PASSES_OF_A_SUM * length
-    return np.where(k > 1, time, 0.0)
+        before, passes = start + link.hop_cycles * hops + link.add_cycles * additions, PASSES_OF_A_SUM
+    return np.where(k > 1, before, 0.0), np.where(k > 1, passes * _pass_cycles(element_bytes, fabric), 0.0)
+
+
+def sum_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
+    """Cycles of :func:`sum_terms` for so many elements."""
+    before, each = sum_terms(tiles, element_bytes, fabric)
+    return before + each * elements
 
 
 def line_sum(tiles: Any) -> tuple[Any, Any]:
@@ -80,7 +88,7 @@ def sum_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabri
 
 
 def multicast_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
-    """Bytes times links that :func:`multicast_cycles` takes them over: all ``k`` of a line, without multicast each from
+    """Bytes times links that :func:`multicast_terms` takes them over: all ``k`` of a line, without multicast each from
     its start; 0 for one tile.
     """
     k = np.asarray(tiles, dtype=float)
@@ -88,23 +96,23 @@ def multicast_hop_bytes(elements: Any, tiles: Any, element_bytes: float, fabric:
     return np.where(k > 1, links, 0.0) * elements * element_bytes
 
 
-def multicast_cycles(elements: Any, tiles: Any, element_bytes: float, fabric: Fabric) -> Any:
+def multicast_terms(tiles: Any, element_bytes: float, fabric: Fabric) -> tuple[Any, Any]:
     r"""``m`` elements of one tile to ``k`` others, the farthest ``k`` hops away: :math:`h k + m b / w`, without
-    multicast ``k`` times the length; 0 for one tile.
+    multicast ``k`` times the length; 0 for one tile. As :func:`sum_terms`.
     """
     k = np.asarray(tiles, dtype=float)
     hops = k if fabric.topology in BY_NEIGHBOURS else np.minimum(k, 1.0)
     copies = 1.0 if fabric.link.multicast else k
-    time = fabric.link.hop_cycles * hops + copies * _length_cycles(elements, element_bytes, fabric)
-    return np.where(k > 1, time, 0.0)
+    return (np.where(k > 1, fabric.link.hop_cycles * hops, 0.0),
+            np.where(k > 1, copies * _pass_cycles(element_bytes, fabric), 0.0))
 
 
 def shift_cycles(elements: Any, hops: Any, element_bytes: float, fabric: Fabric) -> Any:
     r"""``m`` elements of each tile of a line to the tile so many hops on across it: :math:`h k + m b / w`."""
-    return fabric.link.hop_cycles * hops + _length_cycles(elements, element_bytes, fabric)
+    return fabric.link.hop_cycles * hops + elements * _pass_cycles(element_bytes, fabric)
 
 
-def _length_cycles(elements: Any, element_bytes: float, fabric: Fabric) -> Any:
-    """Cycles in which a message passes one link."""
+def _pass_cycles(element_bytes: float, fabric: Fabric) -> Any:
+    """Cycles in which an element passes one link."""
     rate = fabric.link.bytes_per_cycle
-    return 0.0 if rate is None else np.asarray(elements, dtype=float) * element_bytes / rate
+    return 0.0 if rate is None else element_bytes / rate

@@ -4,8 +4,8 @@ r"""What a tile does by itself: the roofs of the whole chip, as far as work deal
 
 ``u`` is the busiest tile's share of the work times the tiles of the chip: 1 where everything deals out. A systolic
 engine holds one operand and loads the next beside the work: every element once, whatever rows of the other stream past,
-so few rows wait for the next load (:func:`fill_s`). An engine that keeps partial sums in its memory moves them with
-each product, and reads a matrix again for each row that multiplies it.
+so few rows wait for the next load: :math:`\frac{F}{2 r} b / w_{fill}`. An engine that keeps partial sums in its memory
+moves them with each product, and reads a matrix again for each row that multiplies it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from simkit.hardware.fabric import Fabric
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import Operator
 from simkit.step.placement import Placement
-from simkit.step.workload import ACTIVATION_BYTES
 from simkit.timing.roofs import (
     by_binding_roof,
     compute_time_s,
@@ -46,6 +45,20 @@ class EvenWork:
     special_s: Any
     far_bytes: Any
 
+    def at(self, rows: list[int], shape: tuple[int, ...]) -> EvenWork:
+        """Of some of the operators that it holds as arrays [operators, points]."""
+        def of(value: Any) -> Any:
+            if np.ndim(value) > len(shape):
+                return value[rows]
+            same = np.empty((len(rows), *shape))
+            same[...] = value
+            return same
+
+        return EvenWork(
+            level_s={name: of(one) for name, one in self.level_s.items()}, near=self.near,
+            level_bytes={name: of(one) for name, one in self.level_bytes.items()}, compute_s=of(self.compute_s),
+            fill_s=of(self.fill_s), special_s=of(self.special_s), far_bytes=of(self.far_bytes))
+
 
 def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
     """The fabric's clock; any, where it states nothing in cycles. Raises :class:`UserError` where one is missing."""
@@ -56,18 +69,11 @@ def clock_hz(fabric: Fabric, hardware: HardwareProfile) -> Any:
     return hardware.compute.known_clock_hz
 
 
-def fill_s(operator: Operator, fabric: Fabric, hz: Any) -> Any:
-    r"""Seconds of loading what systolic engines hold, weights or cache: :math:`\frac{F}{2 r} b / w_{fill}`."""
-    tile, task = fabric.tile, operator.product
-    if tile.fill_bytes_per_cycle is None or (task is None and operator.attention is None):
-        return 0.0
-    element_bytes = ACTIVATION_BYTES[operator.dtype] if task is None else task.input_bytes
-    elements = operator.matrix_flops / (2.0 * operator.query_rows)
-    return elements * element_bytes / (fabric.n_tiles * tile.engines * tile.fill_bytes_per_cycle * hz)
-
-
 def even_work(operator: Operator, placement: Placement, hardware: HardwareProfile, fabric: Fabric) -> EvenWork:
-    """The roofs of an operator, with what the fabric adds to each. Raises :class:`UserError` as ``memory_times``."""
+    """The roofs of operators, with what the fabric adds to each; of several as :func:`simkit.spatial.products.stacked`.
+
+    Raises :class:`UserError` as ``memory_times``.
+    """
     level_s, level_bytes = memory_times(operator, placement, hardware)
     hz, tile = clock_hz(fabric, hardware), fabric.tile
     near = frozenset(level.name for level in hardware.memory if level.kind == "sram")
@@ -78,19 +84,25 @@ def even_work(operator: Operator, placement: Placement, hardware: HardwareProfil
         if level.name not in near:
             far_bytes = far_bytes + resident
             continue
-        if tile.accumulates_in_memory and np.any(np.asarray(resident) > 0):
+        if tile.accumulates_in_memory and np.any(resident > 0):
             products = operator.matrix_flops / 2.0
             streamed = resident * operator.query_rows + 2.0 * PARTIAL_BYTES * products
-            level_s[level.name] = level_s[level.name] * streamed / np.maximum(resident, 1.0)
-            level_bytes[level.name] = level_bytes[level.name] + (streamed - resident)
+            level_s[level.name] = level_s[level.name] * np.where(
+                resident > 0, streamed / np.maximum(resident, 1.0), 1.0)
+            level_bytes[level.name] = level_bytes[level.name] + np.where(resident > 0, streamed - resident, 0.0)
         if tile.port_bytes_per_cycle is not None:
             port_s = level_bytes[level.name] / (fabric.n_tiles * tile.port_bytes_per_cycle * hz)
             level_s[level.name] = np.maximum(level_s.get(level.name, 0.0), port_s)  # a rate that no source gives
     special_s = special_function_time_s(operator, hardware)
     if tile.exponential_cycles is not None:
         special_s = operator.exponentials * tile.exponential_cycles / (fabric.n_tiles * hz)
+    fill_s: Any = 0.0
+    if tile.fill_bytes_per_cycle is not None and operator.product is not None:
+        elements = operator.matrix_flops / (2.0 * operator.query_rows)
+        fill_s = elements * operator.product.input_bytes / (
+            fabric.n_tiles * tile.engines * tile.fill_bytes_per_cycle * hz)
     return EvenWork(level_s=level_s, level_bytes=level_bytes, near=near, special_s=special_s, far_bytes=far_bytes,
-                    fill_s=fill_s(operator, fabric, hz), compute_s=compute_time_s(operator, hardware, placement))
+                    fill_s=fill_s, compute_s=compute_time_s(operator, hardware, placement))
 
 
 def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any, special: Any, steps: Any,
@@ -119,4 +131,4 @@ def local_s(work: EvenWork, fabric: Fabric, hz: Any, *, near: Any, compute: Any,
         roofs, apart = roofs | apart, {}
     highest = highest_s(roofs.values())
     found = by_binding_roof(roofs, highest) if by_roof else {"": highest}
-    return found | apart | {LATENCY: steps * tile.step_cycles / hz}
+    return found | apart | {LATENCY: steps * (tile.step_cycles / hz)}

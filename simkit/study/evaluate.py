@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from simkit.study.machine_search import (
     options,
     split_chips,
     tensor_widths,
+    worth_more,
 )
 from simkit.study.record import FIELDS
 from simkit.study.scenario import Scenario, parse_scenario
@@ -151,38 +152,19 @@ class Points:
                 largest_first = sorted(layouts, key=lambda layout: -layout.elements_per_token)
                 fewest = fit_chips(hardware, [self.need(layout) for layout in largest_first], self.shape,
                                    model.n_q_heads, model.n_layers, mapping, every_count=chips == FEWEST)
-                return fewest if chips == FEWEST else self._worth_more(
-                    fewest, largest_first[0], candidates(hardware, model.n_q_heads, model.n_layers),
-                    fastest_wins=budget is not None)
+                # Where all memory is alike, more chips never make a token cheaper: each brings its fixed times.
+                homes = {one.name for kept in TENSORS[:2] for one in self.hardware.homes(kept) if not one.overflow}
+                by_time = np.asarray(fewest.overflow, dtype=bool) | (budget is not None)
+                if chips == FEWEST or (len(homes) <= 1 and not np.any(by_time)):
+                    return fewest
+                time_on = self._closed_form_s(largest_first[0])
+                return worth_more(
+                    fewest, self.shape, candidates(hardware, model.n_q_heads, model.n_layers),
+                    lambda tried: time_on(self.mapped(largest_first[0], tried), None), by_time=by_time)
             chips = (self.tp or 1) * (self.pp or 1)
         ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), self.tp, self.pp)
         # Whoever names the machine has chosen its memory tiers too, the last resort included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
-
-    def _worth_more(self, fewest: Machine, layout: AttentionLayout, known: Sequence[tuple[int, float, float]], *,
-                    fastest_wins: bool) -> Machine:
-        """Up from the fewest chips, doubling: those of the least cost of a token; or those that are fastest, where
-        that is asked for and for points that only fit with a tier of last resort.
-
-        Where all memory is alike, more chips never make a token cheaper: each brings its fixed times.
-        """
-        homes = {level.name for tensor in TENSORS[:2] for level in self.hardware.homes(tensor) if not level.overflow}
-        if len(homes) <= 1 and not np.any(fewest.overflow) and not fastest_wins:
-            return fewest
-        table, time_on = np.array(known, dtype=float), self._closed_form_s(layout)
-        by_time = np.asarray(fewest.overflow, dtype=bool) | fastest_wins
-        best, least, factor = fewest, np.full(self.shape, np.inf), 1.0
-        while factor == 1.0 or np.any(factor * np.asarray(fewest.chips) <= table[-1, 0]):
-            index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), len(table) - 1)
-            chips, tp, pp = np.moveaxis(table[index], -1, 0)
-            tried = replace(fewest, chips=chips, tp=tp, pp=pp)
-            cost = time_on(self.mapped(layout, tried), None) * np.where(by_time, 1.0, chips)
-            better = cost < least
-            least = np.where(better, cost, least)
-            best = replace(best, chips=np.where(better, chips, best.chips), tp=np.where(better, tp, best.tp),
-                           pp=np.where(better, pp, best.pp))
-            factor *= 2.0
-        return best
 
     def mapped(self, layout: AttentionLayout, machine: Machine, known: Known | None = None) -> Machine:
         """The machine with the fastest mapping of a layout; what the user or the profile names stays.
@@ -372,9 +354,10 @@ def evaluate_group(hardware: HardwareProfile, model: ModelArchitecture, attentio
     points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, pp=pp,
                     scenario=scenario or parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype),
                     engine=engine_named(engine))
-    layout = parse_layout(attention, model)
-    machine = points.chips_for(compared(layout, rivals, model, chips), chips)
-    return on_machine(points, layout, machine, baseline=baseline)
+    from simkit.study.groups import group_of  # not of one decode step
+
+    group = group_of(points, chips, (attention,) if chips == FIT_EACH else tuple(rivals))
+    return cast("Evaluated", group.timed(attention, on_machine, baseline=baseline))
 
 
 def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchitecture,

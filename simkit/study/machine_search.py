@@ -321,6 +321,23 @@ def _taken(machine: Machine, where: Any, chips: Any) -> Machine:
     return replace(machine, chips=chips, overflow=_picked(machine.overflow, where))
 
 
+def worth_more(fewest: Machine, shape: tuple[int, ...], options: Sequence[tuple[int, float, float]],
+               time_s: Callable[[Machine], Any], *, by_time: Any) -> Machine:
+    """Up from the fewest chips, doubling: those of the least cost of a token; or, where ``by_time``, the fastest."""
+    table = np.array(options, dtype=float)
+    best, least, factor = fewest, np.full(shape, np.inf), 1.0
+    while factor == 1.0 or np.any(factor * np.asarray(fewest.chips) <= table[-1, 0]):
+        index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), len(table) - 1)
+        chips, tp, pp = np.moveaxis(table[index], -1, 0)
+        cost = time_s(replace(fewest, chips=chips, tp=tp, pp=pp)) * np.where(by_time, 1.0, chips)
+        better = cost < least
+        least = np.where(better, cost, least)
+        best = replace(best, chips=np.where(better, chips, best.chips), tp=np.where(better, tp, best.tp),
+                       pp=np.where(better, pp, best.pp))
+        factor *= 2.0
+    return best
+
+
 def most_in_flight(machine: Machine, hardware: HardwareProfile, n_layers: int, batch: Any, shape: tuple[int, ...],
                    step_s: Callable[[Machine], Any]) -> Machine:
     """The machine with as many groups of sequences in flight on each stage as is fastest where its chips are regions

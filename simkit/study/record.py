@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -308,16 +309,15 @@ def to_records(columns: Columns) -> list[dict[str, Any]]:
     Only for what people read: hot paths keep columns.
     """
     names = [name for name in columns if not name.startswith("_")]
-    flat = {name: np.ravel(columns[name]) for name in names}
-    return [{name: _plain(name, flat[name][row]) for name in names} for row in range(len(flat[names[0]]))]
+    flat = [[_plain(value, whole=name in WHOLE) for value in np.ravel(columns[name]).tolist()] for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*flat, strict=True)]
 
 
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
+def _plain(value: Any, *, whole: bool) -> Any:
+    if isinstance(value, np.generic):  # of a column of objects
         value = value.item()
     if isinstance(value, float):
-        if not np.isfinite(value):
+        if not isfinite(value):
             return None
-        if name in WHOLE and value == int(value):
-            return int(value)
+        return int(value) if whole and value == int(value) else value
     return None if value == "" else value

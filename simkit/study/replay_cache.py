@@ -18,12 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from simkit.foundation.errors import UserError
 from simkit.foundation.input_file import read_text
+from simkit.hardware.parameters import once_a_profile
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
@@ -37,7 +38,6 @@ BLOCK_BYTES: Final = 4096
 _MOST_ENTRY_BYTES: Final = 100_000
 _KEPT_WHEN_FULL: Final = 0.9  # so that a full cache is not swept at every entry
 _WRITES_BETWEEN_SWEEPS: Final = 2_000
-_PROFILES_REMEMBERED: Final = 64
 
 _ENABLED: ContextVar[bool] = ContextVar("simkit_result_cache", default=True)
 
@@ -83,6 +83,9 @@ def shared_cache() -> ResultCache | None:
     return _CACHES.setdefault(folder, ResultCache(folder=folder))
 
 
+_profile_digest = once_a_profile(digest)
+
+
 @dataclass(kw_only=True)
 class ResultCache:
     """Timed attention operators in a folder, one file each, kept below ``most_bytes`` of disk."""
@@ -92,7 +95,6 @@ class ResultCache:
     hits: int = 0
     misses: int = 0
     _writes: int = 0
-    _profiles: dict[int, tuple[HardwareProfile, str]] = field(default_factory=dict, repr=False)
 
     def timed(self, operator: Operator, placement: Placement, hardware: HardwareProfile, how: tuple[Any, ...],
               replay: Callable[[], TimedOperator]) -> TimedOperator:
@@ -104,7 +106,7 @@ class ResultCache:
         how: further words of the replay that its results depend on.
         replay: replays the point.
         """
-        name = digest([source_digest(REPLAY_SOURCES), self._profile_digest(hardware), operator, dict(placement.kv),
+        name = digest([source_digest(REPLAY_SOURCES), _profile_digest(hardware), operator, dict(placement.kv),
                        list(how)])
         path = self.folder / "replay" / name[:2] / f"{name}.json"
         known = _read(path, name)
@@ -115,15 +117,6 @@ class ResultCache:
         timed = replay()
         self._write(path, name, timed)
         return timed
-
-    def _profile_digest(self, hardware: HardwareProfile) -> str:
-        # By identity: a profile never changes, and the entry keeps it, and with it the number, alive.
-        known = self._profiles.get(id(hardware))
-        if known is None:
-            if len(self._profiles) >= _PROFILES_REMEMBERED:
-                self._profiles.clear()
-            known = self._profiles[id(hardware)] = hardware, digest(hardware)
-        return known[1]
 
     def _write(self, path: Path, name: str, timed: TimedOperator) -> None:
         body = json.dumps([float(timed.total_s), _numbers(timed.cause_s), _numbers(timed.level_bytes)])

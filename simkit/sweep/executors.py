@@ -47,6 +47,11 @@ class HereExecutor(Executor):
         return future
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def here() -> Iterator[Workers]:
     """No other process at all."""

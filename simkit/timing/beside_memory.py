@@ -34,7 +34,7 @@ def where_faster(found: Timed, operator: Operator, placement: Placement, hardwar
     """An operator as timed on the chip's units, or attention beside the memory that holds its whole cache, point by
     point whichever takes less.
     """
-    for level in hardware.memory:
+    for level in hardware.memory if operator.attention is not None else ():
         beside = beside_memory(operator, level.name, hardware)
         if beside is None:
             continue

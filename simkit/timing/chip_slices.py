@@ -200,6 +200,9 @@ def _present(numbers: Any) -> Any:
 
 
 def _looked_up(keys: Any, slice_at: Callable[[int], ChipSlice]) -> tuple[Any, Any, Any, Any]:
+    if keys.ndim == 0:
+        found = slice_at(int(keys))
+        return found.hops, found.middle_hops, found.gather_share, found.spread_share
     present = _present(keys)
     table = np.zeros((4, int(present[-1]) + 1 if present.size else 1))
     for key in present.tolist():

@@ -164,9 +164,9 @@ def collective_time_s(collective: Collective, link: Link | None, way: int = 0) -
 
     ``way``: which of the ways to cut the slice that the collective's chips are a group of.
     """
-    if link is None:
-        return np.zeros(np.broadcast_shapes(np.shape(collective.bytes), np.shape(collective.chips)))
     bytes_, chips = collective.bytes, collective.chips
+    if link is None or np.all(np.asarray(chips) <= 1):
+        return np.zeros(np.broadcast_shapes(np.shape(bytes_), np.shape(chips)))
     if collective.kind in BULK_START_S:
         return np.minimum(*expert_times_s(collective, link, way))
     if collective.kind == "all_gather":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 
+from simkit.hardware.parameters import arrays_of, once_a_profile
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.operators import DecodeStep, Operator
 from simkit.step.placement import Placement
-
-_PLAIN: Final = (float, int, str, type(None))
 
 
 def at_point(value: Any, index: int, shape: tuple[int, ...]) -> float:
@@ -36,7 +34,7 @@ def scalar_placement(placement: Placement, index: int, shape: tuple[int, ...]) -
 def profiles_of_points(hardware: HardwareProfile, shape: tuple[int, ...]) -> list[HardwareProfile]:
     """The profile of each point; more than one where a parameter is an array (a study varies it)."""
     points = int(np.prod(shape))
-    if not list(_arrays(hardware)):
+    if not arrays_of_profile(hardware):
         return [hardware] * points
     return [_point(hardware, index, shape) for index in range(points)]
 
@@ -46,7 +44,13 @@ def shape_of(step: DecodeStep, placement: Placement, hardware: HardwareProfile) 
     workload = step.workload
     return np.broadcast_shapes(*(np.shape(value) for value in (
         workload.batch, workload.kv_len, workload.q_len, workload.n_kv_heads, workload.machine.tp, workload.machine.pp,
-        workload.machine.in_flight, *placement.kv.values(), *_arrays(hardware))))
+        workload.machine.in_flight, *placement.kv.values(), *arrays_of_profile(hardware))))
+
+
+@once_a_profile
+def arrays_of_profile(hardware: HardwareProfile) -> list[Any]:
+    """Its array-valued parameters."""
+    return arrays_of(hardware)
 
 
 def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
@@ -55,26 +59,7 @@ def _point(record: Any, index: int, shape: tuple[int, ...]) -> Any:
         return tuple(_point(item, index, shape) for item in record)
     if isinstance(record, np.ndarray):
         return at_point(record, index, shape)
-    if not is_dataclass(record) or not list(_arrays(record)):
+    if not is_dataclass(record) or not arrays_of(record):
         return record
     return replace(cast("Any", record), **{
         field.name: _point(getattr(record, field.name), index, shape) for field in fields(record)})
-
-
-def _arrays(record: Any) -> list[Any]:
-    """All array-valued parameters in a record."""
-    found, waiting = [], [record]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, np.ndarray):
-            found.append(one)
-        elif isinstance(one, tuple):
-            waiting.extend(one)
-        elif not isinstance(one, _PLAIN):
-            waiting.extend(getattr(one, name) for name in _field_names(one.__class__))
-    return found
-
-
-@cache
-def _field_names(kind: type) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()

@@ -6,6 +6,7 @@ from simkit.hardware.catalog import load_hardware
 from simkit.hardware.fabric import Fabric, Tile, TileLink
 from simkit.hardware.profile import HardwareProfile, Overheads
 from simkit.model.architecture import LayerGroup, Mlp, ModelArchitecture
+from simkit.spatial.messages import multicast_terms
 from simkit.study.evaluate import Evaluated, evaluate_group
 
 SLOW = {"start_cycles": 300.0, "tile": Tile(step_cycles=8.0, accumulates_in_memory=True, port_bytes_per_cycle=24.0),
@@ -38,3 +39,9 @@ def timed(chip: HardwareProfile, model: ModelArchitecture, attention: str = "as-
     batch_, kv_len_, q_len_ = (one * length if len(one) == 1 else one for one in columns)
     return evaluate_group(chip, model, attention, rivals=[attention], batch=batch_, kv_len=kv_len_, q_len=q_len_, chips=1,
                           engine=engine, baseline=False, **more)
+
+
+def multicast_cycles(elements: float, tiles: float, element_bytes: float, fabric: Fabric) -> float:
+    """Cycles of a message for many tiles."""
+    before, each = multicast_terms(tiles, element_bytes, fabric)
+    return float(before + each * elements)

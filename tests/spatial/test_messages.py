@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simkit.hardware.fabric import Fabric, TileLink
-from simkit.spatial.messages import multicast_cycles, sum_cycles
+from simkit.spatial.messages import sum_cycles
+from tests.spatial.machines import multicast_cycles
 
 HOP, ADD, RATE, BYTES, START = 3.0, 11.0, 4.0, 2.0, 50.0
 

@@ -12,9 +12,9 @@ import simkit
 from simkit.hardware.fabric import Tile
 from simkit.replay.kernel_plan import sequence_tokens
 from simkit.spatial.dealing import Batch, Items, batch_of
-from simkit.spatial.messages import multicast_cycles, sum_cycles
+from simkit.spatial.messages import sum_cycles
 from simkit.study.scenario import parse_scenario
-from tests.spatial.machines import SLOW, even_model, on_tiles, timed
+from tests.spatial.machines import SLOW, even_model, multicast_cycles, on_tiles, timed
 
 FACTORS = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 RAGGED = ["lognormal:0.8", "uniform:0.5", "8,1,1,1", "3,2,2,1,1,1,1,1"]

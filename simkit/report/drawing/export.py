@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from simkit.foundation import output
@@ -52,12 +54,14 @@ def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
-    files = {}
-    for form in FORMATS:
-        files[form] = figure_bytes(figure, form)
-        (folder / f"{name}.{form}").write_bytes(files[form])
-        figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
-    return files["svg"]
+    svg = figure_bytes(figure, "svg")
+    figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
+    # Straight to the form's canvas: savefig draws everything twice, the first time to lay it out.
+    (folder / f"{name}.svg").write_bytes(svg)
+    for form, write in (("pdf", FigureCanvasPdf(figure).print_pdf), ("png", FigureCanvasAgg(figure).print_png)):
+        figure.set_dpi(PNG_DOTS_PER_INCH)
+        write(folder / f"{name}.{form}", metadata=_METADATA[form])
+    return svg
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
