@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -31,6 +32,11 @@ Measure = Annotated[str, AfterValidator(_measure)]
 _UNITS: Final = {"step_time_s": "s", "kernel_time_s": "s", "generation_time_s": "s", "attention_time_s": "s",
                  "product_time_s": "s", "layer_time_s": "s", "layer_message_time_s": "s",
                  "kv_cache_bytes": "B", "memory_bytes": "B", "kv_bytes_per_token": "B", "weight_read_bytes": "B"}
+
+
+_WORD: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}"
+Word = Annotated[str, Field(pattern=f"^{_WORD}$")]
+"""A part of a row's name."""
 
 
 class RowSchema(StrictRecord):
@@ -64,7 +70,18 @@ class TableSchema(StrictRecord):
     """Figures by measure and batch, all of one setup."""
 
     changes: dict[str, Any] = Field(default_factory=dict, alias="with")
-    over_batch: dict[Measure, dict[str, Number]]
+    over_batch: dict[Measure, dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}$")], Number]]
+
+    @property
+    def layout(self) -> str:
+        """Part of the names of the rows: the attention layout that they share."""
+        return str(self.changes.get("attention", "row"))
+
+    @model_validator(mode="after")
+    def _is_of_one_layout(self) -> TableSchema:
+        if re.fullmatch(_WORD, self.layout) is None:
+            raise rule("expected one attention layout, such as gqa-8", "with.attention")
+        return self
 
 
 class SpeculationSchema(StrictRecord):
@@ -93,7 +110,14 @@ class SpeculationTableSchema(StrictRecord):
     """Leviathan et al. 2022, Table 2."""
 
     cost_ratios: dict[str, Number]
-    rows: list[tuple[Text, Text, int, int, Number, Number, Number]]
+    rows: list[tuple[Word, Word, int, int, Number, Number, Number]]
+
+    @model_validator(mode="after")
+    def _drafts_have_ratios(self) -> SpeculationTableSchema:
+        for _, draft, *_ in self.rows:
+            if draft not in self.cost_ratios:
+                raise rule(f"draft '{draft}' has no cost ratio: expected one of {', '.join(self.cost_ratios)}", "rows")
+        return self
 
 
 class PublishedSchema(StrictRecord):
@@ -167,7 +191,7 @@ def _table_rows(paper: PaperSchema) -> Iterator[RowSchema]:
         for take, by_batch in table.over_batch.items():
             for batch, figure in by_batch.items():
                 yield RowSchema.model_validate({
-                    "id": f"{table.changes.get('attention', 'row')}-b{batch}-{take}".replace("_", "-"),
+                    "id": f"{table.layout}-b{batch}-{take}".replace("_", "-"),
                     "quantity": f"{take.replace('_', ' ')} at batch {batch}", "take": take, "published": figure,
                     "with": {**table.changes, "batch": float(batch)}})
 

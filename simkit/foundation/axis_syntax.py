@@ -20,16 +20,18 @@ _NUMBER: Final = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?)([kKM]?)", re.ASCII)
 _RANGE: Final = re.compile(r"(.{1,40}?)\.\.(.{1,40}?)([*+])(.{1,40})", re.ASCII)
 _QUANTITY: Final = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,18})?) ?([A-Za-z\u00b5\u03bc/]*)", re.ASCII)
 MAX_AXIS_VALUES: Final = 1_000_000
+MAX_QUANTITIES: Final = 100_000  # each of them is read again as a quantity, and makes a chip
 MAX_AXIS_VALUE: Final = 2.0**53  # beyond it a float skips whole numbers
 _FORMS: Final = "expected a list or range such as '1,8,32', '1k..128k*2' or '0..10+1'"
 
 
-def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, whole: bool = True) -> list[float]:
+def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, whole: bool = True,
+               most_values: int = MAX_AXIS_VALUES) -> list[float]:
     """Read a list or range of numbers, in the order written, without duplicates.
 
     Parameters: what: the name used in messages; minimum: the least value allowed, or None; whole: refuse
     fractions. Returns ints (as int) when ``whole``. Raises :class:`UserError` on anything else, on an empty
-    list, on more than a million values, and on values above 2**53.
+    list, on more than ``most_values``, and on values above 2**53.
 
     >>> parse_axis("1,4..32*2")
     [1, 4, 8, 16, 32]
@@ -38,8 +40,8 @@ def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, who
     """
     pieces = [_piece(part.strip(), what) for part in str(text).split(",")]
     # Counted before any is made, duplicates too: the same range a thousand times over is work, and no more values.
-    if sum(piece.most_values for piece in pieces) > MAX_AXIS_VALUES:
-        raise UserError(f"{what}: more than {MAX_AXIS_VALUES:,} values")
+    if sum(piece.most_values for piece in pieces) > most_values:
+        raise UserError(f"{what}: more than {most_values:,} values")
     values: dict[float, None] = {}
     for piece in pieces:
         made = _expand(piece)
@@ -86,7 +88,10 @@ def quantity_texts(text: str, *, what: str) -> list[str]:
         start, stop, step = (f"{float(number) * unit_ratio(own or unit, unit, what=what):.15f}" for number, own in zip(
             numbers, (unit, units[1], units[2] if match[3] == "+" else unit), strict=True))
         found += [f"{value:.12g}{unit}" for value in parse_axis(
-            f"{start}..{stop}{match[3]}{step}", what=what, minimum=None, whole=False)]
+            f"{start}..{stop}{match[3]}{step}", what=what, minimum=None, whole=False,
+            most_values=MAX_QUANTITIES)]
+        if len(found) > MAX_QUANTITIES:
+            raise UserError(f"{what}: more than {MAX_QUANTITIES:,} values")
     return list(dict.fromkeys(found))
 
 

@@ -1,9 +1,12 @@
 """What each target of the fuzzer starts from: shipped files, heads of tables, small checkpoints, words."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from simkit.evidence import dram
 
@@ -23,7 +26,9 @@ def heads(pattern: str, lines: int = 8) -> Callable[[], Iterable[bytes]]:
     """The first lines of tables: a whole one would only slow the mutations down."""
     def seeds() -> Iterable[bytes]:
         for path in sorted(REPOSITORY.glob(pattern)):
-            text = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+            packed = path.read_bytes()
+            whole = gzip.decompress(packed) if path.suffix == ".gz" else packed
+            text = [line for line in whole.decode().splitlines() if not line.startswith("#")]
             for start in range(1, min(len(text), 60), lines):
                 yield "\n".join([text[0], *text[start:start + lines]]).encode() + b"\n"
     return seeds
@@ -34,6 +39,15 @@ def dram_seeds() -> Iterable[bytes]:
     head = ",".join(dram.REQUIRED_COLUMNS)
     yield f"{head}\nramulator2,HBM3_6400,chunk_aligned,256,0.9,64,bg128,rowhit,ab,32,1,,1\n".encode()
     yield from heads("simkit/evidence/data/dram_reference.csv", 4)()
+
+
+def papers() -> Iterable[bytes]:
+    """The table of published figures, one paper at a time."""
+    table = yaml.safe_load((REPOSITORY / "simkit" / "evidence" / "data" / "published.yaml").read_text(encoding="utf-8"))
+    for paper in table["papers"]:
+        shown = yaml.safe_dump({**table, "papers": [paper]}).encode()
+        if len(shown) <= 6000:
+            yield shown
 
 
 def listed(*texts: str | bytes) -> Callable[[], Iterable[bytes]]:
@@ -106,3 +120,10 @@ SETTINGS = ("memory.hbm.bandwidth=8TB/s", "compute.units=100", "memory.hbm.holds
 PARTS = ("hbm", "memory", "bandwidth", "compute", "matrix", "peak", "kernel", "links", "value", "source", "confidence",
           "TB/s", "GiB", "null", "true", "schema_version: 1", "name", "extends", "1e308", ".nan", "- ", ": ", "{", "[", '"\\x1b"',
           "!!python/object", "&a", "*a", "\\u202e", "---", "|", ">", "? ")
+FABRICS = ("cerebras-wse2", "groq-lpu", "tenstorrent-wormhole-n150", "graphcore-mk2")
+TILES = ("fabric.tiles=[4, 4]", "fabric.tiles=[1, 1]", "fabric.tiles=750, 994", "fabric.topology=torus", "fabric.start_cycles=0",
+         "fabric.tile.port_bytes_per_cycle=0.5", "fabric.tile.engines=2", "fabric.tile.step_cycles=1e6", "fabric.link.bytes_per_cycle=1e-3",
+         "fabric.link.hop_cycles=0", "fabric.link.add_cycles=1e9", "fabric.link.multicast=false", "compute.clock=1 Hz",
+         "memory.sram.bandwidth=1 TB/s", "memory.sram.capacity=1 GB", "memory.sram.latency=1 s")
+RANGES = ("memory.hbm.bandwidth=1TB/s..40TB/s*2", "memory.hbm.bandwidth=1TB/s..40TB/s", "compute.units=64,128", "compute.units=1..4+1",
+          "price.purchase=10000 USD..90000 USD+10000", "memory.hbm.bandwith=1..2", "memory.hbm.capacity=80..160GB")

@@ -99,7 +99,11 @@ _WORDS = _first_byte(
     2, gamma_of_5000_digits=f"draft=llama-2-7b,gamma={_DIGITS},acceptance=0.8", acceptance_nan="medusa=4,acceptance=nan",
     draft_a_path="draft=../../../etc/passwd,gamma=4,acceptance=0.8", draft_a_device="draft=/dev/zero,gamma=4,acceptance=0.8") | _first_byte(
     0, nothing_kept="streaming:0+0") | _first_byte(3, heads_of_5000_digits="gqa-" + _DIGITS) | _first_byte(4, group_of_none="int4-g0") | _first_byte(
-    *range(10), escape=_ESCAPE, undecodable=b"\xff", empty="")
+    10, no_rate="0B/s,1us", latency_nan="1GB/s,nan s") | _first_byte(12, chips_of_5000_digits=f"x:{_DIGITS}") | _first_byte(
+    13, years_nan="years=nan") | _first_byte(15, zipf_nan="zipf:nan", load_a_device="/dev/zero", load_a_path_up="../../../etc/passwd") | _first_byte(
+    16, lengths_a_device="/dev/zero.yaml", lengths_of_5000_digits=f"{_DIGITS}/1") | _first_byte(18, prefixes_1e18="1k:1000000000000000000") | _first_byte(
+    19, tier_of_nothing="host=0B,0B/s,0s", tier_twice="ssd=1TB,1GB/s,1us;ssd=1TB,1GB/s,1us") | _first_byte(
+    *range(20), escape=_ESCAPE, undecodable=b"\xff", empty="")
 
 _CELLS = _texts(tab="\t=1+1", full_width="\uff1d1+1", carriage_return="\r=1", escape="\x1b]0;title\x07", line_separator="\u2028@x",
                 dde="=cmd|' /C calc'!A0", next_line="\x85-1", nul="\0=1", minus="-1+1", hyperlink='=HYPERLINK("http://x","y")')
@@ -194,7 +198,20 @@ _REPORTS = _texts(
 _ENTRIES = _texts(nan="[NaN, {}, {}]", text='["1", {}, {}]', lists_for_tables="[1.0, [], null]", negative="[-1.0, {}, {}]", infinite='[1.0, {"a": Infinity}, {}]', deep=_DEEP[:90_000],
                   four="[1.0, {}, {}, {}]", true="[true, {}, {}]", list_for_a_figure='[1.0, {"a": [1]}, {}]')
 
+_TILES = _texts(
+    grid_of_a_billion="cerebras-wse2\nfabric.tiles=1000000000, 1000000000", grid_of_none="groq-lpu\nfabric.tiles=0, 0", grid_of_one_side="groq-lpu\nfabric.tiles=7",
+    clock_1e308="cerebras-wse2\ncompute.clock=1e308 Hz", link_nan="groq-lpu\nfabric.link.bytes_per_cycle=nan", no_memory="groq-lpu\nmemory.sram.bandwidth=1e-300 B/s")
+_RANGES = _texts(
+    designs_1e18="memory.hbm.bandwidth=1TB/s..1e18TB/s+1", from_nothing="memory.hbm.bandwidth=0TB/s..1TB/s", no_end="memory.hbm.bandwidth=1TB/s..", escape=f"{_ESCAPE}=1",
+    units_mixed="memory.hbm.bandwidth=1TB/s..2GHz", bomb=f"compute.units={_BOMB}")
+_ACCELERATORS = _rows(
+    "id,chip,quantity,value,n_q_heads,n_kv_heads,batch", "a,gaudi2,tpot_s,0.01,32,8,4", value_nan=("0.01", "nan"), value_negative=("0.01", "-1"), heads_1e300=(",8,", ",1e300,"),
+    nul=("gaudi2", "g\0"), chip_with_escape_codes=("gaudi2", _ESCAPE), half_a_batch=(",4", ",4.5"))
+_FORECASTS = _texts(nothing="", head_alone="made,chip\n", escape=f"made,{_ESCAPE}\n1,2\n")
+_PUBLISHED = _texts(papers_none="schema_version: 1\npapers: []\n", papers_by_the_thousand="schema_version: 1\npapers: [" + "{}," * 900 + "]\n")
+
 HOSTILE: dict[str, Inputs] = {
+    "step": _MODELS, "tiles": _TILES, "range": _RANGES, "accelerators_csv": _ACCELERATORS, "forecasts_csv": _FORECASTS, "published": _PUBLISHED,
     "kernel_csv": _KERNEL_CSV, "dram_csv": _DRAM_CSV, "serving_csv": _SERVING_CSV, "trace": _TRACES, "axis": _AXES, "units": _UNITS, "words": _WORDS, "csv_cells": _CELLS,
     "yaml": _YAML, "profile": _PROFILES, "settings": _SETTINGS, "workload": _WORKLOADS, "study": _STUDIES, "model": _MODELS, "runtime": _RUNTIMES, "claims": _CLAIMS,
     "json": _JSON, "config": _CONFIGS, "safetensors": _SAFETENSORS, "checkpoint": _CHECKPOINTS, "sweep_manifest": _MANIFESTS, "report_manifest": _REPORTS, "cache_entry": _ENTRIES}

@@ -17,13 +17,16 @@ from typing import Any
 
 from simkit.claims.tested_claims import claims_from_yaml
 from simkit.evidence import dram, served_models
+from simkit.evidence.accelerators import forecasts
+from simkit.evidence.accelerators import table as accelerators
+from simkit.evidence.published_table import read_published
 from simkit.evidence.silicon.tables import parse_table
 from simkit.foundation.axis_syntax import parse_axis, split_names
 from simkit.foundation.errors import UserError
 from simkit.foundation.output import csv_text, json_text
 from simkit.foundation.units import dimensions, format_quantity, parse_quantity
 from simkit.foundation.yaml_source import YamlSource, load_yaml
-from simkit.hardware.catalog import parse_overrides
+from simkit.hardware.catalog import load_hardware, parse_overrides
 from simkit.hardware.document import profile_from_yaml
 from simkit.hardware.inherit import ProfileSource, resolve
 from simkit.hardware.lint import lint
@@ -35,12 +38,19 @@ from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_for
 from simkit.model.schema import model_from_yaml
 from simkit.model.tensor_files import read_entries
 from simkit.report.build import _read_manifest as read_report_manifest
+from simkit.serving import generate
 from simkit.serving.runtime import _runtime as runtime_from_yaml
+from simkit.serving.serve import parse_tiers
 from simkit.serving.traces import read_trace
+from simkit.step.expert_load import parse_expert_load
 from simkit.step.sharding import parse_attention_sharding
-from simkit.step.workload import parse_kernel
+from simkit.step.workload import parse_cache_order, parse_kernel
+from simkit.study.designs import read_axis
+from simkit.study.point import decode_step
+from simkit.study.pool_words import parse_between, parse_kept, split_count
 from simkit.study.replay_cache import _read as read_cache_entry
 from simkit.study.replay_cache import _seal as seal
+from simkit.study.scenario import parse_ownership
 from simkit.study.speculation import parse_speculation
 from simkit.study.stacking import parse_stack
 from simkit.study.study_file import study_from_yaml
@@ -49,15 +59,19 @@ from simkit.sweep import sweep_run
 from simkit.sweep.part_plan import changes
 from tests.fuzz.first_inputs import (
     CONFIGS,
+    FABRICS,
     LISTS,
     PARTS,
     PHRASES,
     QUANTITIES,
+    RANGES,
     SETTINGS,
+    TILES,
     dram_seeds,
     files,
     heads,
     listed,
+    papers,
     prefixed,
     tensor_seeds,
     tiny_checkpoint,
@@ -138,6 +152,8 @@ _WORDS: tuple[Callable[[str], Any], ...] = (
     parse_eviction, parse_lengths, parse_speculation, parse_layout_name, parse_format, parse_cache_formats,
     parse_kernel, parse_attention_sharding, lambda text: parse_stack(split_names(text)),
     lambda text: parse_eviction("streaming:4+60", tuple(parse_axis(text, minimum=None, whole=False))),
+    parse_between, parse_kept, split_count, parse_ownership, parse_cache_order, parse_expert_load, generate.parse_lengths,
+    generate.parse_arrivals, generate.parse_shared_prefix, lambda text: parse_tiers(text.split(";")),
 )
 
 
@@ -184,6 +200,36 @@ def _settings(data: bytes, folder: Path) -> None:
 
 def _model(data: bytes, folder: Path) -> None:
     model_from_yaml(load_yaml(_file(folder, "x.yaml", data)))
+
+
+def _step(data: bytes, folder: Path) -> None:
+    """A model that could be read decodes, or says why not, and nothing is lost on the way."""
+    assert_physical(decode_step(load_hardware("h100-sxm"), model_from_yaml(load_yaml(_file(folder, "x.yaml", data))),
+                                batch=[1, 64], kv_len=[100, 100_000]))
+
+
+def _tiles(data: bytes, folder: Path) -> None:
+    """A chip of tiles as the command line changes it: simulated, or refused."""
+    name, _, settings = words_of(data).partition("\n")
+    if name in FABRICS:
+        chip = load_hardware(name, overrides=parse_overrides(settings.split("\n")))
+        assert_physical(decode_step(chip, "llama-3-8b", batch=[1, 8], kv_len=4096, engine="spatial"))
+
+
+def assert_physical(found: Any) -> None:
+    times = found["step_time_s"]
+    assert not (times <= 0).any(), times
+    assert not (found["kv_cache_bytes"] < 0).any(), found["kv_cache_bytes"]
+
+
+def _range(data: bytes, folder: Path) -> None:
+    key, _, text = words_of(data).partition("=")
+    axis = read_axis(key, text, load_hardware("h100-sxm"))
+    assert axis.start <= axis.stop
+
+
+def _published(data: bytes, folder: Path) -> None:
+    read_published(_file(folder, "x.yaml", data))
 
 
 def _study(data: bytes, folder: Path) -> None:
@@ -258,6 +304,17 @@ def _serving_csv(data: bytes, folder: Path) -> None:
     served_models.read_rows(_file(folder, "x.csv", data))
 
 
+def _accelerators_csv(data: bytes, folder: Path) -> None:
+    rows = accelerators.read_rows(_file(folder, "x.csv", data))
+    accelerators.head_pairs(rows)
+
+
+def _forecasts_csv(data: bytes, folder: Path) -> None:
+    for row in forecasts.read_forecasts(_file(folder, "x.csv", data)):
+        forecasts.question_of(row)
+        assert "\n" not in forecasts.command_of(row)
+
+
 # --- files that simkit wrote itself, which anybody may have changed since ----------------------------------------------
 
 SWEEP_MANIFEST = {"manifest_version": 1, "format": "csv", "points": 4, "part_points": 2, "parts": 2,
@@ -300,6 +357,11 @@ TARGETS = {target.name: target for target in (
            words=PARTS),
     Target(name="model", read=_model, seeds=files("tests/bad_models/*.yaml", "workloads/models/*.yaml", most_bytes=1000),
            longest=1500, words=PARTS),
+    Target(name="step", read=_step, seeds=files("workloads/models/*.yaml", most_bytes=1500), longest=1500, words=PARTS),
+    Target(name="tiles", read=_tiles, seeds=listed(*(f"{chip}\n{line}" for chip in FABRICS for line in TILES)),
+           longest=300, words=TILES),
+    Target(name="range", read=_range, seeds=listed(*RANGES), longest=200, words=LISTS),
+    Target(name="published", read=_published, seeds=papers, words=PARTS, longest=6000),
     Target(name="study", read=_study, seeds=files("workloads/studies/*.yaml", most_bytes=3500), words=PARTS),
     Target(name="claims", read=_claims, seeds=files("workloads/studies/claims.yaml", "tests/fuzz/seeds/claims*.yaml",
                                                      most_bytes=12_000), longest=12_000),
@@ -321,6 +383,8 @@ TARGETS = {target.name: target for target in (
     Target(name="serving_csv", read=_serving_csv, longest=1024, seeds=listed(
         "system,model,precision,framework,isl,osl,concurrency,tp,pp,attention_dp,moe_ep,ttft_ms,tpot_ms\n"
         "h100_sxm,LLAMA3.1_70B,fp8,vllm,1024,128,8,2,1,1,1,100.5,20.1\n")),
+    Target(name="accelerators_csv", read=_accelerators_csv, longest=2048, seeds=heads("simkit/evidence/data/accelerators.csv*", 3)),
+    Target(name="forecasts_csv", read=_forecasts_csv, longest=2048, seeds=heads("simkit/evidence/data/forecasts.csv", 3)),
     Target(name="sweep_manifest", read=_sweep_manifest, seeds=lambda: [json.dumps(SWEEP_MANIFEST).encode()], longest=1024),
     Target(name="report_manifest", read=_report_manifest, longest=512, seeds=listed(
         '{"written_by": "simkit 0", "files": {"index.html": "ab", "figures/a.svg": "cd", "../x": "e", "/etc/x": "f"}}')),
