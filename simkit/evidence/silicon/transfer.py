@@ -45,6 +45,7 @@ from simkit.evidence.silicon.compare import (
     SystemComparison,
     baseline_times_s,
     comparison_records,
+    sampled,
 )
 from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import Location, UserError
@@ -87,17 +88,13 @@ def transfer(data: Path | None = None, *, sample: int = SAMPLE, seed: int = 0,
                         where=Location(file=table.name))
     records: list[dict[str, Any]] = []
     for left_out, hardware in chips.items():
-        others = [FitRows(rows=_drawn(table.of_system(system), sample, seed), hardware=chip)
+        others = [FitRows(rows=sampled(table.of_system(system), sample, seed), hardware=chip)
                   for system, chip in chips.items() if system != left_out]
         carried = carried_over(others, hardware)
         rows = table.of_system(left_out)
         of_ladders = rows if data else ladders.of_system(left_out)
         records += _scored(left_out, rows, of_ladders, replace(hardware, kernel=carried), seed)
     return records
-
-
-def _drawn(rows: MeasuredTimes, sample: int, seed: int) -> MeasuredTimes:
-    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
 
 
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
