@@ -30,7 +30,6 @@ from simkit.evidence.accelerators.intervals import (  # noqa: E402
     alike,
     beyond,
     coverage,
-    factors,
     of_gpus,
     outside,
     quantiles,
@@ -112,7 +111,7 @@ def entry_of(every: list[Missed], how: str, covered: list[float]) -> dict[str, A
     """Of residuals of one kind those that stand for chips known so, or for any."""
     rows = every if how == "any chip" else alike(every, how)
     clusters = {one.cluster for one in rows}
-    likely, _ = factors([(one.value, one.cluster) for one in rows], 0.0)
+    likely = float(np.exp(np.median([np.median([one.value for one in rows if one.cluster == of]) for of in clusters])))
     entry: dict[str, Any] = {"rows": len(rows), "clusters": len(clusters), "chips": len({chip for chip, _ in clusters}),
              "likely": round(likely, 4)}
     for share, ends in zip(SHARES, quantiles(rows), strict=True):

@@ -127,7 +127,8 @@ def residuals_of(found: Compared, chips: Chips = load_hardware) -> list[Missed]:
     def one(place: int, kind: str, value: float, least: float = -np.inf, most: float = np.inf) -> Missed:
         chip, runtime = profile(found.rows[place].chip), found.runtimes[place]
         return Missed(place=place, kind=kind, known_by=known_by(kind.removesuffix(" ratio"), chip, runtime),
-                      cluster=(ONE_DIE.get(chip.name, chip.name), runtime.name), value=float(value), least=least, most=most)
+                      cluster=(ONE_DIE.get(chip.name, chip.name), runtime.name), value=float(value), least=least,
+                      most=most)
 
     rows = [one(place, UNSTATED if lengths_assumed(found.rows[place])
                 else kind_of(found.rows[place], found.predicted[place]), log[place])
@@ -200,24 +201,21 @@ def coverage(found: Compared, chips: Chips = load_hardware) -> list[dict[str, An
     ``rows`` are those to which nothing was fitted; how many others there are, and how often these lie in bounds, is
     ``rows_fitted`` and ``fitted_inside_90``.
     """
-    groups: dict[tuple[str, str, str], list[tuple[bool, list[bool], tuple[float, float]]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[tuple[Missed, list[tuple[float, float]]]]] = defaultdict(list)
     for at, ends in bounds(found, chips):
-        inside = [low <= np.exp(at.value) <= high for low, high in ends]
-        groups[found.rows[at.place].chip, at.known_by, at.kind].append(
-            (found.calibrated(at.place), inside, ends[-1]))
+        groups[found.rows[at.place].chip, at.known_by, at.kind].append((at, ends))
     made = []
     for (chip, how, kind), members in groups.items():
-        low, high = (float(end) for end in np.median([ends for _, _, ends in members], axis=0))
+        inside = np.array([[low <= np.exp(at.value) <= high for low, high in ends] for at, ends in members])
+        fitted = np.array([found.calibrated(at.place) for at, _ in members])
+        low, high = (float(end) for end in np.median([ends[-1] for _, ends in members], axis=0))
         known = np.isfinite(low)
-        fitted, honest = ([inside for calibrated, inside, _ in members if calibrated is of] for of in (True, False))
-
-        def share(of: Sequence[Sequence[bool]], level: int, known: bool = bool(known)) -> float | None:
-            return float(np.mean([one[level] for one in of])) if of and known else None
-
-        made.append({"chip": chip, "known_by": how, "kind": kind, "rows": len(honest), "inside_50": share(honest, 0),
-                     "inside_90": share(honest, 1), "low_90": low if known else None,
-                     "high_90": high if known else None, "rows_fitted": len(fitted),
-                     "fitted_inside_90": share(fitted, 1)})
+        shares = {name: float(np.mean(inside[of, level])) if known and of.any() else None for name, of, level in (
+            ("inside_50", ~fitted, 0), ("inside_90", ~fitted, 1), ("fitted_inside_90", fitted, 1))}
+        last = shares.pop("fitted_inside_90")
+        made.append({"chip": chip, "known_by": how, "kind": kind, "rows": int((~fitted).sum()), **shares,
+                     "low_90": low if known else None, "high_90": high if known else None,
+                     "rows_fitted": int(fitted.sum()), "fitted_inside_90": last})
     return made
 
 

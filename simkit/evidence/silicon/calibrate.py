@@ -134,8 +134,8 @@ def calibrate(rows: MeasuredTimes, hardware: HardwareProfile, keep: Sequence[str
         if not names:
             raise UserError(f"these rows identify none of {', '.join(unidentified)} within a factor of two",
                             hint="measure kernels of several batches, lengths and numbers of KV heads")
-    kernel = with_parameters(_kernel(chip), {parameter.name: parameter.value for parameter in parameters})
-    before, after = chip.times_s(_kernel(chip)), chip.times_s(kernel)
+    kernel = with_parameters(kernel_of(chip), {parameter.name: parameter.value for parameter in parameters})
+    before, after = chip.times_s(kernel_of(chip)), chip.times_s(kernel)
     stated = dict(hardware.kernel_parameters or {}) | {parameter.name: parameter.value for parameter in parameters}
     return Calibration(hardware=replace(hardware, kernel=kernel, kernel_parameters=stated), rows=rows,
                        parameters=tuple(parameters), unidentified=unidentified, before_s=before, after_s=after)
@@ -217,7 +217,7 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     """
     from scipy.optimize import least_squares
 
-    kernels = [_kernel(chip) for chip in chips]
+    kernels = [kernel_of(chip) for chip in chips]
     starts = [parameter_value(kernels[chip or 0], name) for name, chip in free]
     ceilings = [min(WIDEST, math.log(1.0 / start)) if name.rpartition(".")[2] in SHARES else WIDEST
                 for (name, _), start in zip(free, starts, strict=True)]
@@ -245,7 +245,8 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     return found
 
 
-def _kernel(chip: FitRows) -> DecodeKernel:
+def kernel_of(chip: FitRows) -> DecodeKernel:
+    """What a fit starts from. Raises :class:`UserError` for a chip without one."""
     if chip.hardware.kernel is None:
         raise UserError(f"{chip.hardware.name} has no kernel section to calibrate")
     return chip.hardware.kernel

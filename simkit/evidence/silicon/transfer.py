@@ -35,6 +35,7 @@ from simkit.evidence.silicon.calibrate import (
     LAUNCH,
     FitRows,
     fit,
+    kernel_of,
     parameter_value,
     parameters_of,
     with_parameters,
@@ -109,7 +110,7 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
     values: dict[tuple[str, int | None], float] = {
         key: parameter.value for key, parameter in zip(free, fitted, strict=True)}
     # What a chip's profile does not state of what its rows could speak about is the family's figure there.
-    known = values | {(name, index): parameter_value(_kernel(chip), name) for index, chip in enumerate(others)
+    known = values | {(name, index): parameter_value(kernel_of(chip), name) for index, chip in enumerate(others)
                       for name in told[index] if f"kernel.{name}" not in chip.hardware.provenance}
     parameters = {name: values[name, None] for name in family}
     for name in {name for name, index in values if index is not None}:
@@ -128,11 +129,6 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)
     share = peak / (hardware.compute.known_clock_hz * hardware.compute.units)
     return carried.provisioned(share) if copies_in_bulk(hardware) else carried
-
-
-def _kernel(chip: FitRows) -> DecodeKernel:
-    assert chip.hardware.kernel is not None  # noqa: S101  # chips without one are not compared
-    return chip.hardware.kernel
 
 
 def copies_in_bulk(hardware: HardwareProfile) -> bool:
@@ -167,7 +163,7 @@ def _dram_fraction(name: str, others: Sequence[FitRows], values: Mapping[tuple[s
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
     ratios = []
     for index, chip in enumerate(others):
-        reached = values.get((name, index), parameter_value(_kernel(chip), name))
+        reached = values.get((name, index), parameter_value(kernel_of(chip), name))
         ratios.append(min(reached / chip.hardware.main_memory.achievable_fraction, 1.0))
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
