@@ -111,7 +111,11 @@ def _profiles_of(systems: Sequence[str], chips: Sequence[HardwareProfile], overr
             raise UserError(f"{chip.name}: no rows of that name or of an alias of it; the table has "
                             + ", ".join(systems), hint="aliases: [NAME] in the profile says what a table calls it")
         for system in own:
-            yield system, lambda chip=chip: chip
+            yield system, partial(_same, chip)
+
+
+def _same(chip: HardwareProfile) -> HardwareProfile:
+    return chip
 
 
 def sampled(rows: MeasuredTimes, sample: int | None, seed: int) -> MeasuredTimes:
