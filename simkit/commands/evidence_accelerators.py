@@ -20,7 +20,7 @@ if TYPE_CHECKING:
               help="A table of measurements with the shipped one's columns.")
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
 @click.option("--points", is_flag=True, help="One record a row: what was assumed for it, and bounds of its value.")
-@click.option("--coverage", is_flag=True, help="How often rows that were not fitted lie within bounds that other chips' rows give.")
+@click.option("--coverage", is_flag=True, help="How often rows that were not fitted lie within other chips' bounds.")
 @options.hardware(default=None)
 @options.profiles
 @options.records

@@ -78,6 +78,8 @@ class Missed:
     value: float
     least: float = -np.inf
     most: float = np.inf
+    grouped: int = -1
+    """Of a ratio, the place of the row beside MHA's."""
 
 
 def kind_of(row: MeasuredRow, predicted_s: float) -> str:
@@ -124,28 +126,33 @@ def residuals_of(found: Compared, chips: Chips = load_hardware) -> list[Missed]:
     """Of each predicted row, and of each pair by its MHA row."""
     log, profile = np.log(found.measured / found.predicted), cache(chips)
 
-    def one(place: int, kind: str, value: float, least: float = -np.inf, most: float = np.inf) -> Missed:
+    def one(place: int, kind: str, value: float, **of_ratio: Any) -> Missed:
         chip, runtime = profile(found.rows[place].chip), found.runtimes[place]
         return Missed(place=place, kind=kind, known_by=known_by(kind.removesuffix(" ratio"), chip, runtime),
-                      cluster=(ONE_DIE.get(chip.name, chip.name), runtime.name), value=float(value), least=least,
-                      most=most)
+                      cluster=(ONE_DIE.get(chip.name, chip.name), runtime.name), value=float(value), **of_ratio)
 
     rows = [one(place, UNSTATED if lengths_assumed(found.rows[place])
                 else kind_of(found.rows[place], found.predicted[place]), log[place])
             for place in np.flatnonzero(np.isfinite(log)).tolist()]
     pairs = [one(mha, f"{kind_of(found.rows[grouped], found.predicted[grouped])} ratio", log[mha] - log[grouped],
-                 *_physical(found, mha, grouped))
+                 grouped=grouped, **_physical(found, mha, grouped))
              for mha, grouped in alike_pairs(found.rows) if np.isfinite(log[mha] + log[grouped])]
     return rows + pairs
 
 
-def _physical(found: Compared, mha: int, grouped: int) -> tuple[float, float]:
+def _physical(found: Compared, mha: int, grouped: int) -> dict[str, float]:
     """Logarithms of the least and the most that a ratio may be, over the one predicted."""
     models = [found.rows[place].model for place in (mha, grouped)]
     own_weights, grouped_weights = (sum(read_parameters(model_of(name))) if name else 1.0 for name in models)
     own = found.predicted[mha] / found.predicted[grouped]
     least, most = min(own_weights / grouped_weights, 1.0), found.naive[mha] / found.naive[grouped]
-    return float(np.log(least / own)), float(np.log(max(most, least) / own)) if np.isfinite(most) else np.inf
+    return {"least": float(np.log(least / own)),
+            "most": float(np.log(max(most, least) / own)) if np.isfinite(most) else np.inf}
+
+
+def fitted(found: Compared, one: Missed) -> bool:
+    """Whether something was fitted to the row, or to either row of a ratio."""
+    return found.calibrated(one.place) or (one.grouped >= 0 and found.calibrated(one.grouped))
 
 
 def alike(others: Sequence[Missed], how: str) -> list[Missed]:
@@ -180,7 +187,7 @@ def outside(found: Compared, one: Missed) -> bool:
 def bounds(found: Compared, chips: Chips = load_hardware) -> list[tuple[Missed, list[tuple[float, float]]]]:
     """Each residual with the factors at each of :data:`SHARES` that other chips give."""
     everything = residuals_of(found, chips)
-    givers = [one for one in everything if not found.calibrated(one.place) and not outside(found, one)] + [*of_gpus()]
+    givers = [one for one in everything if not fitted(found, one) and not outside(found, one)] + [*of_gpus()]
     of_key: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     slack: dict[tuple[str, str], list[tuple[float, float]]] = {}
     made = []
@@ -207,15 +214,15 @@ def coverage(found: Compared, chips: Chips = load_hardware) -> list[dict[str, An
     made = []
     for (chip, how, kind), members in groups.items():
         inside = np.array([[low <= np.exp(at.value) <= high for low, high in ends] for at, ends in members])
-        fitted = np.array([found.calibrated(at.place) for at, _ in members])
+        seen = np.array([fitted(found, at) for at, _ in members])
         low, high = (float(end) for end in np.median([ends[-1] for _, ends in members], axis=0))
         known = np.isfinite(low)
         shares = {name: float(np.mean(inside[of, level])) if known and of.any() else None for name, of, level in (
-            ("inside_50", ~fitted, 0), ("inside_90", ~fitted, 1), ("fitted_inside_90", fitted, 1))}
+            ("inside_50", ~seen, 0), ("inside_90", ~seen, 1), ("fitted_inside_90", seen, 1))}
         last = shares.pop("fitted_inside_90")
-        made.append({"chip": chip, "known_by": how, "kind": kind, "rows": int((~fitted).sum()), **shares,
+        made.append({"chip": chip, "known_by": how, "kind": kind, "rows": int((~seen).sum()), **shares,
                      "low_90": low if known else None, "high_90": high if known else None,
-                     "rows_fitted": int(fitted.sum()), "fitted_inside_90": last})
+                     "rows_fitted": int(seen.sum()), "fitted_inside_90": last})
     return made
 
 
