@@ -5,7 +5,7 @@
 
 Rows of whole models in the accelerators' table, each under its software's structure (padding, splits, kernels) and
 without its constants: what a step takes beyond the chip's own time is in the residual, as nobody knows the software of
-a step that is only asked for. Quantiles over clusters (one chip and software) as in the evidence's intervals.
+a step that is only asked for. Bounds over clusters (one chip and software) as in the evidence's intervals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from simkit.evidence.accelerators.intervals import (  # noqa: E402
     alike,
     beyond,
     coverage,
-    factors,
     of_gpus,
     outside,
     quantiles,
@@ -112,7 +111,7 @@ def entry_of(every: list[Missed], how: str, covered: list[float]) -> dict[str, A
     """Of residuals of one kind those that stand for chips known so, or for any."""
     rows = every if how == "any chip" else alike(every, how)
     clusters = {one.cluster for one in rows}
-    likely = float(np.mean(factors([one.value for one in rows], [one.cluster for one in rows], 0.0)))
+    likely = float(np.exp(np.median([np.median([one.value for one in rows if one.cluster == of]) for of in clusters])))
     entry: dict[str, Any] = {"rows": len(rows), "clusters": len(clusters), "chips": len({chip for chip, _ in clusters}),
              "likely": round(likely, 4)}
     for share, ends in zip(SHARES, quantiles(rows), strict=True):
@@ -132,7 +131,7 @@ def derived() -> dict[str, Any]:
         residuals[name] = {}
         for how in ("any chip", *KNOWN):
             inside = [one["inside_90"] for one in covered
-                      if one["kind"] == kind and how in ("any chip", one["known_by"])]
+                      if one["kind"] == kind and how in ("any chip", one["known_by"]) and one["rows"]]
             residuals[name][how] = entry_of(of_kind, how, inside)
         if kind == "step ratio":
             residuals[name]["beyond"] = {f"within_{100 * share:.0f}": [round(end, 4) for end in ends]

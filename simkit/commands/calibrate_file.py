@@ -75,5 +75,6 @@ def _errors(found: Calibration) -> str:
             for when, time_s in (("before", found.before_s), ("after", found.after_s))
             for error in [np.abs(time_s / found.rows.time_s - 1.0)]]
     if found.unidentified:
-        said.append(f"not identified by these rows and left as before: {', '.join(found.unidentified)}")
+        said.append("not identified by these rows and left as before: " + ", ".join(
+            f"{name} (not told apart from {twin})" if twin else name for name, twin in found.unidentified.items()))
     return f"{len(found.rows)} rows; " + "; ".join(said)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
               help="A table of measurements with the shipped one's columns.")
 @click.option("--engine", default="roofline", show_default=True, metavar="ENGINE", help="roofline or replay.")
 @click.option("--points", is_flag=True, help="One record a row: what was assumed for it, and bounds of its value.")
-@click.option("--coverage", is_flag=True, help="How often rows lie within bounds that other chips' rows give.")
+@click.option("--coverage", is_flag=True, help="How often rows that were not fitted lie within other chips' bounds.")
 @options.hardware(default=None)
 @options.profiles
 @options.records
@@ -69,6 +69,8 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
         shown = {"known_by": Column("known by"), "kind": Column()} | {
             name: Column(name.replace("_", " "), dimension=COUNT) for name in (
                 "rows", "inside_50", "inside_90", "low_90", "high_90")}
+        shown |= {name: Column(name.replace("_", " "), COUNT, optional=1)
+                  for name in ("rows_fitted", "fitted_inside_90")}
         emit([one for one in covered(found, chips) if not wanted or one["chip"] in wanted], to,
              {"chip": columns["chip"]} | shown)
         return

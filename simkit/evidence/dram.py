@@ -43,10 +43,8 @@ STREAM_BASE_DRAWS: Final = 8
 MOST_REQUESTS: Final = 1e7
 MOST_BYTES: Final = 10_000_000
 
-REQUIRED_COLUMNS: Final = (
-    "simulator", "dram_type", "pattern", "parameter", "achieved_fraction_of_peak", "requests", "mapping",
-    "scheduler", "refresh", "queue", "pcs", "mlp_limit", "seed",
-)
+REQUIRED_COLUMNS: Final = ("simulator", "dram_type", "pattern", "parameter", "achieved_fraction_of_peak", "requests",
+                           "mapping", "scheduler", "refresh", "queue", "pcs", "mlp_limit", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,24 +120,15 @@ def _read_run(cells: Mapping[str, str], name: str, line: int) -> ReferenceRun:
     if fraction == 0:
         raise UserError("a run that reached no bandwidth cannot be compared",
                         where=Location(file=name, line=line, key="achieved_fraction_of_peak"))
-    speed = cells.get("sim_req_per_cpu_s", "").strip()
+    has_speed = bool(cells.get("sim_req_per_cpu_s", "").strip())
+    texts = {column: cells[column].strip() for column in (
+        "simulator", "dram_type", "pattern", "mapping", "scheduler", "refresh")}
     return ReferenceRun(
-        line=line,
-        simulator=cells["simulator"].strip(),
-        dram_type=cells["dram_type"].strip(),
-        pattern=cells["pattern"].strip(),
-        parameter=number("parameter", least=0),
-        achieved_fraction_of_peak=fraction,
-        requests=int(number("requests", least=1)),
-        mapping=cells["mapping"].strip(),
-        scheduler=cells["scheduler"].strip(),
-        refresh=cells["refresh"].strip(),
-        read_queue=int(number("queue", least=1)),
-        driven_pseudo_channels=int(number("pcs", least=1)),
-        max_outstanding_reads=int(limit) or None,
+        line=line, **texts, parameter=number("parameter", least=0), achieved_fraction_of_peak=fraction,
+        requests=int(number("requests", least=1)), read_queue=int(number("queue", least=1)),
+        driven_pseudo_channels=int(number("pcs", least=1)), max_outstanding_reads=int(limit) or None,
         seed=int(number("seed", least=0, default=1)),
-        simulator_requests_per_s=number("sim_req_per_cpu_s", least=0) if speed else None,
-    )
+        simulator_requests_per_s=number("sim_req_per_cpu_s", least=0) if has_speed else None)
 
 
 def replay_run(run: ReferenceRun) -> Comparison:
@@ -147,13 +136,9 @@ def replay_run(run: ReferenceRun) -> Comparison:
     try:
         scheduler = SCHEDULER_OF.get(run.scheduler, run.scheduler)
         config = DramConfig(
-            standard=standard_named(run.dram_type),
-            mapping=run.mapping,
-            driven_pseudo_channels=run.driven_pseudo_channels,
-            read_queue=run.read_queue,
-            scheduler=cast("Scheduler", scheduler),
-            refresh=cast("Refresh", run.refresh),
-        )
+            standard=standard_named(run.dram_type), mapping=run.mapping, read_queue=run.read_queue,
+            driven_pseudo_channels=run.driven_pseudo_channels, scheduler=cast("Scheduler", scheduler),
+            refresh=cast("Refresh", run.refresh))
         draws = STREAM_BASE_DRAWS if run.pattern.startswith("streams_random") else 1
         fractions = []
         requests = 0
@@ -236,13 +221,7 @@ def compare(data: Path | None = None) -> list[dict[str, Any]]:
         cross_check = [c for c in replayed if c.run.simulator.startswith(CROSS_CHECK_SIMULATOR)]
         target = [c for c in replayed if not c.run.simulator.startswith(CROSS_CHECK_SIMULATOR)]
         reasons = sorted({c.skip_reason for c in group if c.skip_reason is not None})
-        records.append({
-            "pattern": pattern,
-            "dram_type": dram_type,
-            **_errors(target, ""),
-            **_errors(cross_check, "cross_check_"),
-            "skipped": len(group) - len(replayed),
-            "skip_reasons": "; ".join(reasons),
-            **_requests_per_s(target),
-        })
+        records.append({"pattern": pattern, "dram_type": dram_type, **_errors(target, ""),
+                        **_errors(cross_check, "cross_check_"), "skipped": len(group) - len(replayed),
+                        "skip_reasons": "; ".join(reasons), **_requests_per_s(target)})
     return records

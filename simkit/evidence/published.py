@@ -39,45 +39,47 @@ def compare(data: Path | None = None, *, only: str | None = None) -> list[dict[s
 
 def reproduce(row: PublishedRow) -> dict[str, Any]:
     """The record of one row."""
-    ordered = [measure(setup, row.take) for setup in row.order]
+    ordered = [measure(setup, row.stated.take) for setup in row.order]
     ours = _ours(row) if not ordered else ordered[-1] / ordered[0]
     # What does not fit on the machine has no time: an unknown figure, and a miss.
     known = math.isfinite(ours)
-    ratio = None if row.published is None or not known else ours / row.published
+    ratio = None if row.stated.published is None or not known else ours / row.stated.published
     verdict = order_verdict(ordered) if ordered else verdict_of(row, ours)
-    remarks = [row.says, row.note]
-    if verdict == "missed" and row.why:
-        verdict, remarks = "out of reach", [*remarks, row.why]
+    remarks = [row.stated.says, row.stated.note]
+    if verdict == "missed" and row.stated.why:
+        verdict, remarks = "out of reach", [*remarks, row.stated.why]
     if ordered:
-        remarks.append(f"{row.take}: " + ", ".join(f"{value:.4g}" for value in ordered))
+        remarks.append(f"{row.stated.take}: " + ", ".join(f"{value:.4g}" for value in ordered))
     return {
-        "id": row.id, "paper": row.paper, "quantity": row.quantity, "unit": row.unit, "published": row.published,
+        "id": row.id, "paper": row.paper, "quantity": row.stated.quantity, "unit": row.unit,
+        "published": row.stated.published,
         "ours": ours if known else None, "ratio": ratio,
-        "tolerance": row.tolerance if row.bound is None and not ordered else None,
-        "bound": row.bound, "split": row.split, "verdict": verdict, "assumptions": row.assumptions,
+        "tolerance": row.tolerance if row.stated.bound is None and not ordered else None,
+        "bound": row.stated.bound, "split": row.split, "verdict": verdict, "assumptions": row.assumptions,
         "note": "; ".join(remark for remark in remarks if remark) or None,
     }
 
 
 def _ours(row: PublishedRow) -> float:
     """The row's figure: a measure, a ratio of two or a difference of two."""
-    own = measure(row.setup, row.take)
+    own = measure(row.setup, row.stated.take)
     if row.over is not None:
-        return own / measure(row.over, row.take)
-    return own if row.minus is None else own - measure(row.minus, row.take)
+        return own / measure(row.over, row.stated.take)
+    return own if row.minus is None else own - measure(row.minus, row.stated.take)
 
 
 def verdict_of(row: PublishedRow, ours: float) -> Verdict:
     """What one figure says: see the module's list. A figure that is not a number is missed."""
-    published = row.published or 0.0
+    published = row.stated.published or 0.0
     if row.split == "negative":
         return "needs speculation" if ours < published else "reached by plain decode"
-    if row.bound == "in-range":
-        low, high = (measure(row.setup, f"{row.take}_{end}") for end in ("low", "high"))
+    if row.stated.bound == "in-range":
+        low, high = (measure(row.setup, f"{row.stated.take}_{end}") for end in ("low", "high"))
         return "in range" if low <= published <= high else "missed"
-    if row.bound is not None:
-        low, high = published * (1 - row.rounding), published * (1 + row.rounding)
-        kept = {"at-least": ours >= low, "at-most": ours <= high, "below": ours < published}[row.bound]
+    if row.stated.bound is not None:
+        rounding = row.stated.rounding or 0.0
+        low, high = published * (1 - rounding), published * (1 + rounding)
+        kept = {"at-least": ours >= low, "at-most": ours <= high, "below": ours < published}[row.stated.bound]
         return "within bound" if kept else "missed"
     return "within tolerance" if abs(ours / published - 1) <= (row.tolerance or 0.0) else "missed"
 

@@ -134,22 +134,15 @@ class PublishedRow:
 
     id: str
     paper: str
-    quantity: str
     unit: str
     split: Split
     tolerance: float | None
-    rounding: float
     assumptions: str
-    published: float | None
-    take: str
+    stated: RowSchema
     setup: SetupSchema
     over: SetupSchema | None
     minus: SetupSchema | None
     order: tuple[SetupSchema, ...]
-    bound: Bound | None
-    says: str | None
-    note: str | None
-    why: str | None
 
 
 def read_published(data: Path | None = None) -> list[PublishedRow]:
@@ -176,14 +169,12 @@ def _rows_of(paper: PaperSchema, speculation: SpeculationTableSchema | None, sou
     for row in rows:
         own = merged(paper.setup, row.changes)
         yield PublishedRow(
-            id=f"{paper.id}.{row.id}", paper=paper.title, quantity=row.quantity,
+            id=f"{paper.id}.{row.id}", paper=paper.title, stated=row, assumptions=paper.assumes,
             unit="" if row.over is not None else _UNITS.get(row.take, ""), split=row.split or paper.split,
-            tolerance=row.tolerance or paper.tolerance, rounding=row.rounding or 0.0,
-            assumptions=paper.assumes, published=row.published, take=row.take, setup=setup(own),
+            tolerance=row.tolerance or paper.tolerance, setup=setup(own),
             over=None if row.over is None else setup(merged(own, row.over)),
             minus=None if row.minus is None else setup(merged(own, row.minus)),
-            order=tuple(setup(merged(own, changes)) for changes in row.order or ()), bound=row.bound, says=row.says,
-            note=row.note, why=row.why)
+            order=tuple(setup(merged(own, changes)) for changes in row.order or ()))
 
 
 def _table_rows(paper: PaperSchema) -> Iterator[RowSchema]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simkit.evidence.silicon.calibrate import FitRows, calibrate, with_parameters
+from simkit.evidence.silicon.calibrate import FitRows, _half_widths, calibrate, with_parameters
 from simkit.evidence.silicon.calibrated_profile import _KERNEL_SECTION, calibrated_text, rows_of_profile
 from simkit.evidence.silicon.compare import SHIPPED_LADDERS, SHIPPED_SPREAD
 from simkit.evidence.silicon.tables import MeasuredTimes, shipped_table
@@ -64,6 +64,14 @@ def test_figures_that_rows_cannot_identify_stay_and_are_named():
     assert found.hardware.kernel.dram_achieved_fraction == H100.kernel.dram_achieved_fraction
     assert all(parameter.identified for parameter in found.parameters)
     assert not {parameter.name for parameter in found.parameters} & set(found.unidentified)
+
+
+def test_two_figures_that_move_rows_alike_are_each_other_s_twins():
+    moves = np.random.default_rng(1).standard_normal((200, 3))
+    moves[:, 1] = -2.0 * moves[:, 0] + 0.01 * moves[:, 1]
+    half, twins = _half_widths(np.full(200, 0.02), moves)
+    assert twins == [1, 0, None]
+    assert min(half[:2]) > 10 * half[2]
 
 
 def test_kept_figures_stay_as_they_are():

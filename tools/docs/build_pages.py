@@ -172,10 +172,12 @@ def accelerator_evidence() -> str:
 def accelerator_coverage() -> str:
     """How often measured rows lie within bounds that other chips' rows give."""
     return markdown_table(
-        ["chip", "known by", "of", "rows", "inside 50 %", "inside 90 %", "90 % bound, times the prediction"],
+        ["chip", "known by", "of", "rows", "inside 50 %", "inside 90 %", "90 % bound, times the prediction",
+         "fitted rows", "inside 90 %"],
         ([f"`{one['chip']}`", one["known_by"], one["kind"], str(one["rows"]), _percent(one["inside_50"]),
           _percent(one["inside_90"]),
-          "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}"]
+          "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}",
+          str(one["rows_fitted"] or "-"), _percent(one["fitted_inside_90"])]
          for one in accelerators_covered()))
 
 

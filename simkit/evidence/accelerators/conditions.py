@@ -93,6 +93,11 @@ LENGTHS: Final = {
 }
 
 
+def lengths_assumed(row: MeasuredRow) -> bool:
+    """Whether a row's lengths are what its software's benchmark is known to ask (:data:`LENGTHS`)."""
+    return row.prompt_tokens is None and row.kv_len is None and row.software.startswith(tuple(LENGTHS))
+
+
 def lengths_of(row: MeasuredRow) -> tuple[float, float | None, str]:
     """Prompt and output tokens of a row, and what of them is assumed. Raises :class:`UserError` where nothing says."""
     if row.prompt_tokens is not None:

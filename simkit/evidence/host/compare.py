@@ -16,10 +16,10 @@ import numpy as np
 from simkit.evidence.host.clock import Timing, time_loops
 from simkit.evidence.host.measure import HEAD_DIM, between, measure_host, rows_of
 from simkit.evidence.host.profile import profile_of
+from simkit.evidence.silicon.attention_rows import one_layer
 from simkit.evidence.silicon.score import BEYOND_CACHE, INTERVAL, RESAMPLES
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import LayerGroup, ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.roofline.engine import operator_times
@@ -55,10 +55,7 @@ class HostPoint:
 
 def operator_of(point: HostPoint) -> Operator:
     """The attention operator of this point as the engines know it."""
-    model = ModelArchitecture(
-        name="attention", title="one attention layer", hidden_size=N_Q_HEADS * HEAD_DIM, n_q_heads=N_Q_HEADS,
-        n_kv_heads=N_Q_HEADS, head_dim=HEAD_DIM, layer_groups=(LayerGroup(count=1, window=None, moe=False),), mlp=None,
-        moe=None, mla=None, vocab_size=1, tied_embeddings=True)
+    model = one_layer(N_Q_HEADS, HEAD_DIM)
     float32 = parse_format("fp32")
     workload = DecodeWorkload(
         model=model, layout=parse_layout("mha", model), n_kv_heads=point.n_kv_heads, batch=1, kv_len=point.kv_len,

@@ -1,8 +1,10 @@
 r"""Fitting a chip's kernel parameters to measured kernel times, and saying which of them the measurements identify.
 
 Least squares (scipy) on :math:`r = \ln(\hat t / t)` with a soft-L1 loss, in the logarithms of the parameters: errors
-and parameters are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`; a
-parameter that no row reacts to, or whose interval is wider than a factor of two, is not identified: it stays as it was.
+and parameters are ratios. Intervals come from the curvature at the optimum, :math:`\sigma^2 (J^T W J)^{-1}`, with all
+other parameters free to follow: the profile likelihood's, to second order. A parameter that no row reacts to, or whose
+interval is wider than a factor of two, is not identified: it stays as it was, and is named with the one that takes its
+place most nearly.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ LOSS_SCALE: Final = 0.05  # from this |ln| on an error counts linearly: fall-bac
 NOT_IDENTIFIED: Final = math.log(2.0)  # half width of the 5-95 % interval
 MEANINGLESS: Final = 20.0  # half width of an interval that says nothing at all
 Z_INTERVAL: Final = 1.645
+CONFUSED: Final = 0.9  # correlation of two parameters' errors
 LEAST_ROWS_PER_PARAMETER: Final = 3
 
 
@@ -61,6 +64,8 @@ class FittedParameter:
     start: float
     value: float
     interval: tuple[float, float] | None
+    twin: str = ""
+    """The other parameter whose change these rows confuse most with this one's; empty below :data:`CONFUSED`."""
 
     @property
     def identified(self) -> bool:
@@ -70,12 +75,12 @@ class FittedParameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A profile with fitted parameters, the names of those that no row identifies, predictions before and after."""
+    """A profile with fitted parameters, those that no row identifies with their twins, predictions before and after."""
 
     hardware: HardwareProfile
     rows: MeasuredTimes = field(repr=False)
     parameters: tuple[FittedParameter, ...]
-    unidentified: tuple[str, ...]
+    unidentified: Mapping[str, str]
     before_s: Any = field(repr=False)
     after_s: Any = field(repr=False)
 
@@ -119,29 +124,29 @@ def calibrate(rows: MeasuredTimes, hardware: HardwareProfile, keep: Sequence[str
         raise UserError(f"{len(rows)} rows are too few for {len(names)} parameters: expected at least "
                         f"{LEAST_ROWS_PER_PARAMETER * len(names)}", hint="measure more, or --keep parameters")
     chip = FitRows(rows=rows, hardware=hardware)
-    unidentified: list[str] = []
+    unidentified: dict[str, str] = {}
     while True:
         parameters = fit([chip], [(name, 0) for name in names])
         if not (vague := _least_certain(parameters)):
             break
-        unidentified += vague
-        names = [name for name in names if name not in vague]
+        unidentified |= {one.name: one.twin for one in vague}
+        names = [name for name in names if name not in unidentified]
         if not names:
             raise UserError(f"these rows identify none of {', '.join(unidentified)} within a factor of two",
                             hint="measure kernels of several batches, lengths and numbers of KV heads")
-    kernel = with_parameters(_kernel(chip), {parameter.name: parameter.value for parameter in parameters})
-    before, after = chip.times_s(_kernel(chip)), chip.times_s(kernel)
+    kernel = with_parameters(kernel_of(chip), {parameter.name: parameter.value for parameter in parameters})
+    before, after = chip.times_s(kernel_of(chip)), chip.times_s(kernel)
     stated = dict(hardware.kernel_parameters or {}) | {parameter.name: parameter.value for parameter in parameters}
     return Calibration(hardware=replace(hardware, kernel=kernel, kernel_parameters=stated), rows=rows,
-                       parameters=tuple(parameters), unidentified=tuple(unidentified), before_s=before, after_s=after)
+                       parameters=tuple(parameters), unidentified=unidentified, before_s=before, after_s=after)
 
 
-def _least_certain(parameters: Sequence[FittedParameter]) -> list[str]:
+def _least_certain(parameters: Sequence[FittedParameter]) -> list[FittedParameter]:
     """Those that no row moves; else the one with the widest interval, where that is no identification."""
-    unmoved = [parameter.name for parameter in parameters if parameter.interval is None]
-    widths = {parameter.name: parameter.value / parameter.interval[0] for parameter in parameters
-              if parameter.interval is not None and not parameter.identified}
-    return unmoved or sorted(widths, key=lambda name: -widths[name])[:1]
+    unmoved = [parameter for parameter in parameters if parameter.interval is None]
+    vague = [(parameter.value / parameter.interval[0], parameter) for parameter in parameters
+             if parameter.interval is not None and not parameter.identified]
+    return unmoved or [widest for _, widest in sorted(vague, key=lambda one: -one[0])[:1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +217,7 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     """
     from scipy.optimize import least_squares
 
-    kernels = [_kernel(chip) for chip in chips]
+    kernels = [kernel_of(chip) for chip in chips]
     starts = [parameter_value(kernels[chip or 0], name) for name, chip in free]
     ceilings = [min(WIDEST, math.log(1.0 / start)) if name.rpartition(".")[2] in SHARES else WIDEST
                 for (name, _), start in zip(free, starts, strict=True)]
@@ -229,17 +234,19 @@ def fit(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]], *,
     upper = np.maximum(np.array(ceilings), 1e-6)
     result = least_squares(residuals, np.zeros(len(free)), jac=jacobian, bounds=(-WIDEST, upper), loss="soft_l1",
                            f_scale=LOSS_SCALE, max_nfev=most_evaluations, x_scale=1.0)
-    half = _half_widths(residuals(result.x), jacobian(result.x))
+    half, twins = _half_widths(residuals(result.x), jacobian(result.x))
     found = []
-    for (name, _), start, log, width in zip(free, starts, result.x, half, strict=True):
+    for (name, _), start, log, width, twin in zip(free, starts, result.x, half, twins, strict=True):
         value = start * math.exp(float(log))
         highest = 1.0 if name.rpartition(".")[2] in SHARES else math.inf
         interval = (value * math.exp(-width), min(value * math.exp(width), highest)) if width < MEANINGLESS else None
-        found.append(FittedParameter(name=name, start=start, value=value, interval=interval))
+        found.append(FittedParameter(name=name, start=start, value=value, interval=interval,
+                                     twin="" if twin is None else free[twin][0]))
     return found
 
 
-def _kernel(chip: FitRows) -> DecodeKernel:
+def kernel_of(chip: FitRows) -> DecodeKernel:
+    """What a fit starts from. Raises :class:`UserError` for a chip without one."""
     if chip.hardware.kernel is None:
         raise UserError(f"{chip.hardware.name} has no kernel section to calibrate")
     return chip.hardware.kernel
@@ -265,15 +272,19 @@ def _differences(chips: Sequence[FitRows], free: Sequence[tuple[str, int | None]
     return jacobian
 
 
-def _half_widths(residual: Any, jacobian: Any) -> Any:
-    """Half widths of the 5-95 % intervals of the logarithms; infinite where no row reacts."""
+def _half_widths(residual: Any, jacobian: Any) -> tuple[Any, list[int | None]]:
+    """Half widths of the 5-95 % intervals of the logarithms, infinite where no row reacts; and each one's twin."""
     weight = 1.0 / np.sqrt(1.0 + (residual / LOSS_SCALE) ** 2)
     squares = jacobian.T @ (jacobian * weight[:, None])
-    reacts = np.diag(squares) > np.finfo(float).eps * len(residual)
-    half = np.full(len(reacts), np.inf)
-    freedom = max(len(residual) - int(reacts.sum()), 1)
-    variance = float((weight * residual**2).sum()) / freedom
-    if reacts.any():
+    reacts = np.flatnonzero(np.diag(squares) > np.finfo(float).eps * len(residual))
+    half = np.full(len(squares), np.inf)
+    twins: list[int | None] = [None] * len(squares)
+    variance = float((weight * residual**2).sum()) / max(len(residual) - len(reacts), 1)
+    if len(reacts):
         covariance = np.linalg.pinv(squares[np.ix_(reacts, reacts)]) * variance
         half[reacts] = Z_INTERVAL * np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return half
+        together = np.abs(covariance) / np.maximum(np.outer(half[reacts], half[reacts]), 1e-300) * Z_INTERVAL**2
+        np.fill_diagonal(together, 0.0)
+        for one, other in enumerate(together.argmax(axis=1)):
+            twins[reacts[one]] = reacts[other] if together[one, other] > CONFUSED else None
+    return half, twins

@@ -93,8 +93,8 @@ def compare_systems(data: Path | None = None, *, engine: str = DEFAULT, target: 
         sample = REPLAY_SAMPLE
     found = []
     for system, load in _profiles_of(rows.systems, chips, overrides, profiles):
-        of_system = _sampled(rows.of_system(system), sample, seed)
-        own_ladders = of_system if data else _sampled(ladders.of_system(system), sample, seed)
+        of_system = sampled(rows.of_system(system), sample, seed)
+        own_ladders = of_system if data else sampled(ladders.of_system(system), sample, seed)
         found.append(_compared(system, of_system, own_ladders, engine, load))
     return found
 
@@ -118,7 +118,8 @@ def _same(chip: HardwareProfile) -> HardwareProfile:
     return chip
 
 
-def _sampled(rows: MeasuredTimes, sample: int | None, seed: int) -> MeasuredTimes:
+def sampled(rows: MeasuredTimes, sample: int | None, seed: int) -> MeasuredTimes:
+    """At most ``sample`` of the rows, in their order."""
     if sample is None or sample >= len(rows):
         return rows
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
@@ -133,7 +134,7 @@ def compare_chips(chips: Sequence[HardwareProfile], table: str = SHIPPED_SPREAD,
     measured = shipped_table(table)
 
     def one(system: str, chip: HardwareProfile) -> SystemComparison:
-        rows = _sampled(measured.of_system(system), sample, seed)
+        rows = sampled(measured.of_system(system), sample, seed)
         return _compared(system, rows, rows, engine, lambda: chip)
 
     return [one(system, chip) for chip in chips for system in systems_of(chip) if system in measured.systems]

@@ -21,7 +21,6 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.kv_cache import parse_format
 from simkit.step.operators import Operator
 
-REGIMES: Final = ("all", "held_out", "serving", "beyond_cache", "in_cache")
 SERVING_TOKENS: Final = 512
 SERVING_SEQUENCES: Final = 4
 BEYOND_CACHE: Final = 2.0  # times the last on-chip cache: nothing of the previous turn is left

@@ -35,6 +35,7 @@ from simkit.evidence.silicon.calibrate import (
     LAUNCH,
     FitRows,
     fit,
+    kernel_of,
     parameter_value,
     parameters_of,
     with_parameters,
@@ -45,6 +46,7 @@ from simkit.evidence.silicon.compare import (
     SystemComparison,
     baseline_times_s,
     comparison_records,
+    sampled,
 )
 from simkit.evidence.silicon.tables import MeasuredTimes, read_table, shipped_table
 from simkit.foundation.errors import Location, UserError
@@ -87,17 +89,13 @@ def transfer(data: Path | None = None, *, sample: int = SAMPLE, seed: int = 0,
                         where=Location(file=table.name))
     records: list[dict[str, Any]] = []
     for left_out, hardware in chips.items():
-        others = [FitRows(rows=_drawn(table.of_system(system), sample, seed), hardware=chip)
+        others = [FitRows(rows=sampled(table.of_system(system), sample, seed), hardware=chip)
                   for system, chip in chips.items() if system != left_out]
         carried = carried_over(others, hardware)
         rows = table.of_system(left_out)
         of_ladders = rows if data else ladders.of_system(left_out)
         records += _scored(left_out, rows, of_ladders, replace(hardware, kernel=carried), seed)
     return records
-
-
-def _drawn(rows: MeasuredTimes, sample: int, seed: int) -> MeasuredTimes:
-    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample]))
 
 
 def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> DecodeKernel:
@@ -112,7 +110,7 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
     values: dict[tuple[str, int | None], float] = {
         key: parameter.value for key, parameter in zip(free, fitted, strict=True)}
     # What a chip's profile does not state of what its rows could speak about is the family's figure there.
-    known = values | {(name, index): parameter_value(_kernel(chip), name) for index, chip in enumerate(others)
+    known = values | {(name, index): parameter_value(kernel_of(chip), name) for index, chip in enumerate(others)
                       for name in told[index] if f"kernel.{name}" not in chip.hardware.provenance}
     parameters = {name: values[name, None] for name in family}
     for name in {name for name, index in values if index is not None}:
@@ -131,11 +129,6 @@ def carried_over(others: Sequence[FitRows], hardware: HardwareProfile) -> Decode
                       cache_effective_fraction=NEUTRAL_CACHE_FRACTION)
     share = peak / (hardware.compute.known_clock_hz * hardware.compute.units)
     return carried.provisioned(share) if copies_in_bulk(hardware) else carried
-
-
-def _kernel(chip: FitRows) -> DecodeKernel:
-    assert chip.hardware.kernel is not None  # noqa: S101  # chips without one are not compared
-    return chip.hardware.kernel
 
 
 def copies_in_bulk(hardware: HardwareProfile) -> bool:
@@ -170,7 +163,7 @@ def _dram_fraction(name: str, others: Sequence[FitRows], values: Mapping[tuple[s
     """The chip's streaming fraction times what kernels reach of it elsewhere."""
     ratios = []
     for index, chip in enumerate(others):
-        reached = values.get((name, index), parameter_value(_kernel(chip), name))
+        reached = values.get((name, index), parameter_value(kernel_of(chip), name))
         ratios.append(min(reached / chip.hardware.main_memory.achievable_fraction, 1.0))
     return min(hardware.main_memory.achievable_fraction * float(np.exp(np.mean(np.log(ratios)))), HIGHEST_FRACTION)
 
