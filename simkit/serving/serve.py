@@ -171,7 +171,7 @@ class Server:
             page=page, kind_counts=np.array([count for count, _ in kinds], dtype=np.int64),
             kind_limit_tokens=np.array([most for _, most in kinds], dtype=float),
             blocks=replica.total_blocks, watermark=watermark, most_running=self.most_running,
-            chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
+            stages=round(float(replica.machine.pp)), chunk=policy.chunk_tokens, verified=replica.verified_tokens, tokens_per_step=replica.tokens_per_step,
             swap_s_per_block=replica.bytes_per_block / (policy.swap_bytes_per_s * chips),
             host_blocks=int(policy.swap_bytes * chips / replica.bytes_per_block) if swapping else 0,
             host_step_s=policy.runtime.host_step_s(replica.kernels, replica.exchanges),
