@@ -107,13 +107,9 @@ def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: 
     from simkit.commands.pools import loaded_pools
     from simkit.serving.ask import PrefillPool
 
+    serving_options.check_link(prefill, words["kv_link"])
     if prefill is None:
-        if words["kv_link"] is not None:
-            raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
         return hardware, None, chips
-    if words["kv_link"] is None:
-        raise UserError("--prefill: what moves the caches is not stated",
-                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
     names, (chip, count), (own,) = loaded_pools(profiles, hardware, prefill, [chips])
     return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
                               replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own

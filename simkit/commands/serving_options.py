@@ -43,6 +43,27 @@ def scheduler_options(function: Any) -> Any:
     return function
 
 
+def link_options(function: Any) -> Any:
+    """How caches get from pool to pool."""
+    for option in (
+        click.option("--kv-move", default="layers", show_default=True, metavar="NAME",
+                     help="layers: each as its prompt is computed; whole: when the prompt has ended."),
+        click.option("--kv-link", default=None, metavar="TEXT",
+                     help="What moves caches: 400GB/s,5us (a replica's port, each direction), or free."),
+    ):
+        function = option(function)
+    return function
+
+
+def check_link(prefill: Any, link: str | None) -> None:
+    """Raise :class:`UserError` unless pools and the link between them are stated together."""
+    if link is not None and not prefill:
+        raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
+    if prefill and link is None:
+        raise UserError("--prefill: what moves the caches is not stated",
+                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
+
+
 def apart_options(function: Any) -> Any:
     """Prompts that begin alike, and prompts on chips of their own."""
     for option in (
@@ -54,10 +75,7 @@ def apart_options(function: Any) -> Any:
                           "trace, or --shared-prefix); the least recently used goes first."),
         click.option("--shared-prefix", default=None, metavar="TOKENS[:N]",
                      help="One of N beginnings before each generated prompt, such as 4k:100."),
-        click.option("--kv-move", default="layers", show_default=True, metavar="NAME",
-                     help="layers: each as its prompt is computed; whole: when the prompt has ended."),
-        click.option("--kv-link", default=None, metavar="TEXT",
-                     help="What moves caches: 400GB/s,5us (a replica's port, each direction), or free."),
+        link_options,
         click.option("--prefill-replicas", default="1", show_default=True, metavar="N|fit",
                      help="Replicas of --prefill in all; fit: the fewest that meet the objective."),
         click.option("--prefill", default=None, metavar="NAME[:N]",

@@ -55,7 +55,7 @@ def _steady_points(question: Question, one: Planned) -> list[tuple[float, float,
             for way in one.ways for batch, tpot, ttft, rate, held in zip(
                 way.state.batch, way.state.tpot_s, way.state.ttft_s, way.state.requests_per_s, way.state.in_flight,
                 strict=True)
-            if ttft <= question.policy.slo_ttft_s and batch <= max(FILLED * way.state.batch[-1], 1.0)]
+            if batch > 0 and ttft <= question.policy.slo_ttft_s and batch <= max(FILLED * way.state.batch[-1], 1.0)]
 
 
 def _chosen(points: list[tuple[float, float, Way, float, float]]) -> list[tuple[Way, float, float]]:

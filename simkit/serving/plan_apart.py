@@ -1,0 +1,145 @@
+"""The cheapest pair of pools for a load: replicas that compute prompts beside replicas that decode.
+
+Replicas of prompts are bounded from below by playing the prompts alone, those that decode by their steady states. Of a
+pair, more of either never hurts: for each number that decodes the fewest that compute prompts are found, as far as that
+stays below the cheapest pair so far. What is cheaper is said by rents where both chips have one, else by power limits,
+else by chips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Final
+
+from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.serving import state as at
+from simkit.serving.apart import LAYERS, Apart, serve_apart
+from simkit.serving.fewest import MOST_REPLICAS, Fewest, fewest_replicas, first_good, ratios
+from simkit.serving.plan import Planned, Question, Way, weighed, ways_of
+from simkit.serving.replica import build_replicas
+from simkit.serving.requests import Requests, Stream
+from simkit.serving.serve import Served
+from simkit.study.machine_search import candidates
+from simkit.study.pool_words import parse_between
+
+_BEYOND: Final = 4.0  # times the bounds of both pools: where so many miss the objective, all are taken to
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptChips:
+    """Chips for prompts alone: which, how many of a replica (None: any), the link, and how caches move over it."""
+
+    hardware: HardwareProfile
+    chips: int | None
+    link: str
+    moved: str = LAYERS
+
+
+def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str, *,
+               pool: PromptChips) -> Planned:
+    """The cheapest pair of pools, one of ``chip``, which decodes. Raises :class:`UserError` for closed loops."""
+    if question.policy.clients:
+        raise UserError("--prefill beside --users: prompts and outputs run on different replicas", hint="give --rate")
+    own = Planned(hardware=chip, attention=attention, kv_dtype=kv_dtype, prompts_on=pool.hardware)
+    decode, lacks = ways_of(question, chip, attention, kv_dtype, at.DECODE_ONLY)
+    prompts = list(_prompt_ways(question, pool, decode)) if decode else []
+    hopeful = [[way for way in ways if way.load_ratio < MOST_REPLICAS] for ways in (decode, prompts)]
+    if not all(hopeful):
+        worst = min(way.worst for way in decode or prompts) if decode and prompts else None
+        return replace(own, fails=lacks if worst is None else f"{worst[1]} of one request alone is {worst[0]:.3g} times "
+                       "its bound at best")
+    price = _prices(chip, pool.hardware)
+
+    def cost(pair: tuple[Way, Way], numbers: tuple[int, int]) -> float:
+        return sum(each * way.chips * number for each, way, number in zip(price, pair, numbers, strict=True))
+
+    @cache
+    def least_prompts(which: int) -> int:
+        """Replicas without which the prompts alone miss the objective."""
+        way = hopeful[1][which]
+        found = fewest_replicas(way.server, _of_one_token(question.stream), least=way.least,
+                                attainment_fraction=question.attainment_fraction)
+        return found.replicas or MOST_REPLICAS
+
+    best, best_cost = own, float("inf")
+    pairs = sorted(product(hopeful[0], enumerate(hopeful[1])), key=lambda one: cost(
+        (one[0], one[1][1]), (one[0].least, one[1][1].least)))
+    for first, (which, second) in pairs:
+        pair = first, second
+        if cost(pair, (first.least, second.least)) >= best_cost:
+            break
+        least = first.least, least_prompts(which)
+        if least[1] == MOST_REPLICAS or cost(pair, least) >= best_cost:
+            continue
+        found = _fewest(question, pool, pair, least, lambda numbers, pair=pair: cost(pair, numbers), best_cost)
+        if found is None:
+            continue
+        served = found.served.record
+        best, best_cost = replace(own, way=first, found=found), cost(
+            pair, (served["replicas"], served["prefill_replicas"]))
+    return best if best.way else replace(own, fails="no pair of pools meets the objective")
+
+
+def _prices(first: HardwareProfile, second: HardwareProfile) -> tuple[float, float]:
+    for one, other in ((first.price.usd_per_hour, second.price.usd_per_hour), (first.power.tdp_w, second.power.tdp_w)):
+        if one is not None and other is not None:
+            return one, other
+    return 1.0, 1.0
+
+
+def _prompt_ways(question: Question, pool: PromptChips, decode: Sequence[Way]) -> Iterator[Way]:
+    """Replicas of prompts as ``serve --prefill NAME:N`` builds them."""
+    own, chip = decode[0].replica, pool.hardware
+    for count in [pool.chips] if pool.chips else [chips for chips, _, _ in candidates(
+            chip, own.model.n_q_heads, own.model.n_layers)]:
+        yield from weighed(question, build_replicas(chip, own.model, [own.attention], scenario=own.scenario,
+                                                    chips=count, engine=own.engine), at.PREFILL_ONLY)
+
+
+def _of_one_token(stream: Stream) -> Stream:
+    """The requests, each of which ends with its first token."""
+    def prompts() -> Iterator[Requests]:
+        for part in stream.chunks():
+            yield replace(part, output_tokens=part.output_tokens * 0 + 1)
+
+    return Stream(name=stream.name, chunks=prompts)
+
+
+def _fewest(question: Question, pool: PromptChips, pair: tuple[Way, Way], least: tuple[int, int],
+            cost: Callable[[tuple[int, int]], float], below: float) -> Fewest | None:
+    """The cheapest numbers of both pools below a cost; None where none meets the objective."""
+    first, second = pair
+    apart = Apart(server=second.server, replicas=1, link=parse_between(pool.link), link_words=pool.link.strip(),
+                  moved=pool.moved)
+
+    @cache
+    def played(numbers: tuple[int, int]) -> Served:
+        return serve_apart(first.server, replace(apart, replicas=numbers[1]), question.stream, replicas=numbers[0])
+
+    def good(numbers: tuple[int, int]) -> bool:
+        return bool(played(numbers).record["slo_attainment"] >= question.attainment_fraction)
+
+    best = None
+    numbers = least
+    while below == float("inf") and not good(numbers):
+        over = {name for name, (_, ratio) in ratios(played(numbers), question.attainment_fraction).items() if ratio > 1}
+        numbers = (numbers[0] + ("TPOT" in over or not over) * max(numbers[0] // 8, 1),
+                   numbers[1] + ("TTFT" in over) * max(numbers[1] // 8, 1))
+        if cost(numbers) > _BEYOND * cost(least):
+            return None
+    if below == float("inf"):
+        best, below = numbers, cost(numbers)
+    decode = least[0]
+    while cost((decode, least[1])) < below:
+        most = least[1]
+        while cost((decode, most + 1)) < below:
+            most += 1
+        if good((decode, most)):
+            prompts = first_good(lambda count, decode=decode: good((decode, count)), least[1] - 1, most)
+            best, below = (decode, prompts), cost((decode, prompts))
+        decode += 1
+    return None if best is None else Fewest(replicas=best[0], served=played(best))
