@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import shlex
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
 from simkit.report.drawing.style import house_style
 from simkit.report.figures.plan_front import draw_front
-from simkit.serving.ask import Load
+from simkit.serving import state as at
+from simkit.serving.apart import serve_apart
+from simkit.serving.ask import Load, PrefillPool
 from simkit.serving.fewest import fewest_replicas
 from simkit.serving.front import front, undominated
 from simkit.serving.generate import generate, parse_lengths
-from simkit.serving.plan import Question, plan, replicas_of
+from simkit.serving.plan import Question, plan, replicas_of, ways_of
+from simkit.serving.plan_apart import PromptChips, plan_apart
+from simkit.serving.plan_record import plan_records
 from simkit.serving.serve import Policy, build_server, serve
 from simkit.serving.steady import Lengths, steady
 
@@ -39,9 +45,9 @@ def answer(asked, chip="l40s", layout="gqa-8"):
 
 
 @pytest.mark.parametrize(("chip", "layout", "words"), [
-    ("l40s", "gqa-8", {}),
+    ("l40s", "gqa-8", {"chips": (2, 3, 4)}),
     ("l40s", "mha", {"rate": 8.0, "lengths": "lognormal:800:1/120", "tpot": 0.03, "share": 0.95}),
-    ("gaudi2", "mqa", {"rate": 90.0, "ttft": 0.2, "share": 0.6}),
+    ("gaudi2", "mqa", {"rate": 90.0, "ttft": 0.2, "share": 0.6, "lengths": "lognormal:512:1/100", "chips": (1, 3, 6)}),
 ])
 def test_a_plan_is_what_playing_everything_finds(chip, layout, words):
     asked = question(**words)
@@ -57,6 +63,22 @@ def test_a_plan_is_what_playing_everything_finds(chip, layout, words):
                 cheapest = min(cheapest, count * chips)
                 break
     assert answer(asked, chip, layout).chips == cheapest < 40
+
+
+def test_a_pair_of_pools_is_the_cheapest_of_all_pairs_that_could_be_played():
+    asked = question(rate=12.0, lengths="2048/60", ttft=0.6, tpot=0.035, share=0.95, chips=(1,), requests=100)
+    chip, other = load_hardware("l40s"), load_hardware("gaudi2")
+    pool = PromptChips(hardware=other, chips=1, link="50GB/s,5us")
+    (found,) = plan(asked, [chip], ["mha"], ["bf16"], apart=[partial(plan_apart, pool=pool)])[1:]
+    (way,), _ = ways_of(asked, chip, "mha", "bf16", at.DECODE_ONLY)
+    apart = PrefillPool(hardware=other, chips=1, replicas=1, link=pool.link).beside(way.replica, asked.policy)
+    met = [decode * chip.power.tdp_w + prompts * other.power.tdp_w for decode, prompts in itertools.product((3, 4, 5, 6), (1, 2))
+           if serve_apart(way.server, replace(apart, replicas=prompts), asked.stream,
+                          replicas=decode).record["slo_attainment"] >= asked.attainment_fraction]
+    record = plan_records(asked, [found])[0]
+    assert record["power_limit_w"] == min(met)
+    assert record["slo_attainment"] >= asked.attainment_fraction
+    assert record["chips"] > record["prefill_chips"]
 
 
 def test_no_stream_beats_the_steady_state_that_its_mean_rate_asks_for():
@@ -114,6 +136,7 @@ def test_the_command_that_a_plan_prints_serves_as_it_says(cli):
     assert len(rows) == 4
     shown = [line.split()[1:] for line in cli(*PLAN).stdout.splitlines() if line.startswith("simkit serve")]
     assert len(shown) == 2
+    assert [shlex.split(row["command"])[1:] for row in rows if row["attention"] == "gqa-8"] == shown
     for words in shown:
         (served,) = json.loads(cli(*words, "--format", "json").stdout)
         (row,) = [one for one in rows if one["hardware"] == served["hardware"] and one["attention"] == "gqa-8"]
