@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from simkit.commands import options
+from simkit.commands.numbers import Whole
 from simkit.foundation.errors import UserError
 from simkit.foundation.units import BYTES, BYTES_PER_S, SECONDS
 
@@ -27,9 +28,9 @@ def scheduler_options(function: Any) -> Any:
                      help="Preempted caches: recompute or swap."),
         click.option("--runtime", default="ideal", show_default=True, metavar="NAME",
                      help="Host work added to each step: ideal, vllm, trtllm, sglang, or a YAML file."),
-        click.option("--page", type=click.IntRange(min=1, max=65536), default=16, show_default=True,
+        click.option("--page", type=Whole(min=1, max=65536), default=16, show_default=True,
                      help="Tokens of a KV block."),
-        click.option("--max-seqs", type=click.IntRange(min=1, max=65536), default=1024, show_default=True,
+        click.option("--max-seqs", type=Whole(min=1, max=65536), default=1024, show_default=True,
                      help="Most sequences of an iteration."),
         click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
                      help="Most tokens of an iteration; longer prompts are cut."),
@@ -93,8 +94,8 @@ def load_options(function: Any) -> Any:
         options.quantity("--slo-tpot", dimension=SECONDS,
                          help="Objective: time per token after the first, in seconds or as 30ms."),
         options.quantity("--slo-ttft", dimension=SECONDS, help="Objective: time to the first token."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random stream."),
-        click.option("--requests", type=click.IntRange(min=1), default=None,
+        click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Which random stream."),
+        click.option("--requests", type=Whole(min=1), default=None,
                      help="How many requests.  [default: 2000, or the whole trace]"),
         click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
                      help="Speed up arrivals by this factor."),
