@@ -50,7 +50,7 @@ class Profiles:
         found = self.variants
         if len(found) > 1:
             raise UserError("--set: one value of each key here", hint=(
-                "simulate, attention, roofline, capacity, crossover, serve, plan, design, split and sweep take lists and ranges"))
+                "one machine is asked about; simulate and most others take lists and ranges"))
         return next(iter(found.values()))
 
     def every(self, names: Sequence[str]) -> list[HardwareProfile]:

@@ -19,7 +19,8 @@ from simkit.foundation.units import USD_PER_HOUR, WATTS
 
 _TABLE: Final = {
     "hardware": 0, "prefill_hardware": 0, "kv_dtype": 3, "attention": 0, "chips": 0, "replicas": 0, "prefill_chips": 0,
-    "prefill_replicas": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 2, "offered_requests_per_s": 5, "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
+    "prefill_replicas": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 2, "offered_requests_per_s": 5,
+    "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
     "mean_power_w": 1, "power_limit_w": 1, "energy_j_per_token": 2, "energy_j_per_request": 2, "binds": 0, "bound": 2,
     "slo_attainment": 3, "ttft_margin": 1, "tpot_margin": 1, "chips_saved_ratio": 0,
 }
@@ -52,7 +53,7 @@ _LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
 @options.axis("--pp", default=None, help="Pipeline stages that may be chosen.  [default: any]")
 @options.axis("--tp", default=None, help="Chips that may share a layer.  [default: all that divide the query heads]")
 @options.axis("--chips", default=None, help="Chips of one replica that may be chosen.  [default: any]")
-@options.names("--prefill", default=None, help="Also plan with prompts on chips of their own: NAME, or NAME:N of a replica.")
+@options.names("--prefill", default=None, help="Also with prompts on chips of their own: NAME, or NAME:N a replica.")
 @serving_options.link_options
 @options.quantity("--budget-rent", dimension=USD_PER_HOUR, help="At most so much an hour, such as '40 USD/h'.")
 @options.quantity("--budget-power", dimension=WATTS, help="At most so many watts, by the chips' power limits.")
@@ -124,20 +125,22 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
     for text in failing:
         warn(text)
     for record in met:
-        record["command"] = _shown_by(ctx, record, *named[record["hardware"]], prompts_on.get(record["prefill_hardware"]))
+        record["command"] = _shown_by(ctx, record, *named[record["hardware"]],
+                                      prompts_on.get(record["prefill_hardware"]))
     emit(met if to.is_table else records, to, from_fields(shown, _LIFTABLE, met, PLAN_FIELDS),
          footer="\n".join([*_unpriced(met), *(record["command"] for record in met)]))
 
 
 def _pools(profiles: Profiles, words: dict[str, Any], *, front: bool) -> tuple[list[Any], dict[str, str]]:
     """How to plan with prompts on each chip of ``--prefill``, and what these were called, by their profiles' names."""
-    from simkit.serving.plan_apart import PromptChips, plan_apart
+    from simkit.serving.ask import PrefillPool
+    from simkit.serving.plan_apart import plan_apart
     from simkit.study.pool_words import split_count
 
     serving_options.check_link(words["prefill"], words["kv_link"])
     if words["prefill"] and front:
         raise UserError("--front beside --prefill: a front has replicas that do everything")
-    pools = [(name, PromptChips(hardware=profiles.load([name])[0], chips=count, link=words["kv_link"],
+    pools = [(name, PrefillPool(hardware=profiles.load([name])[0], chips=count, replicas=None, link=words["kv_link"],
                                 moved=words["kv_move"])) for name, count in map(split_count, words["prefill"])]
     return [partial(plan_apart, pool=pool) for _, pool in pools], {pool.hardware.name: name for name, pool in pools}
 

@@ -95,8 +95,8 @@ class Answer:
 
 
 def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: list[str], kv_dtypes: Sequence[str], *,
-        load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Sequence[Any] = (FIT,), tp: int | None = None,
-        pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
+        load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Sequence[Any] = (FIT,),
+        tp: int | None = None, pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
         attainment_fraction: float = 0.9, max_rate: bool = False, keep_events: int = 0,
         requests: int = 0, prefill: PrefillPool | None = None) -> list[Answer]:
     """Serve the load on every combination, in the order hardware, chips, KV format, layout, rate.

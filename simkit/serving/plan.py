@@ -170,7 +170,8 @@ class Planned:
 
 
 def plan(question: Question, hardware: Sequence[HardwareProfile], layouts: Sequence[str], kv_dtypes: Sequence[str],
-         tell: Callable[[int, int], None] = lambda *_: None, apart: Sequence[Callable[..., Planned]] = ()) -> list[Planned]:
+         tell: Callable[[int, int], None] = lambda *_: None,
+         apart: Sequence[Callable[..., Planned]] = ()) -> list[Planned]:
     """The cheapest deployment of every chip, cache format and layout, in this order.
 
     ``tell`` is called with how many are done, and of how many; ``apart``: other ways to plan each, such as

@@ -9,7 +9,7 @@ else by chips.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Final
@@ -17,9 +17,10 @@ from typing import Final
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.serving import state as at
-from simkit.serving.apart import LAYERS, Apart, serve_apart
+from simkit.serving.apart import Apart, serve_apart
+from simkit.serving.ask import PrefillPool
 from simkit.serving.fewest import MOST_REPLICAS, Fewest, fewest_replicas, first_good, ratios
-from simkit.serving.plan import Planned, Question, Way, weighed, ways_of
+from simkit.serving.plan import Planned, Question, Way, ways_of, weighed
 from simkit.serving.replica import build_replicas
 from simkit.serving.requests import Requests, Stream
 from simkit.serving.serve import Served
@@ -29,29 +30,25 @@ from simkit.study.pool_words import parse_between
 _BEYOND: Final = 4.0  # times the bounds of both pools: where so many miss the objective, all are taken to
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptChips:
-    """Chips for prompts alone: which, how many of a replica (None: any), the link, and how caches move over it."""
-
-    hardware: HardwareProfile
-    chips: int | None
-    link: str
-    moved: str = LAYERS
-
-
 def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str, *,
-               pool: PromptChips) -> Planned:
-    """The cheapest pair of pools, one of ``chip``, which decodes. Raises :class:`UserError` for closed loops."""
+               pool: PrefillPool) -> Planned:
+    """The cheapest pair of pools, one of ``chip``, which decodes.
+
+    ``pool``: the chips for prompts; those of a replica and its replicas may be left open. Raises :class:`UserError` for
+    closed loops.
+    """
     if question.policy.clients:
         raise UserError("--prefill beside --users: prompts and outputs run on different replicas", hint="give --rate")
     own = Planned(hardware=chip, attention=attention, kv_dtype=kv_dtype, prompts_on=pool.hardware)
     decode, lacks = ways_of(question, chip, attention, kv_dtype, at.DECODE_ONLY)
     prompts = list(_prompt_ways(question, pool, decode)) if decode else []
     hopeful = [[way for way in ways if way.load_ratio < MOST_REPLICAS] for ways in (decode, prompts)]
-    if not all(hopeful):
-        worst = min(way.worst for way in decode or prompts) if decode and prompts else None
-        return replace(own, fails=lacks if worst is None else f"{worst[1]} of one request alone is {worst[0]:.3g} times "
-                       "its bound at best")
+    for ways, found in zip((decode, prompts), hopeful, strict=True):
+        if not ways:
+            return replace(own, fails=lacks if not decode else f"no room for prompts on {pool.hardware.name}")
+        if not found:
+            ratio, name = min(way.worst for way in ways)
+            return replace(own, fails=f"{name} of one request alone is {ratio:.3g} times its bound at best")
     price = _prices(chip, pool.hardware)
 
     def cost(pair: tuple[Way, Way], numbers: tuple[int, int]) -> float:
@@ -91,7 +88,7 @@ def _prices(first: HardwareProfile, second: HardwareProfile) -> tuple[float, flo
     return 1.0, 1.0
 
 
-def _prompt_ways(question: Question, pool: PromptChips, decode: Sequence[Way]) -> Iterator[Way]:
+def _prompt_ways(question: Question, pool: PrefillPool, decode: Sequence[Way]) -> Iterator[Way]:
     """Replicas of prompts as ``serve --prefill NAME:N`` builds them."""
     own, chip = decode[0].replica, pool.hardware
     for count in [pool.chips] if pool.chips else [chips for chips, _, _ in candidates(
@@ -109,7 +106,7 @@ def _of_one_token(stream: Stream) -> Stream:
     return Stream(name=stream.name, chunks=prompts)
 
 
-def _fewest(question: Question, pool: PromptChips, pair: tuple[Way, Way], least: tuple[int, int],
+def _fewest(question: Question, pool: PrefillPool, pair: tuple[Way, Way], least: tuple[int, int],
             cost: Callable[[tuple[int, int]], float], below: float) -> Fewest | None:
     """The cheapest numbers of both pools below a cost; None where none meets the objective."""
     first, second = pair
@@ -123,15 +120,14 @@ def _fewest(question: Question, pool: PromptChips, pair: tuple[Way, Way], least:
     def good(numbers: tuple[int, int]) -> bool:
         return bool(played(numbers).record["slo_attainment"] >= question.attainment_fraction)
 
-    best = None
-    numbers = least
-    while below == float("inf") and not good(numbers):
-        over = {name for name, (_, ratio) in ratios(played(numbers), question.attainment_fraction).items() if ratio > 1}
-        numbers = (numbers[0] + ("TPOT" in over or not over) * max(numbers[0] // 8, 1),
-                   numbers[1] + ("TTFT" in over) * max(numbers[1] // 8, 1))
-        if cost(numbers) > _BEYOND * cost(least):
-            return None
+    best, numbers = None, least
     if below == float("inf"):
+        while not good(numbers):
+            _, late = ratios(played(numbers), question.attainment_fraction).get("TTFT", (0.0, 0.0))
+            # First tokens may be late for few that compute prompts, or for few that take their caches away.
+            numbers = numbers[0] + max(numbers[0] // 8, 1), numbers[1] + (late > 1.0) * max(numbers[1] // 8, 1)
+            if cost(numbers) > _BEYOND * cost(least):
+                return None
         best, below = numbers, cost(numbers)
     decode = least[0]
     while cost((decode, least[1])) < below:

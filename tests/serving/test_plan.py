@@ -23,7 +23,7 @@ from simkit.serving.fewest import fewest_replicas
 from simkit.serving.front import front, undominated
 from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.plan import Question, plan, replicas_of, ways_of
-from simkit.serving.plan_apart import PromptChips, plan_apart
+from simkit.serving.plan_apart import plan_apart
 from simkit.serving.plan_record import plan_records
 from simkit.serving.serve import Policy, build_server, serve
 from simkit.serving.steady import Lengths, steady
@@ -68,10 +68,10 @@ def test_a_plan_is_what_playing_everything_finds(chip, layout, words):
 def test_a_pair_of_pools_is_the_cheapest_of_all_pairs_that_could_be_played():
     asked = question(rate=12.0, lengths="2048/60", ttft=0.6, tpot=0.035, share=0.95, chips=(1,), requests=100)
     chip, other = load_hardware("l40s"), load_hardware("gaudi2")
-    pool = PromptChips(hardware=other, chips=1, link="50GB/s,5us")
+    pool = PrefillPool(hardware=other, chips=1, replicas=None, link="50GB/s,5us")
     (found,) = plan(asked, [chip], ["mha"], ["bf16"], apart=[partial(plan_apart, pool=pool)])[1:]
     (way,), _ = ways_of(asked, chip, "mha", "bf16", at.DECODE_ONLY)
-    apart = PrefillPool(hardware=other, chips=1, replicas=1, link=pool.link).beside(way.replica, asked.policy)
+    apart = pool.beside(way.replica, asked.policy)
     met = [decode * chip.power.tdp_w + prompts * other.power.tdp_w for decode, prompts in itertools.product((3, 4, 5, 6), (1, 2))
            if serve_apart(way.server, replace(apart, replicas=prompts), asked.stream,
                           replicas=decode).record["slo_attainment"] >= asked.attainment_fraction]
