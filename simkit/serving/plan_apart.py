@@ -8,11 +8,14 @@ else by chips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
+from math import ceil
 from typing import Final
+
+import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
@@ -43,16 +46,20 @@ def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dty
     decode, lacks = ways_of(question, chip, attention, kv_dtype, at.DECODE_ONLY)
     prompts = list(_prompt_ways(question, pool, decode)) if decode else []
     hopeful = [[way for way in ways if way.load_ratio < MOST_REPLICAS] for ways in (decode, prompts)]
-    for ways, found in zip((decode, prompts), hopeful, strict=True):
+    for ways, some in zip((decode, prompts), hopeful, strict=True):
         if not ways:
             return replace(own, fails=lacks if not decode else f"no room for prompts on {pool.hardware.name}")
-        if not found:
+        if not some:
             ratio, name = min(way.worst for way in ways)
             return replace(own, fails=f"{name} of one request alone is {ratio:.3g} times its bound at best")
     price = _prices(chip, pool.hardware)
 
-    def cost(pair: tuple[Way, Way], numbers: tuple[int, int]) -> float:
-        return sum(each * way.chips * number for each, way, number in zip(price, pair, numbers, strict=True))
+    def costs(pair: tuple[Way, Way]) -> tuple[float, float]:
+        return price[0] * pair[0].chips, price[1] * pair[1].chips
+
+    def least_cost(one: tuple[Way, tuple[int, Way]]) -> float:
+        first, (_, second) = one
+        return float(np.dot(costs((first, second)), (first.least, second.least)))
 
     @cache
     def least_prompts(which: int) -> int:
@@ -63,21 +70,15 @@ def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dty
         return found.replicas or MOST_REPLICAS
 
     best, best_cost = own, float("inf")
-    pairs = sorted(product(hopeful[0], enumerate(hopeful[1])), key=lambda one: cost(
-        (one[0], one[1][1]), (one[0].least, one[1][1].least)))
-    for first, (which, second) in pairs:
-        pair = first, second
-        if cost(pair, (first.least, second.least)) >= best_cost:
+    for one in sorted(product(hopeful[0], enumerate(hopeful[1])), key=least_cost):
+        if least_cost(one) >= best_cost:
             break
+        first, (which, second) = one
         least = first.least, least_prompts(which)
-        if least[1] == MOST_REPLICAS or cost(pair, least) >= best_cost:
+        if least[1] == MOST_REPLICAS:
             continue
-        found = _fewest(question, pool, pair, least, lambda numbers, pair=pair: cost(pair, numbers), best_cost)
-        if found is None:
-            continue
-        served = found.served.record
-        best, best_cost = replace(own, way=first, found=found), cost(
-            pair, (served["replicas"], served["prefill_replicas"]))
+        found, best_cost = _fewest(question, pool, (first, second), least, costs((first, second)), best_cost)
+        best = best if found is None else replace(own, way=first, found=found)
     return best if best.way else replace(own, fails="no pair of pools meets the objective")
 
 
@@ -107,8 +108,10 @@ def _of_one_token(stream: Stream) -> Stream:
 
 
 def _fewest(question: Question, pool: PrefillPool, pair: tuple[Way, Way], least: tuple[int, int],
-            cost: Callable[[tuple[int, int]], float], below: float) -> Fewest | None:
-    """The cheapest numbers of both pools below a cost; None where none meets the objective."""
+            price: tuple[float, float], below: float) -> tuple[Fewest | None, float]:
+    """The cheapest numbers of replicas of both pools below a cost, by the price of each, and their cost; None where
+    none meets the objective.
+    """
     first, second = pair
     apart = Apart(server=second.server, replicas=1, link=parse_between(pool.link), link_words=pool.link.strip(),
                   moved=pool.moved)
@@ -120,22 +123,23 @@ def _fewest(question: Question, pool: PrefillPool, pair: tuple[Way, Way], least:
     def good(numbers: tuple[int, int]) -> bool:
         return bool(played(numbers).record["slo_attainment"] >= question.attainment_fraction)
 
+    def cost(decode: int, prompts: int) -> float:
+        return price[0] * decode + price[1] * prompts
+
     best, numbers = None, least
     if below == float("inf"):
         while not good(numbers):
             _, late = ratios(played(numbers), question.attainment_fraction).get("TTFT", (0.0, 0.0))
             # First tokens may be late for few that compute prompts, or for few that take their caches away.
             numbers = numbers[0] + max(numbers[0] // 8, 1), numbers[1] + (late > 1.0) * max(numbers[1] // 8, 1)
-            if cost(numbers) > _BEYOND * cost(least):
-                return None
-        best, below = numbers, cost(numbers)
-    decode = least[0]
-    while cost((decode, least[1])) < below:
-        most = least[1]
-        while cost((decode, most + 1)) < below:
-            most += 1
+            if cost(*numbers) > _BEYOND * cost(*least):
+                return None, below
+        best, below = numbers, cost(*numbers)
+    for decode in range(least[0], least[0] + MOST_REPLICAS):
+        if cost(decode, least[1]) >= below:
+            break
+        most = max(ceil((below - price[0] * decode) / price[1] - 1e-9) - 1, least[1])
         if good((decode, most)):
-            prompts = first_good(lambda count, decode=decode: good((decode, count)), least[1] - 1, most)
-            best, below = (decode, prompts), cost((decode, prompts))
-        decode += 1
-    return None if best is None else Fewest(replicas=best[0], served=played(best))
+            prompts = first_good(partial(lambda decode, count: good((decode, count)), decode), least[1] - 1, most)
+            best, below = (decode, prompts), cost(decode, prompts)
+    return None if best is None else Fewest(replicas=best[0], served=played(best)), below

@@ -121,9 +121,9 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths, role: int = at.BO
         return chunks * before_s + (linear_s + attention_s) * (1.0 + behind * last / tokens)
 
     if role == at.PREFILL_ONLY:
-        nothing, most = np.zeros((*pp.shape[:-1], 2)), float(max(policy.chunk_tokens, page))
+        nothing, full = np.zeros((*pp.shape[:-1], 2)), float(max(policy.chunk_tokens, page))
         _, _, attention_s = prompt_s(lengths.prompt_tokens, nothing)
-        of_one_s = lengths.prompt_tokens / most * (alone_s + rows_s(nothing + most) / fraction) + attention_s
+        of_one_s = lengths.prompt_tokens / full * (alone_s + rows_s(nothing + full) / fraction) + attention_s
         return Steady(batch=nothing, requests_per_s=np.array([0.0, 1.0]) / of_one_s, in_flight=nothing,
                       ttft_s=ttft_s(nothing, alone_s), tpot_s=nothing)
     of_one = sum(count * math.ceil(min(lengths.context_tokens, most) / page) for count, most in kinds)
