@@ -179,18 +179,10 @@ def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: d
         chosen |= {"--prefill": f"{prompts_on}:{record['prefill_chips'] // number}", "--prefill-replicas": number}
     if record["users"]:
         chosen["--concurrency"] = -(-record["users"] // record["replicas"])
-    elif ctx.params["front"] or ctx.params["rate"]:
-        chosen["--rate"] = record["offered_requests_per_s"] / ctx.params["scale"]
+    elif ctx.params["rate"] or ctx.params["front"] or ctx.params["scale"] != 1.0:
+        chosen["--rate"] = record["offered_requests_per_s"]
     length = ctx.params["requests"] if ctx.params["trace_file"] else record["requests"]
     chosen |= {"--requests": length} if length else {}
     changed = [word for key, text in settings.items() for word in ("--set", f"{key}={text}")]
     return shlex.join(["simkit", "serve", *(str(word) for pair in chosen.items() for word in pair), *changed,
                        *map(str, given)])
-
-
-def _prefill_name(ctx: click.Context, record: dict[str, Any]) -> str:
-    """As it was given: a path or an alias."""
-    from simkit.study.pool_words import split_count
-
-    names = [split_count(name)[0] for name in ctx.params["prefill"]]
-    return next((name for name in names if name == record["prefill_hardware"]), names[0])

@@ -219,23 +219,29 @@ def ways_of(question: Question, chip: HardwareProfile, attention: str, kv_dtype:
 
 def weighed(question: Question, replicas: Sequence[Replica], role: int = at.BOTH) -> list[Way]:
     """Those of some replicas, alike but for their machines, that have room, with their steady states in a role."""
-    policy = question.policy
-    if len(replicas) > 1 and (policy.runtime is not IDEAL or not engine_named(question.engine).closed_form):
-        return [way for one in replicas for way in weighed(question, [one], role)]
+    policy, found = question.policy, []
+    for replica, state, blocks in _states(question, replicas, role):
+        load, offered = ((state.in_flight, float(policy.clients)) if policy.clients else
+                         (state.requests_per_s, question.requests_per_s))
+        if blocks >= 1.0:
+            most = state.most(load, policy)
+            found.append(Way(replica=replica, policy=policy, state=state, load_ratio=offered / most if most else
+                             math.inf, attainment_fraction=question.attainment_fraction))
+    return found
+
+
+def _states(question: Question, replicas: Sequence[Replica], role: int) -> Iterator[tuple[Replica, Steady, float]]:
+    """Each replica with its steady states and blocks: all as one array, where times need only closed forms."""
+    policy, lengths = question.policy, question.lengths
+    if policy.runtime is not IDEAL or not engine_named(question.engine).closed_form:
+        yield from ((one, steady(one, policy, lengths, role), float(one.blocks)) for one in replicas)
+        return
     machines = [replica.machine for replica in replicas]
     together = replace(replicas[0], machine=Machine(
         **{name: np.array([[getattr(one, name)] for one in machines]) for name in ("chips", "tp", "pp", "overflow")},
         mapping=np.array([[ATTENTION_SHARDINGS.index(one.mapping)] for one in machines])))
-    states, has_room = steady(together, policy, question.lengths, role), np.ravel(together.blocks) >= 1.0
-    found = []
-    for number in np.flatnonzero(has_room).tolist():
-        state = states.of(number)
-        load, offered = ((state.in_flight, float(policy.clients)) if policy.clients else
-                         (state.requests_per_s, question.requests_per_s))
-        most = state.most(load, policy)
-        found.append(Way(replica=replicas[number], policy=policy, state=state, load_ratio=offered / most if most else
-                         math.inf, attainment_fraction=question.attainment_fraction))
-    return found
+    states, blocks = steady(together, policy, lengths, role), np.broadcast_to(together.blocks, (len(replicas), 1))
+    yield from ((one, states.of(number), float(blocks[number, 0])) for number, one in enumerate(replicas))
 
 
 def cheapest(question: Question, asked: Planned) -> Planned:
