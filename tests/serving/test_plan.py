@@ -7,7 +7,6 @@ import shlex
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 from matplotlib.text import Text
 
@@ -20,7 +19,7 @@ from simkit.serving import state as at
 from simkit.serving.apart import serve_apart
 from simkit.serving.ask import Load, PrefillPool
 from simkit.serving.fewest import fewest_replicas
-from simkit.serving.front import front, undominated
+from simkit.serving.front import front
 from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.plan import Question, plan, replicas_of, ways_of
 from simkit.serving.plan_apart import plan_apart
@@ -124,7 +123,6 @@ def test_a_front_trades_the_pace_of_a_user_for_the_tokens_of_a_chip():
     assert len(points) > 2
     assert user == sorted(user, reverse=True)
     assert chip == sorted(chip)
-    assert undominated(np.array([1.0, 1.0]), np.array([1.0, 2.0])) == [1]
 
 
 PLAN = ("plan", "-H", "l40s,gaudi2", "-M", "llama-3.1-8b", "-A", "gqa-8", "--rate", "20", "--lengths", "512/100", "--chips",
