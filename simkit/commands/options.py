@@ -12,7 +12,6 @@ import click
 
 from simkit.commands import chosen_profiles
 from simkit.commands.chosen_profiles import CHIPS_WORD
-from simkit.commands.numbers import Whole
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
@@ -207,6 +206,10 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
     return tuple(parse_axis(value, what="layer budget", minimum=None, whole=False))
 
 
+def _whole(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else one_value(value, param.opts[-1])
+
+
 scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
     click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
                  callback=_from_workload, help="A workload file: supplies defaults for options not given."),
@@ -219,7 +222,7 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--speculation", default="none", metavar="TEXT", show_default=True,
                  help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
                       "medusa=4,acceptance=0.6; acceptance may be a file."),
-    click.option("--ep", type=Whole(min=1), default=1, show_default=True,
+    click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
                  help="Chips that hold different experts, limited by --tp."),
     click.option("--expert-load", default="uniform", metavar="TEXT", show_default=True,
                  help="How often rows choose each expert: uniform (equally often), zipf:S, or a file of counts."),
@@ -231,11 +234,11 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
                  help="grouped, grouped-unsplit, per-query-head or unfused."),
     click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
                  help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
-    click.option("--encoder-len", type=Whole(min=1), default=None, metavar="TOKENS",
+    click.option("--encoder-len", default=None, metavar="TOKENS", callback=_whole,
                  help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
-    click.option("--reserve", type=Whole(min=1), default=None,
+    click.option("--reserve", default=None, metavar="TOKENS", callback=_whole,
                  help="Tokens reserved contiguously for each sequence."),
-    click.option("--page", type=Whole(min=1), default=None, help="Tokens a page of a paged cache."),
+    click.option("--page", default=None, metavar="TOKENS", callback=_whole, help="Tokens a page of a paged cache."),
     click.option("--eviction", default="none", metavar="TEXT", show_default=True,
                  help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
 )
@@ -257,8 +260,8 @@ def chips(function: Command, *, several: bool = False) -> Command:
                      callback=_chips_word, help="At most N chips: those that are fastest."),
         click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
                      help="The fewest chips that hold every layout compared."),
-        click.option("--pp", type=Whole(min=1), default=None, help="Pipeline stages."),
-        click.option("--tp", type=Whole(min=1), default=None, help="Chips that share each layer."),
+        click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages."),
+        click.option("--tp", type=click.IntRange(min=1), default=None, help="Chips that share each layer."),
         click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
                      help="Chips; fit: those of the least cost of a token that hold every layout compared, without an "
                           "overflow tier if possible; fit-each: for each point alone."))(with_chips)

@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 from simkit.commands import options, serving_options
-from simkit.commands.numbers import Whole
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import UserError, UserErrorGroup
 from simkit.foundation.units import USD_PER_HOUR, WATTS
 
@@ -118,7 +118,8 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
         shown, records = _TABLE, plan_records(question, answers, against=against, budget={
             "chips": words["budget_chips"], "power_limit_w": words["budget_power"],
             "usd_per_hour": words["budget_rent"]})
-    failing = [f"{_name(record)}: {record['fails']}" for record in records if record["fails"] is not None]
+    failing = [f"{_chips(record)} {record['attention']} {record['kv_dtype']}: {record['fails']}" for record in records
+               if record["fails"] is not None]
     met = [record for record in records if record["fails"] is None]
     if records and not met:
         raise UserErrorGroup([UserError(text) for text in failing]) if len(failing) > 1 else UserError(failing[0])
@@ -145,14 +146,13 @@ def _pools(profiles: Profiles, words: dict[str, Any], *, front: bool) -> tuple[l
     return [partial(plan_apart, pool=pool) for _, pool in pools], {pool.hardware.name: name for name, pool in pools}
 
 
-def _name(record: dict[str, Any]) -> str:
+def _chips(record: dict[str, Any]) -> str:
     prompts = record["prefill_hardware"]
-    return " ".join([record["hardware"], *(["with prompts on", prompts] if prompts else []), record["attention"],
-                     record["kv_dtype"]])
+    return f"{record['hardware']} with prompts on {prompts}" if prompts else str(record["hardware"])
 
 
 def _unpriced(records: list[dict[str, Any]]) -> list[str]:
-    names = dict.fromkeys(record["hardware"] for record in records if record["usd_per_hour"] is None)
+    names = dict.fromkeys(_chips(record) for record in records if record["usd_per_hour"] is None)
     return [f"no rental price, planned by chips and power: {', '.join(names)}"] if names else []
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from simkit.commands import options, serving_options
-from simkit.commands.numbers import Whole
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from simkit.commands import options
-from simkit.commands.numbers import Whole
 from simkit.foundation.errors import UserError
 from simkit.foundation.units import BYTES, BYTES_PER_S, SECONDS
 
@@ -15,6 +14,18 @@ if TYPE_CHECKING:
     from simkit.serving.ask import Load
 
 DEFAULT_LENGTHS: Final = "azure-conv-2023"
+
+
+class Whole(click.IntRange):
+    """One whole number in the words of lists, such as ``4k``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within the range."""
+        from simkit.foundation.axis_syntax import parse_axis
+
+        if isinstance(value, str) and "," not in value:
+            (value,) = parse_axis(value, what="" if param is None else param.opts[-1], minimum=None)
+        return super().convert(value, param, ctx)
 
 
 def scheduler_options(function: Any) -> Any:

@@ -139,7 +139,8 @@ class Planned:
 
     Parameters
     ----------
-    hardware, attention, kv_dtype: which; ``prompts_on``: the chip that computes prompts, where another pool does.
+    hardware, attention, kv_dtype: which.
+    prompts_on: the chip that computes prompts, where another pool does.
     ways: everything that was weighed and holds the model.
     way, found: the cheapest and what serving on it gives; None where nothing meets the objective.
     fails: what then fails and by how much.
