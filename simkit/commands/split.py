@@ -55,7 +55,7 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
         counted = [split_count(name) for name in names]
         if not names or any(chips is None for _, chips in counted):
             raise UserError(f"{flag}: expected pools with their numbers of chips, such as groq-3-lpu:256")
-        every = profiles.every([name for name, _ in counted])
+        every = profiles.every([name for name, _ in counted], of_several=True)
         pools.append([(chip, counted[place * len(counted) // len(every)][1] or 1) for place, chip in enumerate(every)])
     count = prod(map(len, (*pools, between, model, attention, batch, kv_len, q_len)))
     if count > MOST_POINTS:
