@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-RECORDS_VERSION = 3
+RECORDS_VERSION = 4
 """Version of the records that ``--format json`` prints: docs/records.schema.json has their keys and types."""
 
 if TYPE_CHECKING:

@@ -50,16 +50,17 @@ class Profiles:
         found = self.variants
         if len(found) > 1:
             raise UserError("--set: one value of each key here", hint=(
-                "simulate, attention, roofline, capacity, crossover, serve, plan and design take lists and ranges"))
+                "one machine is asked about; simulate and most others take lists and ranges"))
         return next(iter(found.values()))
 
-    def every(self, names: Sequence[str]) -> list[HardwareProfile]:
+    def every(self, names: Sequence[str], *, of_several: bool = False) -> list[HardwareProfile]:
         """The profiles of ``-H``, each with every combination of ``--set``'s lists, by which several are named."""
         found = []
         for name in names:
             for suffix, overrides in self.variants.items():
                 settings = tuple(f"{key}={text}" for key, text in overrides.items())
-                chip = Profiles(settings=settings, folder=self.folder).loader(is_named=len(names) > 1)(name)
+                chip = Profiles(settings=settings, folder=self.folder).loader(
+                    is_named=of_several or len(names) > 1)(name)
                 found.append(replace(chip, name=chip.name + suffix))
         return found
 

@@ -206,6 +206,10 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
     return tuple(parse_axis(value, what="layer budget", minimum=None, whole=False))
 
 
+def _whole(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else one_value(value, param.opts[-1])
+
+
 scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
     click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
                  callback=_from_workload, help="A workload file: supplies defaults for options not given."),
@@ -230,11 +234,11 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
                  help="grouped, grouped-unsplit, per-query-head or unfused."),
     click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
                  help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
-    click.option("--encoder-len", type=click.IntRange(min=1), default=None, metavar="TOKENS",
+    click.option("--encoder-len", default=None, metavar="TOKENS", callback=_whole,
                  help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
-    click.option("--reserve", type=click.IntRange(min=1), default=None,
+    click.option("--reserve", default=None, metavar="TOKENS", callback=_whole,
                  help="Tokens reserved contiguously for each sequence."),
-    click.option("--page", type=click.IntRange(min=1), default=None, help="Tokens a page of a paged cache."),
+    click.option("--page", default=None, metavar="TOKENS", callback=_whole, help="Tokens a page of a paged cache."),
     click.option("--eviction", default="none", metavar="TEXT", show_default=True,
                  help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from itertools import product
 from time import monotonic
 from typing import Any, Final
@@ -12,12 +13,14 @@ from click.core import ParameterSource
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import UserError, UserErrorGroup
 from simkit.foundation.units import USD_PER_HOUR, WATTS
 
 _TABLE: Final = {
-    "hardware": 0, "kv_dtype": 3, "attention": 0, "chips": 0, "replicas": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4,
-    "mean_batch": 2, "offered_requests_per_s": 5, "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
+    "hardware": 0, "prefill_hardware": 0, "kv_dtype": 3, "attention": 0, "chips": 0, "replicas": 0, "prefill_chips": 0,
+    "prefill_replicas": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 2, "offered_requests_per_s": 5,
+    "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
     "mean_power_w": 1, "power_limit_w": 1, "energy_j_per_token": 2, "energy_j_per_request": 2, "binds": 0, "bound": 2,
     "slo_attainment": 3, "ttft_margin": 1, "tpot_margin": 1, "chips_saved_ratio": 0,
 }
@@ -29,7 +32,9 @@ _FRONT: Final = {
 _LIFTABLE: Final = ("kv_dtype", "offered_requests_per_s", "ep")
 # What the plan chooses or says itself in the command that plays a deployment.
 _CHOSEN: Final = ("hardware", "model", "attention", "kv_dtype", "chips", "tp", "pp", "ep", "attention_sharding",
-                  "concurrency", "requests", "settings", "form", "output", "force")
+                  "concurrency", "rate", "scale", "requests", "settings", "prefill", "form", "output", "force")
+
+_LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
 
 
 @click.command()
@@ -40,17 +45,19 @@ _CHOSEN: Final = ("hardware", "model", "attention", "kv_dtype", "chips", "tp", "
               help="Also plan this layout, and count each one's chips beside it.")
 @options.names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
 @options.weight_dtype
-@click.option("--users", "concurrency", type=click.IntRange(min=1, max=65536), default=None,
+@click.option("--users", "concurrency", type=Whole(min=1, max=65536), default=None,
               help="Users who each send a request when their last one ends, instead of --rate.")
 @serving_options.load_options
 @options.axis("--ep", default=None,
               help="Chips that hold different experts.  [default: 1, and as many as share a layer]")
-@options.axis("--pp", default=None, help="Pipeline stages that may be chosen.  [default: all powers of two]")
-@options.axis("--tp", default=None, help="Chips that may share a layer.  [default: all powers of two]")
-@options.axis("--chips", default=None, help="Chips of one replica that may be chosen.  [default: all powers of two]")
+@options.axis("--pp", default=None, help="Pipeline stages that may be chosen.  [default: any]")
+@options.axis("--tp", default=None, help="Chips that may share a layer.  [default: all that divide the query heads]")
+@options.axis("--chips", default=None, help="Chips of one replica that may be chosen.  [default: any]")
+@options.names("--prefill", default=None, help="Also with prompts on chips of their own: NAME, or NAME:N a replica.")
+@serving_options.link_options
 @options.quantity("--budget-rent", dimension=USD_PER_HOUR, help="At most so much an hour, such as '40 USD/h'.")
 @options.quantity("--budget-power", dimension=WATTS, help="At most so many watts, by the chips' power limits.")
-@click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", help="At most N chips in all.")
+@click.option("--budget-chips", type=Whole(min=1), default=None, metavar="N", help="At most N chips in all.")
 @serving_options.scheduler_options
 @options.engine
 @options.profiles
@@ -63,7 +70,8 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
 
     Replicas, tp, pp, ep and mapping are chosen: closed forms leave out what cannot meet the objective, and the request
     loop of simkit serve plays what is left; the last lines say the command that shows it. Cheapest first, chips
-    without a price after them by power. -o FILE.svg draws the front.
+    without a price after them by power. -o FILE.svg draws the front. With --prefill, also the cheapest pair of pools;
+    pools for feed-forward layers (--ffn of simulate) are not planned: no request loop plays them.
 
     \b
     simkit plan -H h100-sxm,gaudi3 -M llama-3.1-8b --rate 20 --lengths 1k/200 --slo-ttft 1s --slo-tpot 30ms
@@ -78,6 +86,7 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
     from simkit.serving.plan_record import PLAN_FIELDS, plan_records
 
     model, against, requests = words["model"], words["against"], words["requests"]
+    is_front = words["front"] or to.figure is not None
     if len(model) != 1:
         raise UserError(f"-M: a plan is for one model, and {len(model)} are named", hint="name one")
     load = serving_options.load_of(words, requests=requests, without_rate=" or --users N")
@@ -90,59 +99,90 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
         scenario={name: words[name] for name in ("weight_dtype", "speculation", "attention_sharding")},
         **{name: words[name] for name in ("attainment_fraction", "chips", "tp", "pp", "ep", "engine")})
     layouts = list(dict.fromkeys([*words["attention"], *([against] if against else [])]))
-    chips = profiles.every(words["hardware"])
-    asked = dict(zip((chip.name for chip in chips), product(words["hardware"], profiles.variants.values()),
-                     strict=True))
+    chips, (apart, prompts_on) = profiles.every(words["hardware"]), _pools(profiles, words, front=is_front)
+    named = {chip.name: which for chip, which in zip(chips, product(
+        words["hardware"], profiles.variants.values()), strict=True)}
     line, began = ProgressLine("plans"), monotonic()
-    answers = answer(question, chips, layouts, words["kv_dtype"], tell=lambda done, of: line(
+    answers = answer(question, chips, layouts, words["kv_dtype"], apart=apart, tell=lambda done, of: line(
         done=done, of=of, kept=0, elapsed_s=monotonic() - began))
-    if words["front"] or to.figure is not None:
+    if is_front:
         points = [point for one in answers for point in front(question, one)]
-        if to.figure is None:
-            emit(points, to, from_fields(_FRONT, _LIFTABLE, points, PLAN_FIELDS))
-            return
-        from simkit.report.drawing.export import write_figure
-        from simkit.report.figures.plan_front import draw_front
+        if to.figure is not None:
+            from simkit.report.drawing.export import write_figure
+            from simkit.report.figures.plan_front import draw_front
 
-        write_figure(to.figure, lambda: draw_front(question, points), force=to.force)
-        return
-    records = plan_records(question, answers, against=against, budget={
-        "chips": words["budget_chips"], "power_limit_w": words["budget_power"], "usd_per_hour": words["budget_rent"]})
+            write_figure(to.figure, lambda: draw_front(question, points), force=to.force)
+            return
+        shown, records = _FRONT, points
+    else:
+        shown, records = _TABLE, plan_records(question, answers, against=against, budget={
+            "chips": words["budget_chips"], "power_limit_w": words["budget_power"],
+            "usd_per_hour": words["budget_rent"]})
+    failing = [f"{_chips(record)} {record['attention']} {record['kv_dtype']}: {record['fails']}" for record in records
+               if record["fails"] is not None]
     met = [record for record in records if record["fails"] is None]
-    failing = [f"{record['hardware']} {record['attention']} {record['kv_dtype']}: {record['fails']}"
-               for record in records if record["fails"] is not None]
-    if not met:
+    if records and not met:
         raise UserErrorGroup([UserError(text) for text in failing]) if len(failing) > 1 else UserError(failing[0])
     for text in failing:
         warn(text)
-    emit(met if to.is_table else records, to, from_fields(_TABLE, _LIFTABLE, met, PLAN_FIELDS),
-         footer="\n".join([*_unpriced(met), *(_shown_by(ctx, record, *asked[record["hardware"]]) for record in met)]))
+    for record in met:
+        record["command"] = _shown_by(ctx, record, *named[record["hardware"]],
+                                      prompts_on.get(record["prefill_hardware"]))
+    emit(met if to.is_table else records, to, from_fields(shown, _LIFTABLE, met, PLAN_FIELDS),
+         footer="\n".join([*_unpriced(met), *(record["command"] for record in met)]))
+
+
+def _pools(profiles: Profiles, words: dict[str, Any], *, front: bool) -> tuple[list[Any], dict[str, str]]:
+    """How to plan with prompts on each chip of ``--prefill``, and what these were called, by their profiles' names."""
+    from simkit.serving.ask import PrefillPool
+    from simkit.serving.plan_apart import plan_apart
+    from simkit.study.pool_words import split_count
+
+    serving_options.check_link(words["prefill"], words["kv_link"])
+    if words["prefill"] and front:
+        raise UserError("--front beside --prefill: a front has replicas that do everything")
+    pools = [(name, PrefillPool(hardware=profiles.load([name])[0], chips=count, replicas=None, link=words["kv_link"],
+                                moved=words["kv_move"])) for name, count in map(split_count, words["prefill"])]
+    return [partial(plan_apart, pool=pool) for _, pool in pools], {pool.hardware.name: name for name, pool in pools}
+
+
+def _chips(record: dict[str, Any]) -> str:
+    prompts = record["prefill_hardware"]
+    return f"{record['hardware']} with prompts on {prompts}" if prompts else str(record["hardware"])
 
 
 def _unpriced(records: list[dict[str, Any]]) -> list[str]:
-    names = dict.fromkeys(record["hardware"] for record in records if record["usd_per_hour"] is None)
+    names = dict.fromkeys(_chips(record) for record in records if record["usd_per_hour"] is None)
     return [f"no rental price, planned by chips and power: {', '.join(names)}"] if names else []
 
 
-def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: dict[str, str]) -> str:
+def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: dict[str, str],
+              prompts_on: str | None) -> str:
     """The command that plays a deployment: what was given to the plan, and what the plan chose."""
     from simkit.commands.serve import serve
 
-    given = []
+    given: list[Any] = []
     for option in serve.params:
         name = str(option.name)
+        if name in _LINK and prompts_on is None:
+            continue
         if name in ctx.params and name not in _CHOSEN and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             value = ctx.params[name]
-            given += [word for one in (value if isinstance(value, tuple) else (value,)) for word in (
-                max(option.opts, key=len), str(one))]
-    static = record["tp"] != int(record["tp"]) or record["mapping"] is None
-    split = [] if static else ["--tp", record["tp"], "--pp", record["pp"], "--attention-sharding", record["mapping"]]
-    users = ["--concurrency", -(-record["users"] // record["replicas"])] if record["users"] else []
+            for one in value if isinstance(value, tuple) else (value,):
+                given += [max(option.opts, key=len), one]
+    chosen = {"-H": chip, "-M": record["model"], "-A": record["attention"], "--kv-dtype": record["kv_dtype"],
+              "--chips": record["chips_per_replica"], "--ep": record["ep"], "--replicas": record["replicas"]}
+    if record["tp"] == int(record["tp"]) and record["mapping"] is not None:
+        chosen |= {"--tp": record["tp"], "--pp": record["pp"], "--attention-sharding": record["mapping"]}
+    if prompts_on is not None:
+        number = record["prefill_replicas"]
+        chosen |= {"--prefill": f"{prompts_on}:{record['prefill_chips'] // number}", "--prefill-replicas": number}
+    if record["users"]:
+        chosen["--concurrency"] = -(-record["users"] // record["replicas"])
+    elif ctx.params["rate"] or ctx.params["front"] or ctx.params["scale"] != 1.0:
+        chosen["--rate"] = record["offered_requests_per_s"]
     length = ctx.params["requests"] if ctx.params["trace_file"] else record["requests"]
-    count = ["--requests", length] if length else []
+    chosen |= {"--requests": length} if length else {}
     changed = [word for key, text in settings.items() for word in ("--set", f"{key}={text}")]
-    chosen = ["-H", chip, *changed, "-M", record["model"], "-A", record["attention"],
-              "--kv-dtype", record["kv_dtype"], "--chips", record["chips_per_replica"],
-              *split, "--ep", record["ep"], "--replicas", record["replicas"],
-              *users, *count]
-    return shlex.join(["simkit", "serve", *map(str, chosen), *given])
+    return shlex.join(["simkit", "serve", *(str(word) for pair in chosen.items() for word in pair), *changed,
+                       *map(str, given)])

@@ -9,6 +9,7 @@ import click
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 @options.attention("as-trained")
 @options.names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
 @options.weight_dtype
-@options.chips
+@options.chips_list
 @click.option("--replicas", default="1", show_default=True, metavar="N|fit",
               help="Copies that share the requests; fit: the fewest that meet the objective.")
 @click.option("--find-max-rate", is_flag=True, help="Search the largest rate that meets the objective.")
-@click.option("--concurrency", type=click.IntRange(min=1, max=65536), default=None,
+@click.option("--concurrency", type=Whole(min=1, max=65536), default=None,
               help="Closed loop with N clients of each copy (of all, with --replicas fit), instead of --rate.")
-@click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--ep", type=Whole(min=1), default=1, show_default=True,
               help="Chips that hold different experts.")
 @click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
               help="How often rows choose each expert: uniform, zipf:S, or a file of counts.")
@@ -51,7 +52,7 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 @click.option("--trace-out", default=None, metavar="FILE", help="A timeline for Perfetto, of the first result.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dtype: list[str], weight_dtype: str,
-          chips: str | int, tp: int | None, pp: int | None, replicas: str, engine: str, profiles: Profiles,
+          chips: list[str | int], tp: int | None, pp: int | None, replicas: str, engine: str, profiles: Profiles,
           form: str | None, output: str | None, trace_out: str | None, force: bool, page: int, find_max_rate: bool,
           attainment_fraction: float, requests: int | None, prefill: str | None, **words: Any) -> None:
     """Play requests through a model on its chips: continuous batching over a paged KV cache.
@@ -82,7 +83,8 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     from simkit.serving.ask import ask
     from simkit.serving.record import APART_FIELDS, SERVING_FIELDS, serving_record
 
-    options.refuse_fit_each(chips)
+    for one in chips:
+        options.refuse_fit_each(one)
     hardware, pool, chips = _pools(profiles, hardware, prefill, chips, words)
     answers = ask(
         profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
@@ -101,20 +103,16 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         _write_timeline(trace_out, answers[0], force=force)
 
 
-def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: str | int,
-           words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, str | int]:
+def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: list[str | int],
+           words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, list[str | int]]:
     """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
     from simkit.commands.pools import loaded_pools
     from simkit.serving.ask import PrefillPool
 
+    serving_options.check_link(prefill, words["kv_link"])
     if prefill is None:
-        if words["kv_link"] is not None:
-            raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
         return hardware, None, chips
-    if words["kv_link"] is None:
-        raise UserError("--prefill: what moves the caches is not stated",
-                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
-    names, (chip, count), (own,) = loaded_pools(profiles, hardware, prefill, [chips])
+    names, (chip, count), own = loaded_pools(profiles, hardware, prefill, chips)
     return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
                               replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own
 

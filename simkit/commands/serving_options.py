@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 DEFAULT_LENGTHS: Final = "azure-conv-2023"
 
 
+class Whole(click.IntRange):
+    """One whole number in the words of lists, such as ``4k``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within the range."""
+        from simkit.foundation.axis_syntax import parse_axis
+
+        if isinstance(value, str) and "," not in value:
+            (value,) = parse_axis(value, what="" if param is None else param.opts[-1], minimum=None)
+        return super().convert(value, param, ctx)
+
+
 def scheduler_options(function: Any) -> Any:
     """How a replica admits, cuts and preempts."""
     for option in (
@@ -27,9 +39,9 @@ def scheduler_options(function: Any) -> Any:
                      help="Preempted caches: recompute or swap."),
         click.option("--runtime", default="ideal", show_default=True, metavar="NAME",
                      help="Host work added to each step: ideal, vllm, trtllm, sglang, or a YAML file."),
-        click.option("--page", type=click.IntRange(min=1, max=65536), default=16, show_default=True,
+        click.option("--page", type=Whole(min=1, max=65536), default=16, show_default=True,
                      help="Tokens of a KV block."),
-        click.option("--max-seqs", type=click.IntRange(min=1, max=65536), default=1024, show_default=True,
+        click.option("--max-seqs", type=Whole(min=1, max=65536), default=1024, show_default=True,
                      help="Most sequences of an iteration."),
         click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
                      help="Most tokens of an iteration; longer prompts are cut."),
@@ -43,6 +55,27 @@ def scheduler_options(function: Any) -> Any:
     return function
 
 
+def link_options(function: Any) -> Any:
+    """How caches get from pool to pool."""
+    for option in (
+        click.option("--kv-move", default="layers", show_default=True, metavar="NAME",
+                     help="layers: each as its prompt is computed; whole: when the prompt has ended."),
+        click.option("--kv-link", default=None, metavar="TEXT",
+                     help="What moves caches: 400GB/s,5us (a replica's port, each direction), or free."),
+    ):
+        function = option(function)
+    return function
+
+
+def check_link(prefill: Any, link: str | None) -> None:
+    """Raise :class:`UserError` unless pools and the link between them are stated together."""
+    if link is not None and not prefill:
+        raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
+    if prefill and link is None:
+        raise UserError("--prefill: what moves the caches is not stated",
+                        hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
+
+
 def apart_options(function: Any) -> Any:
     """Prompts that begin alike, and prompts on chips of their own."""
     for option in (
@@ -54,10 +87,7 @@ def apart_options(function: Any) -> Any:
                           "trace, or --shared-prefix); the least recently used goes first."),
         click.option("--shared-prefix", default=None, metavar="TOKENS[:N]",
                      help="One of N beginnings before each generated prompt, such as 4k:100."),
-        click.option("--kv-move", default="layers", show_default=True, metavar="NAME",
-                     help="layers: each as its prompt is computed; whole: when the prompt has ended."),
-        click.option("--kv-link", default=None, metavar="TEXT",
-                     help="What moves caches: 400GB/s,5us (a replica's port, each direction), or free."),
+        link_options,
         click.option("--prefill-replicas", default="1", show_default=True, metavar="N|fit",
                      help="Replicas of --prefill in all; fit: the fewest that meet the objective."),
         click.option("--prefill", default=None, metavar="NAME[:N]",
@@ -75,8 +105,8 @@ def load_options(function: Any) -> Any:
         options.quantity("--slo-tpot", dimension=SECONDS,
                          help="Objective: time per token after the first, in seconds or as 30ms."),
         options.quantity("--slo-ttft", dimension=SECONDS, help="Objective: time to the first token."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which random stream."),
-        click.option("--requests", type=click.IntRange(min=1), default=None,
+        click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Which random stream."),
+        click.option("--requests", type=Whole(min=1), default=None,
                      help="How many requests.  [default: 2000, or the whole trace]"),
         click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
                      help="Speed up arrivals by this factor."),

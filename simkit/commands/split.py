@@ -50,13 +50,14 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
     from simkit.study.pool_words import split_count
     from simkit.study.split import split_records, where_attention_leaves
 
-    load, pools = profiles.loader(), []
+    pools = []
     for flag, names in (("-H", hardware), ("--ffn", ffn)):
         counted = [split_count(name) for name in names]
         if not names or any(chips is None for _, chips in counted):
             raise UserError(f"{flag}: expected pools with their numbers of chips, such as groq-3-lpu:256")
-        pools.append([(load(name), chips or 1) for name, chips in counted])
-    count = prod(map(len, (hardware, ffn, between, model, attention, batch, kv_len, q_len)))
+        every = profiles.every([name for name, _ in counted], of_several=True)
+        pools.append([(chip, counted[place * len(counted) // len(every)][1] or 1) for place, chip in enumerate(every)])
+    count = prod(map(len, (*pools, between, model, attention, batch, kv_len, q_len)))
     if count > MOST_POINTS:
         raise UserError(f"{count:,} points are more than the {MOST_POINTS:,} of one call", hint="shorten the lists")
     records: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,11 @@ def sweep(ctx: click.Context, /, *, study: str, output: str, engine: str | None,
 
     if engine is not None:
         engine_named(engine)
-    loaded = load_study(study, profiles=profiles.folder, studies=studies, overrides=profiles.overrides,
-                        most_points=None)
-    write_points(ctx, sweep_of(loaded, engine=engine), output, cache=not no_cache, **how)
+    loaded = {suffix: load_study(study, profiles=profiles.folder, studies=studies, overrides=overrides,
+                                 most_points=None) for suffix, overrides in profiles.variants.items()}
+    hardware = tuple(replace(chip, name=chip.name + suffix) for suffix, one in loaded.items() for chip in one.hardware)
+    write_points(ctx, sweep_of(replace(next(iter(loaded.values())), hardware=hardware), engine=engine), output,
+                 cache=not no_cache, **how)
 
 
 def write_points(ctx: click.Context, grid: Grid, output: str, *, cache: bool = True, **how: Any) -> None:

@@ -95,11 +95,11 @@ class Answer:
 
 
 def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: list[str], kv_dtypes: Sequence[str], *,
-        load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Any = FIT, tp: int | None = None,
-        pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
+        load: Load, policy: Policy, page_tokens: int, scenario: dict[str, Any], chips: Sequence[Any] = (FIT,),
+        tp: int | None = None, pp: int | None = None, replicas: int | None = 1, engine: str = "roofline",
         attainment_fraction: float = 0.9, max_rate: bool = False, keep_events: int = 0,
         requests: int = 0, prefill: PrefillPool | None = None) -> list[Answer]:
-    """Serve the load on every combination, in the order hardware, KV format, layout, rate.
+    """Serve the load on every combination, in the order hardware, chips, KV format, layout, rate.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
     """
     _check(policy, max_rate=max_rate, replicas=replicas, prefill=prefill)
     answers: list[Answer] = []
-    for chip, kv_dtype in product(hardware, kv_dtypes):
+    for chip, number, kv_dtype in product(hardware, chips, kv_dtypes):
         words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
         # Where prompts are computed apart, that is where their blocks are kept.
         own = policy if prefill is None else replace(policy, prefix_cache=False, tiers=())
         servers = [build_server(found, own) for found in build_replicas(
-            chip, model, layouts, scenario=words, chips=chips, tp=tp, pp=pp, engine=engine)]
+            chip, model, layouts, scenario=words, chips=number, tp=tp, pp=pp, engine=engine)]
         # Layouts are offered the same requests, enough to fill the roomiest several times.
         held = max(server.most_running_of(load.stream) for server in servers)
         enough = max(requests, FILLS * held * (replicas or 1))

@@ -62,11 +62,11 @@ def _leave(state: State, rules: Rules) -> None:
             give_back(state, int(row[at.HELD]), int(row[at.LEAF]))
             count[at.FINISHED] += 1
             count[at.TOKENS_OUT] += int(row[at.OUTPUT])
-            first_s, whole_s = row[at.FIRST] - row[at.ARRIVAL], clock[at.NOW] - row[at.ARRIVAL]
-            record_time(state, at.LATENCY, whole_s)
+            first_s, end_s = row[at.FIRST] - row[at.ARRIVAL], clock[at.NOW] + row[at.LATE]
+            record_time(state, at.LATENCY, end_s - row[at.ARRIVAL])
             good = first_s <= rules.slo_ttft_s
             if row[at.OUTPUT] > 1.0:
-                per_token_s = (clock[at.NOW] - row[at.FIRST]) / (row[at.OUTPUT] - 1.0)
+                per_token_s = (end_s - row[at.FIRST]) / (row[at.OUTPUT] - 1.0)
                 record_time(state, at.TPOT, per_token_s)
                 good = good and per_token_s <= rules.slo_tpot_s
             if good:
@@ -75,11 +75,11 @@ def _leave(state: State, rules: Rules) -> None:
             if count[at.SPANS] < state.spans.shape[0]:
                 span = state.spans[count[at.SPANS]]
                 span[0], span[1], span[2], span[3] = row[at.ID], row[at.ARRIVAL], row[at.ADMITTED], row[at.FIRST]
-                span[4] = clock[at.NOW]
+                span[4] = end_s
                 count[at.SPANS] += 1
             release(state, rules)
         elif rules.role == at.PREFILL_ONLY and row[at.FILLED] >= row[at.TARGET]:
-            row[at.READY] = clock[at.NOW]
+            row[at.READY] = clock[at.NOW] + row[at.LATE]
             put(state.handed, count[at.HANDED], row)
             count[at.HANDED] += 1
             count[at.OWED] += 1
@@ -109,7 +109,7 @@ def _prompts(state: State, rules: Rules, tables: Tables, decoding: int) -> tuple
             joules += chunk_attention(tables.prefill_j, tables, part, row[at.FILLED])
             if row[at.FILLED] >= row[at.TARGET]:
                 ending += 1
-                row[at.SWAPPED] = -1.0  # ends its prompt in this iteration
+                row[at.SWAPPED], row[at.LATE] = -1.0, rows  # ends its prompt in this iteration, behind so many rows
     return rows, ending, attention_s, joules
 
 
@@ -154,16 +154,19 @@ def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: 
     clock[at.SWAP] += swap_s
     clock[at.JOULES] += joules
     let_pass(state, step_s + prompt_s + host_s + swap_s)
+    parts = min(rules.stages, -(-rows // rules.page))  # less than a page is not cut: its weights take as long
     for index in range(count[at.RUNNING]):
         row = state.running_sequences[index]
         if row[at.SWAPPED] < 0.0:
             row[at.SWAPPED] = 0.0
+            # The parts of the rows enter the pipeline one after another: the first is through when the iteration ends.
+            row[at.LATE] = (np.ceil(parts * row[at.LATE] / rows) - 1.0) / rules.stages * (step_s + prompt_s)
             gained = min(1.0, row[at.LEFT])
             row[at.LEFT] -= gained
             clock[at.EMITTED] += gained
             if row[at.FIRST] < 0.0:
-                row[at.FIRST] = clock[at.NOW]
-                record_time(state, at.TTFT, clock[at.NOW] - row[at.ARRIVAL])
+                row[at.FIRST] = clock[at.NOW] + row[at.LATE]
+                record_time(state, at.TTFT, row[at.FIRST] - row[at.ARRIVAL])
     _note(state, start_s, 1, decoding, rows)
 
 

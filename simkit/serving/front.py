@@ -7,6 +7,7 @@ on one replica, with requests as the load has them at the rate of the steady sta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from simkit.serving.fewest import RESIDENCES
 from simkit.serving.plan import Planned, Question, Way
 from simkit.serving.plan_record import served_record
 from simkit.serving.serve import serve
+from simkit.study.design_answers import undominated
 
 POINTS: Final = 6  # played of a front
 LEAST_REQUESTS: Final = 200  # for quantiles
@@ -28,42 +30,27 @@ def front(question: Question, one: Planned) -> list[dict[str, Any]]:
     Points whose first token comes later than the objective asks for are left out.
     """
     found = []
-    for way, rate, held in _chosen(_steady_points(question, one)):
+    for way, rate, held in _chosen(question, one.ways):
         server = replace(way.server, policy=replace(way.policy, clients=0))
         served = serve(server, question.load.at(rate, requests=max(math.ceil(RESIDENCES * held), LEAST_REQUESTS)))
         if served.quantile_s("ttft", question.attainment_fraction) <= question.policy.slo_ttft_s:
             found.append(served_record(replace(one, way=way), served) | {"offered_requests_per_s": rate})
     user, chip = (np.array([record[name] for record in found])
                   for name in ("tokens_per_s_per_user", "tokens_per_s_per_chip"))
-    return [found[index] for index in undominated(user, chip)]
+    return [found[index] for index in undominated(-user, chip)]
 
 
-def undominated(first: Any, second: Any) -> list[int]:
-    """Indices of the points that none exceeds in one and equals in the other, by falling ``first``.
-
-    >>> undominated(np.array([1.0, 3.0, 2.0, 2.0]), np.array([9.0, 1.0, 5.0, 4.0]))
-    [1, 2, 0]
+def _chosen(question: Question, ways: Sequence[Way]) -> list[tuple[Way, float, float]]:
+    """``(way, rate, held)`` of the steady states that none beats in both, with room and a first token in time: at most
+    so many, evenly spread over the logarithm of the tokens of a user.
     """
-    order = np.lexsort((-second, -first))
-    most = np.maximum.accumulate(np.append(-np.inf, second[order]))[:-1]
-    return [int(index) for index in order[second[order] > most]]
-
-
-def _steady_points(question: Question, one: Planned) -> list[tuple[float, float, Way, float, float]]:
-    """``(tokens/s/user, tokens/s/chip, way, rate, held)`` of steady states with room, whose first token is in time."""
-    return [(1.0 / tpot, rate * question.lengths.output_tokens / way.chips, way, float(rate), float(held))
-            for way in one.ways for batch, tpot, ttft, rate, held in zip(
-                way.state.batch, way.state.tpot_s, way.state.ttft_s, way.state.requests_per_s, way.state.in_flight,
-                strict=True)
-            if ttft <= question.policy.slo_ttft_s and batch <= max(FILLED * way.state.batch[-1], 1.0)]
-
-
-def _chosen(points: list[tuple[float, float, Way, float, float]]) -> list[tuple[Way, float, float]]:
-    """At most so many of the front, evenly spread over the logarithm of the tokens of a user."""
-    kept = undominated(np.array([point[0] for point in points]), np.array([point[1] for point in points]))
-    if not kept:
+    points = [(way, place) for way in ways for batch in [way.state.batch] for place in np.flatnonzero(
+        (batch > 0) & (batch <= max(FILLED * batch[-1], 1.0)) & (way.state.ttft_s <= question.policy.slo_ttft_s))]
+    user = np.array([1.0 / way.state.tpot_s[place] for way, place in points])
+    kept = undominated(-user, np.array([way.state.requests_per_s[place] / way.chips for way, place in points]))
+    if not len(kept):
         return []
-    logs = np.log([points[index][0] for index in kept])
-    wanted = np.linspace(logs[0], logs[-1], POINTS)
-    picked = dict.fromkeys(int(np.argmin(np.abs(logs - at))) for at in wanted)
-    return [points[kept[place]][2:] for place in picked]
+    logs = np.log(user[kept])
+    picked = dict.fromkeys(int(np.argmin(np.abs(logs - at))) for at in np.linspace(logs[0], logs[-1], POINTS))
+    return [(way, float(way.state.requests_per_s[place]), float(way.state.in_flight[place]))
+            for way, place in (points[kept[number]] for number in picked)]

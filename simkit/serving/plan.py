@@ -16,18 +16,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import groupby, product
 from math import gcd
-from typing import Any, Final
+from typing import Any
+
+import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
+from simkit.serving import state as at
 from simkit.serving.ask import Load
 from simkit.serving.fewest import MOST_REPLICAS, Fewest, check_objective, fewest_replicas, shortfall
 from simkit.serving.replica import Replica, paged
 from simkit.serving.requests import Stream
+from simkit.serving.runtime import IDEAL
 from simkit.serving.serve import Policy, Server, build_server
 from simkit.serving.steady import Lengths, Steady, steady
 from simkit.step.machine import Machine
@@ -36,8 +40,6 @@ from simkit.study.engines import engine_named
 from simkit.study.evaluate import Points
 from simkit.study.machine_search import candidates, split_chips
 from simkit.study.scenario import parse_scenario
-
-_DOUBLINGS: Final = 20  # of the chips of a replica: more than any system has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Question:
     @cached_property
     def lengths(self) -> Lengths:
         """Their means."""
-        return Lengths.of(self.stream)
+        return Lengths.of(self.stream, self.attainment_fraction)
 
     @property
     def expert_ways(self) -> Sequence[int]:
@@ -138,6 +140,7 @@ class Planned:
     Parameters
     ----------
     hardware, attention, kv_dtype: which.
+    prompts_on: the chip that computes prompts, where another pool does.
     ways: everything that was weighed and holds the model.
     way, found: the cheapest and what serving on it gives; None where nothing meets the objective.
     fails: what then fails and by how much.
@@ -146,6 +149,7 @@ class Planned:
     hardware: HardwareProfile
     attention: str
     kv_dtype: str
+    prompts_on: HardwareProfile | None = None
     ways: tuple[Way, ...] = ()
     way: Way | None = None
     found: Fewest | None = None
@@ -160,37 +164,36 @@ class Planned:
 
     @property
     def chips(self) -> int | None:
-        """Chips of all replicas."""
-        return None if self.way is None or self.found is None else self.way.chips * (self.found.replicas or 0)
+        """Chips of all replicas, those for prompts included."""
+        if self.found is None:
+            return None
+        return int(self.found.served.record["chips"] + self.found.served.record.get("prefill_chips", 0.0))
 
 
-def plan(question: Question, hardware: Sequence[HardwareProfile], layouts: Sequence[str],
-         kv_dtypes: Sequence[str], tell: Callable[[int, int], None] = lambda *_: None) -> list[Planned]:
+def plan(question: Question, hardware: Sequence[HardwareProfile], layouts: Sequence[str], kv_dtypes: Sequence[str],
+         tell: Callable[[int, int], None] = lambda *_: None,
+         apart: Sequence[Callable[..., Planned]] = ()) -> list[Planned]:
     """The cheapest deployment of every chip, cache format and layout, in this order.
 
-    ``tell`` is called with how many are done, and of how many. Raises :class:`UserError` for what is contradictory;
-    what no deployment meets is an answer.
+    ``tell`` is called with how many are done, and of how many; ``apart``: other ways to plan each, such as
+    :func:`simkit.serving.plan_apart.plan_apart` of a pool for prompts. Raises :class:`UserError` for what is
+    contradictory; what no deployment meets is an answer.
     """
-    asked = list(product(hardware, kv_dtypes, layouts))
+    asked = list(product(hardware, kv_dtypes, layouts, (planned, *apart)))
     answers: list[Planned] = []
-    for chip, kv_dtype, attention in asked:
+    for chip, kv_dtype, attention, planned_by in asked:
         tell(len(answers), len(asked))
-        answers.append(_planned(question, chip, attention, kv_dtype))
+        answers.append(planned_by(question, chip, attention, kv_dtype))
     tell(len(answers), len(asked))
     return answers
 
 
-def _planned(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str) -> Planned:
+def planned(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str) -> Planned:
+    """That of one, each replica of which does everything."""
     own = Planned(hardware=chip, attention=attention, kv_dtype=kv_dtype)
-    ways: list[Way] = []
-    fault: UserError | None = None
-    for replica in replicas_of(question, chip, attention, kv_dtype):
-        try:
-            ways.append(_weighed(question, replica))
-        except UserError as error:  # no room: the last is the one with the most chips
-            fault = error
+    ways, lacks = ways_of(question, chip, attention, kv_dtype)
     if not ways:
-        return replace(own, fails=str(fault or f"no replica of {', '.join(map(str, question.chips))} chips"))
+        return replace(own, fails=lacks)
     if not any(math.isfinite(way.load_ratio) for way in ways):
         best = min(ways, key=lambda way: way.worst)
         ratio, name = best.worst
@@ -201,14 +204,45 @@ def _planned(question: Question, chip: HardwareProfile, attention: str, kv_dtype
     return cheapest(question, replace(own, ways=tuple(ways)))
 
 
-def _weighed(question: Question, replica: Replica) -> Way:
-    policy = question.policy
-    state = steady(replica, policy, question.lengths)
-    load, offered = ((state.in_flight, float(policy.clients)) if policy.clients else
-                     (state.requests_per_s, question.requests_per_s))
-    most = state.most(load, policy)
-    return Way(replica=replica, policy=policy, state=state, load_ratio=offered / most if most else math.inf,
-               attainment_fraction=question.attainment_fraction)
+def ways_of(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str,
+            role: int = at.BOTH) -> tuple[list[Way], str]:
+    """Every way that has room, and what the one with the most chips lacks where none has."""
+    replicas = list(replicas_of(question, chip, attention, kv_dtype))
+    ways = [way for _, alike in groupby(replicas, lambda one: one.scenario)
+            for way in weighed(question, list(alike), role)]
+    if ways or not replicas:
+        return ways, f"no replica of {', '.join(map(str, question.chips))} chips"
+    try:
+        return [], f"{replicas[-1].total_blocks} blocks"
+    except UserError as error:
+        return [], str(error)
+
+
+def weighed(question: Question, replicas: Sequence[Replica], role: int = at.BOTH) -> list[Way]:
+    """Those of some replicas, alike but for their machines, that have room, with their steady states in a role."""
+    policy, found = question.policy, []
+    for replica, state, blocks in _states(question, replicas, role):
+        load, offered = ((state.in_flight, float(policy.clients)) if policy.clients else
+                         (state.requests_per_s, question.requests_per_s))
+        if blocks >= 1.0:
+            most = state.most(load, policy)
+            found.append(Way(replica=replica, policy=policy, state=state, load_ratio=offered / most if most else
+                             math.inf, attainment_fraction=question.attainment_fraction))
+    return found
+
+
+def _states(question: Question, replicas: Sequence[Replica], role: int) -> Iterator[tuple[Replica, Steady, float]]:
+    """Each replica with its steady states and blocks: all as one array, where times need only closed forms."""
+    policy, lengths = question.policy, question.lengths
+    if policy.runtime is not IDEAL or not engine_named(question.engine).closed_form:
+        yield from ((one, steady(one, policy, lengths, role), float(one.blocks)) for one in replicas)
+        return
+    machines = [replica.machine for replica in replicas]
+    together = replace(replicas[0], machine=Machine(
+        **{name: np.array([[getattr(one, name)] for one in machines]) for name in ("chips", "tp", "pp", "overflow")},
+        mapping=np.array([[ATTENTION_SHARDINGS.index(one.mapping)] for one in machines])))
+    states, blocks = steady(together, policy, lengths, role), np.broadcast_to(together.blocks, (len(replicas), 1))
+    yield from ((one, states.of(number), float(blocks[number, 0])) for number, one in enumerate(replicas))
 
 
 def cheapest(question: Question, asked: Planned) -> Planned:
@@ -247,21 +281,24 @@ def replicas_of(question: Question, chip: HardwareProfile, attention: str, kv_dt
 
 def _splits(question: Question, chip: HardwareProfile, points: Points,
             layout: Any) -> Iterator[tuple[int, float, float, Any]]:
-    """``(chips, tp, pp, mapping)`` of the ways that a question leaves open."""
+    """``(chips, tp, pp, mapping)`` of the ways that a question leaves open, from the fewest chips up."""
     heads, layers = question.model.n_q_heads, question.model.n_layers
-    for tp in question.tp or (None,):
-        for pp in question.pp or (None,):
-            if chip.sharding == "layer-pipelined":
-                counts = question.chips or ([tp * pp] if tp and pp else ())
-                known = [(count, *split_chips(chip, heads, layers, count, tp, pp)) for count in counts] or candidates(
-                    chip, heads, layers)
-                yield from ((count, ways, stages, points.scenario.mapping(chip) or "heads")
-                            for count, ways, stages in known if tp in (None, ways) and pp in (None, stages))
-                continue
-            unit = (tp or 1) * (pp or 1)
-            if unit > chip.max_chips or (tp and (tp > 1 or pp)):
-                split_chips(chip, heads, layers, unit, tp, pp)  # says what is wrong with it
-            counts = question.chips or [unit * 2**power for power in range(_DOUBLINGS)]
-            narrowed = replace(points, tp=tp, pp=pp)
-            yield from ((int(count), ways, stages, ATTENTION_SHARDINGS[place]) for count in counts
-                        if count <= chip.max_chips for ways, stages, place in narrowed.ways(layout, float(count)))
+    if chip.sharding == "layer-pipelined":
+        for tp, pp in product(question.tp or (None,), question.pp or (None,)):
+            counts = question.chips or ([tp * pp] if tp and pp else ())
+            known = [(count, *split_chips(chip, heads, layers, count, tp, pp)) for count in counts] or candidates(
+                chip, heads, layers)
+            yield from ((count, ways, stages, points.scenario.mapping(chip) or "heads")
+                        for count, ways, stages in known if tp in (None, ways) and pp in (None, stages))
+        return
+    for tp, pp in product(question.tp or (1,), question.pp or (1,)):
+        if question.tp or question.pp:
+            split_chips(chip, heads, layers, tp * pp, tp if question.tp else None, pp)  # says what is wrong with it
+    widest = chip.scale_up.max_chips if chip.scale_up else 1
+    # Heads are dealt out whole; boards of several chips pad them (`split_chips`).
+    widths = question.tp or [tp for tp in range(1, widest + 1) if heads % tp == 0 or chip.devices is not None]
+    for chips, tp, pp in sorted((tp * pp, tp, pp) for tp, pp in product(
+            widths, question.pp or range(1, layers + 1)) if tp * pp <= chip.max_chips):
+        if not question.chips or chips in question.chips:
+            yield from ((chips, ways, stages, ATTENTION_SHARDINGS[place]) for ways, stages, place in replace(
+                points, tp=tp, pp=pp).ways(layout, float(chips)))

@@ -12,7 +12,7 @@ import numpy as np
 from simkit.foundation.units import WATTS
 from simkit.serving.fewest import Fewest, ratios
 from simkit.serving.plan import Planned, Question
-from simkit.serving.record import SERVING_FIELDS, serving_record
+from simkit.serving.record import APART_FIELDS, SERVING_FIELDS, serving_record
 from simkit.serving.replica import Replica
 from simkit.serving.serve import Served
 from simkit.study.machine_search import name_of
@@ -22,6 +22,7 @@ _OWN: Final = (
     *(FIELDS[name] for name in ("mapping", "energy_j_per_token", "owned_usd_per_mtok", "bound", "unknown_costs")),
     Field(name="chips_per_replica", meaning="chips of one copy of the model", heading="chips/replica"),
     Field(name="ep", meaning="chips that hold different experts"),
+    *(field for field in APART_FIELDS.values() if not field.name.startswith(("prefix_", "kv_tiers"))),
     Field(name="users", meaning="requests in flight at once, where no rate is given"),
     Field(name="slo_attainment_asked", meaning="share of requests that must meet both bounds"),
     Field(name="ttft_margin", meaning="what is left of the bound on TTFT at the share that must meet it, as a fraction",
@@ -40,6 +41,7 @@ _OWN: Final = (
     Field(name="tokens_per_s_per_user", meaning="tokens of one request per second, in the middle of all",
           heading="tok/s/user"),
     Field(name="tokens_per_s_per_chip", meaning="generated tokens a second and chip", heading="tok/s/chip"),
+    Field(name="command", meaning="simkit serve as it plays this deployment", dimension=None),
 )
 PLAN_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({**SERVING_FIELDS, **{field.name: field for field in _OWN}})
 
@@ -52,33 +54,34 @@ def plan_records(question: Question, answers: Sequence[Planned], *, against: str
     ----------
     question, answers: of :func:`simkit.serving.plan.plan`.
     against: the layout whose chips each other is counted against.
-    budget: most of ``chips``, ``power_limit_w`` or ``usd_per_hour``.
+    budget: most of ``chips``, ``power_limit_w`` or ``usd_per_hour``, of all pools together.
     """
-    chips_of = {(one.hardware.name, one.kv_dtype): one.chips for one in answers if one.attention == against}
-    found = [_within(budget, _record(question, one) | _beside(
-        one, against, chips_of.get((one.hardware.name, one.kv_dtype)))) for one in answers]
-    return sorted(found, key=lambda record: (record["fails"] is not None, *(
-        math.inf if record[name] is None else record[name]
-        for name in ("cost_usd_per_mtok", "power_limit_w", "chips"))))
+    def kind(one: Planned) -> tuple[Any, ...]:
+        return one.hardware.name, one.kv_dtype, one.prompts_on and one.prompts_on.name
+
+    chips_of = {kind(one): one.chips for one in answers if one.attention == against}
+    found = [_within(budget, _record(question, one), one.chips) | {
+        "against": against, "chips_against": chips_of.get(kind(one)),
+        "chips_saved_ratio": chips / one.chips if (chips := chips_of.get(kind(one))) and one.chips else None}
+        for one in answers]
+    order = sorted(range(len(found)), key=lambda place: (found[place]["fails"] is not None, *(
+        math.inf if value is None else value for value in (
+            found[place]["cost_usd_per_mtok"], found[place]["power_limit_w"], answers[place].chips))))
+    return [found[place] for place in order]
 
 
-def _within(budget: Mapping[str, float | None], record: dict[str, Any]) -> dict[str, Any]:
+def _within(budget: Mapping[str, float | None], record: dict[str, Any], chips: int | None) -> dict[str, Any]:
     """The record; failing where it is beyond a budget, or where the profile lacks what would tell."""
     over = []
     for name, limit in budget.items():
         if limit is None or record["fails"]:
             continue
-        value, what = record[name], (PLAN_FIELDS[name].heading or name)
+        value, what = chips if name == "chips" else record[name], (PLAN_FIELDS[name].heading or name)
         if value is None:
             over.append(f"{what} is unknown: no budget can be held")
         elif value > limit:
             over.append(f"{what} {value:,.6g} is {value / limit:.3g} times the budget of {limit:,.6g}")
     return record | {"fails": "; ".join(over)} if over else record
-
-
-def _beside(one: Planned, against: str | None, chips: int | None) -> dict[str, Any]:
-    return {"against": against, "chips_against": chips,
-            "chips_saved_ratio": chips / one.chips if chips and one.chips else None}
 
 
 def _record(question: Question, one: Planned) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def _record(question: Question, one: Planned) -> dict[str, Any]:
     if one.way is None or one.found is None:
         return dict.fromkeys(PLAN_FIELDS) | asked | {
             "hardware": one.hardware.name, "model": question.model.name, "attention": one.attention,
-            "kv_dtype": one.kv_dtype, "engine": question.engine, "fails": one.fails}
+            "kv_dtype": one.kv_dtype, "engine": question.engine, "fails": one.fails,
+            "prefill_hardware": one.prompts_on and one.prompts_on.name}
     at = ratios(one.found.served, question.attainment_fraction)
     return served_record(one, one.found.served) | asked | serving_record({
         **{f"{name.lower()}_margin": 1.0 - at[name][1] if name in at else None for name in ("TTFT", "TPOT")},
@@ -95,23 +99,25 @@ def _record(question: Question, one: Planned) -> dict[str, Any]:
 
 
 def served_record(one: Planned, served: Served) -> dict[str, Any]:
-    """A served record with what its chips are, cost and draw."""
-    record, chip = served.record, one.hardware
-    chips = record["chips"]
+    """A served record with what its chips are, cost and draw, those for prompts included."""
+    record, replica = served.record, one.deployed.replica
+    pools = [(one.hardware, record["chips"])]
+    if one.prompts_on is not None:
+        pools.append((one.prompts_on, record["prefill_chips"]))
+    chips, limit, price = (sum(math.nan if each is None else each * number for each, number in column) for column in (
+        [(1.0, number) for _, number in pools], [(chip.power.tdp_w, number) for chip, number in pools],
+        [(chip.price.usd_per_hour, number) for chip, number in pools]))
     joules = 1.0 / record["tokens_per_j"] if record["tokens_per_j"] else math.nan
-    price, limit = chip.price.usd_per_hour, chip.power.tdp_w
-    if limit is not None and record["tokens_per_s"] > 0:  # no chip draws more for long, whatever flops and bytes add to
-        joules = min(joules, limit * chips / record["tokens_per_s"])
-    replica = one.deployed.replica
+    if record["tokens_per_s"] > 0:  # no chip draws more for long, whatever flops and bytes add to
+        joules = joules if math.isnan(limit) else min(joules, limit / record["tokens_per_s"])
     return dict.fromkeys(PLAN_FIELDS) | serving_record({
         **record, "mapping": str(name_of(replica.machine.mapping)), "ep": replica.scenario.ep,
-        "chips_per_replica": int(chips) // record["replicas"], "energy_j_per_token": joules,
-        "mean_power_w": joules * record["tokens_per_s"], "power_limit_w": math.nan if limit is None else limit * chips,
+        "chips_per_replica": int(record["chips"]) // record["replicas"], "energy_j_per_token": joules,
+        "mean_power_w": joules * record["tokens_per_s"], "power_limit_w": limit, "usd_per_hour": price,
         "energy_j_per_request": joules * record["output_tokens"] / max(record["finished"], 1),
-        "usd_per_hour": math.nan if price is None else price * chips,
-        "owned_usd_per_mtok": replica.scenario.ownership.usd_per_s(chip, chips) / record["tokens_per_s"]
-        * TOKENS_PER_MTOK,
-        "unknown_costs": unknown_costs(chip) or None,
+        "owned_usd_per_mtok": sum(replica.scenario.ownership.usd_per_s(chip, number) for chip, number in pools)
+        / record["tokens_per_s"] * TOKENS_PER_MTOK,
+        "unknown_costs": unknown_costs(*(chip for chip, _ in pools)) or None,
         "tokens_per_s_per_user": 1.0 / record["tpot_p50_s"] if record["tpot_p50_s"] else math.nan,
         "tokens_per_s_per_chip": record["tokens_per_s"] / chips})
 

@@ -101,12 +101,17 @@ class Replica:
         least = min(bytes_ for bytes_ in limits.values() if bytes_ > 0)
         return tuple((max(round(bytes_ / least), 1), most) for most, bytes_ in limits.items() if bytes_ > 0)
 
+    @property
+    def blocks(self) -> Any:
+        """Blocks beside the weights and the runtime's reserve; of each machine where they are several."""
+        need = self.points(1.0, float(self.page_tokens)).demand(self.layout, self.machine)
+        columns = place(need, self.hardware, overflow=self.machine.overflow).max_batch
+        return np.floor(columns * sum(count for count, _ in self.block_kinds))
+
     @cached_property
     def total_blocks(self) -> int:
-        """Blocks beside the weights and the runtime's reserve. Raises :class:`UserError` without room for one."""
-        need = self.points(1.0, float(self.page_tokens)).demand(self.layout, self.machine)
-        columns = float(np.ravel(place(need, self.hardware, overflow=self.machine.overflow).max_batch)[0])
-        blocks = int(columns * sum(count for count, _ in self.block_kinds))
+        """Those of one machine. Raises :class:`UserError` without room for one."""
+        blocks = int(np.ravel(self.blocks)[0])
         if blocks < 1:
             raise UserError(f"{self.model.name} under {self.attention}: no room for a KV cache beside its weights on "
                             f"{float(self.machine.chips):g} x {self.hardware.name}",
@@ -148,6 +153,10 @@ class Replica:
             draft_steps=0 if speculation is None else speculation.draft_tokens)
         beyond_idle = joules - (self.hardware.power.idle_w or 0.0) * float(self.machine.chips) * time
         return time, np.broadcast_to(np.asarray(timing.attention_time_s, dtype=float), shape), beyond_idle
+
+    def time_s(self, batch: Any, kv_len: Any) -> Any:
+        """Time of decode steps alone."""
+        return self.points(batch, kv_len).timed(self.layout, self.machine)[2].step_time_s
 
     def rows_s(self, rows: Any) -> tuple[Any, Any, Any]:
         """Time of ``rows`` outside attention and sampling, time of sampling them, and joules of the former."""

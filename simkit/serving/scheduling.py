@@ -245,7 +245,7 @@ def _take_handed(state: State, rules: Rules) -> bool:
     count[at.MOVED_BLOCKS] += need
     put(state.running_sequences, count[at.RUNNING], came)
     row = state.running_sequences[count[at.RUNNING]]
-    row[at.HELD], row[at.SHARED], row[at.LEAF] = need, 0.0, -1.0
+    row[at.HELD], row[at.SHARED], row[at.LEAF], row[at.LATE] = need, 0.0, -1.0, 0.0
     row[at.READY] = gone_s + rules.kv_latency_s
     clock[at.HANDOVER] += max(row[at.READY], clock[at.NOW]) - came[at.READY]
     claim(state, need)
@@ -288,7 +288,7 @@ def _refuse_or_take(state: State, rules: Rules, tables: Tables, buffer: Buffer, 
     row = state.running_sequences[count[at.RUNNING]]
     row[at.ID], row[at.ARRIVAL], row[at.PROMPT], row[at.OUTPUT] = count[at.TAKEN], arrival_s, prompt, output
     row[at.TARGET], row[at.FILLED], row[at.LEFT] = prompt, hit_tokens, output
-    row[at.ADMITTED], row[at.FIRST], row[at.SWAPPED] = clock[at.NOW], -1.0, 0.0
+    row[at.ADMITTED], row[at.FIRST], row[at.SWAPPED], row[at.LATE] = clock[at.NOW], -1.0, 0.0, 0.0
     row[at.HELD], row[at.SHARED], row[at.LEAF], row[at.BEGAN], row[at.READY] = own - shared, shared, leaf, -1.0, ready_s
     record_time(state, at.WAIT, clock[at.NOW] - arrival_s)
     count[at.NEXT] += 1

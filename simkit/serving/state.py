@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 # Columns of a sequence.
 (ID, ARRIVAL, PROMPT, OUTPUT, TARGET, FILLED, LEFT, ADMITTED, FIRST, HELD, SWAPPED, SHARED, LEAF, BEGAN, READY,
- SENDER) = range(16)
-COLUMNS: Final = 16  # as many as are named above
+ SENDER, LATE) = range(17)
+COLUMNS: Final = 17  # as many as are named above
 # Columns of a cached block of a prompt, of a list of them, and of a handed cache on its way.
 KEY, TIER, PINS, OLDER, NEWER, PARENT, READY_TO_SHARE, PLACE, SCRATCH = range(9)
 ENTRY_COLUMNS: Final = 9  # as many as are named above
@@ -46,6 +46,7 @@ class Rules(NamedTuple):
     page, kind_counts, kind_limit_tokens: a block's tokens; layers and most tokens of each kind of layer.
     blocks, watermark: blocks in all, and those that admission leaves free while others run.
     most_running, chunk: most sequences and most tokens of an iteration.
+    stages: of its pipeline; the parts of an iteration's prompts go through them one after another.
     verified, tokens_per_step: query tokens and expected new tokens of a decoding sequence.
     swap_s_per_block, host_blocks: time to move a block and room for them; 0 blocks: preempted caches are recomputed.
     host_step_s, host_sequence_s, prefill_fraction: see Runtime.
@@ -78,6 +79,7 @@ class Rules(NamedTuple):
     slo_ttft_s: float
     slo_tpot_s: float
     clients: int
+    stages: int = 1
     most_missed: int = NEVER
     role: int = BOTH
     most_blocks: int = NEVER

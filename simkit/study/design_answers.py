@@ -80,7 +80,11 @@ class Search:
 
 
 def undominated(cost: Any, gain: Any) -> Any:
-    """The places of what nothing else beats in both, by rising cost."""
+    """The places of what nothing else beats in both, by rising cost.
+
+    >>> undominated(np.array([-1.0, -3.0, -2.0, -2.0]), np.array([9.0, 1.0, 5.0, 4.0])).tolist()
+    [1, 2, 0]
+    """
     order = np.lexsort((-gain, cost))
     before = np.maximum.accumulate(np.concatenate([[-np.inf], gain[order][:-1]]))
     return order[gain[order] > before]

@@ -31,7 +31,6 @@ from simkit.study.vary import quantity_text
 
 MOST_LOADED: Final = 4096  # combinations of values for which a profile is loaded anew
 MOST_DESIGNS: Final = 1_000_000_000
-_MOST_SOBOL: Final = 2**30
 
 DESIGN_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in (
     Field(name="mm2", heading="mm2", meaning="modelled silicon of a chip, all its dies"),

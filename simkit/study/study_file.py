@@ -290,16 +290,15 @@ class _Loader:
 
     def __init__(self, source: YamlSource, schema: StudySchema, focus: FocusSchema, profiles: Path | str | None,
                  overrides: Mapping[str, str] | None) -> None:
-        self.source, self.schema, self.focus, self.profiles, self.overrides = (
-            source, schema, focus, profiles, overrides)
+        self.source, self.schema, self.focus, self.profiles, self.overrides = source, schema, focus, profiles, overrides
         self.chips: dict[str, HardwareProfile] = {}
         self.models: dict[str, ModelArchitecture] = {}
 
     def chip(self, name: str, *key: str | int) -> HardwareProfile:
         """The profile of that name or path."""
         if name not in self.chips:
-            self.chips[name] = _at(self.source, key, lambda: load_hardware(
-                name, profiles=self.profiles, overrides=self.overrides))
+            load = partial(load_hardware, name, profiles=self.profiles, overrides=self.overrides)
+            self.chips[name] = _at(self.source, key, load, f" (in {name})")
         return self.chips[name]
 
     def model(self, name: str, *key: str | int) -> ModelArchitecture:
@@ -387,14 +386,15 @@ def _check_engine(source: YamlSource, key: tuple[str | int, ...], engine: str) -
         raise UserError(f"unknown engine '{engine[:40]}'", where=source.locate(key), hint=did_you_mean(engine, ENGINES))
 
 
-def _at(source: YamlSource, key: tuple[str | int, ...], load: Any) -> Any:
-    """Run ``load``; a mistake in a name without a place of its own is placed at the study's key."""
+def _at(source: YamlSource, key: tuple[str | int, ...], load: Any, of_set: str = "") -> Any:
+    """Run ``load``; a mistake without a place of its own is placed at the study's key; of ``--set`` it says in what."""
     try:
         return load()
     except UserError as error:
-        if error.where is not None:
+        if error.where is not None and (error.where.file != "--set" or isinstance(error, UserErrorGroup)):
             raise
-        raise UserError(error.message, where=source.locate(key), hint=error.hint) from None
+        where, of_set = (source.locate(key), "") if error.where is None else (error.where, of_set)
+        raise UserError(error.message + of_set, where=where, hint=error.hint) from None
 
 
 __all__ = ["DEFAULT_STUDY", "FIGURE_KINDS", "FigureRequest", "Study", "list_studies", "load_study", "study_from_yaml"]

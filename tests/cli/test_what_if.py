@@ -137,11 +137,15 @@ def test_a_list_after_set_is_its_values_side_by_side(cli):
     (("simulate", "--set", "memory.hbm.bandwidth=1TB/s..2GB*2"), "'GB' and 'TB/s' do not measure the same"),
     (("simulate", "--set", "memory.hbm.bandwidth=4TB/s..1TB/s*2"), "needs stop >= start"),
     (("simulate", "-H", "h100-sxm,groq-lpu", "--set", "memory.hbm.bandwidth=1TB/s,2TB/s"), "(in groq-lpu)"),
+    (("sweep", "study.yaml", "-o", "o.csv", "--set", "memory.hbm.bandwidth=1TB/s,2TB/s"), "(in groq-lpu)"),
+    (("split", "-H", "h100-sxm:1", "--ffn", "groq-lpu:9", "--between", "free", "--set", "memory.hbm.bandwidth=1TB/s"),
+     "(in groq-lpu)"),
     (("model", "uptrain", "llama-3-8b", "-A", "gqa-4", "-H", "h100-sxm", "--tokens", "15Q"), "15Q"),
     (("report", "study.yaml"), "no figures: this study can only be swept"),
 ])
 def test_a_list_where_none_can_be_is_refused(words, message, cli, tmp_path):
-    (tmp_path / "study.yaml").write_text(STUDY.replace("CHIP", "h100-sxm").partition("focus:")[0], encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(STUDY.replace("[CHIP]", "[CHIP, groq-lpu]").replace(
+        "CHIP", "h100-sxm").partition("focus:")[0], encoding="utf-8")
     result = cli(*words)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -26,6 +26,7 @@ class Sequence:
     held: int = 0
     first: float | None = None
     swapped: bool = False
+    late: float = 0.0
 
     def __post_init__(self) -> None:
         self.target, self.left = self.prompt, float(self.output)
@@ -64,7 +65,7 @@ def rules(**changes: object) -> state_of.Rules:
         "page": 4, "kind_counts": np.array([1]), "kind_limit_tokens": np.array([np.inf]), "blocks": 40, "watermark": 1,
         "most_running": 8, "chunk": 32, "verified": 1, "tokens_per_step": 1.0, "swap_s_per_block": 1e-3,
         "host_blocks": 0, "host_step_s": 0.0, "host_sequence_s": 0.0, "prefill_fraction": 1.0,
-        "slo_ttft_s": math.inf, "slo_tpot_s": math.inf, "clients": 0}
+        "slo_ttft_s": math.inf, "slo_tpot_s": math.inf, "clients": 0, "stages": 1}
     return state_of.Rules(**(plain | changes))
 
 
@@ -157,22 +158,29 @@ class Scheduler:
         decoding = [sequence for sequence in self.running if sequence.decoding]
         for sequence in decoding:
             sequence.held = max(sequence.held, blocks_of(sequence.cached + 1, self.given))
-        took, self.owed = STEP_S + self.owed, 0.0
+        swapping, self.owed = self.owed, 0.0
+        took = STEP_S + swapping
         took += PER_SEQUENCE_S * len(decoding) + PER_TOKEN_S * sum(s.cached + 1 for s in decoding)
-        budget, ended = max(self.given.chunk - len(decoding), self.given.page), []
+        budget, ended, rows = max(self.given.chunk - len(decoding), self.given.page), [], 0
         for sequence in self.running:
             if not sequence.decoding and budget > 0:
                 part = min(sequence.target - sequence.filled, budget)
                 sequence.filled += part
                 budget -= part
                 took += PER_ROW_S * part
+                rows += part
                 if sequence.decoding:
                     ended.append(sequence)
+                    sequence.late = rows
         self.now += took
+        # Each part of the rows enters the first stage when the part before has left it.
+        parts, of_stage = min(self.given.stages, math.ceil(rows / self.given.page)), (took - swapping) / self.given.stages
+        for sequence in ended:
+            sequence.late = of_stage * (math.ceil(parts * sequence.late / rows) - 1)
         for sequence in [*decoding, *ended]:
             sequence.left -= 1
             if sequence.first is None:
-                sequence.first = self.found.first[sequence.place] = self.now
+                sequence.first = self.found.first[sequence.place] = self.now + sequence.late
         for sequence in [s for s in self.running if s.decoding and s.left <= 0]:
             self.running.remove(sequence)
-            self.found.end[sequence.place] = self.now
+            self.found.end[sequence.place] = self.now + sequence.late

@@ -19,7 +19,8 @@ request_lists = st.lists(
 rule_sets = st.builds(
     rules,
     blocks=st.integers(1, 40), page=st.sampled_from([1, 4, 16]), most_running=st.integers(1, 8),
-    chunk=st.sampled_from([1, 8, 32, 256]), host_blocks=st.sampled_from([0, 5, 1000]), watermark=st.integers(0, 2))
+    chunk=st.sampled_from([1, 8, 32, 256]), host_blocks=st.sampled_from([0, 5, 1000]), watermark=st.integers(0, 2),
+    stages=st.sampled_from([1, 1, 3, 8]))
 
 
 def play(requests, given_rules, *, pieces=1):
@@ -143,6 +144,9 @@ def test_one_request_alone_takes_its_prompt_and_its_steps():
     steps = sum(1e-2 + 1e-4 + 1e-6 * (10 + i + 1) for i in range(4))
     assert state.spans[0, 3] == pytest.approx(first)
     assert state.spans[0, 4] == pytest.approx(first + steps)
+    # Its 10 rows are three parts of at most a page; in a pipeline the last follows two stages behind the first.
+    state = play([(0.0, 10, 5)], rules(stages=4))
+    assert state.spans[0, 3:].tolist() == pytest.approx([first * (1 + 2 / 4), first * (1 + 2 / 4) + steps])
 
 
 def test_windowed_layers_stop_asking_for_blocks():

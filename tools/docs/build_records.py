@@ -64,7 +64,9 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
              "--requests 100 --slo-tpot 0.02",
              "plan -H h100-sxm,sambanova-sn40l -M llama-3-8b --users 4 --lengths 512/50 --requests 100 --chips 1 "
              "--slo-tpot 0.011",
-             "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 1 --front"),
+             "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 1 --front",
+             "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 50ms "
+             "--prefill l40s:1 --kv-link free"),
     "claims": ("claims --only mqa", "claims --only speed"),
     "profile list": ("profile list",),
     "profile show": ("profile show h100-sxm", "profile show huawei-ascend-910b"),
