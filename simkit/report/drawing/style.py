@@ -53,6 +53,10 @@ DARK: Final = MappingProxyType({
     "#8a6d00": "#d9b640", "#117733": "#62bd7c", "#882255": "#dd78ab", "#3a83ad": "#86cbee", "#a0522d": "#dd9b74",
     "#5f6670": "#b4bbc4", "#c2334d": "#ff7f92",
 })
+BASES: Final = MappingProxyType({
+    "calibrated": ("●", "calibrated on measured kernels"), "sourced": ("◐", "every parameter has a source"),
+    "assumed": ("○", "some parameters are assumed")})
+"""What is known of a chip, as marks of every figure tell it: the sign and its meaning."""
 FILL_INK: Final = "#11151a"
 """Text on a light fill: dark on every page."""
 
@@ -76,24 +80,30 @@ RC: Final[dict[str, Any]] = {
 class ChipStyle:
     """What one chip looks like in every figure of a page. ASICs are dashed, so that the class shows without colour.
 
-    Marks of a chip with assumed parameters are hollow, those of a calibrated one filled.
+    How full its marks are says what is known of it: :data:`BASES`.
     """
 
     label: str
     colour: str
     marker: str
     line: str
-    assumed: bool = False
+    basis: str = "calibrated"
 
     @property
-    def face(self) -> str:
-        """The fill of its marks."""
-        return PAPER if self.assumed else self.colour
+    def assumed(self) -> bool:
+        """Whether some of its parameters are assumed."""
+        return self.basis == "assumed"
+
+    def mark(self, size_points: float) -> dict[str, Any]:
+        """Matplotlib's words for its mark, apart from the shape."""
+        return {"color": self.colour, "markersize": size_points, "markeredgewidth": 0.7,
+                "fillstyle": "left" if self.basis == "sourced" else "full", "markerfacecoloralt": PAPER,
+                "markerfacecolor": PAPER if self.assumed else self.colour}
 
     @property
     def marked_label(self) -> str:
         """The label behind a small mark, for titles of panels and rows that have no marks: ``○ Groq LPU``."""
-        return f"{'○' if self.assumed else '●'} {self.label}"
+        return f"{BASES[self.basis][0]} {self.label}"
 
 
 def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dict[str, ChipStyle]:
@@ -103,8 +113,14 @@ def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dic
         styles[chip.name] = ChipStyle(
             label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index % len(_CHIP_COLOURS)],
             marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--",
-            assumed=bool(chip.assumed))
+            basis=basis_of(chip))
     return styles
+
+
+def basis_of(chip: HardwareProfile) -> str:
+    """What a chip's parameters rest on, a key of :data:`BASES`."""
+    fitted = any(item.confidence == "calibration" for item in chip.provenance.values())
+    return "assumed" if chip.assumed else "calibrated" if fitted else "sourced"
 
 
 def cause_colour(cause: str) -> str:

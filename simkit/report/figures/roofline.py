@@ -101,8 +101,8 @@ def _figure(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[s
                       alpha=1.0 if main else 0.35, zorder=3 if main else 1)
         draw_band(axes, _INTENSITY, item.range_flop_per_s(item.home, _INTENSITY), style.colour)
         for intensity in intensities.values():
-            axes.plot(intensity, item.attainable_flop_per_s(item.home, intensity), style.marker, color=style.colour,
-                      markersize=3.6, markerfacecolor=style.face, markeredgewidth=0.7, zorder=4)
+            axes.plot(intensity, item.attainable_flop_per_s(item.home, intensity), style.marker, zorder=4,
+                      **style.mark(3.6))
             draw_range(axes, intensity, item.range_flop_per_s(item.home, intensity), style.colour)
     for intensity in intensities.values():
         axes.axvline(intensity, color=SOFT_INK, linewidth=0.6, linestyle=":", zorder=0)

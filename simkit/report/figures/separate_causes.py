@@ -75,10 +75,9 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or f"What takes {layout_name(layout)}'s advantage: each cause alone",
         figure=_figure(context, found), rows=rows, finding=_finding(context, found, layout),
-        how_to_read="Each cell is the step's speedup over MHA if only the cause above it acted beside the reading of "
-                    "the cache; a darker cell: more of the gain is left. Whole step: all together. Users that fit: the "
-                    "largest batch over MHA's on the same chips. Under each chip: how many serve the model, and "
-                    "where the cache lives." + caption(request.hardware, bounds="Under the whole step"),
+        how_to_read="Each cell: the gain left if only this cause acted beside the reading of the cache; darker is "
+                    "more. Whole step: all together. Users that fit: the largest batch over MHA's on the same chips. "
+                    "Under each chip: how many serve the model, and where the cache lives." + caption(request.hardware, bounds="Under the whole step"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Table of speedups. " + " ".join(
             f"{context.label(item.chip)}: " + ", ".join(f"{_HEADINGS[c].replace(chr(10), ' ')} {times(v)}"

@@ -97,20 +97,22 @@ def _figure(context: FigureContext, done: dict[str, _Columns], rungs: list[str])
         ends, style = [], context.styles[name]
         for field, word, line in _SERIES:
             values = found[field]
-            axes.plot(range(len(rungs)), values, line, color=style.colour, marker="o", markersize=2.8,
-                      markerfacecolor=style.face, markeredgewidth=0.7,
+            axes.plot(range(len(rungs)), values, line, marker="o", **style.mark(2.8),
                       linewidth=1.8 if field == "step_speedup" else 1.0)
             for place in range(len(rungs)) if field in _RANGED else ():
                 draw_range(axes, place, _range(found, field, place), style.colour)
             ends.append((float(values[-1]), word))
         ratio_ticks(axes, "y", lowest, highest * 1.05)
         axes.set_ylim(lowest * 0.85, highest * 1.35)
-        placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.065,
+        # Names of curves that end together stand apart, each with a thread to its own.
+        placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.08,
                         float(np.log(lowest)), float(np.log(highest * 1.3)))
-        for (_, word), height in zip(ends, placed, strict=True):
-            note(axes, word, (len(rungs) - 1, float(np.exp(height))), (4, 0), va="center", fontsize=SMALL_POINTS - 0.5,
+        last = len(rungs) - 1
+        for (value, word), height in zip(ends, placed, strict=True):
+            axes.plot([last, last + 0.55], [value, np.exp(height)], color=SOFT_INK, linewidth=0.4)
+            note(axes, word, (last + 0.55, float(np.exp(height))), (1, 0), va="center", fontsize=SMALL_POINTS - 0.5,
                  color=SOFT_INK, annotation_clip=False)
-        axes.set_xlim(-0.3, len(rungs) + 0.9 + 0.25 * len(done))
+        axes.set_xlim(-0.3, len(rungs) + 1.4 + 0.25 * len(done))
         axes.set_xticks(range(len(rungs)), [_rung(rung) for rung in rungs], rotation=60, ha="right",
                         rotation_mode="anchor", fontsize=SMALL_POINTS)
         axes.set_title(style.marked_label)
