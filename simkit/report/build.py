@@ -25,6 +25,7 @@ from simkit.study.study_file import Study
 MANIFEST: Final = "manifest.json"
 _FOLDERS: Final = ("figures", "data")
 PAGE: Final = "index.html"
+SLIDES: Final = "slides.html"
 _MOST_MANIFEST_BYTES: Final = 1_000_000
 
 
@@ -76,8 +77,9 @@ def _write(study: Study, folder: Path, command: str, progress: Callable[[str], N
     records, omissions = grid_records(study)
     (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
     (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
-    page = render_page(study, figures, records, omissions, command=command, styles=styles)
-    (folder / PAGE).write_text(page, encoding="utf-8", newline="")
+    pages = render_page(study, figures, records, omissions, command=command, styles=styles)
+    for name, text in zip((PAGE, SLIDES), pages, strict=True):
+        (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 def _manifest(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
 from simkit.report.drawing.style import chips_words, count, layout_name
 from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
@@ -135,6 +136,13 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
     return {part: float(np.ravel(time_s)[0]) for part, time_s in split_times_s(evaluated).items()}
 
 
+def evaluate_study(study: Study, chip: HardwareProfile, model: ModelArchitecture, layout: str, batch: Any, kv_len: Any) -> Evaluated:
+    """One chip, model and layout of a study at points: batch and context, floats [n] each."""
+    return evaluate_group(chip, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
+                          weight_dtype=study.weight_dtype, batch=batch, kv_len=kv_len, q_len=np.ones(batch.size),
+                          chips=study.chips, engine=study.engine)
+
+
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
     """Every point of the study's axes as flat records, in the study's order."""
     batch, kv_len = np.meshgrid(np.array(study.batch, dtype=float), np.array(study.kv_len, dtype=float), indexing="ij")
@@ -144,11 +152,7 @@ def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
         def chip_records(chip: HardwareProfile, model: Any = model) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = []
             for layout in study.layouts:
-                found = evaluate_group(
-                    chip, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
-                    weight_dtype=study.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(),
-                    q_len=np.ones(batch.size), chips=study.chips, engine=study.engine)
-                rows += to_records(found.columns)
+                rows += to_records(evaluate_study(study, chip, model, layout, batch.ravel(), kv_len.ravel()).columns)
             return rows
 
         done, missing = for_each_chip(study.hardware, chip_records)

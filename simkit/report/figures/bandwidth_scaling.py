@@ -102,7 +102,7 @@ def _at(ends: Range | None, place: int) -> tuple[float, float] | None:
 
 
 def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
-    figure = new_figure(4.6)
+    figure = new_figure(4.1)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, field, title in zip(panels, (_ATTENTION, _STEP),
                                   (f"{layout_name(layout)}, attention alone", f"{layout_name(layout)}, whole step"),

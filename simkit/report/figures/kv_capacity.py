@@ -56,7 +56,7 @@ def _room_bytes(chip: HardwareProfile) -> float:
 
 
 def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: dict[str, tuple[float, int]]) -> Any:
-    figure = new_figure(4.4)
+    figure = new_figure(3.7)
     axes = figure.add_subplot()
     low = min(float(sizes[0]) for sizes in caches.values())
     high = max(*(room * most for room, most in rooms.values()), *(float(s[-1]) for s in caches.values()))
