@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from simkit import __version__
@@ -19,10 +18,10 @@ from simkit.report.answer import answer
 from simkit.report.drawing.drawn_figure import DrawnFigure
 from simkit.report.drawing.export import inline_svg
 from simkit.report.drawing.ranges import bounds_of
-from simkit.report.drawing.study_points import Omission, evaluate_study
+from simkit.report.drawing.study_points import Omission, evaluate
 from simkit.report.drawing.style import BASES, DARK, ChipStyle, basis_of
 from simkit.report.explore import FACTORS, STATED_ERROR, explorer
-from simkit.report.tables import hardware_table, results_table, source_table
+from simkit.report.tables import hardware_table, results_table, source_table, sources_of
 from simkit.study.study_file import Study
 
 _LIBRARIES: Final = ("numpy", "matplotlib")
@@ -79,11 +78,12 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
     based = [(sign, meaning, [study.label(chip) for chip in study.hardware if basis_of(chip) == basis])
              for basis, (sign, meaning) in BASES.items()]
     page = environment.from_string(_template("page.html.j2").lstrip()).render(
-        study=study, figures=figures, answer=said, based=[item for item in based if item[2]], records=f"{len(records):,}", axes=axes,
+        study=study, figures=figures, answer=said, based=[item for item in based if item[2]],
+        records=f"{len(records):,}", axes=axes,
         omissions=by_reason(omissions),
         results=[results_table(study, records, model.name) for model in study.models],
-        hardware=hardware_table(study), sources=[(chip, source_table(chip), list(dict.fromkeys(item.source for item in chip.provenance.values()
-                                                              if item.source))) for chip in study.hardware],
+        hardware=hardware_table(study),
+        sources=[(chip, source_table(chip), sources_of(chip)) for chip in study.hardware],
         command=command, versions=versions, version=__version__, study_file=Path(study.file).name,
         css=css, js=_template("page.js"), explorer=explorer(study, styles, command), factors=FACTORS,
         stated_error=f"{STATED_ERROR:.0%}", explorer_js=_template("explore.js"))
@@ -94,8 +94,7 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
 def _step_bounds(study: Study, chip: str, layout: str) -> tuple[float, float] | None:
     """The 90 % bounds of a chip's speedup over MHA, for the study's first model at its point."""
     hardware = next(one for one in study.hardware if one.name == chip)
-    at = np.array([float(study.focus_batch)]), np.array([float(study.focus_kv_len)])
-    return bounds_of(evaluate_study(study, hardware, study.models[0], layout, *at), "speedup_vs_mha")
+    return bounds_of(evaluate(study, hardware, layout), "speedup_vs_mha")
 
 
 def _template(name: str) -> str:

@@ -131,6 +131,11 @@ def source_table(chip: HardwareProfile) -> Table:
                  rows=rows)
 
 
+def sources_of(chip: HardwareProfile) -> list[str]:
+    """The documents behind a profile's figures, each once."""
+    return list(dict.fromkeys(item.source for item in chip.provenance.values() if item.source))
+
+
 def _as_written(data: dict[str, Any], key: str) -> str | None:
     node: Any = data
     for part in key.split("."):

@@ -8,7 +8,7 @@ and a direct label. Each colour has a partner for dark pages (:data:`DARK`), whi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FixedFormatter,
     FixedLocator,
@@ -180,6 +181,13 @@ def note(axes: Axes, text: str, at: tuple[Any, Any], offset_points: tuple[float,
     """A small text beside a point; ``how`` are Matplotlib's words."""
     words: dict[str, Any] = {"fontsize": SMALL_POINTS, "color": INK, **how}
     axes.annotate(text, at, xytext=offset_points, textcoords="offset points", **words)
+
+
+def legend(figure: Figure, fills: Mapping[str, str], columns: int) -> None:
+    """Above a figure: what its fills mean, a colour by its name."""
+    figure.legend(handles=[Patch(facecolor=colour, label=name) for name, colour in fills.items()],
+                  loc="outside upper center", ncols=columns, fontsize=SMALL_POINTS, frameon=False, handlelength=0.9,
+                  columnspacing=0.8, handletextpad=0.3)
 
 
 def layout_name(layout: str) -> str:

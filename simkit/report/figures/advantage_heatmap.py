@@ -169,8 +169,9 @@ def _finding(context: FigureContext, done: dict[str, Advantage], layout: str) ->
         spill = f", where MHA's cache has spilled into {found.spilled}" if found.spilled else ""
         sentences.append(
             f"{label}: up to {times(float(found.speedup_factor[row, column]))} (batch {request.batch[row]}, "
-            f"{tokens(request.kv_len[column])} tokens{spill}), 10 % or more in {paying:.0%} of the points where MHA fits"
+            f"{tokens(request.kv_len[column])} tokens{spill}), 10 % or more in {paying:.0%} of the points where MHA "
+            "fits"
             + (f" (what is assumed decides in {unsure:.0%})" if unsure else "")
-            + (f", everywhere on more chips than {layout_name(layout)} alone needs" if found.is_larger_everywhere else "")
-            + ".")
+            + (f", everywhere on more chips than {layout_name(layout)} alone needs." if found.is_larger_everywhere
+               else "."))
     return " ".join(sentences)

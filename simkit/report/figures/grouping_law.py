@@ -25,21 +25,11 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, place_labels, spread
 from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, draw_range
-from simkit.report.drawing.style import (
-    INK,
-    SMALL_POINTS,
-    SOFT_INK,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    round_ticks,
-    times,
-    tokens,
-)
+from simkit.report.drawing.style import layout_name, times, tokens
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement
@@ -149,8 +139,8 @@ def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
         ridge = chip.ridge_point_flop_per_byte()
         advantages = nearest_advantages(chip, request.model, list(heads.values()), kv_dtype=request.kv_dtype,
                                         tokens=float(request.focus_batch * request.focus_kv_len))
-        found += [_Measured(layout=name, level=chip.main_memory.name, ridge_flop_per_byte=ridge, found=advantage) for advantage in advantages
-                  for name, count in heads.items() if count == advantage.n_kv_heads]
+        found += [_Measured(layout=name, level=chip.main_memory.name, ridge_flop_per_byte=ridge, found=advantage)
+                  for advantage in advantages for name, count in heads.items() if count == advantage.n_kv_heads]
     return found
 
 
@@ -241,43 +231,44 @@ def _kernels(request: FigureRequest, level: str, layout: str) -> tuple[DecodeSte
 
 
 def _figure(context: FigureContext, points: list[_Point], measured: list[_Measured], layouts: list[str]) -> Any:
-    figure = new_figure(5.6)
+    figure = style.new_figure(5.6)
     above, below = figure.subplots(2, 1, height_ratios=(1.15, 1.0))
     first = _mha_intensity(context.request)
     groups = {p.layout: p.group_size for p in points}
     top = max(groups.values())
     for layout in layouts:
-        above.plot(_RIDGES, law_speedup(_RIDGES, groups[layout], first), color=SOFT_INK, linewidth=0.9, zorder=1)
+        above.plot(_RIDGES, law_speedup(_RIDGES, groups[layout], first), color=style.SOFT_INK, linewidth=0.9, zorder=1)
     steps = [(p, p.step_speedup, p.step_bounds) for p in points if p.step_speedup is not None]
     for axes, ridges in ((above, (0.5, 16384.0)), (below, [p.ridge_flop_per_byte for p, _, _ in steps] or [1.0])):
         ends = min(ridges) / (1.0 if axes is above else 2.5), max(ridges) * (1.0 if axes is above else 2.5)
-        ticks = round_ticks(*ends) if ends[1] < 3000 * ends[0] else [4.0**power for power in range(8)]
-        log_ticks(axes, "x", ticks, [tokens(tick) for tick in ticks])
+        ticks = style.round_ticks(*ends) if ends[1] < 3000 * ends[0] else [4.0**power for power in range(8)]
+        style.log_ticks(axes, "x", ticks, [tokens(tick) for tick in ticks])
         axes.set_xlim(*ends)
     highest_above = max([top, *(m.found.measured_speedup for m in measured)])
     lowest_above = _lowest([(p.attention_speedup, p.attention_range) for p in points])
     ticks = [value for value in (*_BELOW_ONE, 1, 2, 4, 8, 16, 32, 64, 128, 256)
              if lowest_above <= value <= highest_above * 1.01]
-    log_ticks(above, "y", ticks, [f"{value:g}×" for value in ticks])
+    style.log_ticks(above, "y", ticks, [f"{value:g}×" for value in ticks])
     above.set_ylim(lowest_above, highest_above * 2.0)
     _scatter(context, above, [(p, p.attention_speedup, p.attention_range) for p in points], layouts,
              measured)
     for layout in layouts:
-        note(above, f"{layout_name(layout)}: {groups[layout]:g}×", (0.55, groups[layout]), (0, 1.5), color=SOFT_INK,
-             va="bottom")
-        above.plot([0.5, groups[layout] * first], [groups[layout]] * 2, color=SOFT_INK, linewidth=0.4, linestyle=":")
+        style.note(above, f"{layout_name(layout)}: {groups[layout]:g}×", (0.55, groups[layout]), (0, 1.5),
+                   color=style.SOFT_INK, va="bottom")
+        above.plot([0.5, groups[layout] * first], [groups[layout]] * 2, color=style.SOFT_INK, linewidth=0.4,
+                   linestyle=":")
     key = [f"● {layout_name(layouts[0])}",
            *(f"{sign} {layout_name(name)}" for sign, name in zip(_OTHER_SIGNS, layouts[1:], strict=False)),
            *(["▬ measured"] if measured else []),
            *([f"× {context.request.beside}"] if context.request.beside else []),
            *([f"faint: {context.request.engine}"] if any(p.beside == context.request.engine for p in points) else [])]
-    above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
+    style.note(above, "   ".join(key), (0.012, 0.985), (0, 0), xycoords="axes fraction", va="top")
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
     highest = max((max(s, (ends or (s, s))[1]) for _, s, ends in steps), default=2.0)
     lowest = max(_lowest([(s, ends) for _, s, ends in steps]), 0.25)
     low_ticks = [v for v in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= v <= highest * 1.3]
-    log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
+    style.log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
     below.set_ylim(lowest, highest * 1.35)
     _scatter(context, below, [(p, s, ends if p.layout == layouts[0] else None) for p, s, ends in steps], layouts)
     below.set_title(f"Whole step, batch {context.request.focus_batch} × {context.request.focus_kv_len} tokens")
@@ -302,20 +293,21 @@ def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, floa
     # Layouts' names stand at the left, above their lines.
     taken = [(x, 1.15 * point.group_size) for point, _, _ in ranged for x in (0.6, 0.8, 1.1, 1.5, 2.1)]
     for point, speedup, ends in ranged:
-        style, x, order = context.styles[point.chip], at[point.chip, point.level], layouts.index(point.layout)
+        look, x, order = context.styles[point.chip], at[point.chip, point.level], layouts.index(point.layout)
         if order == 0:
-            axes.plot(x, speedup, style.marker, zorder=5, **style.mark(4.4))
-            labels.append(Label(x=x, y=speedup, text=f"{context.label(point.chip)} · {point.level}", colour=style.colour))
+            axes.plot(x, speedup, look.marker, zorder=5, **look.mark(4.4))
+            name = f"{context.label(point.chip)} · {point.level}"
+            labels.append(Label(x=x, y=speedup, text=name, colour=look.colour))
         else:
-            axes.plot(x, speedup, _OTHERS[order - 1], color=style.colour, markersize=6.0, markeredgewidth=0.9, zorder=4)
+            axes.plot(x, speedup, _OTHERS[order - 1], color=look.colour, markersize=6.0, markeredgewidth=0.9, zorder=4)
         taken.append((x, speedup))
-        draw_range(axes, x, ends, style.colour)
+        draw_range(axes, x, ends, look.colour)
         beside = point.beside_speedup if axes.get_xlim()[0] == 0.5 else point.beside_step_speedup
         if beside is not None and point.beside != context.request.beside:  # the request's own engine, of tiles
-            axes.plot(x, beside, style.marker, color=style.colour, alpha=_FAINT, zorder=3, markersize=5.2,
+            axes.plot(x, beside, look.marker, color=look.colour, alpha=_FAINT, zorder=3, markersize=5.2,
                       markerfacecolor="none", markeredgewidth=0.7)
         elif beside is not None:
-            axes.plot(x, beside, "x", color=INK, markersize=2.6, markeredgewidth=0.6, zorder=7)
+            axes.plot(x, beside, "x", color=style.INK, markersize=2.6, markeredgewidth=0.6, zorder=7)
     for mark in measured:
         x, colour = at[mark.found.hardware, mark.level], context.styles[mark.found.hardware].colour
         axes.plot(x, mark.found.measured_speedup, "_", markersize=9, markeredgewidth=1.6, color=colour, zorder=6)

@@ -42,29 +42,19 @@ def draw(context: FigureContext) -> DrawnFigure:
     """One panel a chip, one bar a layout, of one layer's attention at the focus point."""
     request = context.request
 
-    def kernels(chip: HardwareProfile) -> list[_Kernel]:
+    def kernel(chip: HardwareProfile, layout: str, point: Evaluated) -> _Kernel:
         refuse_tiles(chip)
-        found = []
-        for layout in request.layouts:
-            point = ask.evaluate(request, chip, layout)
-            if not ask.fits(point):
-                continue
-            shape = np.shape(point.step.workload.batch)
-            # Layers are alike as far as they keep the same tokens; the first kind stands for the model.
-            replay = replay_point(point.step.attention_operators[0], point.placement, chip, 0, shape)
-            # One kind of layer takes part in the range of all attention as in its time.
-            share = replay.total_s / ask.scalar(point, "attention_time_s")
-            ends = range_of(point, "attention_time_s")
-            found.append(_Kernel(layout=layout, time_s=replay.total_s, stalls_s=dict(replay.stall_s),
-                                 range_s=ends and (ends[0] * share, ends[1] * share), point=point,
-                                 home=ask.cache_home(point)))
-        return found
+        # Layers are alike as far as they keep the same tokens; the first kind stands for the model.
+        replay = replay_point(point.step.attention_operators[0], point.placement, chip, 0,
+                              np.shape(point.step.workload.batch))
+        # One kind of layer takes part in the range of all attention as in its time.
+        share = replay.total_s / ask.scalar(point, "attention_time_s")
+        ends = range_of(point, "attention_time_s")
+        return _Kernel(layout=layout, time_s=replay.total_s, stalls_s=dict(replay.stall_s), point=point,
+                       range_s=ends and (ends[0] * share, ends[1] * share), home=ask.cache_home(point))
 
-    done, omissions = ask.for_each_chip(request.hardware, kernels)
-    for name, found in done.items():
-        omissions += ask.left_out(request, name, [kernel.layout for kernel in found])
-    done = {name: found for name, found in done.items() if found}
-    ask.require_some(done, request, "it fits on none of its hardware")
+    drawn, omissions = ask.fitting_layouts(request, kernel)
+    done = {name: list(found.values()) for name, found in drawn.items()}
     rows = [{"hardware": name, "attention": kernel.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": int(ask.scalar(kernel.point, "chips")), "level": kernel.home, "kernel_time_s": kernel.time_s,
              **columns_of("kernel_time_s", kernel.range_s),

@@ -31,18 +31,13 @@ class _Bar:
 def draw(context: FigureContext) -> DrawnFigure:
     """One panel a chip, one bar a layout, as shares of the longest step of that chip."""
     request = context.request
-    shown = request.hardware
 
-    def bars(chip: HardwareProfile) -> list[_Bar]:
-        return [_Bar(layout=layout, step_time_s=ask.scalar(point, "step_time_s"), parts_s=ask.split_time_s(point),
-                     bounds_s=bounds_of(point, "step_time_s"), point=point)
-                for layout, point in ask.every_layout(request, chip).items() if ask.fits(point)]
+    def bar_of(_: HardwareProfile, layout: str, point: Evaluated) -> _Bar:
+        return _Bar(layout=layout, step_time_s=ask.scalar(point, "step_time_s"), parts_s=ask.split_time_s(point),
+                    bounds_s=bounds_of(point, "step_time_s"), point=point)
 
-    done, omissions = ask.for_each_chip(shown, bars)
-    for name, found in done.items():
-        omissions += ask.left_out(request, name, [bar.layout for bar in found])
-    done = {name: found for name, found in done.items() if found}
-    ask.require_some(done, request, "it fits on none of its hardware")
+    drawn, omissions = ask.fitting_layouts(request, bar_of)
+    done = {name: list(found.values()) for name, found in drawn.items()}
     rows = [{"hardware": name, "attention": bar.layout, "batch": request.focus_batch, "kv_len": request.focus_kv_len,
              "chips": ask.scalar(bar.point, "chips"), "level": ask.cache_home(bar.point),
              "step_time_s": bar.step_time_s, **columns_of("step_time_s", bar.bounds_s, BOUNDS),
@@ -54,7 +49,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         how_to_read="Each panel is scaled to its longest step. Fixed "
                     "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
                     f"{ask.same_chips_text(request)}"
-                    + caption(shown, bounds="A line (an arrow: it goes on), behind which the bar's own time stands"),
+                    + caption(request.hardware,
+                              bounds="A line (an arrow: it goes on), behind which the bar's own time stands"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Stacked bars. " + " ".join(
             f"{context.label(name)} {layout_name(bar.layout)}: {format_quantity(bar.step_time_s, SECONDS)}, of which "
