@@ -42,6 +42,9 @@ GRID: Final = "#dde1e6"
 _CHIP_COLOURS: Final = ("#0072b2", "#d55e00", "#00805c", "#b0478a", "#332288", "#8a6d00",
                         "#117733", "#882255", "#3a83ad", "#a0522d", "#5f6670", "#c2334d")
 _CHIP_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "*")
+# Chips whose colour and marker are the same on every page.
+_OWN: Final = ("a100-sxm-80gb", "h100-sxm", "b200-sxm", "l40s", "mi300x", "tpu-v5e", "groq-lpu", "cerebras-wse3",
+               "sambanova-sn40l", "dmatrix-corsair")
 # Fills of Tol's "light" scheme: made for areas with dark text on them.
 _CAUSE_COLOURS: Final = MappingProxyType({
     "kept": "#77aadd", "cache": "#77aadd", "compute": "#ee8866", "weights": "#c9ced4", "replicas": "#ffaabb",
@@ -108,13 +111,17 @@ class ChipStyle:
 
 
 def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dict[str, ChipStyle]:
-    """A style for each chip by profile name, in the study's order."""
+    """A style for each chip by profile name: that of its own on every page, of others the first ones that are free."""
     styles: dict[str, ChipStyle] = {}
-    for index, chip in enumerate(chips):
+    chips = list(chips)
+    own = {chip.name: _OWN.index(chip.name) for chip in chips if chip.name in _OWN}
+    free = [index for index in range(len(_CHIP_COLOURS)) if index not in own.values()] or list(range(len(_OWN)))
+    others = iter(free * (1 + len(chips) // len(free)))
+    for chip in chips:
+        index = own[chip.name] if chip.name in own else next(others)
         styles[chip.name] = ChipStyle(
-            label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index % len(_CHIP_COLOURS)],
-            marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--",
-            basis=basis_of(chip))
+            label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index], marker=_CHIP_MARKERS[index],
+            line="-" if chip.kind in ("gpu", "cpu") else "--", basis=basis_of(chip))
     return styles
 
 

@@ -14,7 +14,7 @@ from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption, draw_band, ranges_of
 from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text, require_some, scalar
 from simkit.report.drawing.style import count, hues, layout_name, times
@@ -66,7 +66,7 @@ def _curve(one: Evaluated) -> tuple[Any, Any, Any]:
 def _figure(found: dict[str, Evaluated]) -> Any:
     figure = style.new_figure(2.4)
     axes = figure.subplots()
-    labels = []
+    labels, curves = [], []
     for (layout, one), colour in zip(found.items(), hues(), strict=False):
         batch, copies, time_s = _curve(one)
         axes.plot(batch, time_s, "o-", color=colour, markersize=3.0, linewidth=1.0)
@@ -76,6 +76,7 @@ def _figure(found: dict[str, Evaluated]) -> Any:
         for x, y, number in zip(batch, time_s, copies, strict=True):
             if number > 1:
                 style.note(axes, f"{number:.0f}", (x, y), (0, 4), ha="center")
+        curves.append((batch, time_s))
         labels.append(Label(x=batch[-1], y=time_s[-1], text=layout_name(layout), colour=colour))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
@@ -84,7 +85,7 @@ def _figure(found: dict[str, Evaluated]) -> Any:
     style.log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")
-    margin_labels(axes, labels)
+    place_labels(axes, labels, avoid=curves)
     return figure
 
 

@@ -32,7 +32,7 @@ from simkit.timing.roofs import OperatorTime
 from simkit.timing.step_timing import COMPUTE, SPECIAL_FUNCTION
 
 _ALONE: Final = ("ridge", "weights", "latency", "links", "replicas")
-_HEADINGS: Final = {"ridge": "low\nridge", "weights": "weights\nbeside", "latency": "fixed\nlatency",
+_HEADINGS: Final = {"ridge": "low\nridge", "weights": "weight\nreads", "latency": "fixed\nlatency",
                     "links": "links", "replicas": "KV\ncopies", "step": "whole\nstep", "users": "users\nthat fit"}
 _PHRASES: Final = {"ridge": "a low ridge", "weights": "weights that share the bandwidth",
                    "latency": "a latency floor", "links": "the links between chips",

@@ -55,7 +55,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         rows=[record for records in found.values() for record in records], finding=finding, alt=finding,
         how_to_read="Marks: the longest context tried at which attention is best on the second pool; the band reaches "
                     f"to the next one, at which it is on {home} or has no room on either. Marks at the top edge: it "
-                    "never left." + caption(drawn, "no range is drawn: where attention is best follows from the estimates"),
+                    "never left."
+                    + caption(drawn, "no range is drawn: where attention is best follows from the estimates"),
         inputs=f"{request.model.title}; cache {request.kv_dtype}, weights {request.weight_dtype}; first pool {home}; "
                f"between {request.between}; every assignment of attention, projections, feed-forward layers and ends "
                f"is tried, each in its best micro-batches; engine: roofline.{assumed_text(drawn)}")

@@ -47,7 +47,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="Each panel is scaled to its longest step. Fixed "
-                    "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
+                    "latency is kernel launches and set-up, fabric and layer latency, and pipeline bubbles. "
                     f"{ask.same_chips_text(request)}"
                     + caption(request.hardware,
                               bounds="A line (an arrow: it goes on), behind which the bar's own time stands"),

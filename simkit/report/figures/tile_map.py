@@ -96,7 +96,7 @@ def _panel(axes: Axes, chip: tuple[int, int], row: dict[str, Any]) -> None:
         axes.add_patch(Rectangle((x, y), w, h, facecolor=colours[number % len(colours)], edgecolor="none", alpha=0.75))
     axes.add_patch(Rectangle((0, 0), along, across, fill=False, edgecolor=style.INK, linewidth=0.8))
     axes.set_title(layout_name(row["attention"]), fontsize=style.SMALL_POINTS + 1, fontweight="bold", color=style.INK)
-    axes.set_xlabel(f"{along:.0f}×{across:.0f} of {chip[0]}×{chip[1]} tiles\n"
+    axes.set_xlabel(f"{along:.0f}×{across:.0f} tiles\nof {chip[0]}×{chip[1]}\n"
                     f"a head on {row['token_ways']:.0f}×{row['dim_ways']:.0f}\n"
                     f"{row['head_copies']:.0f} {'copy' if row['head_copies'] == 1 else 'copies'}\n"
                     f"{format_quantity(row['attention_s_a_layer'], SECONDS)} a layer",
