@@ -71,9 +71,7 @@ def _panel(axes: Any, one: SystemComparison, look: style.ChipStyle) -> None:
                      linewidths=0, zorder=above, rasterized=len(drawn) > 500)
     axes.axhspan(1 / _BAND, _BAND, color=look.colour, alpha=0.10, linewidth=0, zorder=0)
     axes.axhline(1.0, color=style.INK, linewidth=0.7, zorder=3)
-    axes.set_yscale("log")
-    axes.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
-    axes.minorticks_off()
+    style.log_ticks(axes, "y", _TICKS)
     axes.set_ylim(_TICKS[0] * 0.92, _TICKS[-1] * 1.08)
     axes.set_title(look.label)
     said = f"median error {_percent(one.predicted_s, one)}\nnaive roofline {_percent(one.baseline_s, one)}"
