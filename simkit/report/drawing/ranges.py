@@ -79,7 +79,8 @@ def caption(chips: Iterable[HardwareProfile], drawn: str = "", *, bounds: str = 
 
     ``drawn``: what shows the range, or why there is none; ``bounds``: what shows the bounds of whole steps.
     """
-    said = bounds and f" {bounds}: 90 % bounds, from how far measured steps were from predictions on chips known as well."
+    said = bounds and (f" {bounds}: 90 % bounds, from how far measured steps were from predictions on chips known as "
+                       "well.")
     chips = list(chips)
     known = {basis_of(chip) for chip in chips}
     if not any(chip.assumed for chip in chips):
