@@ -96,7 +96,10 @@ def ends_of(rows, fields) -> list[tuple[float, float]]:
 def test_bars_end_at_the_low_and_high_of_the_figure_s_data(drawn, kind) -> None:
     fields, axis = BARS[kind]
     item, bars = drawn[kind], bars_of(drawn[kind], axis)
-    known = ends_of([row for row in item.rows if row.get("holds_cache", True)], fields)
+    rows = [row for row in item.rows if row.get("holds_cache", True)]
+    if kind == "grouping_law":  # the lower panel has the first layout's bounds alone
+        rows = [row if row["attention"] == "gqa-8" else row | {"speedup_vs_mha_low_90": None} for row in rows]
+    known = ends_of(rows, fields)
     assert known
     assert {row["hardware"] for row in item.rows if row.get(f"{fields[0]}_low") is not None} <= {
         "groq-lpu", "sambanova-sn40l", "tpu-v5e"}
