@@ -221,10 +221,7 @@ def name_parts(axes: Axes, parts: Sequence[tuple[str, Coordinate]], *, edge: Coo
 
 
 def margin_labels(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write labels right of the axes at their points' heights, moved apart where they would touch.
-
-    ``x`` of a label is where its leader begins.
-    """
+    """Write labels right of the axes at their points' heights, moved apart where they would touch."""
     figure: Any = axes.figure.canvas.figure  # of a part of a figure the whole
     figure.draw_without_rendering()
     frame = axes.get_window_extent(figure.canvas.get_renderer())

@@ -15,7 +15,13 @@ from simkit.report.drawing.ranges import draw_range
 from simkit.report.drawing.study_points import machines_text
 from simkit.report.drawing.style import FILL_INK, INK, PAPER, SMALL_POINTS, layout_name, new_figure, note
 from simkit.study.evaluate import Evaluated
+from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
 
+STALLS: Final = {
+    COMPUTE: ("arithmetic", "compute"), SPECIAL_FUNCTION: ("exponentials", "replicas"),
+    LOAD_PATH: ("load path", "load_path"), LATENCY: ("set-up, first loads", "latency"),
+    "imbalance": ("idle tail", "weights"), "launch": ("launch", "links")}
+"""What a replayed kernel's units wait for beside memory levels: its name for readers, and its fill."""
 _FARTHEST: Final = 1.12  # of a bar: ranges that go on have an arrow there, and say their end
 _UNDER: Final = 0.47  # of the way to the next bar: a range stands under its bar, whose parts have names in them
 _LEAST_NAMED: Final = 0.01  # a sliver that can hardly be seen needs no name

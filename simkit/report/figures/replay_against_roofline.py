@@ -11,26 +11,23 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption
+from simkit.report.drawing.stacked_bars import STALLS
 from simkit.report.drawing.style import layout_name, tokens
 from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
 from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
-from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, SPECIAL_FUNCTION
 
 _HOME: Final = "home"
 _NEARER: Final = "nearer"
 # What the stack is made of, from the bottom: its name for readers, and its fill.
 _PARTS: Final = {
-    _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), COMPUTE: ("arithmetic", "compute"),
-    SPECIAL_FUNCTION: ("exponentials", "replicas"), LOAD_PATH: ("load path", "load_path"),
-    LATENCY: ("set-up, first loads", "latency"),
-    IMBALANCE: ("idle tail", "weights"), LAUNCH: ("launch", "links")}
+    _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), **STALLS}
 _AT_ITS_ROOF: Final = 1.1  # nothing to explain below
 _MOST_SHOWN: Final = 4.0  # times the roof; higher stacks are cut and their height is written on them
 

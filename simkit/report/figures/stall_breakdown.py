@@ -5,8 +5,6 @@ Shares of each kernel's own time, so that a short kernel can be read beside a lo
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from simkit.foundation.units import SECONDS, format_quantity
@@ -15,16 +13,10 @@ from simkit.replay.engine import replay_point
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption, columns_of, range_of
-from simkit.report.drawing.stacked_bars import Bar, stacked_bars
+from simkit.report.drawing.stacked_bars import STALLS, Bar, stacked_bars
 from simkit.report.drawing.style import cause_colour, layout_name
 from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
-
-# A stall by the replay's name, as the figure calls it, with its fill.
-_STALLS: Final = {
-    "load_path": ("load path", "load_path"), "launch": ("launch", "links"),
-    "latency": ("set-up, first loads", "latency"), "compute": ("arithmetic", "compute"),
-    "special_function": ("exponentials", "replicas"), "imbalance": ("idle tail", "weights")}
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -40,7 +32,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         share = replay.total_s / ask.scalar(point, "attention_time_s")
         ends = range_of(point, "attention_time_s")
         # Memory levels first, then the other stalls in their order.
-        order = sorted(replay.stall_s, key=lambda stall: list(_STALLS).index(stall) if stall in _STALLS else -1)
+        order = sorted(replay.stall_s, key=lambda stall: list(STALLS).index(stall) if stall in STALLS else -1)
         return Bar(layout=layout, time_s=replay.total_s, parts_s={stall: replay.stall_s[stall] for stall in order},
                    point=point, range_s=ends and (ends[0] * share, ends[1] * share))
 
@@ -70,13 +62,13 @@ def draw(context: FigureContext) -> DrawnFigure:
 
 
 def _name(stall: str) -> str:
-    return _STALLS[stall][0] if stall in _STALLS else stall
+    return STALLS[stall][0] if stall in STALLS else stall
 
 
 def _look(bar: Bar, stall: str) -> tuple[str, str]:
     """Memory levels by their names, the cache's in its own fill."""
     home = "cache" if stall == ask.cache_home(bar.point) else "other"
-    return _name(stall), cause_colour(_STALLS[stall][1] if stall in _STALLS else home)
+    return _name(stall), cause_colour(STALLS[stall][1] if stall in STALLS else home)
 
 
 def _finding(context: FigureContext, done: dict[str, list[Bar]]) -> str:
