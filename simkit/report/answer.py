@@ -40,10 +40,11 @@ def answer(study: Study, records: Sequence[Record],
     name = layout_name(layout)
     paying, others = _parted(own)
     bounds = {chip: ends for chip in own if (ends := bounds_of(chip, layout)) is not None}
-    said = [(_where(study, own, paying, others, name), ("grouping_law", "separate_causes", "both_metrics")),
+    said = [(_where(study, own, paying, others, name),
+             ("grouping_law", "separate_causes", "both_metrics", "bandwidth_scaling")),
             (_why(study, mha, paying, others), ("step_breakdown", "separate_causes")),
             (_how_sure(study, bounds, name), ("grouping_law", "both_metrics", "separate_causes")),
-            (_what_still_pays(study, own, mha, layout, at_point), ("concurrent_users", "both_metrics", "kv_capacity")),
+            (_what_still_pays(study, own, mha, layout, at_point), ("concurrent_users", "both_metrics", "separate_causes", "kv_capacity")),
             (_what_would_change_it(study, every, own, layout),
              ("advantage_heatmap", "bandwidth_scaling"))]
     return [Sentence(text=text, figure=_figure(study, kinds)) for text, kinds in said if text]
@@ -89,11 +90,11 @@ def _why(study: Study, mha: Mapping[str, Record], paying: list[str], others: lis
     def share(chip: str) -> float:
         return float(mha[chip]["attention_time_s"] / mha[chip]["step_time_s"])
 
-    parts = [f"{_span(study, chips, share, '{:.0%}'.format)} of MHA's step where {where}"
-             for chips, where in ((paying, "it pays"), (others, "it does not")) if chips]
+    parts = [f"{_span(study, chips, share, '{:.0%}'.format)} of MHA's step{where if paying and others else ''}"
+             for chips, where in ((paying, " where it pays"), (others, " where it does not")) if chips]
     waits = sorted({str(mha[chip]["bound"]) for chip in others})
     return (f"The reason is how much of a step is attention: {', but '.join(parts)}"
-            + (f"; there the step waits for {' and '.join(waits)}" if waits else "") + ".")
+            + (f"; {'there ' if paying else ''}the step waits for {' and '.join(waits)}" if waits else "") + ".")
 
 
 def _how_sure(study: Study, bounds: Mapping[str, Bounds], name: str) -> str:
@@ -102,7 +103,7 @@ def _how_sure(study: Study, bounds: Mapping[str, Bounds], name: str) -> str:
                          for chip, ends in bounds.items() if held(ends))
 
     said = [text + chips for text, chips in (
-        (f"{name} surely pays on ", words(lambda ends: ends[0] >= PAYS)),
+        (f"{name} surely pays (10 % or more) on ", words(lambda ends: ends[0] >= PAYS)),
         ("it surely does not on ", words(lambda ends: ends[1] < PAYS)),
         ("either answer is within the bounds on ", words(lambda ends: ends[0] < PAYS <= ends[1]))) if chips]
     return f"By 90 % bounds of the step's gain {'; '.join(said)}." if said else ""

@@ -70,7 +70,8 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
     dark = " ".join(f"--c{colour[1:]}: {partner};" for colour, partner in DARK.items())
     css = (_template("page.css") + _template("explore.css")).replace("{{ light }}", light).replace("{{ dark }}", dark)
     axes = (f"{len(study.hardware)} chips × {len(study.models)} models × {len(study.layouts)} layouts × "
-            f"{len(study.batch)} batches × {len(study.kv_len)} contexts")
+            f"{len({*study.batch, study.focus_batch})} batches × "
+            f"{len({*study.kv_len, study.focus_kv_len})} contexts")
     versions = [("simkit", __version__), ("Python", platform.python_version()),
                 *((name, metadata.version(name)) for name in _LIBRARIES)]
     # Only the program's own CSS and JavaScript and the drawn SVG are marked safe; every other value is escaped.

@@ -155,8 +155,9 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
 
 
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
-    """Every point of the study's axes as flat records, in the study's order."""
-    batch, kv_len = np.meshgrid(study.batch, study.kv_len, indexing="ij")
+    """Every point of the study's axes, its own point among them, as flat records in the study's order."""
+    batch, kv_len = np.meshgrid(sorted({*study.batch, study.focus_batch}), sorted({*study.kv_len, study.focus_kv_len}),
+                                indexing="ij")
     records: list[dict[str, Any]] = []
     omissions: dict[str, Omission] = {}
     for model in study.models:
