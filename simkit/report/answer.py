@@ -44,7 +44,8 @@ def answer(study: Study, records: Sequence[Record],
              ("grouping_law", "separate_causes", "both_metrics", "bandwidth_scaling")),
             (_why(study, mha, paying, others), ("step_breakdown", "separate_causes")),
             (_how_sure(study, bounds, name), ("grouping_law", "both_metrics", "separate_causes")),
-            (_what_still_pays(study, own, mha, layout, at_point), ("concurrent_users", "both_metrics", "separate_causes", "kv_capacity")),
+            (_what_still_pays(study, own, mha, layout, at_point),
+             ("concurrent_users", "both_metrics", "separate_causes", "kv_capacity")),
             (_what_would_change_it(study, every, own, layout),
              ("advantage_heatmap", "bandwidth_scaling"))]
     return [Sentence(text=text, figure=_figure(study, kinds)) for text, kinds in said if text]
