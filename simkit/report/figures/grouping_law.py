@@ -170,20 +170,19 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
         for level in chip.homes("kv"):
             if level.achievable_bytes_per_s is None:
                 continue
-            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, asked.engine)
-                             for name in ("mha", layout))
+            speedup = _kernel_speedup(request, chip, level.name, layout, asked.engine)
             known = level.name == home and ask.fits(step) and np.isfinite(ask.scalar(step, "speedup_vs_mha"))
             points.append(_Point(
                 chip=chip.name, engine=asked.engine, beside=asked.beside, level=level.name,
                 overflow=level.overflow, layout=layout,
                 group_size=request.model.n_q_heads // parse_layout(layout, request.model).n_kv_heads,
                 ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
-                attention_speedup=mha_s / ours_s,
+                attention_speedup=speedup,
                 beside_speedup=_beside_speedup(asked, chip, level.name, layout),
                 step_speedup=ask.scalar(step, "speedup_vs_mha") if known else None,
                 beside_step_speedup=ask.scalar(ask.evaluate(request, chip, layout), "speedup_vs_mha")
                 if known and asked.engine != request.engine else None,
-                attention_range=_kernel_range(asked, chip, level.name, layout, mha_s / ours_s),
+                attention_range=_kernel_range(asked, chip, level.name, layout, speedup),
                 step_bounds=bounds_of(step, "speedup_vs_mha") if known else None))
     return points
 
@@ -193,16 +192,16 @@ def _beside_speedup(request: FigureRequest, chip: HardwareProfile, level: str, l
     if request.beside is None:
         return None
     try:
-        mha_s, ours_s = (_kernel_time_s(request, chip, level, name, request.beside) for name in ("mha", layout))
+        return _kernel_speedup(request, chip, level, layout, request.beside)
     except UserError:
         return None
+
+
+def _kernel_speedup(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
+    """Over MHA, of the attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
+    mha_s, ours_s = (float(np.ravel(engine_named(engine).evaluate(
+        *_kernels(request, level, name), chip).attention_time_s)[0]) for name in ("mha", layout))
     return mha_s / ours_s
-
-
-def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
-    """The attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
-    alone, placement = _kernels(request, level, layout)
-    return float(np.ravel(engine_named(engine).evaluate(alone, placement, chip).attention_time_s)[0])
 
 
 def _kernel_range(request: FigureRequest, chip: HardwareProfile, level: str, layout: str,
