@@ -66,7 +66,7 @@ def _curve(one: Evaluated) -> tuple[Any, Any, Any]:
 def _figure(found: dict[str, Evaluated]) -> Any:
     figure = style.new_figure(2.4)
     axes = figure.subplots()
-    labels, curves = [], []
+    labels, curves, numbered = [], [], []
     for (layout, one), colour in zip(found.items(), hues(), strict=False):
         batch, copies, time_s = _curve(one)
         axes.plot(batch, time_s, "o-", color=colour, markersize=3.0, linewidth=1.0)
@@ -76,6 +76,7 @@ def _figure(found: dict[str, Evaluated]) -> Any:
         for x, y, number in zip(batch, time_s, copies, strict=True):
             if number > 1:
                 style.note(axes, f"{number:.0f}", (x, y), (0, 4), ha="center")
+                numbered.append((x, y))
         curves.append((batch, time_s))
         labels.append(Label(x=batch[-1], y=time_s[-1], text=layout_name(layout), colour=colour))
     axes.set_xscale("log", base=2)
@@ -85,7 +86,9 @@ def _figure(found: dict[str, Evaluated]) -> Any:
     style.log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")
-    place_labels(axes, labels, avoid=curves)
+    # Numbers of copies stand over their marks: room for them, too.
+    above = axes.transData.transform(numbered) + (0, 7.0 * figure.dpi / 72.0) if numbered else []
+    place_labels(axes, labels, avoid=curves, markers=[tuple(axes.transData.inverted().transform(at)) for at in above])
     return figure
 
 
