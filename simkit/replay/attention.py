@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.replay import steady_state, timeline
-from simkit.replay.dram_pattern import PatternRate, gathered_rate, pattern_rate, tile_pattern
+from simkit.replay.dram_pattern import Pattern, PatternRate, gathered_rate, pattern_rate, tile_pattern
 from simkit.replay.kernel_choice import combining_s, parameters_of
 from simkit.replay.kernel_plan import LEAST_GRANULE_TOKENS, TILE_TOKENS, KernelPlan, plan_kernels
 from simkit.replay.sram_banks import bank_fraction
@@ -58,6 +58,8 @@ class AttentionReplay:
     binned_bytes: NDArray[np.float64]
     events: NDArray[np.float64]
     event_tokens: NDArray[np.int64]
+    pattern: Pattern | None = None
+    """What the DRAM that holds the cache is asked for; None where it is none."""
 
     @property
     def cause_s(self) -> dict[str, float]:
@@ -218,6 +220,7 @@ def _replay_plan(target: ReplayTarget, plan: KernelPlan, operator: Operator, tas
         home_rate_fraction=rate.fraction, cycles=None if clock is None else total * clock,
         replayed_fraction=run.replayed_fraction, extrapolation_bound_s=run.bound_s,
         path=tuple(server.name for server in target.path), replayed_s=run.replayed_s, binned_bytes=run.binned_bytes,
+        pattern=None if target.home.kind != "dram" else _tile_reads(target, plan, operator, task),
         events=events[:ended], event_tokens=plan.item_tokens[events[:ended, 1].astype(np.int64)])
 
 
@@ -274,20 +277,29 @@ def _dram_rate(target: ReplayTarget, plan: KernelPlan, operator: Operator, task:
     """Efficiency of DRAM channels, or of SRAM banks, on the reads of all running items."""
     if target.home.kind != "dram":
         return PatternRate(fraction=_bank_fraction(target, plan, task), row_hit_fraction=1.0)
-    streams, tile = min(plan.items, target.slots), min(TILE_TOKENS, int(plan.item_tokens.max()))
-    footprint, chosen = float(operator.kv_read_bytes), task.gather
-    runs = pattern_rate(target.home, tile_pattern(
-        streams=streams, bytes_per_token=plan.bytes_per_token, page_tokens=task.page, parts=task.arrays,
-        tile_tokens=tile, neighbours=round(float(task.interleaved_heads)), footprint_bytes=footprint,
-        stride_tokens=1.0 if chosen else float(task.stride_tokens)))
+    chosen, pattern = task.gather, _tile_reads(target, plan, operator, task)
+    runs = pattern_rate(target.home, pattern)
     if chosen is None:
         return runs
     rows = gathered_rate(
-        target.home, runs, streams=streams * task.arrays, row_bytes=float(chosen.row_bytes),
-        stride_rows=float(chosen.stride_rows), tile_rows=max(1, tile // chosen.row_tokens), footprint_bytes=footprint)
+        target.home, runs, streams=pattern.streams, row_bytes=float(chosen.row_bytes),
+        stride_rows=float(chosen.stride_rows), tile_rows=max(1, _tile_tokens(plan) // chosen.row_tokens),
+        footprint_bytes=float(operator.kv_read_bytes))
     share = float(chosen.share)
     return PatternRate(fraction=1.0 / (share / rows.fraction + (1.0 - share) / runs.fraction),
                        row_hit_fraction=share * rows.row_hit_fraction + (1.0 - share) * runs.row_hit_fraction)
+
+
+def _tile_tokens(plan: KernelPlan) -> int:
+    return min(TILE_TOKENS, int(plan.item_tokens.max()))
+
+
+def _tile_reads(target: ReplayTarget, plan: KernelPlan, operator: Operator, task: AttentionTask) -> Pattern:
+    """What all running items ask a DRAM for, tile by tile."""
+    return tile_pattern(
+        streams=min(plan.items, target.slots), bytes_per_token=plan.bytes_per_token, page_tokens=task.page,
+        parts=task.arrays, tile_tokens=_tile_tokens(plan), neighbours=round(float(task.interleaved_heads)),
+        footprint_bytes=float(operator.kv_read_bytes), stride_tokens=1.0 if task.gather else float(task.stride_tokens))
 
 
 def _bank_fraction(target: ReplayTarget, plan: KernelPlan, task: AttentionTask) -> float:

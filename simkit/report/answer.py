@@ -12,6 +12,7 @@ from simkit.study.study_file import Study
 PAYS: Final = 1.1
 """A step faster by a tenth is worth a change of the model."""
 Record = Mapping[str, Any]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,12 @@ class Sentence:
     figure: str | None
 
 
-def answer(study: Study, records: Sequence[Record]) -> list[Sentence]:
+def answer(study: Study, records: Sequence[Record],
+           bounds_of: Callable[[str, str], Bounds | None]) -> list[Sentence]:
     """Up to five sentences on the first layout beside MHA, for the first model at the study's point.
 
-    Empty where no chip holds both: a study without MHA compares nothing. Ratios are those of the records, ranges those
-    of what is assumed of a chip (``*_low``, ``*_high``).
+    Empty where no chip holds both: a study without MHA compares nothing. ``bounds_of`` gives the 90 % bounds of a
+    chip's speedup with a layout at that point, None where it has none.
     """
     layout = next((name for name in study.layouts if name != "mha"), None)
     every = [row for row in records if row["model"] == study.models[0].name and row["fits"]]
@@ -37,10 +39,13 @@ def answer(study: Study, records: Sequence[Record]) -> list[Sentence]:
         return []
     name = layout_name(layout)
     paying, others = _parted(own)
-    said = [(_where(study, own, paying, others, name), ("grouping_law", "separate_causes", "both_metrics")),
+    bounds = {chip: ends for chip in own if (ends := bounds_of(chip, layout)) is not None}
+    said = [(_where(study, own, paying, others, name),
+             ("grouping_law", "separate_causes", "both_metrics", "bandwidth_scaling")),
             (_why(study, mha, paying, others), ("step_breakdown", "separate_causes")),
-            (_how_sure(study, own, name), ("grouping_law", "both_metrics", "separate_causes")),
-            (_what_still_pays(study, own, mha, layout, at_point), ("concurrent_users", "both_metrics", "kv_capacity")),
+            (_how_sure(study, bounds, name), ("grouping_law", "both_metrics", "separate_causes")),
+            (_what_still_pays(study, own, mha, layout, at_point),
+             ("concurrent_users", "both_metrics", "separate_causes", "kv_capacity")),
             (_what_would_change_it(study, every, own, layout),
              ("advantage_heatmap", "bandwidth_scaling"))]
     return [Sentence(text=text, figure=_figure(study, kinds)) for text, kinds in said if text]
@@ -86,24 +91,23 @@ def _why(study: Study, mha: Mapping[str, Record], paying: list[str], others: lis
     def share(chip: str) -> float:
         return float(mha[chip]["attention_time_s"] / mha[chip]["step_time_s"])
 
-    parts = [f"{_span(study, chips, share, '{:.0%}'.format)} of MHA's step where {where}"
-             for chips, where in ((paying, "it pays"), (others, "it does not")) if chips]
+    parts = [f"{_span(study, chips, share, '{:.0%}'.format)} of MHA's step{where if paying and others else ''}"
+             for chips, where in ((paying, " where it pays"), (others, " where it does not")) if chips]
     waits = sorted({str(mha[chip]["bound"]) for chip in others})
     return (f"The reason is how much of a step is attention: {', but '.join(parts)}"
-            + (f", for there the step waits for {' and '.join(waits)}" if waits else "") + ".")
+            + (f"; {'there ' if paying else ''}the step waits for {' and '.join(waits)}" if waits else "") + ".")
 
 
-def _how_sure(study: Study, own: Mapping[str, Record], name: str) -> str:
-    ranged = {chip: row for chip, row in own.items() if row["speedup_vs_mha_low"] is not None}
-    if not ranged:
-        return f"Of these {len(own)} chips no range is known: they are fully sourced, or their gaps are taken as ideal."
-    open_ = [chip for chip, row in ranged.items() if row["speedup_vs_mha_low"] < PAYS <= row["speedup_vs_mha_high"]]
-    ends = "; ".join(f"{_called(study, chip)} {times(row['speedup_vs_mha_low'])} to {times(row['speedup_vs_mha_high'])}"
-                     for chip, row in ranged.items())
-    return (f"{len(own) - len(ranged)} of the {len(own)} chips are fully sourced; on the others what is assumed leaves "
-            f"a range of {name}'s gain ({ends})"
-            + (f", and decides whether it pays on {', '.join(_called(study, chip) for chip in open_)}." if open_ else
-               ", and does not decide whether it pays."))
+def _how_sure(study: Study, bounds: Mapping[str, Bounds], name: str) -> str:
+    def words(held: Callable[[Bounds], bool]) -> str:
+        return ", ".join(f"{_called(study, chip)} ({times(ends[0])} to {times(ends[1])})"
+                         for chip, ends in bounds.items() if held(ends))
+
+    said = [text + chips for text, chips in (
+        (f"{name} surely pays (10 % or more) on ", words(lambda ends: ends[0] >= PAYS)),
+        ("it surely does not on ", words(lambda ends: ends[1] < PAYS)),
+        ("either answer is within the bounds on ", words(lambda ends: ends[0] < PAYS <= ends[1]))) if chips]
+    return f"By 90 % bounds of the step's gain {'; '.join(said)}." if said else ""
 
 
 def _what_still_pays(study: Study, own: Mapping[str, Record], mha: Mapping[str, Record], layout: str,
@@ -132,5 +136,5 @@ def _what_would_change_it(study: Study, every: Sequence[Record], own: Mapping[st
                           f"{count(best['kv_len'])} tokens, where MHA's attention waits for "
                           f"{waits[chip, best['batch'], best['kv_len']]})")
     if turned:
-        return f"At other batches and contexts of this study the answer turns on {', '.join(turned)}."
-    return f"At no other batch and context of this study does the answer turn on any of them ({layout_name(layout)})."
+        return f"At other batches and contexts of this study the answer changes on {', '.join(turned)}."
+    return f"At no other batch and context of this study does the answer change on any of them ({layout_name(layout)})."

@@ -32,6 +32,7 @@ from simkit.sweep.executors import processes
 MANIFEST: Final = "manifest.json"
 _FOLDERS: Final = ("figures", "data")
 PAGE: Final = "index.html"
+SLIDES: Final = "slides.html"
 _MOST_MANIFEST_BYTES: Final = 1_000_000
 
 
@@ -83,8 +84,9 @@ def _write(study: Study, folder: Path, command: str, progress: Callable[[str], N
         records, omissions = points()
         (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
         (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
-        page = render_page(study, figures, records, omissions, command=command, explored=explored())
-    (folder / PAGE).write_text(page, encoding="utf-8", newline="")
+        pages = render_page(study, figures, records, omissions, command=command, explored=explored())
+    for name, text in zip((PAGE, SLIDES), pages, strict=True):
+        (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 _KEPT: dict[str, Study] = {}
@@ -108,8 +110,9 @@ def _figure(study: Study, number: int, folder: Path) -> PageFigure:
     with house_style():
         drawn = FIGURES[request.kind](FigureContext(request=request, styles=_styles(study)))
         svg = save_figure(drawn.figure, folder / "figures", request.name)
+    size = Figure(figsize=tuple(drawn.figure.get_size_inches()))
     (folder / "figures" / f"{request.name}.csv").write_text(csv_text(drawn.rows), encoding="utf-8", newline="")
-    return page_figure(request.name, request.note, replace(drawn, figure=Figure(), rows=[]), svg)
+    return page_figure(request.name, request.note, replace(drawn, figure=size, rows=[]), svg)
 
 
 def _explored(study: Study, command: str) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
-from simkit.report.drawing.style import ChipStyle, cause_colour, layout_name
+from simkit.report.drawing.style import BASES, ChipStyle, cause_colour, layout_name
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import FIT, FIT_EACH, Evaluated, evaluate_group
 from simkit.study.study_file import Study
@@ -73,7 +73,7 @@ def explorer(study: Study, styles: Mapping[str, ChipStyle], command: str) -> str
         "layouts": [{"name": name, "label": layout_name(name), "intensity": done[names[0]]["intensity"][name]}
                     for name in layouts],
         "chips": [{**done[name]["facts"], "label": styles[name].label, "colour": styles[name].colour[1:],
-                   "assumed": styles[name].assumed, "dashed": styles[name].line == "--"} for name in names],
+                   "basis": BASES[styles[name].basis][0], "dashed": styles[name].line == "--"} for name in names],
         "options": _options(study, command),
         "times": _packed([done[name]["times"] for name in names]),
         "own": _packed([done[name]["own"] for name in names]),

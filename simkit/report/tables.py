@@ -22,10 +22,6 @@ from simkit.study.record import FIELDS
 from simkit.study.study_file import Study
 
 UNKNOWN: Final = "–"
-_RESULT_FIELDS: Final = (
-    "hardware", "chips", "attention", "step_time_s", "speedup_vs_mha", "attention_speedup_vs_mha",
-    "tokens_per_s_per_user", "tokens_per_s", "kv_cache_bytes", "max_batch", "bound", "attention_bound",
-    "energy_j_per_token", "cost_usd_per_mtok")
 _HEADINGS: Final = {
     "hardware": "chip", "chips": "chips", "attention": "layout", "step_time_s": "step",
     "speedup_vs_mha": "step vs MHA", "attention_speedup_vs_mha": "attention vs MHA",
@@ -81,7 +77,7 @@ def results_table(study: Study, records: Sequence[dict[str, Any]], model: str) -
     """The records of one model at the study's focus point."""
     focus = [row for row in records if row["model"] == model and row["batch"] == study.focus_batch
              and row["kv_len"] == study.focus_kv_len]
-    fields = [name for name in _RESULT_FIELDS if any(row[name] is not None for row in focus)]
+    fields = [name for name in _HEADINGS if any(row[name] is not None for row in focus)]
     return Table(
         name=f"results-{model}",
         caption=f"{model}, batch {study.focus_batch}, {count(study.focus_kv_len)} cached tokens, cache "
@@ -129,6 +125,11 @@ def source_table(chip: HardwareProfile) -> Table:
                  headings=(("figure", "key in the profile"), ("value", "as the profile writes it"),
                            ("source", "document or page"), ("confidence", "how far to trust it"), ("note", "")),
                  rows=rows)
+
+
+def sources_of(chip: HardwareProfile) -> list[str]:
+    """The documents behind a profile's figures, each once."""
+    return list(dict.fromkeys(item.source for item in chip.provenance.values() if item.source))
 
 
 def _as_written(data: dict[str, Any], key: str) -> str | None:

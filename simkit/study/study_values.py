@@ -51,4 +51,4 @@ FigureKind = Literal["roofline", "grouping_law", "kv_capacity", "step_breakdown"
                      "tp_replication", "quality_speed", "stacking", "stall_breakdown", "replay_against_roofline",
                      "serving_goodput", "predicted_against_measured", "error_by_regime", "advantage_against_measured",
                      "attention_atlas", "scattered_rows", "published_figures", "tile_map", "kv_head_cost",
-                     "head_copies", "split_machines", "prefix_worth"]
+                     "head_copies", "split_machines", "prefix_worth", "access_pattern"]

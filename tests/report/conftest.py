@@ -57,6 +57,7 @@ figures:
   - {kind: head_copies, hardware: [groq-lpu], engine: spatial}
   - {kind: kv_head_cost, beside: replay}
   - {kind: prefix_worth, hardware: [h100-sxm]}
+  - {kind: access_pattern, hardware: [h100-sxm, groq-lpu]}
   - {kind: split_machines, hardware: [h100-sxm], ffn: ["groq-3-lpu:256"], between: "400GB/s,2us", chips: 8,
      batch: [1, 16], kv_len: "1k..64k*8", weight_dtype: fp8}
 """

@@ -90,11 +90,12 @@ def test_every_link_of_the_contents_leads_somewhere(opened) -> None:
         assert page.locator(link.get_attribute("href")).count() == 1
 
 
-def test_the_page_prints_with_its_folded_tables_open(opened) -> None:
+def test_the_page_prints_each_chip_s_documents_in_place_of_its_folded_table(opened) -> None:
     page = opened()
-    folded = page.locator("details:not([open])").count()
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details:not([open])").count() == 0
+    folded = page.locator("details")
+    page.emulate_media(media="print")
+    assert not any(item.is_visible() for item in folded.all())
+    assert sum(item.is_visible() for item in page.locator(".printed").all()) == folded.count() + 1
     assert len(page.pdf()) > 50_000
-    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert page.locator("details:not([open])").count() == folded > 0
+    page.emulate_media(media="screen")
+    assert not page.locator(".printed").first.is_visible()

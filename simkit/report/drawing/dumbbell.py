@@ -73,8 +73,7 @@ def draw_rows(axes: Axes, rows: list[Row], columns: Sequence[str], texts: dict[i
                   linewidth=1.0, zorder=2)
         for order, (column, value) in enumerate(known):
             marker, size_points, _ = mark_of[column]
-            axes.plot(value, at[column], marker, color=row.style.colour, markersize=size_points, zorder=3 + order,
-                      markerfacecolor=row.style.face, markeredgewidth=0.9)
+            axes.plot(value, at[column], marker, zorder=3 + order, **row.style.mark(size_points))
             draw_range(axes, at[column], row.ranges.get(column), row.style.colour, along="x", width_points=2.8,
                        cap_points=6.0, opacity_fraction=0.5)
         if place in texts:

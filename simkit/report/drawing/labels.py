@@ -175,8 +175,10 @@ def spread(wanted: Sequence[float], gap: Coordinate, low: Coordinate, high: Coor
     clusters: list[tuple[float, list[int]]] = []
     for index in order:
         clusters.append((wanted[index], [index]))
-        while len(clusters) > 1 and _top(clusters[-2], gap) + gap > _bottom(clusters[-1], gap):
+        while len(clusters) > 1:
             (first, ours), (second, theirs) = clusters[-2:]
+            if second - first >= gap * (len(ours) + len(theirs)) / 2:
+                break
             members = ours + theirs
             mean = (first * len(ours) + second * len(theirs)) / len(members)
             clusters[-2:] = [(mean, members)]
@@ -192,14 +194,6 @@ def spread(wanted: Sequence[float], gap: Coordinate, low: Coordinate, high: Coor
         result[index] = min(result[index], ceiling)
         ceiling = result[index] - gap
     return result
-
-
-def _top(cluster: tuple[float, list[int]], gap: float) -> float:
-    return cluster[0] + gap * (len(cluster[1]) - 1) / 2
-
-
-def _bottom(cluster: tuple[float, list[int]], gap: float) -> float:
-    return cluster[0] - gap * (len(cluster[1]) - 1) / 2
 
 
 def width_of(axes: Axes, text: str) -> Coordinate:
@@ -221,10 +215,7 @@ def name_parts(axes: Axes, parts: Sequence[tuple[str, Coordinate]], *, edge: Coo
 
 
 def margin_labels(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write labels right of the axes at their points' heights, moved apart where they would touch.
-
-    ``x`` of a label is where its leader begins.
-    """
+    """Write labels right of the axes at their points' heights, moved apart where they would touch."""
     figure: Any = axes.figure.canvas.figure  # of a part of a figure the whole
     figure.draw_without_rendering()
     frame = axes.get_window_extent(figure.canvas.get_renderer())

@@ -6,7 +6,7 @@ assumed; parts, other costs and what-ifs have that range, None where nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing.labels import Coordinate
-from simkit.report.drawing.style import times
+from simkit.report.drawing.style import BASES, basis_of, times
 from simkit.study.evaluate import Evaluated
 
 Range = tuple[Any, Any]
@@ -75,15 +75,19 @@ def range_words(ends: Range | None) -> str:
 
 
 def caption(chips: Iterable[HardwareProfile], drawn: str = "", *, bounds: str = "") -> str:
-    """How assumed chips look, to follow on what a caption says of marks, and what shows the bounds.
+    """What fills of chips' marks mean, to follow on what a caption says of marks, and what shows the bounds.
 
     ``drawn``: what shows the range, or why there is none; ``bounds``: what shows the bounds of whole steps.
     """
-    said = bounds and f" {bounds}: 90 % bounds, by what measured steps took of predictions on chips known as well."
-    known: Sequence[HardwareProfile] = [chip for chip in chips if chip.assumed]
-    if not known:
-        return said
-    if drawn and not any(chip.has_range for chip in known):
-        drawn = "with ideal values in their place they have no range"
-    drawn = drawn and f"; {drawn}"
-    return f" Filled: every parameter of the chip has a source; hollow: some are assumed{drawn}.{said}"
+    said = bounds and (f" {bounds}: 90 % bounds, from how far measured steps were from predictions on chips known as "
+                       "well.")
+    chips = list(chips)
+    known = {basis_of(chip) for chip in chips}
+    if not any(chip.assumed for chip in chips):
+        drawn = ""
+    elif drawn and not any(chip.has_range for chip in chips):
+        drawn = "; with ideal values in their place they have no range"
+    elif drawn:
+        drawn = f"; {drawn}"
+    key = ", ".join(f"{sign} {meaning}" for basis, (sign, meaning) in BASES.items() if basis in known)
+    return f" Chips: {key}{drawn}.{said}" if key else said

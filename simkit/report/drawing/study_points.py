@@ -10,6 +10,7 @@ import numpy as np
 
 from simkit.foundation.errors import UserError
 from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
 from simkit.report.drawing.style import chips_words, count, layout_name
 from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
@@ -33,17 +34,20 @@ class Omission:
     reason: str
 
 
-def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, batch: Any = None, kv_len: Any = None,
+def evaluate(request: FigureRequest | Study, hardware: HardwareProfile, layout: str, *,
+             model: ModelArchitecture | None = None, batch: Any = None, kv_len: Any = None,
              chips: int | str | None = None, tp: int | None = None, kv_dtype: str | None = None) -> Evaluated:
     """One chip and layout over arrays of batch and context, beside the request's other layouts on the same chips.
 
-    Batch and context default to the request's focus point.
+    The model defaults to the request's (a study's first), batch and context to its focus point.
     """
+    if model is None:
+        model = request.models[0] if isinstance(request, Study) else request.model
     batch = request.focus_batch if batch is None else batch
     kv_len = request.focus_kv_len if kv_len is None else kv_len
     batch, kv_len = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(kv_len, dtype=float))
     return replace(evaluate_group(
-        hardware, request.model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
+        hardware, model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
         weight_dtype=request.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(), q_len=np.ones(batch.size),
         chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape=batch.shape)
 
@@ -51,6 +55,21 @@ def evaluate(request: FigureRequest, hardware: HardwareProfile, layout: str, *, 
 def every_layout(request: FigureRequest, chip: HardwareProfile) -> dict[str, Evaluated]:
     """One chip under each layout of the request at its focus point."""
     return {layout: evaluate(request, chip, layout) for layout in request.layouts}
+
+
+def fitting_layouts(request: FigureRequest, work: Callable[[HardwareProfile, str, Evaluated], Result],
+                    ) -> tuple[dict[str, dict[str, Result]], list[Omission]]:
+    """``work`` of every chip and layout of the request that fits at its focus point, and what is left out and why.
+
+    Raises :class:`UserError` where nothing fits.
+    """
+    done, omissions = for_each_chip(request.hardware, lambda chip: {
+        layout: work(chip, layout, point) for layout, point in every_layout(request, chip).items() if fits(point)})
+    for name, found in done.items():
+        omissions += left_out(request, name, found)
+    done = {name: found for name, found in done.items() if found}
+    require_some(done, request, "it fits on none of its hardware")
+    return done, omissions
 
 
 def asked_of(request: FigureRequest, chip: HardwareProfile) -> FigureRequest:
@@ -136,20 +155,15 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
 
 
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
-    """Every point of the study's axes as flat records, in the study's order."""
-    batch, kv_len = np.meshgrid(np.array(study.batch, dtype=float), np.array(study.kv_len, dtype=float), indexing="ij")
+    """Every point of the study's axes, its own point among them, as flat records in the study's order."""
+    batch, kv_len = np.meshgrid(sorted({*study.batch, study.focus_batch}), sorted({*study.kv_len, study.focus_kv_len}),
+                                indexing="ij")
     records: list[dict[str, Any]] = []
     omissions: dict[str, Omission] = {}
     for model in study.models:
         def chip_records(chip: HardwareProfile, model: Any = model) -> list[dict[str, Any]]:
-            rows: list[dict[str, Any]] = []
-            for layout in study.layouts:
-                found = evaluate_group(
-                    chip, model, layout, rivals=list(study.layouts), kv_dtype=study.kv_dtype,
-                    weight_dtype=study.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(),
-                    q_len=np.ones(batch.size), chips=study.chips, engine=study.engine)
-                rows += to_records(found.columns)
-            return rows
+            return [row for layout in study.layouts for row in to_records(evaluate(
+                study, chip, layout, model=model, batch=batch.ravel(), kv_len=kv_len.ravel()).columns)]
 
         done, missing = for_each_chip(study.hardware, chip_records)
         records += [row for rows in done.values() for row in rows]

@@ -8,7 +8,7 @@ and a direct label. Each colour has a partner for dark pages (:data:`DARK`), whi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FixedFormatter,
     FixedLocator,
@@ -41,6 +42,9 @@ GRID: Final = "#dde1e6"
 _CHIP_COLOURS: Final = ("#0072b2", "#d55e00", "#00805c", "#b0478a", "#332288", "#8a6d00",
                         "#117733", "#882255", "#3a83ad", "#a0522d", "#5f6670", "#c2334d")
 _CHIP_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "*")
+# Chips whose colour and marker are the same on every page.
+_OWN: Final = ("a100-sxm-80gb", "h100-sxm", "b200-sxm", "l40s", "mi300x", "tpu-v5e", "groq-lpu", "cerebras-wse3",
+               "sambanova-sn40l", "dmatrix-corsair")
 # Fills of Tol's "light" scheme: made for areas with dark text on them.
 _CAUSE_COLOURS: Final = MappingProxyType({
     "kept": "#77aadd", "cache": "#77aadd", "compute": "#ee8866", "weights": "#c9ced4", "replicas": "#ffaabb",
@@ -53,6 +57,10 @@ DARK: Final = MappingProxyType({
     "#8a6d00": "#d9b640", "#117733": "#62bd7c", "#882255": "#dd78ab", "#3a83ad": "#86cbee", "#a0522d": "#dd9b74",
     "#5f6670": "#b4bbc4", "#c2334d": "#ff7f92",
 })
+BASES: Final = MappingProxyType({
+    "calibrated": ("●", "calibrated on measured kernels"), "sourced": ("◐", "every parameter has a source"),
+    "assumed": ("○", "some parameters are assumed")})
+"""What is known of a chip, as marks of every figure tell it: the sign and its meaning."""
 FILL_INK: Final = "#11151a"
 """Text on a light fill: dark on every page."""
 
@@ -76,35 +84,51 @@ RC: Final[dict[str, Any]] = {
 class ChipStyle:
     """What one chip looks like in every figure of a page. ASICs are dashed, so that the class shows without colour.
 
-    Marks of a chip with assumed parameters are hollow, those of a calibrated one filled.
+    How full its marks are says what is known of it: :data:`BASES`.
     """
 
     label: str
     colour: str
     marker: str
     line: str
-    assumed: bool = False
+    basis: str = "calibrated"
 
     @property
-    def face(self) -> str:
-        """The fill of its marks."""
-        return PAPER if self.assumed else self.colour
+    def assumed(self) -> bool:
+        """Whether some of its parameters are assumed."""
+        return self.basis == "assumed"
+
+    def mark(self, size_points: float) -> dict[str, Any]:
+        """Matplotlib's words for its mark, apart from the shape."""
+        return {"color": self.colour, "markersize": size_points, "markeredgewidth": 0.7,
+                "fillstyle": "left" if self.basis == "sourced" else "full", "markerfacecoloralt": PAPER,
+                "markerfacecolor": PAPER if self.assumed else self.colour}
 
     @property
     def marked_label(self) -> str:
         """The label behind a small mark, for titles of panels and rows that have no marks: ``○ Groq LPU``."""
-        return f"{'○' if self.assumed else '●'} {self.label}"
+        return f"{BASES[self.basis][0]} {self.label}"
 
 
 def chip_styles(chips: Iterable[HardwareProfile], labels: dict[str, str]) -> dict[str, ChipStyle]:
-    """A style for each chip by profile name, in the study's order."""
+    """A style for each chip by profile name: that of its own on every page, of others the first ones that are free."""
     styles: dict[str, ChipStyle] = {}
-    for index, chip in enumerate(chips):
+    chips = list(chips)
+    own = {chip.name: _OWN.index(chip.name) for chip in chips if chip.name in _OWN}
+    free = [index for index in range(len(_CHIP_COLOURS)) if index not in own.values()] or list(range(len(_OWN)))
+    others = iter(free * (1 + len(chips) // len(free)))
+    for chip in chips:
+        index = own[chip.name] if chip.name in own else next(others)
         styles[chip.name] = ChipStyle(
-            label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index % len(_CHIP_COLOURS)],
-            marker=_CHIP_MARKERS[index % len(_CHIP_MARKERS)], line="-" if chip.kind in ("gpu", "cpu") else "--",
-            assumed=bool(chip.assumed))
+            label=labels.get(chip.name, chip.name), colour=_CHIP_COLOURS[index], marker=_CHIP_MARKERS[index],
+            line="-" if chip.kind in ("gpu", "cpu") else "--", basis=basis_of(chip))
     return styles
+
+
+def basis_of(chip: HardwareProfile) -> str:
+    """What a chip's parameters rest on, a key of :data:`BASES`."""
+    fitted = any(item.confidence == "calibration" for item in chip.provenance.values())
+    return "assumed" if chip.assumed else "calibrated" if fitted else "sourced"
 
 
 def cause_colour(cause: str) -> str:
@@ -164,6 +188,13 @@ def note(axes: Axes, text: str, at: tuple[Any, Any], offset_points: tuple[float,
     """A small text beside a point; ``how`` are Matplotlib's words."""
     words: dict[str, Any] = {"fontsize": SMALL_POINTS, "color": INK, **how}
     axes.annotate(text, at, xytext=offset_points, textcoords="offset points", **words)
+
+
+def legend(figure: Figure, fills: Mapping[str, str], columns: int) -> None:
+    """Above a figure: what its fills mean, a colour by its name."""
+    figure.legend(handles=[Patch(facecolor=colour, label=name) for name, colour in fills.items()],
+                  loc="outside upper center", ncols=columns, fontsize=SMALL_POINTS, frameon=False, handlelength=0.9,
+                  columnspacing=0.8, handletextpad=0.3)
 
 
 def layout_name(layout: str) -> str:

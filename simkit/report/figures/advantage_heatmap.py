@@ -47,6 +47,16 @@ class Advantage:
         """Whether MHA fits beside the layout at any point."""
         return bool(np.any(np.isfinite(self.speedup_factor)))
 
+    @property
+    def is_larger(self) -> Any:
+        """Where MHA fits, on more chips than the layout alone would take."""
+        return self.mha_fits & (self.chips > self.own_chips)
+
+    @property
+    def is_larger_everywhere(self) -> bool:
+        """Whether that is so wherever MHA fits."""
+        return bool(np.any(self.mha_fits)) and np.array_equal(self.is_larger, self.mha_fits)
+
 
 def draw(context: FigureContext) -> DrawnFigure:
     """One panel a chip for the first layout of the request that is not MHA."""
@@ -74,8 +84,11 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or f"{layout_name(layout)}'s step speedup over batch and context",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done, layout),
-        how_to_read="Lines join equal speedups. Striped: holding every layout takes more chips than "
-                    f"{layout_name(layout)} alone would. Crossed: {no_room(request, point=False)}."
+        how_to_read="Lines join equal speedups."
+                    + (f" Striped: the chips hold MHA, and {layout_name(layout)} alone would need fewer."
+                       if any(np.any(one.is_larger) and not one.is_larger_everywhere for one in done.values()) else "")
+                    + (f" Crossed: {no_room(request, point=False)}."
+                       if any(not np.all(one.mha_fits) for one in done.values()) else "")
                     + caption(request.hardware, "ringed cells may lie on either side of 10 %, by their range"),
         inputs=inputs_text(request, point=False), omissions=omissions,
         alt=f"Heat maps of {layout_name(layout)}'s speedup over MHA, context along and batch up. " + " ".join(
@@ -107,9 +120,8 @@ def _figure(context: FigureContext, done: dict[str, Advantage]) -> Figure:
     for axes, (name, found) in zip(panels, done.items(), strict=True):
         image = axes.imshow(found.speedup_factor, origin="lower", aspect="auto", cmap=_COLOURS, norm=norm)
         axes.grid(visible=False)
-        more = found.mha_fits & (found.chips > found.own_chips)
-        if not np.array_equal(more, found.mha_fits):  # stripes over the whole map would say nothing: the caption does
-            _hatch(axes, more, "////")
+        if not found.is_larger_everywhere:  # stripes over the whole map would say nothing: the caption does
+            _hatch(axes, found.is_larger, "////")
         _hatch(axes, ~found.mha_fits, "xxxx")
         axes.plot(*np.nonzero(found.unsure)[::-1], "o", linestyle="none", markersize=2.6, markerfacecolor="none",
                   markeredgewidth=0.6, color=FILL_INK, label=RANGE)
@@ -127,7 +139,7 @@ def _figure(context: FigureContext, done: dict[str, Advantage]) -> Figure:
         axes.set_xlabel("cached tokens")
         axes.tick_params(length=0)
     panels[0].set_ylabel("batch [sequences]")
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.9, pad=0.02, aspect=24)
+    bar = figure.colorbar(image, ax=list(panels), shrink=0.9, pad=0.02, aspect=24, label="step, speedup over MHA")
     marks = [v for v in (1, 2, 4, 8, 16, 32) if v <= highest * 1.01]
     bar.set_ticks(marks, labels=[f"{v}×" for v in marks])
     bar.minorticks_off()
@@ -152,18 +164,14 @@ def _finding(context: FigureContext, done: dict[str, Advantage], layout: str) ->
             sentences.append(f"On {label} MHA fits nowhere in this range.")
             continue
         row, column = np.unravel_index(np.nanargmax(found.speedup_factor), found.speedup_factor.shape)
-        most = float(found.speedup_factor[row, column])
         paying = np.mean(found.speedup_factor[found.mha_fits] >= _PAYS)
         unsure = np.mean(found.unsure[found.mha_fits])
-        nowhere = np.mean(~found.mha_fits)
         spill = f", where MHA's cache has spilled into {found.spilled}" if found.spilled else ""
-        larger = np.mean(found.chips[found.mha_fits] > found.own_chips[found.mha_fits])
         sentences.append(
-            f"On {label} a step of {layout_name(layout)} is at most {times(most)} as fast as MHA's (batch "
-            f"{request.batch[row]}, {tokens(request.kv_len[column])} tokens{spill}); it gains 10 % or more in "
-            f"{paying:.0%} of the points where MHA fits"
+            f"{label}: up to {times(float(found.speedup_factor[row, column]))} (batch {request.batch[row]}, "
+            f"{tokens(request.kv_len[column])} tokens{spill}), 10 % or more in {paying:.0%} of the points where MHA "
+            "fits"
             + (f" (what is assumed decides in {unsure:.0%})" if unsure else "")
-            + (f"; in {larger:.0%} of them holding every layout takes more chips than {layout_name(layout)} alone"
-               if larger else "")
-            + (f"; in {nowhere:.0%} of the map MHA does not fit." if nowhere else "."))
+            + (f", everywhere on more chips than {layout_name(layout)} alone needs." if found.is_larger_everywhere
+               else "."))
     return " ".join(sentences)

@@ -102,7 +102,7 @@ def _at(ends: Range | None, place: int) -> tuple[float, float] | None:
 
 
 def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
-    figure = new_figure(4.6)
+    figure = new_figure(4.1)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, field, title in zip(panels, (_ATTENTION, _STEP),
                                   (f"{layout_name(layout)}, attention alone", f"{layout_name(layout)}, whole step"),
@@ -112,8 +112,8 @@ def _figure(context: FigureContext, curves: list[_Curve], layout: str) -> Any:
             axes.plot(_FACTORS, item.speedup[field], style.line, color=style.colour)
             # Each chip's marks and bars at places of its own, so that they stand beside each other.
             for place in range(1 + number * _BETWEEN_MARKS // len(curves), len(_FACTORS) - 1, _BETWEEN_MARKS):
-                axes.plot(_FACTORS[place], item.speedup[field][place], style.marker, color=style.colour,
-                          markersize=3.6, markerfacecolor=style.face, markeredgewidth=0.7, zorder=4)
+                axes.plot(_FACTORS[place], item.speedup[field][place], style.marker, zorder=4,
+                          **style.mark(3.6))
                 draw_range(axes, _FACTORS[place], _at(item.ranges[field], place), style.colour)
         log_ticks(axes, "x", [1, 2, 5, 10, 20, 50, 100], ["1×", "2×", "5×", "10×", "20×", "50×", "100×"])
         highest = max(2.0, *(float(np.max(one)) for item in curves for one in (

@@ -16,19 +16,9 @@ from matplotlib.ticker import NullLocator
 from simkit.foundation.errors import UserError
 from simkit.foundation.units import format_quantity
 from simkit.hardware.parameters import profile_parameters
+from simkit.report.drawing import style
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.style import (
-    DASHES,
-    INK,
-    SMALL_POINTS,
-    SOFT_INK,
-    hues,
-    layout_name,
-    log_ticks,
-    new_figure,
-    round_ticks,
-    tokens,
-)
+from simkit.report.drawing.style import hues, layout_name, tokens
 from simkit.study.design_answers import best_designs, columns_at, one_by_one
 from simkit.study.designs import Axis
 from simkit.study.grid import Grid
@@ -52,7 +42,7 @@ def draw_designs(grid: Grid, against: str, below: float, of: str, budget: Mappin
                         hint="two ranges of --set; or --front")
     layouts = [name for name in grid.attention if name != against]
     panels = [(one, layout) for one in one_by_one(grid) for layout in layouts]
-    figure = new_figure(2.7 * min(len(panels), _MOST_PANELS))
+    figure = style.new_figure(2.7 * min(len(panels), _MOST_PANELS))
     drawn = figure.subplots(min(len(panels), _MOST_PANELS), squeeze=False).ravel()
     for place, (one, layout) in zip(drawn, islice(panels, _MOST_PANELS), strict=True):
         _lines(place, one, axes, (layout, against), below, of)
@@ -68,11 +58,12 @@ def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str
     time_s = np.where(found["fits"].all(axis=0), found[f"{of}_time_s"], np.nan)
     advantage = (time_s[1] / time_s[0]).reshape(every[0].shape)
     levels = sorted({below, *_LEVELS})
-    drawn = place.contour(x, y, advantage, levels=levels, colors=[INK if one == below else SOFT_INK for one in levels],
+    drawn = place.contour(x, y, advantage, levels=levels,
+                          colors=[style.INK if one == below else style.SOFT_INK for one in levels],
                           linewidths=[1.4 if one == below else 0.6 for one in levels])
-    place.clabel(drawn, fmt=lambda value: f"{value:g}×", fontsize=SMALL_POINTS, inline_spacing=2)
+    place.clabel(drawn, fmt=lambda value: f"{value:g}×", fontsize=style.SMALL_POINTS, inline_spacing=2)
     own = {one.key: one.value for one in profile_parameters(grid.hardware[0])}
-    place.plot(own[axes[0].key], own[axes[1].key], "x", color=INK, markersize=4)
+    place.plot(own[axes[0].key], own[axes[1].key], "x", color=style.INK, markersize=4)
     for which, axis in zip(("x", "y"), axes, strict=True):
         getattr(place, f"set_{which}scale")("log")
         ticks = np.geomspace(axis.start, axis.stop, 5)
@@ -85,7 +76,7 @@ def _lines(place: Any, grid: Grid, axes: Sequence[Axis], layouts: tuple[str, str
 
 
 def _fronts(records: Sequence[dict[str, Any]]) -> Figure:
-    figure = new_figure(2.6)
+    figure = style.new_figure(2.6)
     axes, labels = figure.subplots(), []
     lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for one in records:
@@ -94,11 +85,11 @@ def _fronts(records: Sequence[dict[str, Any]]) -> Figure:
     kinds = list(dict.fromkeys(key[2] for key in lines))
     for number, (key, line) in enumerate(lines.items()):
         colour, (x, y) = hues()[number % len(hues())], np.array(line).T
-        axes.plot(x, y, DASHES[kinds.index(key[2]) % len(DASHES)], color=colour)
+        axes.plot(x, y, style.DASHES[kinds.index(key[2]) % len(style.DASHES)], color=colour)
         differing = [str(one) for place, one in enumerate(key) if len({other[place] for other in lines}) > 1]
         labels.append(Label(x=float(x[-1]), y=float(y[-1]), colour=colour, text=" ".join(differing) or str(key[0])))
     for which, values in zip("xy", np.concatenate(list(lines.values())).T, strict=True):
-        log_ticks(axes, which, round_ticks(min(values) / 1.5, max(values) * 1.5))
+        style.log_ticks(axes, which, style.round_ticks(min(values) / 1.5, max(values) * 1.5))
     axes.set_title("Designs that no other one beats")
     axes.set_xlabel("silicon of all chips [mm²]")
     axes.set_ylabel("tokens per second")

@@ -25,20 +25,11 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.model.kv_cache import parse_format
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.labels import Label, place_labels, spread
 from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, draw_range
-from simkit.report.drawing.style import (
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    SOFT_INK,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    times,
-)
+from simkit.report.drawing.style import layout_name, times, tokens
 from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Placement
@@ -47,7 +38,9 @@ from simkit.study.engines import CLOSED_FORM, engine_named
 from simkit.study.ranges import Timer, timed_together
 from simkit.study.study_file import FigureRequest
 
-_APART: Final = 1.12
+_APART: Final = 1.16  # between marks of one axis, so that nearly equal ridges stand side by side
+_OTHERS: Final = ("+", "2", "1", "3")  # marks of layouts beside the first
+_OTHER_SIGNS: Final = ("+", "⅄", "Y", "≺")
 _FAINT: Final = 0.4
 _BELOW_ONE: Final = (0.0625, 0.125, 0.25, 0.5)
 _RIDGES: Final = np.geomspace(0.25, 16384, 300)
@@ -76,6 +69,7 @@ class _Measured:
     """A measured kernel's advantage at the ridge of the memory that its cache was in."""
 
     layout: str
+    level: str
     ridge_flop_per_byte: float
     found: MeasuredAdvantage
 
@@ -118,14 +112,16 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "The law of grouping: GQA's advantage against machine balance",
         figure=_figure(context, points, measured, layouts), rows=rows,
         finding=_finding(context, points, layouts) + _finding_of_measured(context, measured, layouts),
-        how_to_read=f"Lines: the law: a speedup S of at most R·b/2, for R the ridge [flop/byte] and b the bytes of a "
-                    f"cached number; dotted: the reduction in bytes. Dots: {layout_name(layouts[0])}; "
-                    f"larger rings, hollow for every chip{', from small to large' if len(layouts) > 2 else ''}: "
-                    f"{', '.join(layout_name(name) for name in layouts[1:])}. Above, attention "
-                    "alone, in every memory level that may hold the cache; below, the whole step at the study's point, "
-                    "cache in the level named." + _words_for_marks(request, measured)
+        how_to_read="Lines, the law: with ridge R [flop/byte] and b bytes a cached number, the speedup is R·b/2, at "
+                    "least 1 and at most the reduction in bytes (dotted). "
+                    f"Chips' own marks: {layout_name(layouts[0])}"
+                    + "".join(f"; {sign}: {layout_name(name)}" for sign, name in zip(
+                        _OTHER_SIGNS, layouts[1:], strict=False))
+                    + ". Above, attention alone, in every memory level that may hold the cache; below, the whole step "
+                    "at the study's point, cache in the level named. Marks of nearly equal ridges stand side by side; "
+                    "the data has the ridges." + _words_for_marks(request, measured)
                     + caption(request.hardware, "above, upright lines are the range of their speedup",
-                              bounds="Upright lines below"),
+                              bounds=f"Upright lines below, {layout_name(layouts[0])}"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Two log-log plots of speedup over MHA against the ridge point of the memory that holds the cache. "
             + "; ".join(f"{context.label(p.chip)} {p.level}: {p.attention_speedup:.2g} times in attention"
@@ -143,8 +139,8 @@ def _measured(request: FigureRequest, layouts: list[str]) -> list[_Measured]:
         ridge = chip.ridge_point_flop_per_byte()
         advantages = nearest_advantages(chip, request.model, list(heads.values()), kv_dtype=request.kv_dtype,
                                         tokens=float(request.focus_batch * request.focus_kv_len))
-        found += [_Measured(layout=name, ridge_flop_per_byte=ridge, found=advantage) for advantage in advantages
-                  for name, count in heads.items() if count == advantage.n_kv_heads]
+        found += [_Measured(layout=name, level=chip.main_memory.name, ridge_flop_per_byte=ridge, found=advantage)
+                  for advantage in advantages for name, count in heads.items() if count == advantage.n_kv_heads]
     return found
 
 
@@ -174,20 +170,19 @@ def _points(request: FigureRequest, chip: HardwareProfile, layouts: list[str]) -
         for level in chip.homes("kv"):
             if level.achievable_bytes_per_s is None:
                 continue
-            mha_s, ours_s = (_kernel_time_s(request, chip, level.name, name, asked.engine)
-                             for name in ("mha", layout))
+            speedup = _kernel_speedup(request, chip, level.name, layout, asked.engine)
             known = level.name == home and ask.fits(step) and np.isfinite(ask.scalar(step, "speedup_vs_mha"))
             points.append(_Point(
                 chip=chip.name, engine=asked.engine, beside=asked.beside, level=level.name,
                 overflow=level.overflow, layout=layout,
                 group_size=request.model.n_q_heads // parse_layout(layout, request.model).n_kv_heads,
                 ridge_flop_per_byte=chip.ridge_point_flop_per_byte(level.name),
-                attention_speedup=mha_s / ours_s,
+                attention_speedup=speedup,
                 beside_speedup=_beside_speedup(asked, chip, level.name, layout),
                 step_speedup=ask.scalar(step, "speedup_vs_mha") if known else None,
                 beside_step_speedup=ask.scalar(ask.evaluate(request, chip, layout), "speedup_vs_mha")
                 if known and asked.engine != request.engine else None,
-                attention_range=_kernel_range(asked, chip, level.name, layout, mha_s / ours_s),
+                attention_range=_kernel_range(asked, chip, level.name, layout, speedup),
                 step_bounds=bounds_of(step, "speedup_vs_mha") if known else None))
     return points
 
@@ -197,16 +192,16 @@ def _beside_speedup(request: FigureRequest, chip: HardwareProfile, level: str, l
     if request.beside is None:
         return None
     try:
-        mha_s, ours_s = (_kernel_time_s(request, chip, level, name, request.beside) for name in ("mha", layout))
+        return _kernel_speedup(request, chip, level, layout, request.beside)
     except UserError:
         return None
+
+
+def _kernel_speedup(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
+    """Over MHA, of the attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
+    mha_s, ours_s = (float(np.ravel(engine_named(engine).evaluate(
+        *_kernels(request, level, name), chip).attention_time_s)[0]) for name in ("mha", layout))
     return mha_s / ours_s
-
-
-def _kernel_time_s(request: FigureRequest, chip: HardwareProfile, level: str, layout: str, engine: str) -> float:
-    """The attention kernels of a step on one chip that holds all heads, the cache wholly in ``level``."""
-    alone, placement = _kernels(request, level, layout)
-    return float(np.ravel(engine_named(engine).evaluate(alone, placement, chip).attention_time_s)[0])
 
 
 def _kernel_range(request: FigureRequest, chip: HardwareProfile, level: str, layout: str,
@@ -235,48 +230,46 @@ def _kernels(request: FigureRequest, level: str, layout: str) -> tuple[DecodeSte
 
 
 def _figure(context: FigureContext, points: list[_Point], measured: list[_Measured], layouts: list[str]) -> Any:
-    figure = new_figure(5.6)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1.0))
+    figure = style.new_figure(5.6)
+    above, below = figure.subplots(2, 1, height_ratios=(1.15, 1.0))
     first = _mha_intensity(context.request)
     groups = {p.layout: p.group_size for p in points}
     top = max(groups.values())
-    for axes in (above, below):
-        for layout in layouts:
-            axes.plot(_RIDGES, law_speedup(_RIDGES, groups[layout], first), color=SOFT_INK, linewidth=0.9, zorder=1,
-                      linestyle="-" if axes is above else ":")
-        log_ticks(axes, "x", [0.25, 1, 4, 16, 64, 256, 1024, 4096, 16384],
-                  ["¼", "1", "4", "16", "64", "256", "1k", "4k", "16k"])
-        axes.set_xlim(0.25, 16384)
+    for layout in layouts:
+        above.plot(_RIDGES, law_speedup(_RIDGES, groups[layout], first), color=style.SOFT_INK, linewidth=0.9, zorder=1)
+    steps = [(p, p.step_speedup, p.step_bounds) for p in points if p.step_speedup is not None]
+    for axes, ridges in ((above, (0.5, 16384.0)), (below, [p.ridge_flop_per_byte for p, _, _ in steps] or [1.0])):
+        ends = min(ridges) / (1.0 if axes is above else 2.5), max(ridges) * (1.0 if axes is above else 2.5)
+        ticks = style.round_ticks(*ends) if ends[1] < 3000 * ends[0] else [4.0**power for power in range(8)]
+        style.log_ticks(axes, "x", ticks, [tokens(tick) for tick in ticks])
+        axes.set_xlim(*ends)
     highest_above = max([top, *(m.found.measured_speedup for m in measured)])
     lowest_above = _lowest([(p.attention_speedup, p.attention_range) for p in points])
     ticks = [value for value in (*_BELOW_ONE, 1, 2, 4, 8, 16, 32, 64, 128, 256)
              if lowest_above <= value <= highest_above * 1.01]
-    log_ticks(above, "y", ticks, [f"{value:g}×" for value in ticks])
+    style.log_ticks(above, "y", ticks, [f"{value:g}×" for value in ticks])
     above.set_ylim(lowest_above, highest_above * 2.0)
-    _mark_others(context, above, points, measured)
-    _mark_faint(context, above, [(p, p.beside_speedup) for p in points if p.beside != context.request.beside])
-    _mark_faint(context, below, [(p, p.beside_step_speedup) for p in points])
     _scatter(context, above, [(p, p.attention_speedup, p.attention_range) for p in points], layouts,
-             taken=[(m.ridge_flop_per_byte, m.found.measured_speedup) for m in measured])
+             measured)
     for layout in layouts:
-        note(above, f"{layout_name(layout)}: {groups[layout]:g}×", (0.3, groups[layout]), (0, 1.5), color=SOFT_INK,
-             va="bottom")
-        above.plot([0.25, groups[layout] * first], [groups[layout]] * 2, color=SOFT_INK, linewidth=0.4, linestyle=":")
-    rings = " < ".join(layout_name(name) for name in layouts[1:])
-    key = [f"● {layout_name(layouts[0])}", *([f"○ {rings}"] if rings else []),
+        style.note(above, f"{layout_name(layout)}: {groups[layout]:g}×", (0.55, groups[layout]), (0, 1.5),
+                   color=style.SOFT_INK, va="bottom")
+        above.plot([0.5, groups[layout] * first], [groups[layout]] * 2, color=style.SOFT_INK, linewidth=0.4,
+                   linestyle=":")
+    key = [f"● {layout_name(layouts[0])}",
+           *(f"{sign} {layout_name(name)}" for sign, name in zip(_OTHER_SIGNS, layouts[1:], strict=False)),
            *(["▬ measured"] if measured else []),
            *([f"× {context.request.beside}"] if context.request.beside else []),
            *([f"faint: {context.request.engine}"] if any(p.beside == context.request.engine for p in points) else [])]
-    above.text(0.012, 0.985, "   ".join(key), transform=above.transAxes, fontsize=SMALL_POINTS, va="top", color=INK)
+    style.note(above, "   ".join(key), (0.012, 0.985), (0, 0), xycoords="axes fraction", va="top")
     above.set_title("Attention alone, one chip")
     above.set_ylabel("speedup over MHA")
-    steps = [(p, p.step_speedup, p.step_bounds) for p in points if p.step_speedup is not None]
     highest = max((max(s, (ends or (s, s))[1]) for _, s, ends in steps), default=2.0)
     lowest = max(_lowest([(s, ends) for _, s, ends in steps]), 0.25)
     low_ticks = [v for v in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= v <= highest * 1.3]
-    log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
+    style.log_ticks(below, "y", low_ticks, [f"{v:g}×" for v in low_ticks])
     below.set_ylim(lowest, highest * 1.35)
-    _scatter(context, below, steps, layouts)
+    _scatter(context, below, [(p, s, ends if p.layout == layouts[0] else None) for p, s, ends in steps], layouts)
     below.set_title(f"Whole step, batch {context.request.focus_batch} × {context.request.focus_kv_len} tokens")
     below.set_ylabel("speedup over MHA")
     below.set_xlabel("ridge of the memory that holds the cache [flop/byte]")
@@ -288,52 +281,50 @@ def _lowest(ranged: Sequence[tuple[float, tuple[float, float] | None]]) -> float
     return 0.85 * min((min(speedup, (ends or (speedup,))[0]) for speedup, ends in ranged), default=1.0)
 
 
-def _mark_others(context: FigureContext, axes: Axes, points: list[_Point], measured: list[_Measured]) -> None:
-    """Crosses of a second engine and bars of measurements, in their chips' colours."""
-    for point in points:
-        if point.beside_speedup is not None and point.beside == context.request.beside:
-            axes.plot(point.ridge_flop_per_byte, point.beside_speedup, "x", color=INK, markersize=2.6,
-                      markeredgewidth=0.6, zorder=7)
-    for mark in measured:
-        axes.plot(mark.ridge_flop_per_byte, mark.found.measured_speedup, "_", markersize=11, markeredgewidth=1.6,
-                  color=context.styles[mark.found.hardware].colour, zorder=6)
-
-
-def _mark_faint(context: FigureContext, axes: Axes, values: list[tuple[_Point, float | None]]) -> None:
-    """Marks of the request's own engine where another draws a chip."""
-    for point, speedup in values:
-        if speedup is not None:
-            style = context.styles[point.chip]
-            axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, alpha=_FAINT, zorder=3,
-                      markersize=5.2, markerfacecolor="none", markeredgewidth=0.7)
-
-
 def _scatter(context: FigureContext, axes: Axes, ranged: list[tuple[_Point, float, tuple[float, float] | None]],
-             layouts: list[str], *, taken: Sequence[tuple[float, float]] = ()) -> None:
-    values = [(point, speedup) for point, speedup, _ in ranged]
+             layouts: list[str], measured: Sequence[_Measured] = ()) -> None:
+    """Marks of chips with their ranges, layouts of one chip joined; on the kernel's axes another engine's and measured
+    ones too.
+    """
+    at = _side_by_side([(p.chip, p.level, p.ridge_flop_per_byte) for p, _, _ in ranged])
+    labels: list[Label] = []
+    curves: list[tuple[Any, Any]] = []
+    # Layouts' names stand at the left, above their lines.
+    taken = [(x, 1.15 * point.group_size) for point, _, _ in ranged for x in (0.6, 0.8, 1.1, 1.5, 2.1)]
     for point, speedup, ends in ranged:
-        style = context.styles[point.chip]
-        is_first = point.layout == layouts[0]
-        filled = is_first and not style.assumed
-        # A ring around a dot where the layouts agree.
-        axes.plot(point.ridge_flop_per_byte, speedup, style.marker, color=style.colour, zorder=5 if is_first else 4,
-                  markersize=3.4 + 1.8 * layouts.index(point.layout), markerfacecolor=style.colour if filled else PAPER,
-                  markeredgewidth=0.0 if filled else 0.7)
-        # Ranges of several layouts stand side by side.
-        draw_range(axes, point.ridge_flop_per_byte * _APART**layouts.index(point.layout), ends, style.colour)
-    stems = [([p.ridge_flop_per_byte, q.ridge_flop_per_byte], [low, high], p.chip)
-             for p, low in values for q, high in values
-             if p.chip == q.chip and p.level == q.level and low < high and p.layout == layouts[0]]
-    for x, y, chip in stems:
-        axes.plot(x, y, color=context.styles[chip].colour, linewidth=0.4, zorder=2)
-    labels = [Label(x=p.ridge_flop_per_byte, y=s, text=f"{context.label(p.chip)} · {p.level}",
-                    colour=context.styles[p.chip].colour) for p, s in values if p.layout == layouts[0]]
-    first = _mha_intensity(context.request)
-    curves: list[tuple[Any, Any]] = [(_RIDGES[::8], law_speedup(_RIDGES[::8], size, first))
-                                     for size in sorted({p.group_size for p, _ in values})]
-    curves += [(x, y) for x, y, _ in stems]
-    place_labels(axes, labels, avoid=curves, markers=[*((p.ridge_flop_per_byte, s) for p, s in values),
-                                                        *taken])
+        look, x, order = context.styles[point.chip], at[point.chip, point.level], layouts.index(point.layout)
+        if order == 0:
+            axes.plot(x, speedup, look.marker, zorder=5, **look.mark(4.4))
+            name = f"{context.label(point.chip)} · {point.level}"
+            labels.append(Label(x=x, y=speedup, text=name, colour=look.colour))
+        else:
+            axes.plot(x, speedup, _OTHERS[order - 1], color=look.colour, markersize=6.0, markeredgewidth=0.9, zorder=4)
+        taken.append((x, speedup))
+        draw_range(axes, x, ends, look.colour)
+        beside = point.beside_speedup if axes.get_xlim()[0] == 0.5 else point.beside_step_speedup
+        if beside is not None and point.beside != context.request.beside:  # the request's own engine, of tiles
+            axes.plot(x, beside, look.marker, color=look.colour, alpha=_FAINT, zorder=3, markersize=5.2,
+                      markerfacecolor="none", markeredgewidth=0.7)
+        elif beside is not None:
+            axes.plot(x, beside, "x", color=style.INK, markersize=2.6, markeredgewidth=0.6, zorder=7)
+    for mark in measured:
+        x, colour = at[mark.found.hardware, mark.level], context.styles[mark.found.hardware].colour
+        axes.plot(x, mark.found.measured_speedup, "_", markersize=9, markeredgewidth=1.6, color=colour, zorder=6)
+        taken.append((x, mark.found.measured_speedup))
+    for chip, level in at:
+        reached = [speedup for point, speedup, _ in ranged if (point.chip, point.level) == (chip, level)]
+        curves.append(([at[chip, level]] * 2, [min(reached), max(reached)]))
+        axes.plot(*curves[-1], color=context.styles[chip].colour, linewidth=0.4, zorder=2)
+    curves += [(_RIDGES[::8], law_speedup(_RIDGES[::8], size, _mha_intensity(context.request)))
+               for size in sorted({point.group_size for point, _, _ in ranged})]
+    place_labels(axes, labels, avoid=curves, markers=taken)
+
+
+def _side_by_side(places: Sequence[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
+    """Where each chip's level stands: at its ridge, or a little beside it where others do."""
+    ridges = {(chip, level): ridge for chip, level, ridge in places}
+    logs = spread(list(np.log(list(ridges.values()))), np.log(_APART), np.log(_RIDGES[0]), np.log(_RIDGES[-1]))
+    return dict(zip(ridges, np.exp(logs).tolist(), strict=True))
 
 
 def _finding_of_measured(context: FigureContext, measured: list[_Measured], layouts: list[str]) -> str:

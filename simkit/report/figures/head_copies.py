@@ -12,20 +12,12 @@ import numpy as np
 
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.labels import Label, place_labels
 from simkit.report.drawing.ranges import caption, draw_band, ranges_of
 from simkit.report.drawing.study_points import evaluate, for_each_chip, inputs_text, require_some, scalar
-from simkit.report.drawing.style import (
-    count,
-    hues,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    round_ticks,
-    times,
-)
+from simkit.report.drawing.style import count, hues, layout_name, times
 from simkit.study.evaluate import Evaluated
 
 
@@ -72,9 +64,9 @@ def _curve(one: Evaluated) -> tuple[Any, Any, Any]:
 
 
 def _figure(found: dict[str, Evaluated]) -> Any:
-    figure = new_figure(2.4)
+    figure = style.new_figure(2.4)
     axes = figure.subplots()
-    labels = []
+    labels, curves, numbered = [], [], []
     for (layout, one), colour in zip(found.items(), hues(), strict=False):
         batch, copies, time_s = _curve(one)
         axes.plot(batch, time_s, "o-", color=colour, markersize=3.0, linewidth=1.0)
@@ -83,16 +75,20 @@ def _figure(found: dict[str, Evaluated]) -> Any:
         draw_band(axes, batch, ends and (ends[0][fitting] * scale, ends[1][fitting] * scale), colour)
         for x, y, number in zip(batch, time_s, copies, strict=True):
             if number > 1:
-                note(axes, f"{number:.0f}", (x, y), (0, 4), ha="center")
+                style.note(axes, f"{number:.0f}", (x, y), (0, 4), ha="center")
+                numbered.append((x, y))
+        curves.append((batch, time_s))
         labels.append(Label(x=batch[-1], y=time_s[-1], text=layout_name(layout), colour=colour))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     low, high = axes.get_ylim()
-    ticks = round_ticks(max(low, 1e-9), high)  # the linear axis before may begin below 0
-    log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
+    ticks = style.round_ticks(max(low, 1e-9), high)  # the linear axis before may begin below 0
+    style.log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")
-    margin_labels(axes, labels)
+    # Numbers of copies stand over their marks: room for them, too.
+    above = axes.transData.transform(numbered) + (0, 7.0 * figure.dpi / 72.0) if numbered else []
+    place_labels(axes, labels, avoid=curves, markers=[tuple(axes.transData.inverted().transform(at)) for at in above])
     return figure
 
 

@@ -8,22 +8,11 @@ import numpy as np
 
 from simkit.foundation.units import BYTES, format_quantity
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
 from simkit.report.drawing.study_points import beyond_context, evaluate
-from simkit.report.drawing.style import (
-    INK,
-    INK_DASHES,
-    PAPER,
-    SOFT_INK,
-    count,
-    decade_axis,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    tokens,
-)
+from simkit.report.drawing.style import count, layout_name, tokens
 
 
 def draw(context: FigureContext) -> DrawnFigure:
@@ -43,8 +32,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "KV cache of one sequence against the memory of chips and systems",
         figure=_figure(context, kv_len, caches, rooms), rows=rows, finding=_finding(context, kv_len, caches, rooms),
         how_to_read="Level lines: memory for weights and cache, of one chip (solid) and of the largest system of it "
-                    "(dotted, with its number of chips). Tiers of last resort are not counted. Weights have to fit "
-                    "as well.",
+                    "(dotted, with its number of chips). Overflow memory, such as DDR, is not counted. Weights have to "
+                    "fit as well.",
         inputs=f"{request.model.title}; one sequence; cache {request.kv_dtype}.{beyond_context(request, point=False)}",
         alt="Log-log plot of cache bytes against context. At "
             f"{tokens(kv_len[-1])} tokens: " + ", ".join(
@@ -56,7 +45,7 @@ def _room_bytes(chip: HardwareProfile) -> float:
 
 
 def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: dict[str, tuple[float, int]]) -> Any:
-    figure = new_figure(4.4)
+    figure = style.new_figure(3.7)
     axes = figure.add_subplot()
     low = min(float(sizes[0]) for sizes in caches.values())
     high = max(*(room * most for room, most in rooms.values()), *(float(s[-1]) for s in caches.values()))
@@ -66,16 +55,18 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
         axes.axhline(room, color=colour, linewidth=0.7, zorder=1)
         axes.axhline(room * most, color=colour, linewidth=0.7, linestyle=":", zorder=1)
     step = max(1, -(-len(kv_len) // 6))
-    log_ticks(axes, "x", kv_len[::step], [tokens(value) for value in kv_len[::step]])
-    decade_axis(axes, "y", BYTES)
+    style.log_ticks(axes, "x", kv_len[::step], [tokens(value) for value in kv_len[::step]])
+    style.decade_axis(axes, "y", BYTES)
     alone = len(kv_len) == 1  # a single context is a mark in the middle, where several are a line from edge to edge
     axes.set_xlim(kv_len[0] / (2 if alone else 1), kv_len[-1] * (2 if alone else 1))
     for index, (layout, sizes) in enumerate(caches.items()):
-        axes.plot(kv_len, sizes, color=INK, linewidth=1.5, linestyle=INK_DASHES[index % len(INK_DASHES)], zorder=4,
-                  marker="o" if alone else None, markersize=3)
+        axes.plot(kv_len, sizes, color=style.INK, linewidth=1.5, zorder=4,
+                  linestyle=style.INK_DASHES[index % len(style.INK_DASHES)], markersize=3,
+                  marker="o" if alone else None)
         place = int(len(kv_len) * 0.36)
-        note(axes, layout_name(layout), (kv_len[place], sizes[place]), (-4 if alone else -1, 0.5), ha="right",
-             va="bottom", fontweight="bold", zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8})
+        style.note(axes, layout_name(layout), (kv_len[place], sizes[place]), (-4 if alone else -1, 0.5), ha="right",
+                   va="bottom", fontweight="bold", zorder=5,
+                   bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8})
     axes.set_xlabel("context of one sequence [tokens]")
     axes.yaxis.set_tick_params(length=0)
     axes.grid(visible=False)
@@ -85,8 +76,8 @@ def _figure(context: FigureContext, kv_len: Any, caches: dict[str, Any], rooms: 
         *(Label(x=0, y=room, text=styles[name].label, colour=styles[name].colour) for name, (room, _) in rooms.items()),
         *(Label(x=0, y=room * most, text=f"{count(most)} × {styles[name].label}", colour=styles[name].colour)
           for name, (room, most) in rooms.items() if most > 1)])
-    note(axes, "one chip (solid), largest\nsystem (dotted):", (1.06, 1.0), (0, 3), xycoords="axes fraction",
-         color=SOFT_INK, ha="left", va="bottom")
+    style.note(axes, "one chip (solid), largest\nsystem (dotted):", (1.06, 1.0), (0, 3), xycoords="axes fraction",
+         color=style.SOFT_INK, ha="left", va="bottom")
     return figure
 
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matplotlib.patches import Patch
-
 from simkit.foundation.units import BYTES, SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.attention import parse_layout
 from simkit.report.drawing import study_points as ask
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption, columns_of, draw_range, range_of
-from simkit.report.drawing.style import INK, SMALL_POINTS, cause_colour, layout_name, new_figure, note
+from simkit.report.drawing.style import INK, SMALL_POINTS, cause_colour, layout_name, legend, new_figure, note
 from simkit.study.study_file import FigureRequest
 
 _LEAST_SHOWN: Final = 0.02  # of the longest bar
@@ -109,9 +107,7 @@ def _figure(context: FigureContext, costs: dict[str, _Cost], fewest: str) -> Any
     axes.set_xlabel(f"one KV head, of {fewest}'s step")
     parts = [part for part in ask.PARTS if any(abs(one.share(one.parts_s[part])) > _LEAST_SHOWN * longest
                                            for one in costs.values())]
-    figure.legend(handles=[Patch(facecolor=cause_colour(part), label=ask.PART_NAMES[part]) for part in parts],
-                  loc="outside upper center", ncols=len(parts), fontsize=SMALL_POINTS, frameon=False,
-                  handlelength=0.9, columnspacing=0.8, handletextpad=0.3)
+    legend(figure, {ask.PART_NAMES[part]: cause_colour(part) for part in parts}, len(parts))
     return figure
 
 

@@ -14,16 +14,8 @@ from matplotlib.patches import Rectangle
 
 from simkit.hardware.hierarchy import LevelWords, compute_words, level_words, link_words
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure
-from simkit.report.drawing.style import (
-    FILL_INK,
-    INK,
-    SMALL_POINTS,
-    SOFT_INK,
-    TEXT_POINTS,
-    cause_colour,
-    new_figure,
-)
 
 # Everything in units of a figure one wide and one level tall.
 _BOX_HEIGHT: Final = 0.66
@@ -36,7 +28,8 @@ _THICKNESS: Final = (0.008, 0.06)
 _BANDWIDTHS: Final = (1e11, 1e16)
 _LEVEL_INCHES: Final = 0.62
 _TILES: Final = 24
-_FILLS: Final = {"sram": cause_colour("latency"), "cache": cause_colour("other"), "dram": cause_colour("cache")}
+_FILLS: Final = {"sram": style.cause_colour("latency"), "cache": style.cause_colour("other"),
+                 "dram": style.cause_colour("cache")}
 
 
 def draw_hierarchy(chip: HardwareProfile) -> DrawnFigure:
@@ -62,12 +55,12 @@ def draw_hierarchy(chip: HardwareProfile) -> DrawnFigure:
 
 def _figure(chip: HardwareProfile, words: list[LevelWords], units: str, rates: str, link: str | None) -> Any:
     steps = len(words) + 1 + (link is not None)
-    figure = new_figure(_LEVEL_INCHES * (steps - 1 + (_FOOT if link else _BOX_HEIGHT)) + 0.1)
+    figure = style.new_figure(_LEVEL_INCHES * (steps - 1 + (_FOOT if link else _BOX_HEIGHT)) + 0.1)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_xlim(-0.005, 1.005)
     axes.set_ylim(-(steps - 1) - (_FOOT if link else _BOX_HEIGHT + 0.02), 0.02)
-    _box(axes, 0, _COMPUTE_WIDTH, cause_colour("compute"))
+    _box(axes, 0, _COMPUTE_WIDTH, style.cause_colour("compute"))
     _text(axes, 0, [chip.title, units, rates])
     for step, (level, item) in enumerate(zip(chip.memory, words, strict=True), start=1):
         rate = level.chip_bandwidth_bytes_per_s
@@ -78,7 +71,7 @@ def _figure(chip: HardwareProfile, words: list[LevelWords], units: str, rates: s
     if link is not None:
         _path(axes, steps - 1, _THICKNESS[0], "", "", known=True)
         axes.text(0.5, -(steps - 1) - 0.02, "other chips: " + link.replace(": ", "\n", 1), ha="center", va="top",
-                  fontsize=SMALL_POINTS, color=INK)
+                  fontsize=style.SMALL_POINTS, color=style.INK)
     return figure
 
 
@@ -92,27 +85,28 @@ def _by_decade(value: float | None, ends: tuple[float, float], sizes: tuple[floa
 
 def _box(axes: Axes, step: int, width: float, fill: str, *, tiles: int = 1, dashed: bool = False) -> None:
     left, top, bottom = 0.5 - width / 2, -float(step), -step - _BOX_HEIGHT
-    axes.add_patch(Rectangle((left, bottom), width, _BOX_HEIGHT, facecolor=fill, edgecolor=SOFT_INK, linewidth=0.6,
-                             linestyle="--" if dashed else "-"))
+    axes.add_patch(Rectangle((left, bottom), width, _BOX_HEIGHT, facecolor=fill, edgecolor=style.SOFT_INK,
+                             linewidth=0.6, linestyle="--" if dashed else "-"))
     cuts = [left + width * index / tiles for index in range(1, tiles)]
     for edge, inner in ((top, top - _NOTCH), (bottom, bottom + _NOTCH)):  # the words stand between them
-        axes.vlines(cuts, inner, edge, color=SOFT_INK, linewidth=0.6)
+        axes.vlines(cuts, inner, edge, color=style.SOFT_INK, linewidth=0.6)
 
 
 def _path(axes: Axes, step: int, thickness: float, left: str, right: str, *, known: bool) -> None:
     """The way up from a box, with its words on both sides; unknown bandwidths are drawn dotted."""
     top, bottom = -(step - 1) - _BOX_HEIGHT, -float(step)
     if known:
-        axes.add_patch(Rectangle((0.5 - thickness / 2, bottom), thickness, top - bottom, facecolor=SOFT_INK,
+        axes.add_patch(Rectangle((0.5 - thickness / 2, bottom), thickness, top - bottom, facecolor=style.SOFT_INK,
                                  linewidth=0))
     else:
-        axes.plot([0.5, 0.5], [bottom, top], ":", color=SOFT_INK, linewidth=1.0)
+        axes.plot([0.5, 0.5], [bottom, top], ":", color=style.SOFT_INK, linewidth=1.0)
     middle, gap = (top + bottom) / 2, _THICKNESS[1] / 2 + 0.01
-    axes.text(0.5 - gap, middle, left, ha="right", va="center", fontsize=SMALL_POINTS, color=INK)
-    axes.text(0.5 + gap, middle, right, ha="left", va="center", fontsize=SMALL_POINTS, color=INK)
+    axes.text(0.5 - gap, middle, left, ha="right", va="center", fontsize=style.SMALL_POINTS, color=style.INK)
+    axes.text(0.5 + gap, middle, right, ha="left", va="center", fontsize=style.SMALL_POINTS, color=style.INK)
 
 
 def _text(axes: Axes, step: int, lines: list[str]) -> None:
     for index, line in enumerate(lines):
-        axes.text(0.5, -step - _BOX_HEIGHT * (0.22 + 0.29 * index), line, ha="center", va="center", color=FILL_INK,
-                  fontsize=TEXT_POINTS if index == 0 else SMALL_POINTS, fontweight="bold" if index == 0 else "normal")
+        axes.text(0.5, -step - _BOX_HEIGHT * (0.22 + 0.29 * index), line, ha="center", va="center",
+                  color=style.FILL_INK, fontsize=style.TEXT_POINTS if index == 0 else style.SMALL_POINTS,
+                  fontweight="bold" if index == 0 else "normal")

@@ -12,18 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simkit.report.drawing import style
 from simkit.report.drawing.labels import Label, place_labels
-from simkit.report.drawing.style import (
-    DASHES,
-    INK,
-    PAPER,
-    hues,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    round_ticks,
-)
+from simkit.report.drawing.style import hues, layout_name
 from simkit.serving.plan import Question
 
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
@@ -35,7 +26,7 @@ _LINE: Final = ("hardware", "attention", "kv_dtype")
 def draw_front(question: Question, points: Sequence[dict[str, Any]]) -> Figure:
     """A panel for tokens of a chip, and one for dollars where a chip has a price. Call inside ``house_style()``."""
     panels = [panel for panel in _PANELS if any(point[panel[0]] is not None for point in points)]
-    figure = new_figure(0.4 + 2.3 * max(len(panels), 1))
+    figure = style.new_figure(0.4 + 2.3 * max(len(panels), 1))
     drawn = figure.subplots(max(len(panels), 1), sharex=True, squeeze=False).ravel()
     for axes, (name, what) in zip(drawn, panels, strict=False):
         _panel(axes, points, name, question.policy.slo_tpot_s)
@@ -56,9 +47,9 @@ def _panel(axes: Axes, points: Sequence[dict[str, Any]], name: str, slo_tpot_s: 
     for (chip, *kind), line in lines.items():
         x, y = (np.array([point[key] for point in line]) for key in ("tokens_per_s_per_user", name))
         place, colour = chips.index(chip), hues()[chips.index(chip) % len(hues())]
-        axes.plot(x, y, DASHES[kinds.index((kind[0], kind[1])) % len(DASHES)], color=colour, linewidth=0.9,
+        axes.plot(x, y, style.DASHES[kinds.index((kind[0], kind[1])) % len(style.DASHES)], color=colour, linewidth=0.9,
                   marker=_MARKERS[place % len(_MARKERS)], markersize=3.0,
-                  markerfacecolor=PAPER if line[0]["assumed"] else colour)
+                  markerfacecolor=style.PAPER if line[0]["assumed"] else colour)
         text = [chip, *([layout_name(kind[0])] if len({one for one, _ in kinds}) > 1 else []),
                 *([kind[1]] if len({other for _, other in kinds}) > 1 else [])]
         labels.append(Label(x=float(x[len(x) // 2]), y=float(y[len(y) // 2]), colour=colour, text=" ".join(text)))
@@ -67,11 +58,12 @@ def _panel(axes: Axes, points: Sequence[dict[str, Any]], name: str, slo_tpot_s: 
     for which, values in (("x", every), ("y", np.concatenate([y for _, y in curves]))):
         low, high = min(values) / 1.3, max(values) * 1.3
         (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-        log_ticks(axes, which, round_ticks(low, high, (1, 2, 5) if high < 300 * low else (1,)))
+        style.log_ticks(axes, which, style.round_ticks(low, high, (1, 2, 5) if high < 300 * low else (1,)))
     if np.isfinite(slo_tpot_s):
-        axes.axvline(1.0 / slo_tpot_s, color=INK, linewidth=0.7, linestyle=":")
+        axes.axvline(1.0 / slo_tpot_s, color=style.INK, linewidth=0.7, linestyle=":")
         if name == _PANELS[0][0]:
-            note(axes, "objective", (1.0 / slo_tpot_s, axes.get_ylim()[0]), (2, 2), rotation=90, ha="left", va="bottom")
+            style.note(axes, "objective", (1.0 / slo_tpot_s, axes.get_ylim()[0]), (2, 2), rotation=90, ha="left",
+                       va="bottom")
         curves.append((np.full(2, 1.0 / slo_tpot_s), np.array(axes.get_ylim())))
     place_labels(axes, labels, avoid=curves, markers=[(float(a), float(b)) for x, y in curves
                                                       for a, b in zip(x, y, strict=True)])

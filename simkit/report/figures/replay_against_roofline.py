@@ -9,37 +9,25 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.patches import Patch
 
 from simkit.hardware.profile import HardwareProfile
-from simkit.replay.attention import IMBALANCE, LAUNCH
 from simkit.replay.engine import replay_point
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import caption
-from simkit.report.drawing.style import (
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    cause_colour,
-    layout_name,
-    new_figure,
-    note,
-    tokens,
-)
+from simkit.report.drawing.stacked_bars import STALLS
+from simkit.report.drawing.style import layout_name, tokens
 from simkit.study.engines import refuse_tiles
 from simkit.study.evaluate import Evaluated
 from simkit.timing.roofs import compute_time_s, memory_times, special_function_time_s
-from simkit.timing.step_timing import COMPUTE, LATENCY, LOAD_PATH, SPECIAL_FUNCTION
+from simkit.timing.step_timing import COMPUTE, SPECIAL_FUNCTION
 
 _HOME: Final = "home"
 _NEARER: Final = "nearer"
 # What the stack is made of, from the bottom: its name for readers, and its fill.
 _PARTS: Final = {
-    _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), COMPUTE: ("arithmetic", "compute"),
-    SPECIAL_FUNCTION: ("exponentials", "replicas"), LOAD_PATH: ("load path", "load_path"),
-    LATENCY: ("set-up, first loads", "latency"),
-    IMBALANCE: ("idle tail", "weights"), LAUNCH: ("launch", "links")}
+    _HOME: ("memory of the cache", "cache"), _NEARER: ("nearer levels", "other"), **STALLS}
 _AT_ITS_ROOF: Final = 1.1  # nothing to explain below
 _MOST_SHOWN: Final = 4.0  # times the roof; higher stacks are cut and their height is written on them
 
@@ -123,7 +111,7 @@ def _stacks(point: Evaluated, layout: str, kv_lens: tuple[int, ...]) -> list[_St
 
 
 def _figure(context: FigureContext, done: dict[str, list[_Stack]], layouts: list[str]) -> Any:
-    figure = new_figure(0.55 + 0.78 * len(done))
+    figure = style.new_figure(0.55 + 0.78 * len(done))
     panels = np.atleast_2d(figure.subplots(len(done), len(layouts), sharex=True, sharey=True, squeeze=False))
     top = min(max(stack.ratio for found in done.values() for stack in found), _MOST_SHOWN)
     for row, (name, found) in enumerate(done.items()):
@@ -131,22 +119,20 @@ def _figure(context: FigureContext, done: dict[str, list[_Stack]], layouts: list
             mine = [stack for stack in found if stack.layout == layout]
             for place, stack in enumerate(mine):
                 _bar(axes, place, stack)
-            axes.axhline(1.0, color=INK, linewidth=0.8, zorder=4)
+            axes.axhline(1.0, color=style.INK, linewidth=0.8, zorder=4)
             # Every second context has room for its name.
             axes.set_xticks(range(0, len(mine), 2), [tokens(stack.kv_len) for stack in mine[::2]])
             axes.set_ylim(0, 1.12 * max(top, 1.2))
             axes.grid(visible=False, axis="x")
             axes.tick_params(axis="x", length=0)
             levels = ", then ".join(dict.fromkeys(stack.level for stack in mine))
-            axes.set_title(f"{context.marked(name)} {layout_name(layout)}: {levels}", fontsize=SMALL_POINTS + 0.5)
+            axes.set_title(f"{context.marked(name)} {layout_name(layout)}: {levels}", fontsize=style.SMALL_POINTS + 0.5)
     for axes in panels[-1]:
         axes.set_xlabel("cached tokens")
-    figure.supylabel("replayed time over the roof", fontsize=SMALL_POINTS + 1)
+    figure.supylabel("replayed time over the roof", fontsize=style.SMALL_POINTS + 1)
     used = [part for part in _PARTS if any(stack.parts_s.get(part, 0.0) > 0.005 * stack.replay_s
                                            for found in done.values() for stack in found)]
-    figure.legend(handles=[Patch(facecolor=cause_colour(_PARTS[part][1]), label=_PARTS[part][0]) for part in used],
-                  loc="outside upper center", ncols=4, fontsize=SMALL_POINTS, frameon=False, handlelength=1.0,
-                  columnspacing=1.0, handletextpad=0.4)
+    style.legend(figure, {_PARTS[part][0]: style.cause_colour(_PARTS[part][1]) for part in used}, 4)
     return figure
 
 
@@ -154,10 +140,11 @@ def _bar(axes: Any, place: int, stack: _Stack) -> None:
     bottom = 0.0
     for part, (_, colour) in _PARTS.items():
         height = stack.parts_s.get(part, 0.0) / stack.roof_s
-        axes.bar(place, height, bottom=bottom, width=0.84, color=cause_colour(colour), edgecolor=PAPER, linewidth=0.3)
+        axes.bar(place, height, bottom=bottom, width=0.84, color=style.cause_colour(colour),
+                 edgecolor=style.PAPER, linewidth=0.3)
         bottom += height
     if stack.ratio > _MOST_SHOWN:
-        note(axes, f"{stack.ratio:.0f}×", (place, 1.0), (0, -1), xycoords=("data", "axes fraction"), ha="center",
+        style.note(axes, f"{stack.ratio:.0f}×", (place, 1.0), (0, -1), xycoords=("data", "axes fraction"), ha="center",
              va="top", zorder=5)
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from simkit.evidence.silicon.calibrate import Calibration
 from simkit.foundation.units import SECONDS
-from simkit.report.drawing.style import INK, chip_styles, decade_axis, new_figure
+from simkit.report.drawing.style import INK, chip_styles, decade_axis, log_ticks, new_figure
 
 _TICKS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
 
@@ -22,10 +22,7 @@ def residual_figure(found: Calibration) -> Figure:
         ratio = predicted / measured
         axes.scatter(measured, np.clip(ratio, _TICKS[0], _TICKS[-1]), s=5, color=colour, alpha=0.45, linewidths=0)
         axes.axhline(1.0, color=INK, linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
-        axes.minorticks_off()
+        log_ticks(axes, "y", _TICKS)
         axes.set_ylim(_TICKS[0] * 0.95, _TICKS[-1] * 1.05)
         decade_axis(axes, "x", SECONDS)
         axes.set_title(f"{when}: median {100 * np.median(np.abs(ratio - 1.0)):.1f} %")

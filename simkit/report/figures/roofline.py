@@ -71,8 +71,9 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "Roofline: where each layout's attention stands on each chip",
         figure=_figure(context, roofs, intensities), rows=rows, finding=_finding(context, roofs, intensities),
         how_to_read="Bold: the memory level in which the cache lives (named in the label); faint: the other levels. "
-                    "Dashed chips are ASICs. Left of a chip's knee fewer KV heads buy speed in full, right of it "
-                    "nothing." + caption(request.hardware, "bands and bars are the range of the roof in bold"),
+                    "Dashed chips are ASICs. Left of a chip's knee fewer KV heads buy speed in full, up to launch and "
+                    "set-up costs; right of it nothing."
+                    + caption(request.hardware, "bands and bars are the range of the roof in bold"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Log-log plot of attainable flop/s against attention intensity in flop per byte, one bent line a chip; "
             + "; ".join(f"{context.label(n)} bends at {r.ridge_flop_per_byte:.3g}" for n, r in roofs.items()) + ".")
@@ -101,8 +102,8 @@ def _figure(context: FigureContext, roofs: dict[str, _Roof], intensities: dict[s
                       alpha=1.0 if main else 0.35, zorder=3 if main else 1)
         draw_band(axes, _INTENSITY, item.range_flop_per_s(item.home, _INTENSITY), style.colour)
         for intensity in intensities.values():
-            axes.plot(intensity, item.attainable_flop_per_s(item.home, intensity), style.marker, color=style.colour,
-                      markersize=3.6, markerfacecolor=style.face, markeredgewidth=0.7, zorder=4)
+            axes.plot(intensity, item.attainable_flop_per_s(item.home, intensity), style.marker, zorder=4,
+                      **style.mark(3.6))
             draw_range(axes, intensity, item.range_flop_per_s(item.home, intensity), style.colour)
     for intensity in intensities.values():
         axes.axvline(intensity, color=SOFT_INK, linewidth=0.6, linestyle=":", zorder=0)

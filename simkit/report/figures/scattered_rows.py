@@ -99,8 +99,7 @@ def _figure(context: FigureContext, done: dict[str, Any]) -> Any:
     log_ticks(lower, "x", contexts[::2], [tokens(value) for value in contexts[::2]])
     for chip, (rates, kernels) in done.items():
         style = context.styles[chip]
-        how = {"color": style.colour, "marker": style.marker, "markerfacecolor": style.face, "markersize": 3.2,
-               "linestyle": style.line, "linewidth": 1.0}
+        how = {**style.mark(3.2), "marker": style.marker, "linestyle": style.line, "linewidth": 1.0}
         upper.plot(ROW_BYTES, rates, **how)
         lower.plot(contexts, [one[0] / one[1] for one in kernels], **how)
     upper.set(xlabel="length of a row", ylabel="rate over that in a row", ylim=(0, 1.05))

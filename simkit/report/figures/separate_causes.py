@@ -21,19 +21,10 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.ranges import BOUNDS, bounds_of, caption, columns_of, range_words
-from simkit.report.drawing.style import (
-    FILL_INK,
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    SOFT_INK,
-    chips_words,
-    layout_name,
-    new_figure,
-    times,
-)
+from simkit.report.drawing.style import chips_words, layout_name, times
 from simkit.roofline.engine import operator_times
 from simkit.study.evaluate import Evaluated
 from simkit.study.study_file import FigureRequest
@@ -41,7 +32,7 @@ from simkit.timing.roofs import OperatorTime
 from simkit.timing.step_timing import COMPUTE, SPECIAL_FUNCTION
 
 _ALONE: Final = ("ridge", "weights", "latency", "links", "replicas")
-_HEADINGS: Final = {"ridge": "low\nridge", "weights": "weights\nbeside", "latency": "fixed\nlatency",
+_HEADINGS: Final = {"ridge": "low\nridge", "weights": "weight\nreads", "latency": "fixed\nlatency",
                     "links": "links", "replicas": "KV\ncopies", "step": "whole\nstep", "users": "users\nthat fit"}
 _PHRASES: Final = {"ridge": "a low ridge", "weights": "weights that share the bandwidth",
                    "latency": "a latency floor", "links": "the links between chips",
@@ -75,10 +66,10 @@ def draw(context: FigureContext) -> DrawnFigure:
     return DrawnFigure(
         title=request.title or f"What takes {layout_name(layout)}'s advantage: each cause alone",
         figure=_figure(context, found), rows=rows, finding=_finding(context, found, layout),
-        how_to_read="Each cell is the step's speedup over MHA if only the cause above it acted beside the reading of "
-                    "the cache; a darker cell: more of the gain is left. Whole step: all together. Users that fit: the "
-                    "largest batch over MHA's on the same chips. Under each chip: how many serve the model, and "
-                    "where the cache lives." + caption(request.hardware, bounds="Under the whole step"),
+        how_to_read="Each cell: the gain left if only this cause acted beside the reading of the cache; darker is "
+                    "more. Whole step: all together. Users that fit: the largest batch over MHA's on the same chips. "
+                    "Under each chip: how many serve the model, and where the cache lives."
+                    + caption(request.hardware, bounds="Under the whole step"),
         inputs=ask.inputs_text(request), omissions=omissions,
         alt="Table of speedups. " + " ".join(
             f"{context.label(item.chip)}: " + ", ".join(f"{_HEADINGS[c].replace(chr(10), ' ')} {times(v)}"
@@ -127,7 +118,7 @@ def _bound_by_arithmetic_s(point: Evaluated) -> float:
 
 def _figure(context: FigureContext, found: list[Causes]) -> Any:
     columns = (*_ALONE, "step", "users")
-    figure = new_figure(0.5 + 0.26 * max(len(found), 2))
+    figure = style.new_figure(0.5 + 0.26 * max(len(found), 2))
     axes = figure.add_subplot()
     whole = max(item.reduction_factor for item in found)
     # Pale to mid blue, so that dark text reads on every cell.
@@ -137,27 +128,29 @@ def _figure(context: FigureContext, found: list[Causes]) -> Any:
             value = item.speedup_of[name]
             strength = float(np.clip(np.log(max(value, 1.0)) / np.log(whole), 0.0, 1.0))
             x = column + (0.25 if name in ("step", "users") else 0.0)
-            axes.barh(row, 0.94, left=x - 0.47, height=0.9, color=shades(strength), edgecolor=PAPER, linewidth=0.0)
+            axes.barh(row, 0.94, left=x - 0.47, height=0.9, color=shades(strength), edgecolor=style.PAPER,
+                      linewidth=0.0)
             words = range_words(item.step_bounds) if name == "step" else ""
-            axes.text(x, row - (0.18 if words else 0.0), times(value), ha="center", va="center", color=FILL_INK,
-                      fontsize=SMALL_POINTS, fontweight="bold" if name == "step" else "normal")
+            axes.text(x, row - (0.18 if words else 0.0), times(value), ha="center", va="center", color=style.FILL_INK,
+                      fontsize=style.SMALL_POINTS, fontweight="bold" if name == "step" else "normal")
             if words:
-                axes.text(x, row + 0.24, words, ha="center", va="center", fontsize=SMALL_POINTS - 1.0, color=FILL_INK)
+                axes.text(x, row + 0.24, words, ha="center", va="center", fontsize=style.SMALL_POINTS - 1.0,
+                          color=style.FILL_INK)
     axes.set_xlim(-0.5, len(columns) - 0.22)
     axes.set_ylim(len(found) - 0.5, -0.5)
     for column, name in enumerate(columns):
         x = column + (0.25 if name in ("step", "users") else 0.0)
-        axes.text(x, -0.62, _HEADINGS[name], ha="center", va="bottom", fontsize=SMALL_POINTS, linespacing=0.95,
-                  color=INK, fontweight="bold" if name == "step" else "normal")
+        axes.text(x, -0.62, _HEADINGS[name], ha="center", va="bottom", fontsize=style.SMALL_POINTS, linespacing=0.95,
+                  color=style.INK, fontweight="bold" if name == "step" else "normal")
     axes.set_yticks(np.arange(len(found)), [
         f"{context.marked(item.chip)}\n{chips_words(item.chips)}, {item.level}"
-        for item in found], fontsize=SMALL_POINTS, linespacing=1.1)
+        for item in found], fontsize=style.SMALL_POINTS, linespacing=1.1)
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.axvline(len(_ALONE) - 0.375, color=SOFT_INK, linewidth=0.5)
+    axes.axvline(len(_ALONE) - 0.375, color=style.SOFT_INK, linewidth=0.5)
     return figure
 
 

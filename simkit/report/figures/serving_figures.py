@@ -12,18 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from simkit.foundation.units import SECONDS, format_quantity
+from simkit.report.drawing import style
 from simkit.report.drawing.labels import Label, margin_labels, place_labels
-from simkit.report.drawing.style import (
-    DASHES,
-    INK,
-    SOFT_INK,
-    hues,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    round_ticks,
-)
+from simkit.report.drawing.style import hues, layout_name
 from simkit.serving.ask import Answer
 
 _FEW_DECADES: Final = 2.0  # up to so many, an axis has room for three ticks in each
@@ -61,7 +52,7 @@ def _look(keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], tu
     def label(chip: str, layout: str, kv_dtype: str) -> str:
         return " ".join([*([chip] if len(chips) > 1 else []), layout_name(layout), *([kv_dtype] if several else [])])
 
-    return {key: (hues()[kinds.index(key[1:]) % len(hues())], DASHES[chips.index(key[0]) % len(DASHES)],
+    return {key: (hues()[kinds.index(key[1:]) % len(hues())], style.DASHES[chips.index(key[0]) % len(style.DASHES)],
                   label(*key)) for key in keys}
 
 
@@ -73,7 +64,7 @@ def _lines(answers: Sequence[Answer], names: tuple[str, str], points: Callable[[
     """
     curves = _curves(answers)
     look = _look(list(curves))
-    figure = new_figure(2.8)
+    figure = style.new_figure(2.8)
     axes = figure.add_subplot()
     rows: list[dict[str, Any]] = []
     labels: list[Label] = []
@@ -99,8 +90,8 @@ def _goodput(answers: Sequence[Answer]) -> Drawn:
     figure, axes, rows, labels, _ = _lines(answers, ("offered_requests_per_s", "goodput_requests_per_s"), points,
                                            marker="o", markersize=2.5)
     most = max(float(row["offered_requests_per_s"]) for row in rows)
-    axes.plot([0, most], [0, most], color=SOFT_INK, linewidth=0.6, linestyle=":")
-    note(axes, "all of them", (most, most), (-14, 0), color=SOFT_INK, ha="right", va="top")
+    axes.plot([0, most], [0, most], color=style.SOFT_INK, linewidth=0.6, linestyle=":")
+    style.note(axes, "all of them", (most, most), (-14, 0), color=style.SOFT_INK, ha="right", va="top")
     axes.set_xlim(0, most)
     axes.set_ylim(0, most * 1.02)
     axes.set_title(_title("Goodput", answers))
@@ -138,14 +129,14 @@ def _tpot(answers: Sequence[Answer]) -> Drawn:
     shown = [float(edge) for seconds, _ in drawn for edge in (seconds[0], seconds[-1])]
     if np.isfinite(bound):
         shown.append(bound)
-        axes.axvline(bound, color=INK, linewidth=0.7, linestyle=":")
-        note(axes, "objective", (bound, 0.0), (2, 2), rotation=90, ha="left", va="bottom")
+        axes.axvline(bound, color=style.INK, linewidth=0.7, linestyle=":")
+        style.note(axes, "objective", (bound, 0.0), (2, 2), rotation=90, ha="left", va="bottom")
     if shown:
         low, high = min(shown) / 1.1, max(shown) * 1.1
         axes.set_xlim(low, high)
         # The decades alone where there are many.
-        ticks = round_ticks(low, high, (1, 2, 5) if np.log10(high / low) < _FEW_DECADES else (1,))
-        log_ticks(axes, "x", ticks, [format_quantity(tick, SECONDS) for tick in ticks])
+        ticks = style.round_ticks(low, high, (1, 2, 5) if np.log10(high / low) < _FEW_DECADES else (1,))
+        style.log_ticks(axes, "x", ticks, [format_quantity(tick, SECONDS) for tick in ticks])
     axes.set_ylim(0, 1.01)
     axes.set_title(_title("Time per output token, heaviest load", answers))
     axes.set_xlabel("time per token after the first")

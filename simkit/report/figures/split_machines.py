@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.labels import Label, margin_labels
+from simkit.report.drawing.labels import Label, place_labels
+from simkit.report.drawing.ranges import caption
 from simkit.report.drawing.study_points import assumed_text
 from simkit.report.drawing.style import count, hues, layout_name, log_ticks, panel_grid, times, tokens
 from simkit.study.split import split_records
@@ -32,20 +33,21 @@ def draw(context: FigureContext) -> DrawnFigure:
             kv_len=request.kv_len, between=request.between, kv_dtype=request.kv_dtype,
             weight_dtype=request.weight_dtype)
     figure, panels = panel_grid(len(found), (1.75, 2.1), "sequences", "context [tokens]")
-    for axes, (title, records) in zip(np.ravel(panels), found.items(), strict=False):
-        axes.set_title(title)
-        labels = []
+    for axes, records, (second, number) in zip(np.ravel(panels), found.values(), request.ffn, strict=False):
+        axes.set_title(f"{number} × {context.marked(second.name)}")
+        labels, curves = [], []
         for layout, colour in zip(request.layouts, hues(), strict=False):
             batch, low, high = _limits([one for one in records if one["attention"] == layout], request.kv_len)
             if len(batch):
                 axes.fill_between(batch, low, high, color=colour, alpha=0.25, linewidth=0)
                 axes.plot(batch, low, "o-", color=colour, markersize=2.6, linewidth=1.0)
+                curves.append((batch, low))
                 labels.append(Label(x=batch[-1], y=low[-1], text=layout_name(layout), colour=colour))
         log_ticks(axes, "x", request.batch[::2], [count(one) for one in request.batch[::2]])
         log_ticks(axes, "y", request.kv_len[::2], [tokens(one) for one in request.kv_len[::2]])
         axes.set_xlim(request.batch[0] / 1.2, request.batch[-1] * 1.2)
         axes.set_ylim(request.kv_len[0] / 1.4, request.kv_len[-1] * 1.4)
-        margin_labels(axes, labels)
+        place_labels(axes, labels, avoid=curves)
     drawn = (first, *(second for second, _ in request.ffn))
     finding = _finding(found, home, request.layouts)
     return DrawnFigure(
@@ -53,7 +55,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         rows=[record for records in found.values() for record in records], finding=finding, alt=finding,
         how_to_read="Marks: the longest context tried at which attention is best on the second pool; the band reaches "
                     f"to the next one, at which it is on {home} or has no room on either. Marks at the top edge: it "
-                    "never left.",
+                    "never left."
+                    + caption(drawn, "no range is drawn: where attention is best follows from the estimates"),
         inputs=f"{request.model.title}; cache {request.kv_dtype}, weights {request.weight_dtype}; first pool {home}; "
                f"between {request.between}; every assignment of attention, projections, feed-forward layers and ends "
                f"is tried, each in its best micro-batches; engine: roofline.{assumed_text(drawn)}")

@@ -12,19 +12,12 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.hardware.profile import HardwareProfile
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import spread
 from simkit.report.drawing.ranges import ENDS, caption, columns_of, draw_range
 from simkit.report.drawing.study_points import NoRoomError, for_each_chip, inputs_text, no_room, require_some
-from simkit.report.drawing.style import (
-    SMALL_POINTS,
-    SOFT_INK,
-    layout_name,
-    new_figure,
-    note,
-    ratio_ticks,
-    times,
-)
+from simkit.report.drawing.style import layout_name, times
 from simkit.study.stacking import stack
 
 _SERIES: Final = (("cache_saved", "bytes", ":"), ("attention_speedup", "attention", "--"),
@@ -88,32 +81,34 @@ def _rung(text: str) -> str:
 
 
 def _figure(context: FigureContext, done: dict[str, _Columns], rungs: list[str]) -> Any:
-    figure = new_figure(2.6)
+    figure = style.new_figure(2.6)
     panels = np.atleast_1d(figure.subplots(1, len(done), sharey=True))
     shown = [np.ravel([found[name] for field, _, _ in _SERIES for name in (field, *(
         f"{field}_{end}" for end in ENDS if field in _RANGED))]) for found in done.values()]
     highest, lowest = max(float(np.nanmax(one)) for one in shown), min(1.0, *(float(np.nanmin(one)) for one in shown))
     for axes, (name, found) in zip(panels, done.items(), strict=True):
-        ends, style = [], context.styles[name]
+        ends, look = [], context.styles[name]
         for field, word, line in _SERIES:
             values = found[field]
-            axes.plot(range(len(rungs)), values, line, color=style.colour, marker="o", markersize=2.8,
-                      markerfacecolor=style.face, markeredgewidth=0.7,
+            axes.plot(range(len(rungs)), values, line, marker="o", **look.mark(2.8),
                       linewidth=1.8 if field == "step_speedup" else 1.0)
             for place in range(len(rungs)) if field in _RANGED else ():
-                draw_range(axes, place, _range(found, field, place), style.colour)
+                draw_range(axes, place, _range(found, field, place), look.colour)
             ends.append((float(values[-1]), word))
-        ratio_ticks(axes, "y", lowest, highest * 1.05)
+        style.ratio_ticks(axes, "y", lowest, highest * 1.05)
         axes.set_ylim(lowest * 0.85, highest * 1.35)
-        placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.065,
+        # Names of curves that end together stand apart, each with a thread to its own.
+        placed = spread([float(np.log(value)) for value, _ in ends], np.log(highest / lowest * 1.6) * 0.08,
                         float(np.log(lowest)), float(np.log(highest * 1.3)))
-        for (_, word), height in zip(ends, placed, strict=True):
-            note(axes, word, (len(rungs) - 1, float(np.exp(height))), (4, 0), va="center", fontsize=SMALL_POINTS - 0.5,
-                 color=SOFT_INK, annotation_clip=False)
-        axes.set_xlim(-0.3, len(rungs) + 0.9 + 0.25 * len(done))
+        last = len(rungs) - 1
+        for (value, word), height in zip(ends, placed, strict=True):
+            axes.plot([last, last + 0.55], [value, np.exp(height)], color=style.SOFT_INK, linewidth=0.4)
+            style.note(axes, word, (last + 0.55, float(np.exp(height))), (1, 0), va="center",
+                       fontsize=style.SMALL_POINTS - 0.5, color=style.SOFT_INK, annotation_clip=False)
+        axes.set_xlim(-0.3, len(rungs) + 1.4 + 0.25 * len(done))
         axes.set_xticks(range(len(rungs)), [_rung(rung) for rung in rungs], rotation=60, ha="right",
-                        rotation_mode="anchor", fontsize=SMALL_POINTS)
-        axes.set_title(style.marked_label)
+                        rotation_mode="anchor", fontsize=style.SMALL_POINTS)
+        axes.set_title(look.marked_label)
     panels[0].set_ylabel("over the first rung")
     return figure
 

@@ -15,19 +15,9 @@ from matplotlib.patches import Rectangle
 from simkit.foundation.units import SECONDS, format_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.report.drawing import study_points as ask
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
-from simkit.report.drawing.style import (
-    COLUMN_WIDTH_INCHES,
-    GRID,
-    INK,
-    PAPER,
-    SMALL_POINTS,
-    SOFT_INK,
-    hues,
-    layout_name,
-    new_figure,
-    times,
-)
+from simkit.report.drawing.style import hues, layout_name, times
 from simkit.study.evaluate import Evaluated
 from simkit.timing.step_timing import LINK, words_of
 
@@ -82,8 +72,8 @@ def _row(chip: HardwareProfile, layout: str, one: Evaluated) -> dict[str, Any]:
 
 def _figure(chip: HardwareProfile, rows: list[dict[str, Any]]) -> Any:
     width, height = (1, 1) if chip.fabric is None else chip.fabric.sides
-    panel = (COLUMN_WIDTH_INCHES - 0.15) / len(rows)
-    figure = new_figure(min(max(panel * height / width, 0.6), 2.6) + 0.65)
+    panel = (style.COLUMN_WIDTH_INCHES - 0.15) / len(rows)
+    figure = style.new_figure(min(max(panel * height / width, 0.6), 2.6) + 0.65)
     for index, row in enumerate(rows):
         axes = figure.add_subplot(1, len(rows), index + 1)
         _panel(axes, (width, height), row)
@@ -96,21 +86,21 @@ def _panel(axes: Axes, chip: tuple[int, int], row: dict[str, Any]) -> None:
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_facecolor(GRID)
+    axes.set_facecolor(style.GRID)
     along, across = row["along"], row["across"]
     colours = hues()
     for left in np.arange(0, chip[0] - along + 1, along):
         for top in np.arange(0, chip[1] - across + 1, across):
-            axes.add_patch(Rectangle((left, top), along, across, fill=False, edgecolor=PAPER, linewidth=0.6))
+            axes.add_patch(Rectangle((left, top), along, across, fill=False, edgecolor=style.PAPER, linewidth=0.6))
     for number, (x, y, w, h) in enumerate(_groups(row)):
         axes.add_patch(Rectangle((x, y), w, h, facecolor=colours[number % len(colours)], edgecolor="none", alpha=0.75))
-    axes.add_patch(Rectangle((0, 0), along, across, fill=False, edgecolor=INK, linewidth=0.8))
-    axes.set_title(layout_name(row["attention"]), fontsize=SMALL_POINTS + 1, fontweight="bold", color=INK)
-    axes.set_xlabel(f"{along:.0f}×{across:.0f} of {chip[0]}×{chip[1]} tiles\n"
+    axes.add_patch(Rectangle((0, 0), along, across, fill=False, edgecolor=style.INK, linewidth=0.8))
+    axes.set_title(layout_name(row["attention"]), fontsize=style.SMALL_POINTS + 1, fontweight="bold", color=style.INK)
+    axes.set_xlabel(f"{along:.0f}×{across:.0f} tiles\nof {chip[0]}×{chip[1]}\n"
                     f"a head on {row['token_ways']:.0f}×{row['dim_ways']:.0f}\n"
                     f"{row['head_copies']:.0f} {'copy' if row['head_copies'] == 1 else 'copies'}\n"
                     f"{format_quantity(row['attention_s_a_layer'], SECONDS)} a layer",
-                    fontsize=SMALL_POINTS, color=SOFT_INK)
+                    fontsize=style.SMALL_POINTS, color=style.SOFT_INK)
 
 
 def _groups(row: dict[str, Any]) -> list[tuple[float, float, float, float]]:

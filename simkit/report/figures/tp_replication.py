@@ -13,19 +13,10 @@ from typing import Any
 import numpy as np
 
 from simkit.model.attention import parse_layout
+from simkit.report.drawing import style
 from simkit.report.drawing.drawn_figure import DrawnFigure, FigureContext
 from simkit.report.drawing.labels import Label, margin_labels
-from simkit.report.drawing.style import (
-    INK,
-    INK_DASHES,
-    SMALL_POINTS,
-    SOFT_INK,
-    layout_name,
-    log_ticks,
-    new_figure,
-    note,
-    times,
-)
+from simkit.report.drawing.style import layout_name, times
 from simkit.step.sharding import shard_heads
 
 
@@ -62,24 +53,24 @@ def draw(context: FigureContext) -> DrawnFigure:
 
 
 def _figure(ways: list[int], shares: dict[str, Any], kv_heads: dict[str, int], heads: int) -> Any:
-    figure = new_figure(2.7)
+    figure = style.new_figure(2.7)
     axes = figure.add_subplot()
     for index, (layout, share) in enumerate(shares.items()):
-        axes.plot(ways, share, marker="o", markersize=3, color=INK, zorder=3,
-                  linestyle=INK_DASHES[index % len(INK_DASHES)])
-        axes.plot(ways, kv_heads[layout] / heads / np.array(ways), color=SOFT_INK, linewidth=0.5, zorder=1)
-    log_ticks(axes, "x", ways, [str(p) for p in ways])
+        axes.plot(ways, share, marker="o", markersize=3, color=style.INK, zorder=3,
+                  linestyle=style.INK_DASHES[index % len(style.INK_DASHES)])
+        axes.plot(ways, kv_heads[layout] / heads / np.array(ways), color=style.SOFT_INK, linewidth=0.5, zorder=1)
+    style.log_ticks(axes, "x", ways, [str(p) for p in ways])
     lowest = min(kv_heads.values()) / heads / ways[-1]
     ticks = [1 / 2**power for power in range(0, 16, 2) if 1 / 2**power >= lowest * 0.9]
-    log_ticks(axes, "y", ticks, ["1" if tick == 1 else f"1/{1 / tick:.0f}" for tick in ticks])
+    style.log_ticks(axes, "y", ticks, ["1" if tick == 1 else f"1/{1 / tick:.0f}" for tick in ticks])
     axes.set_xlim(ways[0], ways[-1])
     axes.set_ylim(lowest * 0.8, 1.25)
     axes.set_xlabel("chips that share a layer (tensor parallel)")
     axes.set_ylabel("share of MHA's cache\nthat one chip reads")
     # At the left edge the layouts are apart; at the right they meet.
     for layout, share in shares.items():
-        note(axes, layout_name(layout), (ways[0], share[0]), (4, 1), ha="left", va="bottom",
-             fontsize=SMALL_POINTS + 0.5, fontweight="bold")
-    margin_labels(axes, [Label(x=ways[-1], y=kv_heads[name] / heads / ways[-1], colour=SOFT_INK,
+        style.note(axes, layout_name(layout), (ways[0], share[0]), (4, 1), ha="left", va="bottom",
+             fontsize=style.SMALL_POINTS + 0.5, fontweight="bold")
+    margin_labels(axes, [Label(x=ways[-1], y=kv_heads[name] / heads / ways[-1], colour=style.SOFT_INK,
                                text=f"{layout_name(name)}, no copies") for name in shares if kv_heads[name] < ways[-1]])
     return figure

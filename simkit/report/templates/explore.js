@@ -144,7 +144,7 @@ const explore = (() => {
     element.append(...inside);
     return element;
   }
-  const WIDTH = 360, HEIGHT = 270, LEFT = 42, RIGHT = 262, TOP = 14, BOTTOM = 228;
+  const WIDTH = 360, HEIGHT = 270, LEFT = 42, RIGHT = 240, TOP = 14, BOTTOM = 228;
   const colour = (chip) => `var(--c${chips[chip].colour})`;
   function scale(low, high, first, last) {
     const [a, b] = [Math.log(low), Math.log(high)];
@@ -168,9 +168,12 @@ const explore = (() => {
   const SHAPES = [(x, y) => ["path", { d: `M${x - 4},${y - 4}L${x + 4},${y + 4}M${x + 4},${y - 4}L${x - 4},${y + 4}` }],
     (x, y) => ["circle", { cx: x, cy: y, r: 4 }], (x, y) => ["rect", { x: x - 3.7, y: y - 3.7, width: 7.4, height: 7.4 }],
     (x, y) => ["path", { d: `M${x},${y - 4.6}L${x + 4.6},${y + 3.6}L${x - 4.6},${y + 3.6}Z` }]];
-  function mark(layout, x, y, ink, hollow) {
-    const [name, shape] = SHAPES[layout % SHAPES.length](x, y);
-    return draw(name, { ...shape, style: `stroke:${ink};stroke-width:1.4;fill:${hollow || layout === 0 ? "var(--paper)" : ink}` });
+  // How full a mark is says what is known of its chip: ● calibrated, ◐ sourced, ○ assumed.
+  function mark(layout, x, y, ink, basis) {
+    const [name, shape] = SHAPES[layout % SHAPES.length](x, y), style = `stroke:${ink};stroke-width:1.4;fill:`;
+    if (layout === 0 || basis === "○") return draw(name, { ...shape, style: `${style}var(--paper)` });
+    if (basis !== "◐") return draw(name, { ...shape, style: style + ink });
+    return draw("g", {}, draw(name, { ...shape, style: `${style}var(--paper)` }), draw(name, { ...shape, style: `${style}${ink};clip-path:inset(-1px 50% -1px -1px)` }));
   }
   function frame(svg, x, y, xs, ys, xText, yText, xName, yName) {
     xs.forEach((value) => svg.append(
@@ -187,7 +190,7 @@ const explore = (() => {
   function label(svg, items) {
     const apart = 11, sorted = items.filter((item) => Number.isFinite(item.y)).sort((one, other) => one.y - other.y);
     sorted.forEach((item, place) => { item.at = Math.max(item.y, place ? sorted[place - 1].at + apart : TOP); });
-    let floor = BOTTOM + 4;
+    let floor = BOTTOM - 2;
     [...sorted].reverse().forEach((item) => { item.at = Math.min(item.at, floor); floor = item.at - apart; });
     sorted.forEach((item) => svg.append(
       draw("path", { d: `M${item.x + 5},${item.y}L${RIGHT + 5},${item.at}`, style: `stroke:${item.ink};stroke-width:.5;fill:none;opacity:.6` }),
@@ -212,7 +215,7 @@ const explore = (() => {
       const ink = colour(chip), knee = chips[chip].peak / chips[chip].rate / factor;
       const points = [low / (chips[chip].rate * factor), knee, 16384].map((value) => Math.max(0.25, value));
       svg.append(line(points.map((value) => [x(value), y(roof(chip, value))]), ink, chips[chip].dashed));
-      shown.forEach((layout) => svg.append(mark(layout, x(layouts[layout].intensity), y(roof(chip, layouts[layout].intensity)), ink, chips[chip].assumed)));
+      shown.forEach((layout) => svg.append(mark(layout, x(layouts[layout].intensity), y(roof(chip, layouts[layout].intensity)), ink, chips[chip].basis)));
       return { x: RIGHT, y: y(chips[chip].peak), ink, text: `${chips[chip].label} · ${chips[chip].home}` };
     });
     return label(svg, labels);
@@ -241,7 +244,7 @@ const explore = (() => {
       const ink = colour(curve.chip), px = x(curve.ridge / factors[chosen.f]), py = y(curve.values[chosen.f]);
       svg.append(line(factors.flatMap((one, f) => (Number.isFinite(curve.values[f]) ? [[x(curve.ridge / one), y(curve.values[f])]] : [])), ink, chips[curve.chip].dashed, 0.7));
       if (curve.range) svg.append(line(curve.range.map((end) => [px, y(end)]), ink, false, 2.2));
-      svg.append(mark(curve.layout, px, py, ink, chips[curve.chip].assumed));
+      svg.append(mark(curve.layout, px, py, ink, chips[curve.chip].basis));
       if (curve.layout === shown[shown.length - 1]) labels.push({ x: px, y: py, ink, text: chips[curve.chip].label });
     });
     return label(svg, labels);
@@ -283,7 +286,7 @@ const explore = (() => {
   }
 
   const FIGURES = [
-    ["roofline", "Roofline", drawRoofline, "Marks: each layout's attention under the memory that holds the cache at the study's point. More bandwidth moves the knee left; batch and context move nothing here. × MHA, then a mark for each layout; hollow: of this chip something is assumed."],
+    ["roofline", "Roofline", drawRoofline, "Marks: each layout's attention under the memory that holds the cache at the study's point. More bandwidth moves the knee left; batch and context move nothing here. × MHA, then a mark for each layout; ● calibrated, ◐ every parameter has a source, ○ some are assumed."],
     ["law", "The law: what fewer KV heads buy", drawLaw, "One line a chip and layout, from half to 16 times its bandwidth; the mark stands at the bandwidth chosen. Bars are ranges of what is assumed."],
     ["breakdown", "Where the step's time goes", drawBreakdown, "At the chosen batch, the same for each layout; bars of a chip are scaled to its first one."],
   ];
@@ -345,8 +348,8 @@ const explore = (() => {
       const box = document.createElement("input"), text = document.createElement("label");
       box.type = "checkbox";
       box.value = item.name;
-      const sample = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, key === "chips" ? line([[1, 8], [15, 8]], colour(index), item.dashed, 3) : mark(index, 8, 8, "var(--ink)", false));
-      text.append(box, sample, item.label + (key === "chips" && item.assumed ? " ○" : ""));
+      const sample = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, key === "chips" ? line([[1, 8], [15, 8]], colour(index), item.dashed, 3) : mark(index, 8, 8, "var(--ink)", "●"));
+      text.append(box, sample, item.label + (key === "chips" ? ` ${item.basis}` : ""));
       box.addEventListener("change", () => {
         chosen[key] = [...place.querySelectorAll("input")].flatMap((one, at_) => (one.checked ? [at_ + from] : []));
         show(true);

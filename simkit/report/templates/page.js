@@ -23,7 +23,3 @@ document.querySelectorAll("table.sortable").forEach((table) => {
     });
   });
 });
-// What is folded on the screen is printed.
-const folded = () => document.querySelectorAll("details:not([open])");
-window.addEventListener("beforeprint", () => folded().forEach((item) => { item.open = true; item.dataset.folded = "1"; }));
-window.addEventListener("afterprint", () => document.querySelectorAll("details[data-folded]").forEach((item) => { item.open = false; delete item.dataset.folded; }));
