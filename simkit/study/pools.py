@@ -152,11 +152,6 @@ def joined(points: Points, own: Evaluated, other: Evaluated, mha: Evaluated | No
         tile_mapping=own.timing.tile_mapping))
 
 
-def _cut(machine: Machine, where: Any) -> Machine:
-    return replace(machine, **{one.name: getattr(machine, one.name)[where] for one in fields(machine)
-                               if one.name != "mapping" and np.ndim(getattr(machine, one.name))})
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PooledPoints:
     """Points of one dimension with the chips of both pools."""
@@ -173,13 +168,19 @@ class PooledPoints:
         own = pools_of(points).chips or (chips if isinstance(chips, str) else FIT)
         return cls(points=points, machines=(near.chips_for(layouts, chips), far.chips_for(layouts, own)))
 
-    def timed(self, layout: AttentionLayout, micro_batches: int, where: Any, *, search: bool = False) -> Split:
-        """Some of the points in so many micro-batches; ``search``: by the closed form."""
+    def timed(self, layout: AttentionLayout, micro_batches: Any, *, search: bool = False) -> Split:
+        """The points in so many micro-batches, one number or one a point; ``search``: by the closed form."""
         engine = CLOSED_FORM if search else self.points.engine
-        own, other = (on_machine(replace(side.take(where), micro_batches=micro_batches, engine=engine), layout,
-                                 _cut(machine, where), baseline=False)
-            for side, machine in zip(sides_of(self.points), self.machines, strict=True))
-        return joined(self.points.take(where), own, other, None)
+        own, other = (on_machine(replace(side, micro_batches=micro_batches, engine=engine), layout, machine,
+                                 baseline=False)
+                      for side, machine in zip(sides_of(self.points), self.machines, strict=True))
+        return joined(self.points, own, other, None)
+
+    def shortest(self, layout: AttentionLayout, *, baseline: bool) -> Split:
+        """The points in their best micro-batches, and MHA in its own on the same pools beside them."""
+        own = self.timed(layout, self.best(layout)[1])
+        mha = parse_layout("mha", self.points.model)
+        return replace(own, mha=own if layout == mha else self.timed(mha, self.best(mha)[1])) if baseline else own
 
     def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
         """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:
@@ -189,7 +190,7 @@ class PooledPoints:
         best, least = np.full(self.points.shape, pinned or 1), np.full(self.points.shape, np.inf)
         idle = 0
         for count in TRIED if pinned is None else (pinned,):
-            found = self.timed(layout, count, slice(None), search=True)
+            found = self.timed(layout, count, search=True)
             seconds = np.broadcast_to(np.where(found.fits, found.timing.step_time_s, np.inf), best.shape)
             better = seconds < least * (1.0 - 1e-9)
             best, least = np.where(better, count, best), np.where(better, seconds, least)
@@ -199,21 +200,3 @@ class PooledPoints:
             if idle > PATIENCE or count >= np.max(self.points.batch) or np.isinf(least).all():
                 break
         return least, best
-
-    def columns(self, layout: AttentionLayout, names: Collection[str], *, baseline: bool) -> dict[str, Any]:
-        """Columns under a layout, and of MHA on the same pools beside it."""
-        for name in names:
-            if name not in FIELDS and name not in POOL_FIELDS:
-                raise UserError(f"the column {name} is of one machine, and --ffn states a second pool of chips")
-        layouts = [layout, parse_layout("mha", self.points.model)] if baseline else [layout]
-        counts = np.stack([self.best(one)[1] for one in layouts])
-        found: dict[str, Any] = {}
-        for pair in np.unique(counts, axis=1).T:
-            where = np.flatnonzero((counts == pair[:, None]).all(axis=0))
-            own, *mha = (self.timed(one, int(count), where) for one, count in zip(layouts, pair, strict=True))
-            columns = replace(own, mha=mha[0] if mha else None).select(tuple(names))
-            for name, values in columns.items():
-                kind = object if values.dtype == object else float
-                found.setdefault(name, np.empty(self.points.shape, dtype=kind if values.dtype != bool else bool))
-                found[name][where] = values
-        return found
