@@ -49,13 +49,12 @@ def sweep(ctx: click.Context, /, *, study: str, output: str, engine: str | None,
     """
     from simkit.study.engines import engine_named
     from simkit.study.study_file import load_study
-    from simkit.sweep.part_plan import sweep_of
 
     if engine is not None:
         engine_named(engine)
     loaded = load_study(study, profiles=profiles.folder, studies=studies, overrides=profiles.overrides,
                         most_points=None)
-    write_points(ctx, sweep_of(loaded, engine=engine), output, cache=not no_cache, **how)
+    write_points(ctx, loaded.grid(engine=engine), output, cache=not no_cache, **how)
 
 
 def write_points(ctx: click.Context, grid: Grid, output: str, *, cache: bool = True, **how: Any) -> None:

@@ -70,7 +70,7 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
         study=study, figures=figures, answer=answer(study, records), records=f"{len(records):,}", axes=axes,
         omissions=by_reason(omissions),
         results=[results_table(study, records, model.name) for model in study.models],
-        hardware=hardware_table(study), sources=[(chip, source_table(chip)) for chip in study.hardware],
+        hardware=hardware_table(study), sources=[(chip, source_table(chip)) for chip in study.every_chip],
         command=command, versions=versions, version=__version__, study_file=Path(study.file).name,
         css=css, js=_template("page.js"), explorer=explorer(study, styles, command), factors=FACTORS,
         stated_error=f"{STATED_ERROR:.0%}", explorer_js=_template("explore.js"))

@@ -7,7 +7,7 @@ and four an octave from there, and the step of least time taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Final
@@ -15,17 +15,20 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.build import StepTotals
 from simkit.step.crossings import crossings
 from simkit.step.machine import Machine
 from simkit.step.workload import PARTS
-from simkit.study.engines import CLOSED_FORM
-from simkit.study.evaluate import FIT, Evaluated, Points, on_machine
+from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
+from simkit.study.evaluate import FIT, Evaluated, Points, compared, on_machine
 from simkit.study.pool_fields import FAR, LINKED, NEAR, POOL_FIELDS
 from simkit.study.pool_words import DRAFT, Pools
 from simkit.study.record import FIELDS
+from simkit.study.scenario import Scenario
 from simkit.timing.pools import Side, pipelined_step_s
 from simkit.timing.step_timing import LINK, Account, StepTiming
 
@@ -42,6 +45,13 @@ class Split(Evaluated):
 
     own: Evaluated
     other: Evaluated
+
+    def select(self, names: Sequence[str]) -> dict[str, Any]:
+        """Some columns. Raises :class:`UserError` for those of one machine."""
+        for name in names:
+            if name not in FIELDS and name not in POOL_FIELDS:
+                raise UserError(f"the column {name} is of one machine, and ffn states a second pool of chips")
+        return super().select(names)
 
     @property
     def sides(self) -> tuple[Evaluated, ...]:
@@ -200,3 +210,13 @@ class PooledPoints:
             if idle > PATIENCE or count >= np.max(self.points.batch) or np.isinf(least).all():
                 break
         return least, best
+
+
+def evaluate_pools(hardware: HardwareProfile, model: ModelArchitecture, attention: str, *, rivals: Sequence[str],
+                   batch: Any, kv_len: Any, q_len: Any, scenario: Scenario, chips: Any, tp: int | None = None,
+                   engine: str = DEFAULT) -> Split:
+    """:func:`simkit.study.evaluate.evaluate_group` of a scenario with a second pool, MHA beside it."""
+    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, scenario=scenario,
+                    engine=engine_named(engine))
+    layout = parse_layout(attention, model)
+    return PooledPoints.of(points, compared(layout, rivals, model, chips), chips).shortest(layout, baseline=True)
