@@ -106,16 +106,20 @@ def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: 
     """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
     from simkit.commands.pools import loaded_pools
     from simkit.serving.ask import PrefillPool
+    from simkit.serving.serve import parse_losses
 
+    lost = parse_losses(words["losses"]).get("prefill")
     if prefill is None:
-        if words["kv_link"] is not None:
-            raise UserError("--kv-link goes with --prefill, a pool of chips for prompts")
+        for option, given in (("--kv-link", words["kv_link"]), ("--lose prefill", lost)):
+            if given is not None:
+                raise UserError(f"{option} goes with --prefill, a pool of chips for prompts")
         return hardware, None, chips
     if words["kv_link"] is None:
         raise UserError("--prefill: what moves the caches is not stated",
                         hint="--kv-link 400GB/s,5us gives the rate of a replica's port and the latency; or free")
     names, (chip, count), (own,) = loaded_pools(profiles, hardware, prefill, [chips])
     return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
+                              **({} if lost is None else {"lost": lost}),
                               replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own
 
 
@@ -140,6 +144,9 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
                  f"{record['kv_blocks']:,} blocks of {record['block_tokens']} tokens a layer{_other_pool(record)}; the "
                  f"first is request "
                  f"{place + 1:,} of its replica, with {tokens:,} tokens")
+        if record["lost"]:
+            warn(f"{what}: {record['lost']:,} of {record['requests']:,} requests were lost with replicas that "
+                 "held them, or for which they waited (--lose)")
         if record["grid_max_error"] > 0.02:
             warn(f"{what}: an iteration read from the grid is up to {record['grid_max_error']:.1%} off "
                  f"({record['grid_mean_error']:.2%} on average)")

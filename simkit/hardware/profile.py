@@ -175,6 +175,9 @@ class Compute:
     matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction", prior=Prior(
         key="compute.matrix.achievable_fraction", more_is_faster=True))] = 1.0
     """Share of the peak that large matrix products reach."""
+    prompt_fraction: Annotated[Fraction, Key("matrix.prompt_fraction", prior=Prior(
+        key="compute.matrix.prompt_fraction", more_is_faster=True))] = 1.0
+    """Share of its highest roof that a prompt's attention reaches."""
     matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows", prior=Prior(
         key="compute.matrix.tile_rows", more_is_faster=False))] = 1
     """Rows that the matrix unit computes whether they are used or not (the M of its smallest tile)."""
@@ -199,8 +202,8 @@ class Compute:
         for candidate in COMPUTE_DTYPE_FALLBACKS.get(dtype, (dtype,)):
             if candidate in self.matrix_peak_flop_per_s:
                 return candidate
-        raise UserError(f"no matrix rate for {dtype} or a format that could stand in for it",
-                        hint="the profile gives " + ", ".join(self.matrix_peak_flop_per_s))
+        raise UserError(f"no matrix rate for {dtype} or a format that could stand in for it, of "
+                        + ", ".join(self.matrix_peak_flop_per_s))
 
     def matrix_achievable_flop_per_s(self, dtype: str) -> float:
         """Dense matrix rate that large products reach, for the format this chip runs for ``dtype``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -61,7 +62,8 @@ class Load:
 class PrefillPool:
     """Chips for prompts alone: which, how many of a replica, and how many replicas (None: the fewest that do).
 
-    ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``.
+    ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``; ``lost``: how
+    many (None: all) are lost, and when.
     """
 
     hardware: HardwareProfile
@@ -69,12 +71,14 @@ class PrefillPool:
     replicas: int | None
     link: str
     moved: str = LAYERS
+    lost: tuple[int | None, float] = (0, math.inf)
 
     def beside(self, own: Replica, policy: Policy) -> Apart:
         """One replica of it beside one that decodes. Raises :class:`UserError`."""
         try:
             (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
                                       chips=self.chips, engine=own.engine)
+            policy = replace(policy, lost=self.lost[0], lost_s=self.lost[1])
             return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=parse_between(self.link),
                          link_words=self.link.strip(), moved=self.moved)
         except UserError as error:
@@ -151,6 +155,9 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
 def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: PrefillPool | None) -> None:
     """Refuse a question that fixes what it varies, or has no objective for what it searches."""
     fit = "--replicas" if replicas is None else "--prefill-replicas" if prefill and prefill.replicas is None else None
+    if (policy.lost != 0 or (prefill and prefill.lost[0] != 0)) and (policy.clients or max_rate or fit):
+        raise UserError("--lose: at a time of a stream whose rate and replicas are given",
+                        hint="give --rate or --trace, and numbers of replicas")
     if policy.clients and max_rate:
         raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
     if max_rate or fit:

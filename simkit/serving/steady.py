@@ -94,4 +94,4 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths) -> Steady:
     iteration_s = step_s + batch * prompt_s / iterations
     requests_per_s, ttft_s = batch / (iterations * iteration_s), np.ceil(chunks) * step_s + prompt_s
     return Steady(batch=batch, requests_per_s=requests_per_s, in_flight=batch + requests_per_s * ttft_s,
-                  ttft_s=ttft_s, tpot_s=iteration_s / gain)
+                  ttft_s=ttft_s + runtime.request_s, tpot_s=iteration_s / gain)

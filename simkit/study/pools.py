@@ -214,9 +214,10 @@ class PooledPoints:
 
 def evaluate_pools(hardware: HardwareProfile, model: ModelArchitecture, attention: str, *, rivals: Sequence[str],
                    batch: Any, kv_len: Any, q_len: Any, scenario: Scenario, chips: Any, tp: int | None = None,
-                   engine: str = DEFAULT) -> Split:
-    """:func:`simkit.study.evaluate.evaluate_group` of a scenario with a second pool, MHA beside it."""
-    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, scenario=scenario,
-                    engine=engine_named(engine))
+                   pp: int | None = None, engine: str = DEFAULT, baseline: bool = True) -> Split:
+    """:func:`simkit.study.evaluate.evaluate_group` of a scenario with a second pool."""
+    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, pp=pp,
+                    scenario=scenario, engine=engine_named(engine))
     layout = parse_layout(attention, model)
-    return PooledPoints.of(points, compared(layout, rivals, model, chips), chips).shortest(layout, baseline=True)
+    return PooledPoints.of(points, compared(layout, rivals, model, chips), chips).shortest(
+        layout, baseline=baseline)
