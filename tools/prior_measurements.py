@@ -205,5 +205,5 @@ def wafer_layer(*, row: str, layers: int) -> tuple[float, str]:
 
 TABLES: Final[dict[str, Callable[..., tuple[float, str]]]] = {
     function.__name__: function for function in (
-        gemm_stream, gemm_roof, gemm_large, prompt_attention, all_reduce, tt_collective, tt_link, tt_dram, tt_gap, apple_stream,
-        one_card_stream, two_models, wafer_layer)}
+        gemm_stream, gemm_roof, gemm_large, prompt_attention, all_reduce, tt_collective, tt_link, tt_dram, tt_gap,
+        apple_stream, one_card_stream, two_models, wafer_layer)}

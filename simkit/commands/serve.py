@@ -12,6 +12,7 @@ from simkit.commands.options import Destination, Profiles
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
+    from simkit.hardware.profile import HardwareProfile
     from simkit.serving.ask import Answer, PrefillPool
 
 KEPT_FOR_TIMELINE: Final = 20_000
@@ -84,14 +85,16 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
 
     options.refuse_fit_each(chips)
     hardware, pool, chips = _pools(profiles, hardware, prefill, chips, words)
+    chips_of = profiles.every(hardware)
     answers = ask(
-        profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
+        chips_of, load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
             "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
         replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction,
         max_rate=find_max_rate, keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
         prefill=pool)
     _warn(answers, searched=find_max_rate)
+    _tell_assumed_prompts([*chips_of, *([pool.hardware] if pool else [])])
     records = [serving_record(answer.record) for answer in answers]
     emit(records, Destination(form=form or "table", output=None, force=force),
          from_fields(_TABLE, _LIFTABLE, records, {**SERVING_FIELDS, **APART_FIELDS}), footer=_footer(records))
@@ -152,6 +155,16 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
                  f"({record['grid_mean_error']:.2%} on average)")
         if searched and answer.offered_requests_per_s is None:
             warn(f"{what}: no rate meets the objective")
+
+
+def _tell_assumed_prompts(chips: list[HardwareProfile]) -> None:
+    """Of which chips nobody measured how they run a prompt's attention, and what is taken."""
+    from simkit.commands.console import warn
+
+    for chip, one in {chip.name: (chip, part) for chip in chips for part in chip.assumed
+                      if part.key == "compute.matrix.prompt_fraction"}.values():
+        warn(f"{chip.name}: nobody measured a prompt's attention on it: taken at {one.value:.2g} of its highest roof, "
+             f"{one.slow:.2g} to {one.fast:.2g} are possible (--set {one.key}=)")
 
 
 def _other_pool(record: dict[str, Any]) -> str:

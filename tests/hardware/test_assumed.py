@@ -44,7 +44,8 @@ def test_a_silent_profile_takes_the_middle_of_its_class_and_says_so(tmp_path):
     assert class_of(chip) == "systolic-hbm"
     found, stand = assumed(chip), values(chip)
     assert set(found) == {"memory.hbm.achievable_fraction", "compute.matrix.achievable_fraction",
-                          "compute.matrix.tile_rows", "compute.vector_peak", "compute.special_rate", "overheads.kernel_launch"}
+                          "compute.matrix.prompt_fraction", "compute.matrix.tile_rows", "compute.vector_peak",
+                          "compute.special_rate", "overheads.kernel_launch"}
     for key, one in found.items():
         assert stand[key] == one.value == one.central
         assert min(one.fast, one.slow) <= one.value <= max(one.fast, one.slow)
