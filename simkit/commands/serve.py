@@ -160,11 +160,13 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
 def _tell_assumed_prompts(chips: list[HardwareProfile]) -> None:
     """Of which chips nobody measured how they run a prompt's attention, and what is taken."""
     from simkit.commands.console import warn
+    from simkit.hardware.priors import OF_PROMPTS
 
-    for chip, one in {chip.name: (chip, part) for chip in chips for part in chip.assumed
-                      if part.key == "compute.matrix.prompt_fraction"}.values():
-        warn(f"{chip.name}: nobody measured a prompt's attention on it: taken at {one.value:.2g} of its highest roof, "
-             f"{one.slow:.2g} to {one.fast:.2g} are possible (--set {one.key}=)")
+    for chip in {chip.name: chip for chip in chips}.values():
+        stated = chip.provenance.get(OF_PROMPTS)
+        if stated and stated.confidence == "assumed" and not chip.kernel:
+            warn(f"{chip.name}: nobody measured a prompt's attention on it: it is taken at "
+                 f"{chip.compute.prompt_fraction:.2g} of its highest roof, {stated.note} (--set {OF_PROMPTS}=0.5)")
 
 
 def _other_pool(record: dict[str, Any]) -> str:

@@ -44,8 +44,7 @@ def test_a_silent_profile_takes_the_middle_of_its_class_and_says_so(tmp_path):
     assert class_of(chip) == "systolic-hbm"
     found, stand = assumed(chip), values(chip)
     assert set(found) == {"memory.hbm.achievable_fraction", "compute.matrix.achievable_fraction",
-                          "compute.matrix.prompt_fraction", "compute.matrix.tile_rows", "compute.vector_peak",
-                          "compute.special_rate", "overheads.kernel_launch"}
+                          "compute.matrix.tile_rows", "compute.vector_peak", "compute.special_rate", "overheads.kernel_launch"}
     for key, one in found.items():
         assert stand[key] == one.value == one.central
         assert min(one.fast, one.slow) <= one.value <= max(one.fast, one.slow)
@@ -99,7 +98,11 @@ def test_another_word_for_what_to_assume_is_refused():
 def test_measured_kernels_and_full_profiles_assume_nothing(name):
     """Their kernels hold the fractions already, those of a chip that borrows them too; their links were fitted whole."""
     assert load_hardware(name).assumed == ()
-    assert values(load_hardware(name)) == values(load_hardware(name, assume="ideal"))
+    stands, ideal = values(load_hardware(name)), values(load_hardware(name, assume="ideal"))
+    taken = stands.pop("compute.matrix.prompt_fraction"), ideal.pop("compute.matrix.prompt_fraction")
+    assert stands == ideal
+    # Of a chip without measured kernels nobody knows a prompt's attention; no decode step asks for it.
+    assert taken == ((0.5931, 1.0) if name == "mi300x" else (1.0, 1.0))
 
 
 def test_what_was_fitted_together_is_charged_once():
