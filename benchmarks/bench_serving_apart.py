@@ -35,9 +35,9 @@ def played(requests: int) -> tuple[dict, float]:
         return generate(parse_lengths("azure-conv-2023"), requests_per_s=12.0, gap_cv=1.0, requests=count, seed=0,
                         shared_prefix=(4096, 200))
 
-    serve_apart(server, prefill, stream(20_000))  # compiled, and every array touched
+    serve_apart(prefill, server, stream(20_000))  # compiled, and every array touched
     before_kib, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    record = serve_apart(server, prefill, stream(requests)).record
+    record = serve_apart(prefill, server, stream(requests)).record
     took_s = time.process_time() - started
     grew_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
     return record | {"grew_mib": grew_kib / 1024}, took_s

@@ -108,8 +108,7 @@ def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: 
            words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, str | int]:
     """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
     from simkit.commands.pools import loaded_pools
-    from simkit.serving.ask import PrefillPool
-    from simkit.serving.serve import parse_losses
+    from simkit.serving.ask import PrefillPool, parse_losses
 
     lost = parse_losses(words["losses"]).get("prefill")
     if prefill is None:

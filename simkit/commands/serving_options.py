@@ -136,8 +136,9 @@ def policy_of(words: dict[str, Any]) -> Any:
     """How a replica is run, and the objective."""
     import math
 
+    from simkit.serving.ask import parse_losses
     from simkit.serving.runtime import load_runtime
-    from simkit.serving.serve import Policy, parse_losses, parse_tiers
+    from simkit.serving.serve import Policy, parse_tiers
 
     tiers, caching = parse_tiers(words.get("kv_tiers", ())), words.get("prefix_cache", False)
     if tiers and not caching:

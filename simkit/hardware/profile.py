@@ -2,9 +2,8 @@
 
 Each field is declared here and nowhere else: its key in a file, its range and its meaning as
 :mod:`simkit.hardware.declaration` says. Rates are of one chip. Levels of scope ``unit`` (shared memory of one SM, say)
-state one unit's capacity and bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` give the whole
-chip's. Any field that is a real number may be replaced by a NumPy array
-(:func:`simkit.hardware.parameters.with_parameter`) to study a parameter as a variable; engines broadcast over it.
+state one unit's capacity and bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` the whole chip's. A
+real number may be replaced by an array (:func:`simkit.hardware.parameters.with_parameter`); engines broadcast over it.
 """
 
 from __future__ import annotations
@@ -67,10 +66,8 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """A parameter that the profile does not state: the range of its class, from its ``fast`` to its ``slow`` end.
-
-    ``value`` is the point estimate, ``central`` the middle of the range; they differ where another parameter of the
-    profile was fitted with this one at its ``value``. SI units.
+    """A parameter that the profile does not state: its class' range from ``fast`` to ``slow``, in SI units, the middle
+    ``central``, and the estimate ``value``: another one where a stated parameter was fitted with this one at it.
     """
 
     key: str
@@ -360,8 +357,8 @@ class HardwareProfile:
         for candidate in self.memory:
             if candidate.name == name:
                 return candidate
-        known = [level.name for level in self.memory]
-        raise UserError(f"{self.name} has no memory level '{name}'", hint=did_you_mean(name, known))
+        raise UserError(f"{self.name} has no memory level '{name}'", hint=did_you_mean(name, [
+            level.name for level in self.memory]))
 
     def homes(self, tensor: Tensor) -> tuple[MemoryLevel, ...]:
         """Levels in which a tensor may live between steps, nearest first."""

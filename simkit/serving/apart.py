@@ -102,7 +102,7 @@ class _Pool:
             self.wakes_s[which] = min(self.wakes_s[which], max(at_s, self.states[which].clock_s[at.NOW]))
 
 
-def serve_apart(server: Server, prefill: Apart, stream: Stream, *, replicas: int = 1, keep_events: int = 0) -> Served:
+def serve_apart(prefill: Apart, server: Server, stream: Stream, *, replicas: int = 1, keep_events: int = 0) -> Served:
     """Play a stream through a prefill pool and ``replicas`` of ``server``, which decode. Raises :class:`UserError`."""
     for one, pool in ((server, "decode"), (prefill.server, "prefill")):
         if one.policy.clients:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import SECONDS, parse_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.serving.apart import LAYERS, Apart, serve_apart
@@ -21,12 +22,25 @@ from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
-from simkit.study.pool_words import parse_between
+from simkit.study.pool_words import parse_between, split_count
 from simkit.study.scenario import parse_scenario
 
 # A stream must outlast what it fills: this many times the sequences that run at once.
 FILLS: Final = 10
 MOST_PREFILL: Final = 1024  # replicas that are tried
+POOLS: Final = ("replicas", "prefill")  # that --lose knows
+
+
+def parse_losses(texts: Sequence[str]) -> dict[str, tuple[int | None, float]]:
+    """``prefill@30s``, ``replicas:2@30s``: replicas by pool (None: all) and when. Raises :class:`UserError`."""
+    found: dict[str, tuple[int | None, float]] = {}
+    for text in texts:
+        name, count = split_count(text.strip().lower().partition("@")[0])
+        if name not in POOLS or "@" not in text or name in found:
+            raise UserError(f"--lose '{text[:60]}': expected replicas or prefill, once each, as replicas:1@30s",
+                            hint=did_you_mean(name, POOLS))
+        found[name] = count, parse_quantity(text.partition("@")[2], SECONDS)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +146,7 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
             play: Callable[..., Served] = serve
             if prefill is not None:
                 apart = prefill.beside(server.replica, policy)
-                play = (partial(_served_apart, apart) if prefill.replicas else
+                play = (partial(serve_apart, apart) if prefill.replicas else
                         partial(_on_enough_prefill, apart, attainment_fraction))
             if max_rate:
                 rate, served = find_max_rate(
@@ -169,16 +183,12 @@ def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: Pre
                         hint="--replicas N --prefill-replicas fit says how many prefill replicas these need")
 
 
-def _served_apart(apart: Apart, server: Server, stream: Stream, *, replicas: int, keep_events: int = 0) -> Served:
-    return serve_apart(server, apart, stream, replicas=replicas, keep_events=keep_events)
-
-
 def _on_enough_prefill(apart: Apart, attainment_fraction: float, server: Server, stream: Stream, *, replicas: int,
                        keep_events: int = 0) -> Served:
     """The stream on the fewest prefill replicas that meet the objective. Raises :class:`UserError` where none do."""
     @cache
     def tried(prefill: int) -> Served:
-        return serve_apart(server, replace(apart, replicas=prefill), stream, replicas=replicas, keep_events=keep_events)
+        return serve_apart(replace(apart, replicas=prefill), server, stream, replicas=replicas, keep_events=keep_events)
 
     def good(prefill: int) -> bool:
         return bool(tried(prefill).record["slo_attainment"] >= attainment_fraction)

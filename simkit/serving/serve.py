@@ -28,7 +28,6 @@ from simkit.serving.step_grid import (
     build_tables,
     measure_error,
 )
-from simkit.study.pool_words import split_count
 from simkit.study.record import cost_usd_per_mtok
 
 # vLLM keeps 1 % of its blocks free at admission, so that running sequences do not evict what was just let in
@@ -44,7 +43,6 @@ _TIMES: Final = (("ttft", state_of.TTFT), ("tpot", state_of.TPOT), ("latency", s
 
 TIERS: Final = ("host", "ssd")  # nearest first
 TURN, PREFIX = "turn", "prefix"
-POOLS: Final = ("replicas", "prefill")  # that --lose knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +70,6 @@ def parse_tiers(texts: Sequence[str]) -> tuple[Tier, ...]:
             raise UserError(f"--kv-tier {name}: {figures[:60]}: expected a capacity and a bandwidth above 0")
         found[name] = Tier(name=name, capacity_bytes=capacity, bandwidth_bytes_per_s=bandwidth, latency_s=latency)
     return tuple(found[name] for name in TIERS if name in found)
-
-
-def parse_losses(texts: Sequence[str]) -> dict[str, tuple[int | None, float]]:
-    """``prefill@30s``, ``replicas:2@30s``: replicas by pool (None: all) and when. Raises :class:`UserError`."""
-    found: dict[str, tuple[int | None, float]] = {}
-    for text in texts:
-        name, count = split_count(text.strip().lower().partition("@")[0])
-        if name not in POOLS or "@" not in text or name in found:
-            raise UserError(f"--lose '{text[:60]}': expected replicas or prefill, once each, as replicas:1@30s",
-                            hint=did_you_mean(name, POOLS))
-        found[name] = count, parse_quantity(text.partition("@")[2], SECONDS)
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
