@@ -23,7 +23,7 @@ from simkit.serving import state as at
 from simkit.serving.event_loop import advance
 from simkit.serving.requests import Dealing, Requests, Stream
 from simkit.serving.serve import WORK, Served, Server, buffer_of, fresh_state, gathered, lose
-from simkit.timing.pools import Between
+from simkit.study.pool_words import parse_between
 
 WHOLE: Final = "whole"
 LAYERS: Final = "layers"
@@ -38,20 +38,20 @@ class Apart:
     Parameters
     ----------
     server, replicas: one of them, and how many; its policy says what of them is lost.
-    link, link_words: bytes a second of a replica's port, each direction, and latency; as they were stated.
+    link: bytes a second of a replica's port, each direction, and latency, as of ``--between``.
     moved: ``layers``, each as soon as it is computed, or ``whole``.
     """
 
     server: Server
     replicas: int
-    link: Between
-    link_words: str
+    link: str
     moved: str = LAYERS
 
     def __post_init__(self) -> None:
         """Refuse what cannot be played."""
         if self.moved not in (WHOLE, LAYERS):
             raise UserError(f"--kv-move '{self.moved[:20]}': expected {LAYERS} or {WHOLE}")
+        parse_between(self.link)
 
 
 @dataclass
@@ -62,7 +62,6 @@ class _Pool:
     rules: at.Rules
     states: list[at.State]
     feeds: list[Iterator[Requests]]
-    wakes_s: Any
     dealing: Dealing
 
     def __post_init__(self) -> None:
@@ -70,6 +69,8 @@ class _Pool:
         self.living = list(range(len(self.states)))
         self.each = [self.rules._replace(lost_s=self.dealing.lost_s_of(which)) for which in self.living]
         self.parts = [next(feed, None) for feed in self.feeds]
+        self.wakes_s: Any = np.array([0.0 if part is not None else one.lost_s
+                                      for part, one in zip(self.parts, self.each, strict=True)])
         self.following = [next(feed, None) for feed in self.feeds]
         self.buffers = [buffer_of(part or NONE) for part in self.parts]
 
@@ -110,22 +111,20 @@ def serve_apart(prefill: Apart, server: Server, stream: Stream, *, replicas: int
                             hint="give --rate or --trace")
         if one.replica.verified_tokens > 1 and pool == "prefill":
             raise UserError("--prefill beside --speculation: a draft model's own prompts are not moved")
-    rules = server.rules()
+    rules, link = server.rules(), parse_between(prefill.link)
     ports_s = np.zeros(prefill.replicas)
-    moved_s = moved_bytes_per_block(server) / prefill.link.bandwidth_bytes_per_s
+    moved_s = moved_bytes_per_block(server) / link.bandwidth_bytes_per_s
     of_prompts = prefill.server.rules()._replace(role=at.PREFILL_ONLY, most_blocks=rules.blocks)
     of_decode = rules._replace(
-        role=at.DECODE_ONLY, prefix_blocks=0, kv_s_per_block=moved_s, kv_latency_s=prefill.link.latency_s,
+        role=at.DECODE_ONLY, prefix_blocks=0, kv_s_per_block=moved_s, kv_latency_s=link.latency_s,
         kv_last_share=1.0 if prefill.moved == WHOLE else 1.0 / server.replica.model.n_layers)
     handed = prefill.replicas * (of_prompts.most_running + 1)
     dealing, own = prefill.server.policy.dealing(prefill.replicas), server.policy.dealing(replicas)
     first = _Pool(prefill.server, of_prompts, [fresh_state(of_prompts, 0, ports_s, handed)
                                                for _ in range(prefill.replicas)],
-                  [stream.share_of(which, dealing).chunks() for which in range(prefill.replicas)],
-                  np.zeros(prefill.replicas), dealing)
+                  [stream.share_of(which, dealing).chunks() for which in range(prefill.replicas)], dealing)
     second = _Pool(server, of_decode, [fresh_state(of_decode, 0 if which else keep_events, ports_s, handed)
-                                       for which in range(replicas)], [iter(()) for _ in range(replicas)],
-                   np.array([own.lost_s_of(which) for which in range(replicas)]), own)
+                                       for which in range(replicas)], [iter(()) for _ in range(replicas)], own)
     _Handover(first, second).play()
     served = gathered(server, stream, second.states, prefill=(prefill.server, first.states))
     return replace(served, record=served.record | _record(served.record, server, prefill, first, second))
@@ -220,7 +219,7 @@ def _record(own: dict[str, Any], server: Server, prefill: Apart, first: _Pool, s
         "prefill_chips": float(replica.machine.chips) * prefill.replicas,
         "prefill_tp": float(replica.machine.tp), "prefill_pp": float(replica.machine.pp),
         "prefill_busy_share": busy(first), "decode_busy_share": busy(second),
-        "prefill_kv_blocks": replica.total_blocks, "kv_link": prefill.link_words, "kv_moved": prefill.moved,
+        "prefill_kv_blocks": replica.total_blocks, "kv_link": prefill.link.strip(), "kv_moved": prefill.moved,
         "kv_bytes_per_token": page_bytes / server.replica.page_tokens,
         "kv_moved_bytes": moved * moved_bytes_per_block(server),
         "handover_mean_s": (sum(float(state.clock_s[at.HANDOVER]) for state in second.states) / handed if handed

@@ -22,7 +22,7 @@ from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
-from simkit.study.pool_words import parse_between, split_count
+from simkit.study.pool_words import split_count
 from simkit.study.scenario import parse_scenario
 
 # A stream must outlast what it fills: this many times the sequences that run at once.
@@ -93,8 +93,8 @@ class PrefillPool:
             (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
                                       chips=self.chips, engine=own.engine)
             policy = replace(policy, lost=self.lost[0], lost_s=self.lost[1])
-            return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=parse_between(self.link),
-                         link_words=self.link.strip(), moved=self.moved)
+            return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=self.link,
+                         moved=self.moved)
         except UserError as error:
             raise UserError(f"--prefill: {error.message}", hint=error.hint) from None
 

@@ -67,9 +67,9 @@ def play_apart(requests, of_prompts, of_decode, *, prefill=1, decode=1, lost=(0,
     handed = prefill * (of_prompts.most_running + 1)
     server = SimpleNamespace(tables=TABLES)
     made = (_Pool(server, first, [fresh_state(first, 4096, ports_s, handed) for _ in range(prefill)],
-                  [stream.share_of(which, dealing).chunks() for which in range(prefill)], np.zeros(prefill), dealing),
+                  [stream.share_of(which, dealing).chunks() for which in range(prefill)], dealing),
             _Pool(server, second, [fresh_state(second, 4096, ports_s, handed) for _ in range(decode)],
-                  [iter(()) for _ in range(decode)], np.array([own.lost_s_of(which) for which in range(decode)]), own))
+                  [iter(()) for _ in range(decode)], own))
     _Handover(*made).play()
     return [state for pool in made for state in pool.states], made
 
