@@ -271,12 +271,12 @@ class _Loader:
         if self.pools and figure.kind not in _OF_TWO_POOLS:
             raise UserError(f"the figure {figure.kind} is asked of one machine, and this study has a second pool (ffn)",
                             where=self.source.locate((*key, "kind")), hint=f"expected {', '.join(_OF_TWO_POOLS)}")
-        seconds: list[tuple[str, int | None]] = []
+        pairs: list[tuple[str, int | None]] = []
         between = figure.between or schema.between or ""
         if figure.kind == "split_machines":
-            seconds = [split_count(one) for one in figure.ffn or filter(None, [schema.ffn])]
+            pairs = [split_count(one) for one in figure.ffn or filter(None, [schema.ffn])]
             _at(self.source, (*key, "between"), partial(POOL_WORDS["between"], between))
-            if not seconds or not isinstance(figure.chips or schema.chips, int) or None in [count for _, count in seconds]:
+            if not pairs or not isinstance(figure.chips or schema.chips, int) or None in [count for _, count in pairs]:
                 raise UserError("split_machines: expected a number of chips for both pools",
                                 where=self.source.locate((*key, "ffn")), hint="chips: 8, and such as groq-3-lpu:256")
         batch, kv_len = figure.batch or schema.batch, figure.kv_len or schema.kv_len
@@ -290,7 +290,7 @@ class _Loader:
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,
             reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=between, pools=self.pools,
-            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(seconds)))
+            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(pairs)))
 
 
 def _check_words(source: YamlSource, schema: StudySchema) -> None:
