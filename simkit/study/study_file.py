@@ -123,8 +123,9 @@ class Study:
 
     @property
     def every_chip(self) -> tuple[HardwareProfile, ...]:
-        """Its chips, and that of the second pool behind them."""
-        return (*self.hardware, *(() if not self.pools else (self.pools["ffn"][0],)))
+        """Its chips, and that of the second pool where it is another one."""
+        chips = [*self.hardware, *([self.pools["ffn"][0]] if self.pools else [])]
+        return tuple({chip.name: chip for chip in chips}.values())
 
     def label(self, hardware: HardwareProfile) -> str:
         """The short name of a chip in figures."""
