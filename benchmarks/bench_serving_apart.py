@@ -15,7 +15,6 @@ from simkit.serving.generate import generate, parse_lengths
 from simkit.serving.replica import build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, build_server, parse_tiers
-from simkit.study.pool_words import parse_between
 from simkit.study.scenario import parse_scenario
 
 LIMIT_S, MOST_MIB = 60.0, 64.0
@@ -29,15 +28,15 @@ def played(requests: int) -> tuple[dict, float]:
     decode, prompts = (build_replicas(load_hardware(chip), model, ["as-trained"], scenario=scenario, chips=4)[0]
                        for chip in ("h100-sxm", "b200-sxm"))
     server = build_server(decode, replace(policy, prefix_cache=False, tiers=()))
-    prefill = Apart(server=build_server(prompts, policy), replicas=1, link=parse_between(LINK), link_words=LINK)
+    prefill = Apart(server=build_server(prompts, policy), replicas=1, link=LINK)
 
     def stream(count: int) -> Stream:
         return generate(parse_lengths("azure-conv-2023"), requests_per_s=12.0, gap_cv=1.0, requests=count, seed=0,
                         shared_prefix=(4096, 200))
 
-    serve_apart(server, prefill, stream(20_000))  # compiled, and every array touched
+    serve_apart(prefill, server, stream(20_000))  # compiled, and every array touched
     before_kib, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    record = serve_apart(server, prefill, stream(requests)).record
+    record = serve_apart(prefill, server, stream(requests)).record
     took_s = time.process_time() - started
     grew_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
     return record | {"grew_mib": grew_kib / 1024}, took_s

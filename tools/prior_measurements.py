@@ -12,10 +12,13 @@ import os
 import re
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from simkit.evidence.silicon.layer_rows import engine_s, layer_operators
+from simkit.evidence.silicon.tables import read_table
 from simkit.hardware.catalog import list_hardware
 from simkit.hardware.priors import assuming
 from simkit.hardware.profile import HardwareProfile
@@ -44,6 +47,7 @@ def chips() -> dict[str, HardwareProfile]:
 
 
 SYSTEMS: Final = {"a100_sxm": "a100-sxm-80gb", "h100_sxm": "h100-sxm", "b200_sxm": "b200-sxm", "l40s": "l40s"}
+LEAST_PROMPT_S: Final = 0.2e-3  # below, launches and tiles of a few rows decide
 AIC: Final = "ai-dynamo/aiconfigurator@095f58a by way of"
 
 
@@ -86,6 +90,20 @@ def gemm_large(*, system: str, dtype: str) -> tuple[float, str]:
                     if m >= 4096 and bytes_ in weights)
     return shares[-1 - len(shares) // 20], (
         f"{AIC} prefill_gemm.csv.gz, {system} {dtype}: 95th percentile of {len(shares)} products")
+
+
+def prompt_attention(*, system: str) -> tuple[float, str]:
+    """Median share of its highest roof that a prompt's attention of 0.2 ms and more reaches, of the best library."""
+    table = read_table(reference() / "prefill_attention.csv.gz").of_system(system)
+    bare = replace(chips()[SYSTEMS[system]], kernel=None, kernel_parameters=None)
+    shares: dict[str, list[float]] = {}
+    for where, operators, (library, module) in layer_operators(table):
+        if module.endswith("bf16"):
+            long = table.time_s[where] >= LEAST_PROMPT_S
+            shares.setdefault(library, []).extend((engine_s(operators, bare) / table.time_s[where])[long].tolist())
+    best = max(shares, key=lambda library: statistics.median(shares[library]))
+    return statistics.median(shares[best]), (
+        f"{AIC} prefill_attention.csv.gz, {system}: median of {len(shares[best])} of {best}'s kernels")
 
 
 def all_reduce(*, system: str, chips: int) -> tuple[float, str]:
@@ -187,5 +205,5 @@ def wafer_layer(*, row: str, layers: int) -> tuple[float, str]:
 
 TABLES: Final[dict[str, Callable[..., tuple[float, str]]]] = {
     function.__name__: function for function in (
-        gemm_stream, gemm_roof, gemm_large, all_reduce, tt_collective, tt_link, tt_dram, tt_gap, apple_stream,
-        one_card_stream, two_models, wafer_layer)}
+        gemm_stream, gemm_roof, gemm_large, prompt_attention, all_reduce, tt_collective, tt_link, tt_dram, tt_gap,
+        apple_stream, one_card_stream, two_models, wafer_layer)}

@@ -13,6 +13,7 @@ from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
+    from simkit.hardware.profile import HardwareProfile
     from simkit.serving.ask import Answer, PrefillPool
 
 KEPT_FOR_TIMELINE: Final = 20_000
@@ -86,14 +87,16 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     for one in chips:
         options.refuse_fit_each(one)
     hardware, pool, chips = _pools(profiles, hardware, prefill, chips, words)
+    chips_of = profiles.every(hardware)
     answers = ask(
-        profiles.every(hardware), load_model(model[0]), attention, kv_dtype, load=load,
+        chips_of, load_model(model[0]), attention, kv_dtype, load=load,
         policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
             "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
         replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction,
         max_rate=find_max_rate, keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
         prefill=pool)
     _warn(answers, searched=find_max_rate)
+    _tell_assumed_prompts([*chips_of, *([pool.hardware] if pool else [])])
     records = [serving_record(answer.record) for answer in answers]
     emit(records, Destination(form=form or "table", output=None, force=force),
          from_fields(_TABLE, _LIFTABLE, records, {**SERVING_FIELDS, **APART_FIELDS}), footer=_footer(records))
@@ -107,13 +110,17 @@ def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: 
            words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, list[str | int]]:
     """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
     from simkit.commands.pools import loaded_pools
-    from simkit.serving.ask import PrefillPool
+    from simkit.serving.ask import PrefillPool, parse_losses
 
     serving_options.check_link(prefill, words["kv_link"])
+    lost = parse_losses(words["losses"]).get("prefill")
     if prefill is None:
+        if lost is not None:
+            raise UserError("--lose prefill goes with --prefill, a pool of chips for prompts")
         return hardware, None, chips
     names, (chip, count), own = loaded_pools(profiles, hardware, prefill, chips)
     return names, PrefillPool(hardware=chip, chips=count or "fit", link=words["kv_link"], moved=words["kv_move"],
+                              **({} if lost is None else {"lost": lost}),
                               replicas=_replicas(words["prefill_replicas"], "--prefill-replicas")), own
 
 
@@ -138,11 +145,26 @@ def _warn(answers: list[Answer], *, searched: bool) -> None:
                  f"{record['kv_blocks']:,} blocks of {record['block_tokens']} tokens a layer{_other_pool(record)}; the "
                  f"first is request "
                  f"{place + 1:,} of its replica, with {tokens:,} tokens")
+        if record["lost"]:
+            warn(f"{what}: {record['lost']:,} of {record['requests']:,} requests were lost with replicas that "
+                 "held them, or for which they waited (--lose)")
         if record["grid_max_error"] > 0.02:
             warn(f"{what}: an iteration read from the grid is up to {record['grid_max_error']:.1%} off "
                  f"({record['grid_mean_error']:.2%} on average)")
         if searched and answer.offered_requests_per_s is None:
             warn(f"{what}: no rate meets the objective")
+
+
+def _tell_assumed_prompts(chips: list[HardwareProfile]) -> None:
+    """Of which chips nobody measured how they run a prompt's attention, and what is taken."""
+    from simkit.commands.console import warn
+    from simkit.hardware.priors import OF_PROMPTS
+
+    for chip in {chip.name: chip for chip in chips}.values():
+        stated = chip.provenance.get(OF_PROMPTS)
+        if stated and stated.confidence == "assumed" and not chip.kernel:
+            warn(f"{chip.name}: nobody measured a prompt's attention on it: it is taken at "
+                 f"{chip.compute.prompt_fraction:.2g} of its highest roof, {stated.note} (--set {OF_PROMPTS}=0.5)")
 
 
 def _other_pool(record: dict[str, Any]) -> str:

@@ -79,6 +79,11 @@ def check_link(prefill: Any, link: str | None) -> None:
 def apart_options(function: Any) -> Any:
     """Prompts that begin alike, and prompts on chips of their own."""
     for option in (
+        click.option("--lose", "losses", multiple=True, metavar="POOL[:N]@TIME",
+                     help="N replicas (default: all) of a pool, replicas or prefill, are lost with what they hold: "
+                          "replicas:1@30s. Later requests go to the others."),
+        click.option("--deal", default="turn", show_default=True, metavar="NAME",
+                     help="Who gets a request: turn, each in turn; prefix, the replica of its prompt's first block."),
         click.option("--kv-tier", "kv_tiers", multiple=True, metavar="NAME=SIZE,RATE,LATENCY",
                      help="Where cached blocks go that have no room, a chip's share: host=256GiB,50GB/s,10us (DRAM "
                           "over PCIe 5 x16), ssd=4TB,7GB/s,100us (NVMe); loaded where that beats computing."),
@@ -161,6 +166,7 @@ def policy_of(words: dict[str, Any]) -> Any:
     """How a replica is run, and the objective."""
     import math
 
+    from simkit.serving.ask import parse_losses
     from simkit.serving.runtime import load_runtime
     from simkit.serving.serve import Policy, parse_tiers
 
@@ -171,8 +177,10 @@ def policy_of(words: dict[str, Any]) -> Any:
     if chunk > 65_536:
         raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
     ttft, tpot = words["slo_ttft"], words["slo_tpot"]
+    lost, lost_s = parse_losses(words.get("losses", ())).get("replicas", (0, math.inf))
     return Policy(preemption=words["policy"], chunk_tokens=chunk, most_running=words["max_seqs"],
                   swap_bytes_per_s=words["swap_bandwidth"], swap_bytes=words["swap_space"],
                   slo_ttft_s=ttft or math.inf, slo_tpot_s=tpot or math.inf,
                   runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0,
-                  prefix_cache=caching, tiers=tiers)
+                  prefix_cache=caching, tiers=tiers, deal=words.get("deal", "turn"), lost=lost,
+                  lost_s=lost_s)

@@ -50,14 +50,13 @@ def sweep(ctx: click.Context, /, *, study: str, output: str, engine: str | None,
     """
     from simkit.study.engines import engine_named
     from simkit.study.study_file import load_study
-    from simkit.sweep.part_plan import sweep_of
 
     if engine is not None:
         engine_named(engine)
     loaded = {suffix: load_study(study, profiles=profiles.folder, studies=studies, overrides=overrides,
                                  most_points=None) for suffix, overrides in profiles.variants.items()}
     hardware = tuple(replace(chip, name=chip.name + suffix) for suffix, one in loaded.items() for chip in one.hardware)
-    write_points(ctx, sweep_of(replace(next(iter(loaded.values())), hardware=hardware), engine=engine), output,
+    write_points(ctx, replace(next(iter(loaded.values())), hardware=hardware).grid(engine=engine), output,
                  cache=not no_cache, **how)
 
 

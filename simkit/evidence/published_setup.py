@@ -32,6 +32,7 @@ from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity
 from simkit.study.engines import engine_named
 from simkit.study.evaluate import Evaluated, evaluate_group
+from simkit.study.pools import evaluate_pools
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.single_kernel import attention_kernel
 
@@ -157,10 +158,11 @@ def evaluated(setup: SetupSchema, *, batch: float | None = None) -> Evaluated:
     if setup.prompt is not None and setup.new_tokens is not None:
         lengths = setup.prompt + 1.0 + np.arange(float(setup.new_tokens))
     chips = setup.chips if setup.chips == "fit" else int(setup.chips)
-    result = evaluate_group(
+    scenario = scenario_of(setup)
+    result = (evaluate_group if scenario.pools is None else evaluate_pools)(
         machine(setup), architecture(setup), setup.attention, rivals=[setup.attention],
         batch=np.full(lengths.shape, float(batch or setup.batch)), kv_len=lengths, q_len=np.ones(lengths.shape),
-        scenario=scenario_of(setup), chips=chips, tp=setup.tp, pp=setup.pp, engine=setup.engine, baseline=False)
+        scenario=scenario, chips=chips, tp=setup.tp, pp=setup.pp, engine=setup.engine, baseline=False)
     return _by_convention(setup, result)
 
 
@@ -237,6 +239,11 @@ def _full_batch_tokens_per_s(setup: SetupSchema) -> float:
     return float(evaluated(setup, batch=most).columns["tokens_per_s"][0])
 
 
+def _tokens_per_s_per_chip(found: Evaluated) -> float:
+    """Tokens per second over the chips of all pools."""
+    return float(found.columns["tokens_per_s"][0]) / sum(float(np.max(side.machine.chips)) for side in found.sides)
+
+
 def _bytes_per_token(setup: SetupSchema) -> float:
     model = architecture(setup)
     own = float(kv_bytes_per_token(model, parse_layout(setup.attention, model)))
@@ -285,6 +292,7 @@ MEASURES: Final[Mapping[str, Callable[[SetupSchema], float]]] = {
     "kv_bytes_per_token": _bytes_per_token,
     "memory_bytes": lambda setup: float(sum(evaluated(setup).columns[name][0]
                                             for name in ("weight_read_bytes", "kv_cache_bytes"))),
+    "tokens_per_s_per_chip": lambda setup: _tokens_per_s_per_chip(evaluated(setup)),
     "speculative_speedup": _speculative_speedup,
     "speculative_formula": _speculative_formula,
     "flops_utilisation": _flops_utilisation,

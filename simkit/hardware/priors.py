@@ -28,6 +28,8 @@ from simkit.hardware.profile import Assumed, HardwareProfile, Provenance
 ASSUMPTIONS: Final = ("priors", "ideal")
 # Measured decode kernels hold what these parameters stand for; their launches inside a step are the profile's.
 IN_KERNELS: Final = ("memory.", "compute.", "overheads.layer_latency")
+# No step depends on it: it is not among what a decode step's times assume, and serving says it.
+OF_PROMPTS: Final = "compute.matrix.prompt_fraction"
 # Whose main memory a tier's is like, by how its JEDEC family begins; a tier of unknown family is one of DIMMs.
 TIER_CLASSES: Final = {"HBM": "gpu-hbm", "GDDR": "gpu-gddr", "LPDDR": "gpu-unified", "": "cpu"}
 _ASSUMPTION: ContextVar[str] = ContextVar("simkit_assumption", default="priors")
@@ -97,13 +99,14 @@ def with_priors(profile: HardwareProfile, assume: str | None = None,
     the profile without what-ifs; None: there are none.
     """
     word = assumption() if assume is None else _checked(assume)
-    assumed = tuple(_assumed(profile, (as_built or profile).unstated))
-    if not assumed or word == "ideal":
+    found = tuple(_assumed(profile, (as_built or profile).unstated))
+    assumed = tuple(one for one in found if one.key != OF_PROMPTS)
+    if not found or word == "ideal":
         return replace(profile, assumed=assumed, ideal=word == "ideal")
-    values = {one.key: one.value for one in assumed if one.value is not None}
+    values = {one.key: one.value for one in found if one.value is not None}
     changed = with_assumed(profile, values)
     return replace(changed, assumed=assumed, provenance={
-        **profile.provenance, **{one.key: one.provenance for one in assumed}})
+        **profile.provenance, **{one.key: one.provenance for one in found}})
 
 
 def _assumed(profile: HardwareProfile, unstated: Sequence[str]) -> Iterator[Assumed]:

@@ -2,9 +2,8 @@
 
 Each field is declared here and nowhere else: its key in a file, its range and its meaning as
 :mod:`simkit.hardware.declaration` says. Rates are of one chip. Levels of scope ``unit`` (shared memory of one SM, say)
-state one unit's capacity and bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` give the whole
-chip's. Any field that is a real number may be replaced by a NumPy array
-(:func:`simkit.hardware.parameters.with_parameter`) to study a parameter as a variable; engines broadcast over it.
+state one unit's capacity and bandwidth; ``chip_capacity_bytes`` and ``chip_bandwidth_bytes_per_s`` the whole chip's. A
+real number may be replaced by an array (:func:`simkit.hardware.parameters.with_parameter`); engines broadcast over it.
 """
 
 from __future__ import annotations
@@ -67,10 +66,8 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """A parameter that the profile does not state: the range of its class, from its ``fast`` to its ``slow`` end.
-
-    ``value`` is the point estimate, ``central`` the middle of the range; they differ where another parameter of the
-    profile was fitted with this one at its ``value``. SI units.
+    """A parameter that the profile does not state: its class' range from ``fast`` to ``slow``, in SI units, the middle
+    ``central``, and the estimate ``value``: another one where a stated parameter was fitted with this one at it.
     """
 
     key: str
@@ -175,6 +172,9 @@ class Compute:
     matrix_achievable_fraction: Annotated[Fraction, Key("matrix.achievable_fraction", prior=Prior(
         key="compute.matrix.achievable_fraction", more_is_faster=True))] = 1.0
     """Share of the peak that large matrix products reach."""
+    prompt_fraction: Annotated[Fraction, Key("matrix.prompt_fraction", prior=Prior(
+        key="compute.matrix.prompt_fraction", more_is_faster=True))] = 1.0
+    """Share of its highest roof that a prompt's attention reaches."""
     matrix_tile_rows: Annotated[int, WholeNumber(1, 4096), Key("matrix.tile_rows", prior=Prior(
         key="compute.matrix.tile_rows", more_is_faster=False))] = 1
     """Rows that the matrix unit computes whether they are used or not (the M of its smallest tile)."""
@@ -199,8 +199,8 @@ class Compute:
         for candidate in COMPUTE_DTYPE_FALLBACKS.get(dtype, (dtype,)):
             if candidate in self.matrix_peak_flop_per_s:
                 return candidate
-        raise UserError(f"no matrix rate for {dtype} or a format that could stand in for it",
-                        hint="the profile gives " + ", ".join(self.matrix_peak_flop_per_s))
+        raise UserError(f"no matrix rate for {dtype} or a format that could stand in for it, of "
+                        + ", ".join(self.matrix_peak_flop_per_s))
 
     def matrix_achievable_flop_per_s(self, dtype: str) -> float:
         """Dense matrix rate that large products reach, for the format this chip runs for ``dtype``."""
@@ -357,8 +357,8 @@ class HardwareProfile:
         for candidate in self.memory:
             if candidate.name == name:
                 return candidate
-        known = [level.name for level in self.memory]
-        raise UserError(f"{self.name} has no memory level '{name}'", hint=did_you_mean(name, known))
+        raise UserError(f"{self.name} has no memory level '{name}'", hint=did_you_mean(name, [
+            level.name for level in self.memory]))
 
     def homes(self, tensor: Tensor) -> tuple[MemoryLevel, ...]:
         """Levels in which a tensor may live between steps, nearest first."""

@@ -54,9 +54,10 @@ class _Axes:
 def explorer(study: Study, styles: Mapping[str, ChipStyle], command: str) -> str | None:
     """The grid of the study's first model as JSON, safe inside a script element; None where there is nothing to ask.
 
-    A study without MHA compares nothing, and an engine that takes no arrays would take minutes.
+    A study without MHA compares nothing, an engine that takes no arrays would take minutes, and two pools of chips are
+    not one whose memory is made faster.
     """
-    if "mha" not in study.layouts or not engine_named(study.engine).closed_form or not study.figures:
+    if "mha" not in study.layouts or not engine_named(study.engine).closed_form or not study.figures or study.pools:
         return None
     axes = _Axes(batch=_batches(study), kv_len=_contexts(study))
     layouts = ["mha", *(name for name in study.layouts if name != "mha")][:_MOST_LAYOUTS]

@@ -87,7 +87,7 @@ def render_page(study: Study, figures: Sequence[PageFigure], records: Sequence[d
         omissions=by_reason(omissions),
         results=[results_table(study, records, model.name) for model in study.models],
         hardware=hardware_table(study),
-        sources=[(chip, source_table(chip), sources_of(chip)) for chip in study.hardware],
+        sources=[(chip, source_table(chip), sources_of(chip)) for chip in study.every_chip],
         command=command, versions=versions, version=__version__, study_file=Path(study.file).name,
         css=css, js=_template("page.js"), explorer=explored, factors=FACTORS,
         stated_error=f"{STATED_ERROR:.0%}", explorer_js=_template("explore.js"))

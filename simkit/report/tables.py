@@ -90,7 +90,7 @@ def results_table(study: Study, records: Sequence[dict[str, Any]], model: str) -
 def hardware_table(study: Study) -> Table:
     """The chips: vendor peaks of arithmetic and of each memory level, and the ridge where the cache usually lives."""
     rows = []
-    for chip in study.hardware:
+    for chip in study.every_chip:
         home = chip.main_memory
         ridge = chip.ridge_point_flop_per_byte()
         peak = chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype("bf16")]

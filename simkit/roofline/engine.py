@@ -86,8 +86,10 @@ def operator_times(operator: Operator, placement: Placement, hardware: HardwareP
         if start == "warm":
             scanned = operator.kv_read_bytes if operator.product is None else moved_bytes(operator.product)
         found = streamed_times(operator, placement, hardware, alone=alone, scanned_bytes=scanned)
-        if operator.prompt is None or kernel is None or kernel.prefill is None:
+        if operator.prompt is None:
             return found
+        if kernel is None or kernel.prefill is None:
+            return replace(found, body_s=found.highest_roof_s / hardware.compute.prompt_fraction)
         return replace(found, body_s=prompt_attention_s(operator.prompt, hardware, kernel.prefill, operator.dtype))
     hits: Any = 0.0
     if start == "warm" and kernel is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -10,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.units import SECONDS, parse_quantity
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.serving.apart import LAYERS, Apart, serve_apart
@@ -20,12 +22,25 @@ from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
 from simkit.study.evaluate import FIT
-from simkit.study.pool_words import parse_between
+from simkit.study.pool_words import split_count
 from simkit.study.scenario import parse_scenario
 
 # A stream must outlast what it fills: this many times the sequences that run at once.
 FILLS: Final = 10
 MOST_PREFILL: Final = 1024  # replicas that are tried
+POOLS: Final = ("replicas", "prefill")  # that --lose knows
+
+
+def parse_losses(texts: Sequence[str]) -> dict[str, tuple[int | None, float]]:
+    """``prefill@30s``, ``replicas:2@30s``: replicas by pool (None: all) and when. Raises :class:`UserError`."""
+    found: dict[str, tuple[int | None, float]] = {}
+    for text in texts:
+        name, count = split_count(text.strip().lower().partition("@")[0])
+        if name not in POOLS or "@" not in text or name in found:
+            raise UserError(f"--lose '{text[:60]}': expected replicas or prefill, once each, as replicas:1@30s",
+                            hint=did_you_mean(name, POOLS))
+        found[name] = count, parse_quantity(text.partition("@")[2], SECONDS)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +76,8 @@ class Load:
 class PrefillPool:
     """Chips for prompts alone: which, how many of a replica, and how many replicas (None: the fewest that do).
 
-    ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``.
+    ``link``: as of :func:`simkit.study.pool_words.parse_between`; ``moved``: ``layers`` or ``whole``; ``lost``: how
+    many (None: all) are lost, and when.
     """
 
     hardware: HardwareProfile
@@ -69,14 +85,16 @@ class PrefillPool:
     replicas: int | None
     link: str
     moved: str = LAYERS
+    lost: tuple[int | None, float] = (0, math.inf)
 
     def beside(self, own: Replica, policy: Policy) -> Apart:
         """One replica of it beside one that decodes. Raises :class:`UserError`."""
         try:
             (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
                                       chips=self.chips, engine=own.engine)
-            return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=parse_between(self.link),
-                         link_words=self.link.strip(), moved=self.moved)
+            policy = replace(policy, lost=self.lost[0], lost_s=self.lost[1])
+            return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=self.link,
+                         moved=self.moved)
         except UserError as error:
             raise UserError(f"--prefill: {error.message}", hint=error.hint) from None
 
@@ -128,7 +146,7 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
             play: Callable[..., Served] = serve
             if prefill is not None:
                 apart = prefill.beside(server.replica, policy)
-                play = (partial(_served_apart, apart) if prefill.replicas else
+                play = (partial(serve_apart, apart) if prefill.replicas else
                         partial(_on_enough_prefill, apart, attainment_fraction))
             if max_rate:
                 rate, served = find_max_rate(
@@ -151,6 +169,9 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
 def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: PrefillPool | None) -> None:
     """Refuse a question that fixes what it varies, or has no objective for what it searches."""
     fit = "--replicas" if replicas is None else "--prefill-replicas" if prefill and prefill.replicas is None else None
+    if (policy.lost != 0 or (prefill and prefill.lost[0] != 0)) and (policy.clients or max_rate or fit):
+        raise UserError("--lose: at a time of a stream whose rate and replicas are given",
+                        hint="give --rate or --trace, and numbers of replicas")
     if policy.clients and max_rate:
         raise UserError("--find-max-rate varies the rate, and --concurrency fixes it by itself")
     if max_rate or fit:
@@ -162,16 +183,12 @@ def _check(policy: Policy, *, max_rate: bool, replicas: int | None, prefill: Pre
                         hint="--replicas N --prefill-replicas fit says how many prefill replicas these need")
 
 
-def _served_apart(apart: Apart, server: Server, stream: Stream, *, replicas: int, keep_events: int = 0) -> Served:
-    return serve_apart(server, apart, stream, replicas=replicas, keep_events=keep_events)
-
-
 def _on_enough_prefill(apart: Apart, attainment_fraction: float, server: Server, stream: Stream, *, replicas: int,
                        keep_events: int = 0) -> Served:
     """The stream on the fewest prefill replicas that meet the objective. Raises :class:`UserError` where none do."""
     @cache
     def tried(prefill: int) -> Served:
-        return serve_apart(server, replace(apart, replicas=prefill), stream, replicas=replicas, keep_events=keep_events)
+        return serve_apart(replace(apart, replicas=prefill), server, stream, replicas=replicas, keep_events=keep_events)
 
     def good(prefill: int) -> bool:
         return bool(tried(prefill).record["slo_attainment"] >= attainment_fraction)

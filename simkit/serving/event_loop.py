@@ -62,8 +62,8 @@ def _leave(state: State, rules: Rules) -> None:
             give_back(state, int(row[at.HELD]), int(row[at.LEAF]))
             count[at.FINISHED] += 1
             count[at.TOKENS_OUT] += int(row[at.OUTPUT])
-            first_s, end_s = row[at.FIRST] - row[at.ARRIVAL], clock[at.NOW] + row[at.LATE]
-            record_time(state, at.LATENCY, end_s - row[at.ARRIVAL])
+            first_s, end_s = row[at.FIRST] - row[at.ARRIVAL] + rules.request_s, clock[at.NOW] + row[at.LATE]
+            record_time(state, at.LATENCY, end_s - row[at.ARRIVAL] + rules.request_s)
             good = first_s <= rules.slo_ttft_s
             if row[at.OUTPUT] > 1.0:
                 per_token_s = (end_s - row[at.FIRST]) / (row[at.OUTPUT] - 1.0)
@@ -166,7 +166,7 @@ def _iterate_with_prompts(state: State, rules: Rules, tables: Tables, decoding: 
             clock[at.EMITTED] += gained
             if row[at.FIRST] < 0.0:
                 row[at.FIRST] = clock[at.NOW] + row[at.LATE]
-                record_time(state, at.TTFT, row[at.FIRST] - row[at.ARRIVAL])
+                record_time(state, at.TTFT, row[at.FIRST] - row[at.ARRIVAL] + rules.request_s)
     _note(state, start_s, 1, decoding, rows)
 
 
@@ -254,8 +254,8 @@ def _decoding(state: State) -> tuple[int, float]:
 
 @inner
 def _may_change_s(state: State, rules: Rules, buffer: Buffer, horizon_s: float) -> float:
-    """Until when nothing but contexts changes: the next cache that comes, and the next request where it may run."""
-    until_s = next_landing_s(state)
+    """Until when nothing but contexts changes: the next cache that comes, the next request that may run, the loss."""
+    until_s = min(next_landing_s(state), rules.lost_s)
     if state.tally[at.PARKED] == 0 and more_may_run(state, rules):
         arrival_s = next_arrival_s(state, rules, buffer)
         if arrival_s > state.clock_s[at.NOW]:
@@ -274,10 +274,24 @@ def _idle_until(state: State, wake_s: float) -> None:
     clock[at.NOW] = wake_s
 
 
+@inner
+def _pauses(state: State, rules: Rules, horizon_s: float) -> int:
+    """Why nothing is played before another pool or the caller does something; GOES_ON where something is."""
+    count, wake_s = state.tally, state.clock_s[at.WAKE]
+    if rules.lost_s < np.inf and rules.lost_s <= min(wake_s, horizon_s):
+        return at.IS_LOST
+    if wake_s <= horizon_s and wake_s < np.inf:
+        return at.GOES_ON
+    if count[at.RUNNING] + count[at.MOVING] + count[at.PARKED] + count[at.OWED] > 0 or rules.role != at.BOTH:
+        return at.WAITS
+    return at.FINISHED_ALL
+
+
 @compiled()
 def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool,  # noqa: FBT001 - compiled
             horizon_s: float) -> int:
-    """Run until the stream is served or lost (FINISHED_ALL) or the buffer must be filled again (WANTS_REQUESTS).
+    """Run until the stream is served or lost (FINISHED_ALL), the buffer must be filled again (WANTS_REQUESTS) or the
+    replica IS_LOST; what it is at then still ends.
 
     Parameters
     ----------
@@ -296,10 +310,9 @@ def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bo
         if count[at.SENT] > 0:  # what this frees may send more
             horizon_s = min(horizon_s, state.sent[0, at.AT])
         clock[at.WAKE] = clock[at.NOW] if count[at.RUNNING] > 0 else wakes_s(state, rules, buffer)
-        if clock[at.WAKE] > horizon_s or clock[at.WAKE] == np.inf:
-            if count[at.RUNNING] + count[at.MOVING] + count[at.PARKED] + count[at.OWED] > 0 or rules.role != at.BOTH:
-                return at.WAITS
-            return at.FINISHED_ALL
+        why = _pauses(state, rules, horizon_s)
+        if why != at.GOES_ON:
+            return why
         if count[at.RUNNING] == 0:
             _idle_until(state, clock[at.WAKE])
             continue

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from simkit.foundation.axis_syntax import parse_axis
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.named_files import catalogue_files, find_file
+from simkit.foundation.validation import Number, StrictRecord, Text, check, rule
 from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.serving.requests import CHUNK_REQUESTS, PREFIX_TOKENS, Requests, Stream
 
@@ -148,46 +149,38 @@ def _probability(normal: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(ndtr(normal), dtype=float)
 
 
+class LengthsSchema(StrictRecord):
+    """A law of lengths as its file states it: quantiles, between which logarithms are straight lines."""
+
+    name: Text | None = None
+    title: Text | None = None
+    source: Text | None = None
+    rate_per_s: Number | None = None
+    gap_cv: Annotated[Number, Field(ge=0.01, le=20.0)]
+    rank_correlation: Annotated[Number, Field(ge=-1.0, le=1.0)]
+    probabilities: Annotated[list[Annotated[Number, Field(ge=0.0, le=1.0)]], Field(min_length=2)]
+    prompt_tokens: list[Annotated[Number, Field(ge=1.0, le=_MOST_TOKENS)]]
+    output_tokens: list[Annotated[Number, Field(ge=1.0, le=_MOST_TOKENS)]]
+
+    @model_validator(mode="after")
+    def _is_a_distribution(self) -> LengthsSchema:
+        if (self.probabilities[0], self.probabilities[-1]) != (0, 1):
+            raise rule("expected probabilities from 0 to 1", "probabilities")
+        for key in ("probabilities", "prompt_tokens", "output_tokens"):
+            values = getattr(self, key)
+            if len(values) != len(self.probabilities) or values != sorted(values):
+                raise rule(f"expected {len(self.probabilities)} rising numbers, one for each probability", key)
+        return self
+
+
 def _from_yaml(source: YamlSource) -> LengthLaw:
-    data = source.data
-    known = {"name", "title", "source", "rate_per_s", "gap_cv", "rank_correlation", "probabilities", "prompt_tokens",
-             "output_tokens"}
-    for key in data:
-        if key not in known:
-            raise UserError("unknown key", where=source.locate([key]), hint=did_you_mean(key, known))
-    probabilities = _numbers(source, "probabilities", least=0.0, most=1.0)
-    if probabilities[0] != 0 or probabilities[-1] != 1:
-        raise UserError("expected probabilities from 0 to 1", where=source.locate(["probabilities"]))
-    columns = []
-    for key in ("prompt_tokens", "output_tokens"):
-        tokens = _numbers(source, key, least=1.0, most=float(_MOST_TOKENS))
-        if tokens.size != probabilities.size:
-            raise UserError(f"expected {probabilities.size} values, one for each probability",
-                            where=source.locate([key]))
-        columns.append(_between(probabilities, tokens))
-    rank = _number(source, "rank_correlation", least=-1.0, most=1.0)
+    stated = check(LengthsSchema, source.data, source)
     # A normal copula of correlation r has the rank correlation (6 / pi) asin(r / 2).
-    return LengthLaw(name=str(data.get("name", source.file)), prompt=columns[0], output=columns[1],
-                     correlation=float(2 * np.sin(np.pi * rank / 6)),
-                     gap_cv=_number(source, "gap_cv", least=0.01, most=20.0))
+    return LengthLaw(name=stated.name or source.file, prompt=_between(stated.probabilities, stated.prompt_tokens),
+                     output=_between(stated.probabilities, stated.output_tokens),
+                     correlation=float(2 * np.sin(np.pi * stated.rank_correlation / 6)), gap_cv=stated.gap_cv)
 
 
-def _between(probabilities: NDArray[np.float64], tokens: NDArray[np.float64]) -> Quantiles:
+def _between(probabilities: list[float], tokens: list[float]) -> Quantiles:
     logs = np.log(tokens)
     return lambda normal: np.maximum(np.rint(np.exp(np.interp(_probability(normal), probabilities, logs))), 1.0)
-
-
-def _number(source: YamlSource, key: str, *, least: float, most: float) -> float:
-    value = source.data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UserError(f"expected a number from {least:g} to {most:g}", where=source.locate([key]))
-    return float(value)
-
-
-def _numbers(source: YamlSource, key: str, *, least: float, most: float) -> NDArray[np.float64]:
-    values: Any = source.data.get(key)
-    good = isinstance(values, list) and len(values) >= 2 and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most for value in values)
-    if not good or any(later < earlier for earlier, later in pairwise(values)):
-        raise UserError(f"expected a rising list of numbers from {least:g} to {most:g}", where=source.locate([key]))
-    return np.asarray(values, dtype=float)

@@ -28,6 +28,7 @@ _FIELDS: Final = (
     Field(name="requests", meaning="requests served or refused"),
     Field(name="finished", meaning="requests that got all their tokens"),
     Field(name="refused", meaning="requests whose cache never fits"),
+    Field(name="lost", meaning="requests that a replica held, or that waited for it, when it was lost"),
     Field(name="prompt_tokens", meaning="prompt tokens of admitted requests"),
     Field(name="output_tokens", meaning="tokens generated for finished requests"),
     Field(name="duration_s", meaning="first arrival to last token", dimension=SECONDS),

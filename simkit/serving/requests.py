@@ -29,11 +29,39 @@ class Requests:
     first: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     blocks: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
-    def part(self, chosen: slice) -> Requests:
+    def part(self, chosen: slice | NDArray[np.int64]) -> Requests:
         """Some of them."""
+        numbered = chosen if self.blocks.size else slice(None)
         return Requests(arrival_s=self.arrival_s[chosen], prompt_tokens=self.prompt_tokens[chosen],
-                        output_tokens=self.output_tokens[chosen], numbers=self.numbers, first=self.first[chosen],
-                        blocks=self.blocks[chosen])
+                        output_tokens=self.output_tokens[chosen], numbers=self.numbers, first=self.first[numbered],
+                        blocks=self.blocks[numbered])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dealing:
+    """Who of a pool's replicas gets which request: each in turn, or (``by_prefix``) one all those whose prompts begin
+    with the same numbered block. The last ``lost`` of them are lost at ``lost_s``; later requests go to the others, as
+    far as there are any.
+    """
+
+    replicas: int = 1
+    by_prefix: bool = False
+    lost: int = 0
+    lost_s: float = np.inf
+
+    def which(self, part: Requests, seen: int) -> NDArray[np.int64]:
+        """The replica of each request, ``seen`` having come before them."""
+        turn = np.arange(seen, seen + part.arrival_s.size)
+        if self.by_prefix and part.blocks.size:
+            begun = part.blocks > 0
+            # Numbers count up: mixed, so that neighbours do not walk in step (Knuth 6.4).
+            turn[begun] = part.numbers[part.first[begun]] * 2654435761 % 2**32 >> 8
+        left = self.replicas - self.lost
+        return np.where(part.arrival_s > self.lost_s, turn % (left or self.replicas), turn % self.replicas)
+
+    def lost_s_of(self, which: int) -> float:
+        """When a replica is lost; infinite: never."""
+        return self.lost_s if which >= self.replicas - self.lost else np.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +98,15 @@ class Stream:
 
         return Stream(name=self.name, chunks=cut)
 
-    def every(self, replicas: int, which: int) -> Stream:
-        """The share of one of ``replicas`` that are dealt requests in turn."""
+    def share_of(self, which: int, dealing: Dealing) -> Stream:
+        """What one replica of several is dealt."""
         def dealt() -> Iterator[Requests]:
             seen = 0
             for part in self.chunks():
-                start = (which - seen) % replicas
+                yield part.part(np.flatnonzero(dealing.which(part, seen) == which))
                 seen += part.arrival_s.size
-                yield part.part(slice(start, None, replicas))
 
-        return self if replicas == 1 else Stream(name=self.name, chunks=dealt)
+        return self if dealing.replicas == 1 else Stream(name=self.name, chunks=dealt)
 
     def mean_rate_per_s(self) -> float:
         """How many requests arrive a second between the first and the last."""

@@ -52,7 +52,7 @@ class Runtime(StrictRecord):
     step takes at least all of these, and where the chips are slower than the host nothing of it shows."""
     request_s: Annotated[Number, _within(0.0, 10.0)] = 0.0
     """Time of a request outside the engine before its first token (HTTP, tokenising, the way back), which its client
-    sees and ``serve``, whose clock starts at the engine, leaves out."""
+    waits besides."""
     cache: Literal["filled", "whole"] = "filled"
     """What attention reads: the filled part, or the whole room of prompt and output (static shapes)."""
     attention_kernel: AttentionKernel = "grouped"

@@ -71,8 +71,8 @@ def let_pass(state: State, duration_s: float) -> None:
 
 @compiled()
 def missed(count: NDArray[np.int64]) -> int:
-    """Requests that ended outside their bounds, or were refused."""
-    return int(count[at.FINISHED] - count[at.GOOD] + count[at.REFUSED])
+    """Requests that ended outside their bounds, were refused, or were lost."""
+    return int(count[at.FINISHED] - count[at.GOOD] + count[at.REFUSED] + count[at.LOST])
 
 
 @inner

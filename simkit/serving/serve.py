@@ -17,7 +17,7 @@ from simkit.serving.event_loop import advance
 from simkit.serving.histogram import BINS, distribution, mean_batch, quantile_s
 from simkit.serving.iteration import Tables
 from simkit.serving.replica import Replica
-from simkit.serving.requests import PREFIX_TOKENS, Requests, Stream
+from simkit.serving.requests import PREFIX_TOKENS, Dealing, Requests, Stream
 from simkit.serving.runtime import IDEAL, Runtime
 from simkit.serving.scheduling import missed
 from simkit.serving.step_grid import (
@@ -42,6 +42,7 @@ _TIMES: Final = (("ttft", state_of.TTFT), ("tpot", state_of.TPOT), ("latency", s
 
 
 TIERS: Final = ("host", "ssd")  # nearest first
+TURN, PREFIX = "turn", "prefix"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class Policy:
     runtime: what the software adds.
     clients: requests in flight of a closed loop, each sending its next when one ends; 0: an open stream.
     prefix_cache: blocks of prompts stay while nothing else needs their room, and prompts that begin alike share them.
+    deal: ``turn``, or ``prefix``: requests whose prompts begin alike to the same replica.
+    lost, lost_s: replicas (None: all) that are lost with all that they hold, and when.
     tiers: where blocks go that have no room; what is found there is loaded where that is faster than computing it.
     """
 
@@ -98,7 +101,19 @@ class Policy:
     runtime: Runtime = IDEAL
     clients: int = 0
     prefix_cache: bool = False
+    deal: str = "turn"
+    lost: int | None = 0
+    lost_s: float = math.inf
     tiers: tuple[Tier, ...] = ()
+
+    def dealing(self, replicas: int) -> Dealing:
+        """How requests are dealt to so many replicas. Raises :class:`UserError`."""
+        if self.deal not in (TURN, PREFIX):
+            raise UserError(f"--deal '{self.deal[:20]}': expected {TURN} or {PREFIX}")
+        lost = replicas if self.lost is None else self.lost
+        if lost > replicas:
+            raise UserError(f"--lose: {lost} replicas of a pool that has {replicas}")
+        return Dealing(replicas=replicas, by_prefix=self.deal == PREFIX, lost=lost, lost_s=self.lost_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +193,7 @@ class Server:
             host_step_s=policy.runtime.host_step_s(replica.kernels, replica.exchanges),
             host_sequence_s=policy.runtime.host_sequence_s,
             prefill_fraction=policy.runtime.prefill_fraction, slo_ttft_s=policy.slo_ttft_s,
-            slo_tpot_s=policy.slo_tpot_s, clients=policy.clients, **caching)
+            slo_tpot_s=policy.slo_tpot_s, clients=policy.clients, request_s=runtime.request_s, **caching)
 
     @property
     def most_running(self) -> int:
@@ -214,7 +229,7 @@ def build_server(replica: Replica, policy: Policy) -> Server:
 
 def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int = 0,
           most_missed: int = state_of.NEVER) -> Served:
-    """Play a stream through ``replicas`` equal replicas, dealt requests in turn.
+    """Play a stream through ``replicas`` equal replicas, dealt requests as the policy says.
 
     Parameters
     ----------
@@ -223,11 +238,12 @@ def serve(server: Server, stream: Stream, *, replicas: int = 1, keep_events: int
     keep_events: iterations and requests of the first replica that are kept for a timeline.
     most_missed: requests of all replicas that may miss the objective; where more do, the rest is not played.
     """
-    rules, left = server.rules(), most_missed
+    rules, left, dealing = server.rules(), most_missed, server.policy.dealing(replicas)
     states: list[state_of.State] = []
     while len(states) < replicas and left >= 0:
-        states.append(_play(server, rules._replace(most_missed=left), stream.every(replicas, len(states)),
-                            0 if states else keep_events))
+        which = len(states)
+        states.append(_play(server, rules._replace(most_missed=left, lost_s=dealing.lost_s_of(which)),
+                            stream.share_of(which, dealing), 0 if states else keep_events))
         left -= missed(states[-1].tally)
     return gathered(server, stream, states, lost=left < 0)
 
@@ -253,9 +269,21 @@ def _play(server: Server, rules: state_of.Rules, stream: Stream, keep_events: in
     following = next(parts, None) if part is not None else None
     while part is not None and missed(state.tally) <= rules.most_missed:
         state.tally[state_of.NEXT] = 0
-        advance(state, rules, server.tables, buffer_of(part), following is not None, np.inf)
+        if advance(state, rules, server.tables, buffer_of(part), following is not None,
+                   np.inf) == state_of.IS_LOST:
+            lose(state, [part, *([following] if following is not None else []), *parts])
+            break
         part, following = following, next(parts, None) if following is not None else None
     return state
+
+
+def lose(state: state_of.State, waiting: Sequence[Requests]) -> None:
+    """A replica goes with what it holds and with the requests that wait for it, the first of which it has taken."""
+    count = state.tally
+    count[state_of.LOST] += (count[[state_of.RUNNING, state_of.PARKED, state_of.MOVING]].sum()
+                             + sum(part.arrival_s.size for part in waiting) - count[state_of.NEXT])
+    count[state_of.FREED] += count[state_of.USED]
+    count[[state_of.RUNNING, state_of.PARKED, state_of.MOVING, state_of.USED, state_of.OWED, state_of.HOST_BLOCKS]] = 0
 
 
 def buffer_of(part: Requests) -> state_of.Buffer:
@@ -310,7 +338,7 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
     joules = float(clock[state_of.JOULES]) + sum(
         math.nan if one.hardware.power.idle_w is None else one.hardware.power.idle_w * number * lasted_s
         for one, number in pools)
-    requests = int(count[state_of.FINISHED] + count[state_of.REFUSED])
+    requests = int(count[state_of.FINISHED] + count[state_of.REFUSED] + count[state_of.LOST])
     # Idle is the rest: a replica also idles before its first request and after its last.
     busy_s = float(sum(clock[part] for part in WORK))
 
@@ -328,9 +356,8 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
         "n_kv_heads": replica.layout.n_kv_heads, "kv_dtype": replica.scenario.kv_dtype,
         "weight_dtype": replica.scenario.weight_dtype, "engine": replica.engine, "runtime": policy.runtime.name,
         "policy": policy.preemption, "trace": stream.name, "requests": requests,
-        "finished": int(count[state_of.FINISHED]),
-        "refused": int(count[state_of.REFUSED]), "prompt_tokens": int(count[state_of.PROMPT_TOKENS]),
-        "output_tokens": tokens,
+        "finished": int(count[state_of.FINISHED]), "refused": int(count[state_of.REFUSED]),
+        "lost": int(count[state_of.LOST]), "prompt_tokens": int(count[state_of.PROMPT_TOKENS]), "output_tokens": tokens,
         "duration_s": lasted_s, "requests_per_s": per_s(float(count[state_of.FINISHED])), "tokens_per_s": per_s(tokens),
         "prompt_tokens_per_s": per_s(float(count[state_of.PROMPT_TOKENS])),
         "slo_ttft_s": policy.slo_ttft_s, "slo_tpot_s": policy.slo_tpot_s,

@@ -25,8 +25,8 @@ CLOCKS: Final = 17  # as many as are named above
 (RUNNING, PARKED, USED, NEXT, TAKEN, DONE, FINISHED, REFUSED, PREEMPTED, SWAPPED_OUT, HOST_BLOCKS, TOKENS_OUT,
  PROMPT_TOKENS, GOOD, GOOD_TOKENS, ITERATIONS, MOST_USED, MOST_BATCH, ALLOCATED, FREED, EVENTS, SPANS,
  FIRST_REFUSED, REFUSED_TOKENS, JUMPS, MOVING, IDLE_BLOCKS, HIT_TOKENS, LOADED, DEMOTED, HANDED, OWED, SENT,
- INBOX_FIRST, INBOX_END, FREES_FIRST, FREES_END, MOVED_BLOCKS, LOOSE) = range(39)
-COUNTS: Final = 39  # as many as are named above
+ INBOX_FIRST, INBOX_END, FREES_FIRST, FREES_END, MOVED_BLOCKS, LOOSE, LOST) = range(40)
+COUNTS: Final = 40  # as many as are named above
 # Rows of the histograms.
 TTFT, TPOT, LATENCY, WAIT = range(4)
 SERIES_BUCKETS: Final = 1024  # of the time series, however long the run
@@ -35,6 +35,8 @@ SPAN_COLUMNS: Final = 5  # id, arrival, admitted, first token, end
 FINISHED_ALL: Final = 0
 WANTS_REQUESTS: Final = 1
 WAITS: Final = 2  # for what another pool does
+IS_LOST: Final = 3  # with all that it holds
+GOES_ON: Final = 4
 BOTH, PREFILL_ONLY, DECODE_ONLY = range(3)  # what a replica does of a request
 NEVER: Final = 2**62  # as many requests never come
 ROUNDING: Final = 1e-9  # seconds: times are sums of float64
@@ -49,7 +51,7 @@ class Rules(NamedTuple):
     stages: of its pipeline; the parts of an iteration's prompts go through them one after another.
     verified, tokens_per_step: query tokens and expected new tokens of a decoding sequence.
     swap_s_per_block, host_blocks: time to move a block and room for them; 0 blocks: preempted caches are recomputed.
-    host_step_s, host_sequence_s, prefill_fraction: see Runtime.
+    host_step_s, host_sequence_s, prefill_fraction, request_s: see Runtime.
     slo_ttft_s, slo_tpot_s: bounds that a good request meets.
     clients: requests in flight of a closed loop; 0: requests arrive at their own times.
     most_missed: requests that may miss a bound, or be refused, before the rest is not played.
@@ -60,6 +62,7 @@ class Rules(NamedTuple):
         way down may be behind.
     kv_s_per_block, kv_last_share, kv_latency_s: time of a block from pool to pool, the share of a prompt's cache that
         exists only at its end (1: it is moved whole), and the latency.
+    lost_s: when the replica is lost.
     """
 
     page: int
@@ -80,6 +83,7 @@ class Rules(NamedTuple):
     slo_tpot_s: float
     clients: int
     stages: int = 1
+    request_s: float = 0.0
     most_missed: int = NEVER
     role: int = BOTH
     most_blocks: int = NEVER
@@ -90,6 +94,7 @@ class Rules(NamedTuple):
     kv_s_per_block: float = 0.0
     kv_last_share: float = 1.0
     kv_latency_s: float = 0.0
+    lost_s: float = np.inf
 
     @property
     def cached_blocks(self) -> int:

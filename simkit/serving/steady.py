@@ -125,7 +125,7 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths, role: int = at.BO
         _, _, attention_s = prompt_s(lengths.prompt_tokens, nothing)
         of_one_s = lengths.prompt_tokens / full * (alone_s + rows_s(nothing + full) / fraction) + attention_s
         return Steady(batch=nothing, requests_per_s=np.array([0.0, 1.0]) / of_one_s, in_flight=nothing,
-                      ttft_s=ttft_s(nothing, alone_s), tpot_s=nothing)
+                      ttft_s=ttft_s(nothing, alone_s) + runtime.request_s, tpot_s=nothing)
     of_one = sum(count * math.ceil(min(lengths.context_tokens, most) / page) for count, most in kinds)
     gain = min(replica.tokens_per_step, lengths.output_tokens)
     iterations = max(lengths.output_tokens - 1.0, 1.0) / gain  # the first token is the prompt's
@@ -143,4 +143,4 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths, role: int = at.BO
         iteration_s = step_s + batch / iterations * sum(prompt_s(lengths.prompt_tokens, batch)[1:])
     requests_per_s = batch / (iterations * iteration_s)
     return Steady(batch=batch, requests_per_s=requests_per_s, in_flight=batch + requests_per_s * first_s,
-                  ttft_s=first_s, tpot_s=iteration_s / gain)
+                  ttft_s=first_s + runtime.request_s, tpot_s=iteration_s / gain)

@@ -22,6 +22,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -62,25 +63,18 @@ def read_trace(path: Path | str) -> Stream:
 
 
 def _chunks(file: str) -> Iterator[Requests]:
-    held: list[Row] = []
-    first: float | None = None
-    last, found = -math.inf, False
-    for row in _rows(file):
-        found = True
-        line, arrival_s = row[0], row[1]
-        first = arrival_s if first is None else first
-        if arrival_s < last:
-            raise UserError("requests are not in order of arrival", where=Location(file=file, line=line),
-                            hint="sort the file by its first column")
-        last = arrival_s
-        held.append(row)
-        if len(held) == CHUNK_REQUESTS:
-            yield _columns(held, first)
-            held = []
-    if not found:
+    rows = _rows(file)
+    first = next(rows, None)
+    if first is None:
         raise UserError("holds no request", where=Location(file=file))
-    if held and first is not None:
-        yield _columns(held, first)
+    rows, last = chain([first], rows), first[1]
+    while held := list(islice(rows, CHUNK_REQUESTS)):
+        for line, arrival_s, *_ in held:
+            if arrival_s < last:
+                raise UserError("requests are not in order of arrival", where=Location(file=file, line=line),
+                                hint="sort the file by its first column")
+            last = arrival_s
+        yield _columns(held, first[1])
 
 
 def _columns(rows: list[Row], first_s: float) -> Requests:
@@ -152,9 +146,7 @@ def _table(lines: Iterator[str], file: str, kind: str, wanted: tuple[str, ...], 
 
 
 def _mooncake(head: str, lines: Iterator[str], file: str) -> Iterator[Row]:
-    number = 0
-    for text in _chain(head, lines):
-        number += 1
+    for number, text in enumerate(chain([head], lines), 1):
         if not text.strip():
             continue
         try:
@@ -174,11 +166,6 @@ def _numbers(found: Any, where: Location) -> list[int]:
     if not isinstance(found, list) or not all(type(one) is int and 0 <= one < _MOST_NUMBER for one in found):
         raise UserError("expected a list of whole numbers from 0, one for each 512 tokens of the prompt", where=where)
     return found
-
-
-def _chain(head: str, lines: Iterator[str]) -> Iterator[str]:
-    yield head
-    yield from lines
 
 
 def _seconds(text: str, where: Location) -> float:

@@ -246,7 +246,7 @@ def build_step(workload: DecodeWorkload) -> DecodeStep:
         if group.feeds and "ffn" in workload.parts:
             layers += mixture(workload, group, moe) if group.moe and moe is not None else _mlp(workload, group)
     return DecodeStep(workload=workload, layer_operators=tuple(layers),
-                      end_operators=_ends(workload) if "ends" in workload.parts else (),
+                      end_operators=_ends(workload.of_rows) if "ends" in workload.parts else (),
                       collectives=collectives_of(workload))
 
 

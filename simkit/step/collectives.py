@@ -19,7 +19,7 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     """Exchanges of a step: reductions after the embedding (its vocabulary is dealt out), every attention and every MLP;
     experts' dispatch, resharding, hops between stages.
     """
-    model, heads = workload.model, workload.heads
+    model, heads, ends = workload.model, workload.heads, _dealt_ends(workload)
     hidden = workload.rows * model.hidden_size * workload.activation_bytes_per_element
     # As deployed: where attention leaves all rows on all chips each runs its own experts on them, and their sums are
     # added up as any MLP's; data-parallel rows go to their experts and back.
@@ -28,7 +28,7 @@ def collectives_of(workload: DecodeWorkload) -> tuple[Collective, ...]:
     found = [
         Collective(name="all_reduce", kind="all_reduce", count=_reductions(workload) - sent, bytes=hidden,
                    chips=workload.machine.tp),
-        Collective(name="gather_logits", kind="all_gather", count=1 * ("ends" in workload.parts),
+        Collective(name="gather_logits", kind="all_gather", count=ends,
                    chips=workload.machine.tp, bytes=workload.rows * model.vocab_size * LOGIT_BYTES / heads.ways),
         Collective(name="stage_hop", kind="send", count=workload.machine.pp, chips=workload.machine.pp,
                    bytes=hidden / heads.ways),
@@ -60,13 +60,18 @@ def _of_experts(workload: DecodeWorkload, moe: Moe, layers: Any) -> list[Collect
                        merged_bytes=merged * row * size, chips=workload.machine.tp) for kind, size in sizes.items()]
 
 
+def _dealt_ends(workload: DecodeWorkload) -> int:
+    """1 where chips deal out the vocabulary; with attention data-parallel each has all of it, for its own rows."""
+    return int("ends" in workload.parts and not workload.is_data_parallel)
+
+
 def _reductions(workload: DecodeWorkload) -> int:
     """Blocks after which chips that share a layer add up their parts, and the embedding, of what these chips do."""
     model, parts = workload.model, workload.parts
     both = 1 if model.parallel_block else 2
     # Data-parallel rows are gathered for a feed-forward layer and their sums dealt out: one reduction in two halves.
     projects, feeds = "projections" in parts and not workload.is_data_parallel, "ffn" in parts
-    return ("ends" in parts) + sum(
+    return _dealt_ends(workload) + sum(
         group.count * (min(both, group.attends * projects + group.feeds * feeds)
                        + group.attends * projects * model.cross_attention) for group in model.layer_groups)
 

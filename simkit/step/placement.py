@@ -68,7 +68,7 @@ def demand(workload: DecodeWorkload) -> Demand:
     if "projections" in workload.parts:
         elements = elements + share * encoder_parameters(model) / heads.ways
     if "ends" in workload.parts:
-        elements = elements + ends / heads.ways
+        elements = elements + ends / workload.of_rows.heads.ways
     weights = elements * workload.weight_format.bytes_per_element
     if workload.expert_format is not None and "ffn" in workload.parts:
         weights = weights + share * routed_elements(model) / heads.ways * (

@@ -87,7 +87,7 @@ class DecodeWorkload:
     devices: int = 1
     encoder_len: Any = 0
     parts: tuple[str, ...] = PARTS
-    micro_batches: int | None = None
+    micro_batches: Any = None
 
     @cached_property
     def microbatches(self) -> Any:

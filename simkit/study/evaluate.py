@@ -68,7 +68,7 @@ class Points:
     tp: int | None = None
     pp: int | None = None
     parts: tuple[str, ...] = PARTS
-    micro_batches: int | None = None
+    micro_batches: Any = None
     proposes: bool | None = None
 
     @property
@@ -88,7 +88,7 @@ class Points:
 
         hardware = at_points(self.hardware, where) if self.hardware.varied else self.hardware
         return replace(self, hardware=hardware, batch=picked(self.batch), kv_len=picked(self.kv_len),
-                       q_len=picked(self.q_len))
+                       q_len=picked(self.q_len), micro_batches=picked(self.micro_batches))
 
     def workload(self, layout: AttentionLayout, machine: Machine) -> DecodeWorkload:
         """The step under a layout on a machine."""

@@ -44,8 +44,8 @@ def group_columns(points: Points, attention: str, *, rivals: Sequence[str], chip
     layout = parse_layout(attention, points.model)
     count = points.shape[0]
     if points.scenario.pools is not None and points.proposes is None:
-        return PooledPoints.of(points, compared(layout, rivals, points.model, chips), chips).columns(
-            layout, names, baseline=baseline)
+        return PooledPoints.of(points, compared(layout, rivals, points.model, chips), chips).shortest(
+            layout, baseline=baseline).select(names)
     if count == 1:
         points = replace(points, batch=points.batch.item(), kv_len=points.kv_len.item(), q_len=points.q_len.item())
     machine = points.chips_for(compared(layout, rivals, points.model, chips), chips)

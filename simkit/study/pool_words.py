@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +77,11 @@ def parse_kept(text: str) -> tuple[str, ...]:
     return tuple(part for part in (*PARTS, DRAFT) if part == "attention" or part in words)
 
 
+# What files say of a second pool, and how each word is read; all of them: parse_pools.
+POOL_WORDS: Final[dict[str, Callable[[str], Any]]] = {
+    "ffn": split_count, "between": parse_between, "with_attention": parse_kept, "micro_batches": int}
+
+
 def parse_pools(ffn: Any, between: str | None, with_attention: str | None, micro_batches: int | None) -> Pools | None:
     """The second pool; None without one.
 
@@ -85,11 +91,11 @@ def parse_pools(ffn: Any, between: str | None, with_attention: str | None, micro
     if ffn is None:
         for word, value in (("between", between), ("with-attention", with_attention), ("micro-batches", micro_batches)):
             if value is not None:
-                raise UserError(f"--{word} goes with --ffn, a second pool of chips")
+                raise UserError(f"{word} goes with ffn, a second pool of chips")
         return None
     if between is None:
-        raise UserError("--ffn: what joins the two pools is not stated",
-                        hint=f"--between 400GB/s,2us gives bytes a second in each direction and latency; or {FREE}")
+        raise UserError("ffn without between: what joins the two pools is not stated",
+                        hint=f"between 400GB/s,2us gives bytes a second in each direction and latency; or {FREE}")
     if isinstance(ffn, str):
         name, chips = split_count(ffn)
         hardware = load_hardware(name)

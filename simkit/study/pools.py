@@ -7,7 +7,7 @@ and four an octave from there, and the step of least time taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Final
@@ -15,17 +15,20 @@ from typing import Any, Final
 import numpy as np
 
 from simkit.foundation.errors import UserError
+from simkit.hardware.profile import HardwareProfile
+from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.build import StepTotals
 from simkit.step.crossings import crossings
 from simkit.step.machine import Machine
 from simkit.step.workload import PARTS
-from simkit.study.engines import CLOSED_FORM
-from simkit.study.evaluate import FIT, Evaluated, Points, on_machine
+from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
+from simkit.study.evaluate import FIT, Evaluated, Points, compared, on_machine
 from simkit.study.pool_fields import FAR, LINKED, NEAR, POOL_FIELDS
 from simkit.study.pool_words import DRAFT, Pools
 from simkit.study.record import FIELDS
+from simkit.study.scenario import Scenario
 from simkit.timing.pools import Side, pipelined_step_s
 from simkit.timing.step_timing import LINK, Account, StepTiming
 
@@ -42,6 +45,13 @@ class Split(Evaluated):
 
     own: Evaluated
     other: Evaluated
+
+    def select(self, names: Sequence[str]) -> dict[str, Any]:
+        """Some columns. Raises :class:`UserError` for those of one machine."""
+        for name in names:
+            if name not in FIELDS and name not in POOL_FIELDS:
+                raise UserError(f"the column {name} is of one machine, and ffn states a second pool of chips")
+        return super().select(names)
 
     @property
     def sides(self) -> tuple[Evaluated, ...]:
@@ -152,11 +162,6 @@ def joined(points: Points, own: Evaluated, other: Evaluated, mha: Evaluated | No
         tile_mapping=own.timing.tile_mapping))
 
 
-def _cut(machine: Machine, where: Any) -> Machine:
-    return replace(machine, **{one.name: getattr(machine, one.name)[where] for one in fields(machine)
-                               if one.name != "mapping" and np.ndim(getattr(machine, one.name))})
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PooledPoints:
     """Points of one dimension with the chips of both pools."""
@@ -173,13 +178,19 @@ class PooledPoints:
         own = pools_of(points).chips or (chips if isinstance(chips, str) else FIT)
         return cls(points=points, machines=(near.chips_for(layouts, chips), far.chips_for(layouts, own)))
 
-    def timed(self, layout: AttentionLayout, micro_batches: int, where: Any, *, search: bool = False) -> Split:
-        """Some of the points in so many micro-batches; ``search``: by the closed form."""
+    def timed(self, layout: AttentionLayout, micro_batches: Any, *, search: bool = False) -> Split:
+        """The points in so many micro-batches, one number or one a point; ``search``: by the closed form."""
         engine = CLOSED_FORM if search else self.points.engine
-        own, other = (on_machine(replace(side.take(where), micro_batches=micro_batches, engine=engine), layout,
-                                 _cut(machine, where), baseline=False)
-            for side, machine in zip(sides_of(self.points), self.machines, strict=True))
-        return joined(self.points.take(where), own, other, None)
+        own, other = (on_machine(replace(side, micro_batches=micro_batches, engine=engine), layout, machine,
+                                 baseline=False)
+                      for side, machine in zip(sides_of(self.points), self.machines, strict=True))
+        return joined(self.points, own, other, None)
+
+    def shortest(self, layout: AttentionLayout, *, baseline: bool) -> Split:
+        """The points in their best micro-batches, and MHA in its own on the same pools beside them."""
+        own = self.timed(layout, self.best(layout)[1])
+        mha = parse_layout("mha", self.points.model)
+        return replace(own, mha=own if layout == mha else self.timed(mha, self.best(mha)[1])) if baseline else own
 
     def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
         """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:
@@ -189,7 +200,7 @@ class PooledPoints:
         best, least = np.full(self.points.shape, pinned or 1), np.full(self.points.shape, np.inf)
         idle = 0
         for count in TRIED if pinned is None else (pinned,):
-            found = self.timed(layout, count, slice(None), search=True)
+            found = self.timed(layout, count, search=True)
             seconds = np.broadcast_to(np.where(found.fits, found.timing.step_time_s, np.inf), best.shape)
             better = seconds < least * (1.0 - 1e-9)
             best, least = np.where(better, count, best), np.where(better, seconds, least)
@@ -200,20 +211,13 @@ class PooledPoints:
                 break
         return least, best
 
-    def columns(self, layout: AttentionLayout, names: Collection[str], *, baseline: bool) -> dict[str, Any]:
-        """Columns under a layout, and of MHA on the same pools beside it."""
-        for name in names:
-            if name not in FIELDS and name not in POOL_FIELDS:
-                raise UserError(f"the column {name} is of one machine, and --ffn states a second pool of chips")
-        layouts = [layout, parse_layout("mha", self.points.model)] if baseline else [layout]
-        counts = np.stack([self.best(one)[1] for one in layouts])
-        found: dict[str, Any] = {}
-        for pair in np.unique(counts, axis=1).T:
-            where = np.flatnonzero((counts == pair[:, None]).all(axis=0))
-            own, *mha = (self.timed(one, int(count), where) for one, count in zip(layouts, pair, strict=True))
-            columns = replace(own, mha=mha[0] if mha else None).select(tuple(names))
-            for name, values in columns.items():
-                kind = object if values.dtype == object else float
-                found.setdefault(name, np.empty(self.points.shape, dtype=kind if values.dtype != bool else bool))
-                found[name][where] = values
-        return found
+
+def evaluate_pools(hardware: HardwareProfile, model: ModelArchitecture, attention: str, *, rivals: Sequence[str],
+                   batch: Any, kv_len: Any, q_len: Any, scenario: Scenario, chips: Any, tp: int | None = None,
+                   pp: int | None = None, engine: str = DEFAULT, baseline: bool = True) -> Split:
+    """:func:`simkit.study.evaluate.evaluate_group` of a scenario with a second pool."""
+    points = Points(hardware=hardware, model=model, batch=batch, kv_len=kv_len, q_len=q_len, tp=tp, pp=pp,
+                    scenario=scenario, engine=engine_named(engine))
+    layout = parse_layout(attention, model)
+    return PooledPoints.of(points, compared(layout, rivals, model, chips), chips).shortest(
+        layout, baseline=baseline)

@@ -131,7 +131,7 @@ class Scenario:
 
     def workload(self, hardware: HardwareProfile, model: ModelArchitecture, layout: AttentionLayout, *, batch: Any,
                  kv_len: Any, q_len: Any, machine: Machine, parts: tuple[str, ...] = PARTS,
-                 micro_batches: int | None = None) -> DecodeWorkload:
+                 micro_batches: Any = None) -> DecodeWorkload:
         """The step that this scenario asks of a model under a layout on a machine, or the parts that a pool does of it.
 
         Raises :class:`UserError` when keys and values have formats of their own and the layout stores one latent, and

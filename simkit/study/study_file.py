@@ -22,17 +22,15 @@ Every figure takes the study's hardware, model, layouts and axes unless it names
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
-
-from pydantic import Field, model_validator
+from typing import Any, Final, get_args
 
 from simkit.foundation.errors import UserError, UserErrorGroup, did_you_mean, raise_collected
 from simkit.foundation.named_files import catalogue_files, find_file, user_folders
-from simkit.foundation.validation import Name, StrictRecord, Text, check, rule
+from simkit.foundation.validation import check
 from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.catalog import CATALOGUE, list_chips, load_hardware
 from simkit.hardware.profile import HardwareProfile
@@ -42,9 +40,12 @@ from simkit.model.catalog import load_model
 from simkit.model.kv_cache import parse_format
 from simkit.study.engines import ENGINES
 from simkit.study.evaluate import FIT, FIT_EACH
-from simkit.study.pool_words import parse_between, split_count
+from simkit.study.grid import Grid
+from simkit.study.pool_fields import POOL_FIELDS
+from simkit.study.pool_words import POOL_WORDS, parse_pools, split_count
+from simkit.study.record import FIELDS
 from simkit.study.stacking import DEFAULT_STACK, parse_stack
-from simkit.study.study_values import Axis, Chips, FigureKind, Point
+from simkit.study.study_values import FigureKind, FigureSchema, FocusSchema, StudySchema
 
 KIND: Final = "workloads/studies"
 VARIABLE: Final = "SIMKIT_STUDIES"
@@ -56,119 +57,8 @@ _COMPARING: Final = ("grouping_law", "advantage_heatmap", "separate_causes", "bo
 # More layouts than a figure has colours or marks for; goodput draws the last layout once more.
 _MOST_LAYOUTS: Final = {"serving_goodput": 5, "concurrent_users": 6, "energy_cost": 6, "split_machines": 6}
 _ON_THE_SAME_CHIPS: Final = {*_COMPARING, "stacking", "serving_goodput"} - {"concurrent_users", "energy_cost"}
+_OF_TWO_POOLS: Final = ("advantage_heatmap", "energy_cost", "split_machines")  # what a second pool of chips has, too
 FIGURE_KINDS: Final[tuple[str, ...]] = get_args(FigureKind)
-
-Names = Annotated[list[Text], Field(min_length=1, max_length=24)]
-
-
-class FocusSchema(StrictRecord):
-    """The point at which figures of a single point are drawn."""
-
-    batch: Point
-    """Sequences of figures that show a single point."""
-    kv_len: Point
-    """Their cached tokens."""
-
-
-class FigureSchema(StrictRecord):
-    """One figure; what it leaves out it takes from the study."""
-
-    kind: FigureKind
-    """What it shows; docs/studies.md lists them."""
-    name: Name | None = None
-    """Name of its files; default: the kind."""
-    title: Text | None = None
-    """Heading; default: the kind's own."""
-    hardware: Names | None = None
-    """Profiles in place of the study's; catalogue: all there are."""
-    model: Text | None = None
-    """Model in place of the study's first."""
-    layouts: Names | None = None
-    """Layouts in place of the study's."""
-    batch: Axis | None = None
-    """Sequences in place of the study's; a single one moves the focus."""
-    kv_len: Axis | None = None
-    """Cached tokens likewise."""
-    kv_dtype: Text | None = None
-    """Format of the cache in place of the study's."""
-    weight_dtype: Text | None = None
-    """Format of the weights likewise."""
-    chips: Chips | None = None
-    """Chips in place of the study's."""
-    engine: Text | None = None
-    """Engine in place of the study's."""
-    reducers: Names | None = None
-    """For ``stacking``: what is turned on one after another, as in ``simkit stack``."""
-    beside: Text | None = None
-    """For ``grouping_law`` and ``kv_head_cost``: a second engine, drawn beside the first, or of tiles before it."""
-    ffn: Names | None = None
-    """For ``split_machines``: second pools of chips with their numbers, as after --ffn."""
-    between: Text | None = None
-    """For ``split_machines``: what joins them to the first pool, as after --between."""
-    note: Text | None = None
-    """A sentence printed under the caption."""
-
-    @model_validator(mode="after")
-    def _has_only_its_own_options(self) -> FigureSchema:
-        if self.reducers is not None and self.kind != "stacking":
-            raise rule(f"only a stacking figure has reducers, not {self.kind}", "reducers")
-        if self.beside is not None and self.kind not in ("grouping_law", "kv_head_cost"):
-            raise rule(f"only grouping_law and kv_head_cost have a second engine, not {self.kind}", "beside")
-        for key in ("ffn", "between"):
-            if (getattr(self, key) is not None) != (self.kind == "split_machines"):
-                raise rule(f"a split_machines figure has {key}, and no other has: not {self.kind}", key)
-        return self
-
-
-class StudySchema(StrictRecord):
-    """A simkit study."""
-
-    schema_version: Literal[1]
-    """Form of this file."""
-    name: Name
-    """Of the folder under out/."""
-    title: Text
-    """Heading of the page."""
-    question: Text
-    """The question that the page answers."""
-    text: list[Text] = Field(default_factory=list)
-    """Paragraphs above the figures."""
-    assumptions: list[Text] = Field(default_factory=list)
-    """What a reader must know to judge the figures, listed under the text."""
-    hardware: Names
-    """Profiles by name or path."""
-    labels: dict[str, Annotated[str, Field(min_length=1, max_length=24)]] = Field(default_factory=dict)
-    """Short names in figures, of chips called as under ``hardware`` or as their profiles are."""
-    models: Names
-    """Models by name or path; the first is drawn where a figure takes one."""
-    layouts: Names
-    """Names as on the command line (mha, gqa-K, as-trained), in the order of legends."""
-    batch: Axis
-    """Sequences, a list or range as on the command line."""
-    kv_len: Axis
-    """Cached tokens a sequence, likewise."""
-    kv_dtype: Text = "bf16"
-    """Format of the KV cache, as after --kv-dtype."""
-    weight_dtype: Text = "bf16"
-    """Format of the weights."""
-    chips: Chips = "fit"
-    """A number; fit: of least cost a token where every layout fits; fit-each: for each alone; fewest; up-to-N."""
-    engine: Text = "roofline"
-    """roofline or replay."""
-    focus: FocusSchema | None = None
-    """The point that figures of one point show; a study without figures needs none."""
-    figures: Annotated[list[FigureSchema], Field(max_length=40)] = Field(default_factory=list)
-    """What to draw, in the order of the page; empty: only swept."""
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> StudySchema:
-        if self.figures and self.focus is None:
-            raise rule("missing key 'focus': figures show a point", "focus")
-        names = [figure.name or figure.kind for figure in self.figures]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise rule(f"a second figure called '{name}': give it a 'name'", "figures", str(index))
-        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +84,14 @@ class FigureRequest:
     beside: str | None = None
     ffn: tuple[tuple[HardwareProfile, int], ...] = ()
     between: str = ""
+    pools: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A checked study, its profiles and models loaded. ``labels`` gives chips' short names by profile name."""
+    """A checked study, its profiles and models loaded. ``labels`` gives chips' short names by profile name; ``pools``
+    a second pool of chips in the words of :func:`simkit.study.scenario.parse_scenario`.
+    """
 
     name: str
     title: str
@@ -219,6 +112,20 @@ class Study:
     focus_kv_len: int
     figures: tuple[FigureRequest, ...]
     file: str
+    pools: Mapping[str, Any]
+
+    def grid(self, *, engine: str | None = None) -> Grid:
+        """Its chips, models and layouts at every batch and context; ``engine`` wins over its own."""
+        return Grid(hardware=self.hardware, model=self.models, attention=self.layouts, kv_dtype=(self.kv_dtype,),
+                    batch=self.batch, kv_len=self.kv_len, chips=self.chips, engine=engine or self.engine,
+                    scenario={"weight_dtype": self.weight_dtype, **self.pools},
+                    fields=[*FIELDS, *(POOL_FIELDS if self.pools else ())])
+
+    @property
+    def every_chip(self) -> tuple[HardwareProfile, ...]:
+        """Its chips, and that of the second pool where it is another one."""
+        chips = [*self.hardware, *([self.pools["ffn"][0]] if self.pools else [])]
+        return tuple({chip.name: chip for chip in chips}.values())
 
     def label(self, hardware: HardwareProfile) -> str:
         """The short name of a chip in figures."""
@@ -265,7 +172,7 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
     works: list[Callable[[], object]] = [
         partial(_check_words, source, schema),
         *(partial(loader.chip, name, "hardware", index) for index, name in enumerate(schema.hardware)),
-        *(partial(loader.model, name, "models", index) for index, name in enumerate(schema.models))]
+        *(partial(loader.model, name, "models", index) for index, name in enumerate(schema.models)), loader.read_pools]
     for work in works:
         try:
             work()
@@ -282,7 +189,7 @@ def study_from_yaml(source: YamlSource, *, profiles: Path | str | None = None,
         assumptions=tuple(schema.assumptions), hardware=hardware, labels=loader.labels(), models=models,
         layouts=tuple(schema.layouts), batch=schema.batch, kv_len=schema.kv_len, kv_dtype=schema.kv_dtype,
         weight_dtype=schema.weight_dtype, chips=schema.chips, engine=schema.engine, focus_batch=focus.batch,
-        focus_kv_len=focus.kv_len, figures=figures, file=source.file)
+        focus_kv_len=focus.kv_len, figures=figures, file=source.file, pools=loader.pools)
 
 
 class _Loader:
@@ -293,6 +200,17 @@ class _Loader:
         self.source, self.schema, self.focus, self.profiles, self.overrides = source, schema, focus, profiles, overrides
         self.chips: dict[str, HardwareProfile] = {}
         self.models: dict[str, ModelArchitecture] = {}
+        self.pools: dict[str, Any] = {}
+
+    def read_pools(self) -> None:
+        """The second pool of all points, where the study states one."""
+        words = {word: value for word in POOL_WORDS if (value := getattr(self.schema, word)) is not None}
+        read = {word: _at(self.source, (word,), partial(POOL_WORDS[word], value)) for word, value in words.items()}
+        if "ffn" in read:
+            words["ffn"] = self.chip(read["ffn"][0], "ffn"), read["ffn"][1]
+        if words:
+            _at(self.source, (next(iter(words)),), partial(parse_pools, **{**dict.fromkeys(POOL_WORDS), **words}))
+        self.pools = words
 
     def chip(self, name: str, *key: str | int) -> HardwareProfile:
         """The profile of that name or path."""
@@ -350,10 +268,15 @@ class _Loader:
         if figure.hardware:
             hardware = tuple(self.chip(name, *key, "hardware", i) for i, word in enumerate(figure.hardware)
                              for name in (list_chips(self.profiles) if word == CATALOGUE else [word]))
-        named = [split_count(one) for one in figure.ffn or ()]
-        if figure.between:
-            _at(self.source, (*key, "between"), lambda: parse_between(figure.between or ""))
-            if not isinstance(figure.chips or schema.chips, int) or any(number is None for _, number in named):
+        if self.pools and figure.kind not in _OF_TWO_POOLS:
+            raise UserError(f"the figure {figure.kind} is asked of one machine, and this study has a second pool (ffn)",
+                            where=self.source.locate((*key, "kind")), hint=f"expected {', '.join(_OF_TWO_POOLS)}")
+        pairs: list[tuple[str, int | None]] = []
+        between = figure.between or schema.between or ""
+        if figure.kind == "split_machines":
+            pairs = [split_count(one) for one in figure.ffn or filter(None, [schema.ffn])]
+            _at(self.source, (*key, "between"), partial(POOL_WORDS["between"], between))
+            if not pairs or not isinstance(figure.chips or schema.chips, int) or None in [count for _, count in pairs]:
                 raise UserError("split_machines: expected a number of chips for both pools",
                                 where=self.source.locate((*key, "ffn")), hint="chips: 8, and such as groq-3-lpu:256")
         batch, kv_len = figure.batch or schema.batch, figure.kv_len or schema.kv_len
@@ -366,8 +289,8 @@ class _Loader:
             kv_dtype=figure.kv_dtype or schema.kv_dtype, weight_dtype=figure.weight_dtype or schema.weight_dtype,
             chips=FIT if chips == FIT_EACH and figure.kind in _ON_THE_SAME_CHIPS else chips,
             engine=figure.engine or schema.engine,
-            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=figure.between or "",
-            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(named)))
+            reducers=tuple(figure.reducers or DEFAULT_STACK), beside=figure.beside, between=between, pools=self.pools,
+            ffn=tuple((self.chip(name, *key, "ffn", i), number or 1) for i, (name, number) in enumerate(pairs)))
 
 
 def _check_words(source: YamlSource, schema: StudySchema) -> None:

@@ -36,7 +36,7 @@ from simkit.model.kv_cache import parse_cache_formats, parse_eviction, parse_for
 from simkit.step.expert_load import parse_expert_load
 from simkit.step.sharding import parse_attention_sharding
 from simkit.step.workload import parse_kernel
-from simkit.study.pool_words import parse_between, parse_kept, split_count
+from simkit.study.pool_words import POOL_WORDS
 from simkit.study.speculation import parse_speculation
 
 KIND: Final = "workloads"
@@ -126,8 +126,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "kv_len": lambda text: parse_axis(text, what="kv_len"), "q_len": lambda text: parse_axis(text, what="q_len"),
     "kv_dtype": parse_cache_formats, "weight_dtype": parse_format, "eviction": parse_eviction, "lengths": parse_lengths,
     "attention_kernel": parse_kernel, "speculation": parse_speculation, "expert_load": parse_expert_load,
-    "ffn": split_count, "between": parse_between, "with_attention": parse_kept,
-    "attention_sharding": lambda text: text if text == "auto" else parse_attention_sharding(text),
+    "attention_sharding": lambda text: text if text == "auto" else parse_attention_sharding(text), **POOL_WORDS,
 }
 
 

@@ -22,7 +22,6 @@ from simkit.study.digests import SWEEP_SOURCES, digest, source_digest
 from simkit.study.engines import engine_named
 from simkit.study.grid import Grid
 from simkit.study.replay_cache import without_cache
-from simkit.study.study_file import Study
 from simkit.sweep.part_files import ROW_GROUP_POINTS, Form, encode
 
 MANIFEST: Final = "manifest"
@@ -67,13 +66,6 @@ class Plan:
         return sink.getvalue()
 
 
-def sweep_of(study: Study, *, engine: str | None = None) -> Grid:
-    """The points of a study: its chips, models and layouts at every batch and context; ``engine`` wins over its own."""
-    return Grid(hardware=study.hardware, model=study.models, attention=study.layouts, kv_dtype=(study.kv_dtype,),
-                batch=study.batch, kv_len=study.kv_len, chips=study.chips, engine=engine or study.engine,
-                scenario={"weight_dtype": study.weight_dtype})
-
-
 def _reduce_read_only(mapping: MappingProxyType[Any, Any]) -> Any:
     return MappingProxyType, (dict(mapping),)
 
@@ -110,7 +102,8 @@ def _axis(values: Sequence[Any]) -> Any:
 
 
 def _plain_option(value: Any) -> Any:
-    return {key: str(word) for key, word in value.items()} if hasattr(value, "items") else value
+    return {key: digest(word) if isinstance(word, tuple) else str(word) for key, word in value.items()} if hasattr(
+        value, "items") else value
 
 
 def made_with(form: Form) -> dict[str, str]:

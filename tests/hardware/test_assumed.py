@@ -98,7 +98,11 @@ def test_another_word_for_what_to_assume_is_refused():
 def test_measured_kernels_and_full_profiles_assume_nothing(name):
     """Their kernels hold the fractions already, those of a chip that borrows them too; their links were fitted whole."""
     assert load_hardware(name).assumed == ()
-    assert values(load_hardware(name)) == values(load_hardware(name, assume="ideal"))
+    stands, ideal = values(load_hardware(name)), values(load_hardware(name, assume="ideal"))
+    taken = stands.pop("compute.matrix.prompt_fraction"), ideal.pop("compute.matrix.prompt_fraction")
+    assert stands == ideal
+    # Of a chip without measured kernels nobody knows a prompt's attention; no decode step asks for it.
+    assert taken == ((0.5931, 1.0) if name == "mi300x" else (1.0, 1.0))
 
 
 def test_what_was_fitted_together_is_charged_once():

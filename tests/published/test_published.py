@@ -22,7 +22,7 @@ OUT_OF_REACH = {
     *(f"waferllm-program.{row}" for row in ("8b-420", "8b-660", "72b-420")), "wafer-wse3-phases.messages",
     "wafer-wse3-phases.layer",
     *(f"wafer-wse3-regions.{row}" for row in ("28-over-8", "full-28", "full-28-over-8", "context")),
-    "tt-70b-layer.sum", "tpu7x-rpa.tiles",
+    "tt-70b-layer.sum", "tpu7x-rpa.tiles", "vllm-afd-910c.one-pool-over-64a16f-16k",
 }
 
 

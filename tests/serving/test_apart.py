@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simkit.serving import state as at
-from simkit.serving.apart import _play, _Pool
+from simkit.serving.apart import _Handover, _Pool
 from simkit.serving.event_loop import advance
 from simkit.serving.prefixes import find
-from simkit.serving.requests import Requests, Stream
+from simkit.serving.requests import Dealing, Requests, Stream
 from simkit.serving.serve import buffer_of, fresh_state
 from tests.reference_data import REPOSITORY
 from tests.serving.scheduler import PER_ROW_S, STEP_S, blocks_of, linear_tables, rules
@@ -58,17 +58,19 @@ def play(requests, given_rules, keep=4096):
     return state
 
 
-def play_apart(requests, of_prompts, of_decode, *, prefill=1, decode=1):
+def play_apart(requests, of_prompts, of_decode, *, prefill=1, decode=1, lost=(0, 0), lost_s=np.inf):
     stream, ports_s = stream_of(requests), np.zeros(prefill)
+    dealing, own = (Dealing(replicas=count, lost=gone, lost_s=lost_s)
+                    for count, gone in zip((prefill, decode), lost, strict=True))
     first = of_prompts._replace(role=at.PREFILL_ONLY, most_blocks=of_decode.blocks)
     second = of_decode._replace(role=at.DECODE_ONLY)
     handed = prefill * (of_prompts.most_running + 1)
     server = SimpleNamespace(tables=TABLES)
     made = (_Pool(server, first, [fresh_state(first, 4096, ports_s, handed) for _ in range(prefill)],
-                  [stream.every(prefill, which).chunks() for which in range(prefill)], np.zeros(prefill)),
+                  [stream.share_of(which, dealing).chunks() for which in range(prefill)], dealing),
             _Pool(server, second, [fresh_state(second, 4096, ports_s, handed) for _ in range(decode)],
-                  [iter(()) for _ in range(decode)], np.full(decode, np.inf)))
-    _play(*made)
+                  [iter(()) for _ in range(decode)], own))
+    _Handover(*made).play()
     return [state for pool in made for state in pool.states], made
 
 
@@ -106,20 +108,35 @@ def test_one_pool_with_cached_prompts_loses_no_token_and_no_block(requests, give
 
 
 @given(requests=request_lists, of_prompts=pools, of_decode=pools, tiers=tier_sets, prefill=st.integers(1, 3),
-       decode=st.integers(1, 3), block_s=st.sampled_from([0.0, 1e-4, 0.02]), last=st.sampled_from([1.0, 0.25]))
+       decode=st.integers(1, 3), block_s=st.sampled_from([0.0, 1e-4, 0.02]), last=st.sampled_from([1.0, 0.25]),
+       lost=st.tuples(st.integers(0, 3), st.integers(0, 3)), lost_s=st.sampled_from([0.0, 0.02, 0.1, 0.7, np.inf]))
 @settings(max_examples=80)
 def test_two_pools_conserve_requests_tokens_blocks_and_bytes(requests, of_prompts, of_decode, tiers, prefill, decode,
-                                                             block_s, last):
+                                                             block_s, last, lost, lost_s):
     own = caching(of_prompts, tiers)
     to = of_decode._replace(kv_s_per_block=block_s, kv_last_share=last, kv_latency_s=1e-4)
-    states, (first, second) = play_apart(requests, own, to, prefill=prefill, decode=decode)
+    lost = min(lost[0], prefill), min(lost[1], decode)
+    states, (first, second) = play_apart(requests, own, to, prefill=prefill, decode=decode, lost=lost, lost_s=lost_s)
     tally = sum(state.tally for state in states)
-    assert tally[at.FINISHED] + tally[at.REFUSED] == len(requests)
+    assert tally[at.FINISHED] + tally[at.REFUSED] + tally[at.LOST] == len(requests)
+    assert [len(pool.living) for pool in (first, second)] == (
+        [prefill, decode] if lost_s == np.inf else [prefill - lost[0], decode - lost[1]])
     for name in (at.RUNNING, at.PARKED, at.MOVING, at.USED, at.OWED, at.HANDED, at.SENT, at.HOST_BLOCKS):
         assert tally[name] == 0
     assert tally[at.ALLOCATED] == tally[at.FREED]
     for pool in (first, second):
         assert all(state.tally[at.MOST_USED] <= pool.rules.blocks for state in pool.states)
+    for which in first.living:
+        check_tree(first.states[which], own)
+    spans = np.concatenate([state.spans[:state.tally[at.SPANS]] for state in states])
+    assert (np.diff(spans[:, 1:], axis=1) >= 0).all()  # arrival, admission, first token, end
+    if lost_s < np.inf:
+        for pool, gone in ((first, lost[0]), (second, lost[1])):
+            for state in pool.states[len(pool.states) - gone:]:  # what is under way then still ends
+                assert (state.spans[:state.tally[at.SPANS], 1] <= lost_s).all() or gone == len(pool.states)
+        if lost == (0, 0):
+            assert tally[at.LOST] == 0
+        return
     # What goes over the link: every prompt that has more than one token to come, once, in whole blocks.
     fits = [(prompt, output) for _, prompt, output, _, _ in requests
             if blocks_of(prompt, own) <= own.blocks and blocks_of(prompt + max(output - 1, 0), to) <= to.blocks]
@@ -127,10 +144,6 @@ def test_two_pools_conserve_requests_tokens_blocks_and_bytes(requests, of_prompt
     assert sum(state.tally[at.MOVED_BLOCKS] for state in second.states) == sum(
         blocks_of(prompt, to) for prompt, output in fits if output > 1)
     assert tally[at.TOKENS_OUT] == sum(output for _, output in fits) == sum(state.clock_s[at.EMITTED] for state in states)
-    for state in first.states:
-        check_tree(state, own)
-    spans = np.concatenate([state.spans[:state.tally[at.SPANS]] for state in states])
-    assert (np.diff(spans[:, 1:], axis=1) >= 0).all()  # arrival, admission, first token, end
 
 
 @given(requests=request_lists, blocks=st.integers(31, 80))
@@ -200,6 +213,16 @@ def test_a_full_decode_pool_holds_prefill_back_and_nothing_is_dropped():
     assert states[0].tally[at.FINISHED] + states[1].tally[at.FINISHED] == 4
     assert spans[2, 2] < spans[0, 4] <= spans[3, 2]
     assert states[1].tally[at.MOST_BATCH] == 1
+
+
+def test_what_a_lost_replica_holds_is_lost_and_later_requests_go_to_the_others():
+    wide, requests = rules(blocks=200, chunk=256), [(0.0, 100, 40, 0, 0)] * 4 + [(5.0, 100, 40, 0, 0), (0.0, 100, 40, 0, 0)]
+    for lost, gone, last_s in (((0, 1), 2, 5.0), ((1, 0), 0, 5.0), ((0, 2), 6, 0.0), ((2, 0), 2, 0.0)):
+        states, _ = play_apart(requests, wide, wide, prefill=2, decode=2, lost=lost, lost_s=0.2)
+        tally = sum(state.tally for state in states)
+        assert (tally[at.LOST], tally[at.FINISHED]) == (gone, 6 - gone)
+        ended = np.concatenate([state.spans[:state.tally[at.SPANS], 1] for state in states])
+        assert max(ended, default=0.0) == last_s
 
 
 def test_prompts_that_share_all_are_computed_once():

@@ -9,6 +9,7 @@ import pytest
 from simkit.foundation.errors import UserError
 from simkit.serving import traces
 from simkit.serving.generate import generate, parse_arrivals, parse_lengths
+from simkit.serving.requests import Dealing
 from simkit.serving.traces import read_trace
 from tests.reference_data import reference_path
 
@@ -115,10 +116,22 @@ def test_length_laws_have_their_mean_and_bounds():
 
 
 def test_dealing_a_stream_to_replicas_loses_no_request():
-    stream = generate(parse_lengths("uniform:1:1000/5"), requests_per_s=1.0, gap_cv=1.0, requests=40_000, seed=0)
-    dealt = [whole(stream.every(3, which)) for which in range(3)]
-    merged = sorted(request for part in dealt for request in zip(*part, strict=True))
-    assert merged == sorted(zip(*whole(stream), strict=True))
+    stream = generate(parse_lengths("uniform:1:1000/5"), requests_per_s=1.0, gap_cv=1.0, requests=40_000, seed=0,
+                      shared_prefix=(512, 50))
+    bare = generate(parse_lengths("10/5"), requests_per_s=1.0, gap_cv=1.0, requests=7, seed=0)
+    assert [len(whole(bare.share_of(which, Dealing(replicas=3)))[0]) for which in range(3)] == [3, 2, 2]
+    for dealing in (Dealing(replicas=3), Dealing(replicas=3, by_prefix=True), Dealing(replicas=3, lost=2, lost_s=9e3),
+                    Dealing(replicas=3, lost=3, lost_s=9e3)):
+        dealt = [whole(stream.share_of(which, dealing)) for which in range(3)]
+        merged = sorted(request for part in dealt for request in zip(*part, strict=True))
+        assert merged == sorted(zip(*whole(stream), strict=True))
+        if dealing.by_prefix:  # whoever begins alike is dealt alike, and the 50 beginnings are spread
+            begun = [{number for part in stream.share_of(which, dealing).chunks()
+                      for number in part.numbers[part.first].tolist()} for which in range(3)]
+            assert sum(map(len, begun)) == len(set.union(*begun)) == 50
+            assert min(map(len, begun)) > 8
+        if dealing.lost == 2:
+            assert [max(part[0]) > 9e3 for part in dealt] == [True, False, False]
 
 
 @pytest.mark.parametrize("text", ["", "azure", "10", "10/", "lognormal:10/5", "0/5", "uniform:9:2/5", "10/20/30"])

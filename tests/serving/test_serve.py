@@ -139,8 +139,13 @@ def test_an_objective_below_a_single_step_has_no_rate(server):
 def test_host_work_of_a_runtime_lengthens_each_token_by_as_much(server):
     ideal = serve(server, requests("300/50", rate=0.01, count=10), keep_events=10).spans
     host = replace(server, policy=replace(server.policy, runtime=load_runtime("vllm")))
-    slower = serve(host, requests("300/50", rate=0.01, count=10), keep_events=10).spans
-    runtime = load_runtime("vllm")
+    served = serve(host, requests("300/50", rate=0.01, count=10), keep_events=10)
+    slower, runtime = served.spans, load_runtime("vllm")
+    # Its clients wait for what it does outside the engine, too, before their first token and in all.
+    assert runtime.request_s > 0.05
+    for name, end in (("ttft", 3), ("latency", 4)):
+        assert served.quantile_s(name, 1.0) == pytest.approx(
+            (slower[:, end] - slower[:, 1]).max() + runtime.request_s, rel=0.005)
     grew = ((slower[:, 4] - slower[:, 3]) - (ideal[:, 4] - ideal[:, 3])) / 49
     # A layer: two norms, QKV, append, attention, output, two of the MLP; at the ends embedding, norm, LM head, sampling.
     kernels = load_model("llama-3.1-8b").n_layers * 8 + 4

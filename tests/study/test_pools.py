@@ -138,7 +138,7 @@ def test_words_of_pools_are_read_as_written():
     assert split_count("h100-sxm") == ("h100-sxm", None)
     assert (parse_between("400GB/s,2us").bandwidth_bytes_per_s, parse_between("free").latency_s) == (400e9, 0.0)
     assert parse_kept("ends, projections") == ("attention", "projections", "ends")
-    with pytest.raises(UserError, match="goes with --ffn"):
+    with pytest.raises(UserError, match="between goes with ffn"):
         alone(between="400GB/s,2us")
 
 

@@ -1,5 +1,6 @@
 """The solver of two pools: its answer is that of brute force, and physics says where attention goes."""
 
+import csv
 import json
 from itertools import product
 
@@ -8,9 +9,11 @@ import pytest
 
 from simkit.hardware.catalog import load_hardware
 from simkit.model.catalog import load_model
+from simkit.report.drawing.study_points import evaluate, grid_records, scalar
 from simkit.step.workload import PARTS
 from simkit.study.point import decode_step
 from simkit.study.split import split_records
+from simkit.study.study_file import load_study
 
 H100, LPU, LLAMA = load_hardware("h100-sxm"), load_hardware("groq-3-lpu"), load_model("llama-2-70b")
 
@@ -70,6 +73,31 @@ def test_commands_tell_the_pools_and_refuse_what_they_cannot_answer(cli, tmp_pat
                                        "weight_dtype: fp8\nattention: gqa-8\n")
     (same,) = json.loads(cli("simulate", "-H", "h100-sxm:8", "-W", str(tmp_path / "two.yaml"), "--format", "json").stdout)
     assert same == row
+    study = ("schema_version: 1\nname: two\ntitle: t\nquestion: q\nhardware: [h100-sxm]\nmodels: [llama-2-70b]\n"
+             "layouts: [mha, gqa-8]\nbatch: [1, 16]\nkv_len: 4k\nweight_dtype: fp8\nchips: 8\nffn: groq-3-lpu:256\n"
+             "between: 400GB/s,2us\nfocus: {batch: 16, kv_len: 4k}\nfigures: [{kind: advantage_heatmap}]\n")
+    (tmp_path / "study.yaml").write_text(study)
+    assert not cli("sweep", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "swept.csv")).exit_code
+    with (tmp_path / "swept.csv").open() as file:
+        swept = [one for one in csv.DictReader(file) if (one["attention"], one["batch"]) == ("gqa-8", "1")]
+    for name in ("step_time_s", "micro_batches", "exchange_bytes", "ffn_chips", "tokens_per_s_low"):
+        assert [float(one[name]) for one in swept] == [row[name]], name
+    loaded = load_study(tmp_path / "study.yaml")
+    assert {(one["attention"], one["batch"]): one["step_time_s"] for one in grid_records(loaded)[0]}["gqa-8", 1] == (
+        row["step_time_s"])
+    point = evaluate(loaded.figures[0], H100, "gqa-8", batch=1)
+    assert (scalar(point, "step_time_s"), scalar(point, "micro_batches")) == (row["step_time_s"], row["micro_batches"])
+    for old, new, wrong in (
+            ("groq-3-lpu:256", "groq-3-lpi:256", "study.yaml:12:1: ffn: unknown hardware profile 'groq-3-lpi'; did you mean"),
+            ("between: 400GB/s,2us\n", "", "study.yaml:12:1: ffn: ffn without between: what joins"),
+            ("ffn: groq-3-lpu:256\n", "", "study.yaml:12:1: between: between goes with ffn"),
+            ("400GB/s,2us", "400GB/s", "study.yaml:13:1: between: between '400GB/s': expected bandwidth and latency"),
+            ("between:", "with_attention: ffm\nbetween:", "did you mean 'ffn'"),
+            ("advantage_heatmap", "step_breakdown", "the figure step_breakdown is asked of one machine")):
+        (tmp_path / "study.yaml").write_text(study.replace(old, new))
+        failed = cli("report", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out"))
+        assert failed.exit_code == 2
+        assert wrong in failed.stderr, failed.stderr
     for asked, wrong in (
             (("capacity", "-W", str(tmp_path / "two.yaml")), "simkit capacity takes one machine"),
             (("simulate", *pools), "what joins the two pools is not stated"),

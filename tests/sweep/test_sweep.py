@@ -21,7 +21,6 @@ from simkit.study.record import to_records
 from simkit.study.study_file import load_study
 from simkit.sweep import executors, part_plan
 from simkit.sweep.part_files import encode
-from simkit.sweep.part_plan import sweep_of
 from simkit.sweep.sweep_run import WorkerLostError, run_sweep
 from tests.sweep.sweep_runs import (
     CONTEXTS,
@@ -94,14 +93,14 @@ def test_any_number_of_processes_gives_the_same_bytes(whole, tmp_path):
 def test_any_executor_of_concurrent_futures_will_do(whole, tmp_path):
     study, outputs = whole
     with ThreadPoolExecutor(2) as executor:
-        mine = run_sweep(sweep_of(load_study(study, most_points=None)), tmp_path / "a.csv",
+        mine = run_sweep(load_study(study, most_points=None).grid(), tmp_path / "a.csv",
                          workers=executors.Workers(executor=executor, in_flight=3))
     assert digest(mine) == digest(outputs["csv"])
 
 
 def test_a_part_is_the_same_whoever_computes_it_and_holds_little(whole):
     study, _ = whole
-    sweep = sweep_of(load_study(study, most_points=None))
+    sweep = load_study(study, most_points=None).grid()
     plan = part_plan.plan_of(sweep, "csv")
     payload = plan.payload(sweep)
     assert part_plan.compute_part(payload, 7) == part_plan.compute_part(payload, 7)
@@ -111,7 +110,7 @@ def test_a_part_is_the_same_whoever_computes_it_and_holds_little(whole):
 
 def test_a_worker_of_another_version_is_refused(whole, monkeypatch):
     study, _ = whole
-    sweep = sweep_of(load_study(study, most_points=None))
+    sweep = load_study(study, most_points=None).grid()
     payload = part_plan.plan_of(sweep, "csv").payload(sweep)
     monkeypatch.setattr(part_plan, "__version__", "0.0.1")
     with pytest.raises(UserError, match=r"has simkit 0\.0\.1, not"):
@@ -122,7 +121,7 @@ def test_a_replayed_sweep_is_the_same_with_and_without_the_cache(tmp_path, monke
     monkeypatch.setenv("SIMKIT_CACHE", str(tmp_path / "cache"))
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(kv_len="1k").replace("1..20+1", "1..4*2").replace("mi300x", "tpu-v5e"))
-    sweep = sweep_of(load_study(study), engine="replay")
+    sweep = load_study(study).grid(engine="replay")
     without = run_sweep(sweep, tmp_path / "without.csv", cache=False)
     assert not (tmp_path / "cache").exists()
     kept = run_sweep(sweep, tmp_path / "kept.csv")
@@ -206,10 +205,10 @@ def test_memory_does_not_grow_with_the_sweep(tmp_path):
     import tracemalloc
 
     # What is loaded and compiled once is not the sweep's.
-    run_sweep(sweep_of(load_study(write_study(tmp_path, contexts=2), most_points=None)), tmp_path / "first.parquet")
+    run_sweep(load_study(write_study(tmp_path, contexts=2), most_points=None).grid(), tmp_path / "first.parquet")
     peaks = []
     for contexts in (5, 30):
-        sweep = sweep_of(load_study(write_study(tmp_path, contexts=contexts), most_points=None))
+        sweep = load_study(write_study(tmp_path, contexts=contexts), most_points=None).grid()
         tracemalloc.start()
         run_sweep(sweep, tmp_path / f"{contexts}.parquet")
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -219,7 +218,7 @@ def test_memory_does_not_grow_with_the_sweep(tmp_path):
 
 def test_progress_counts_every_point_once(tmp_path):
     seen = []
-    sweep = sweep_of(load_study(write_study(tmp_path, contexts=10), most_points=None))
+    sweep = load_study(write_study(tmp_path, contexts=10), most_points=None).grid()
     run_sweep(sweep, tmp_path / "a.csv", progress=seen.append)
     done = [one.done_points for one in seen]
     assert done == sorted(done)
@@ -235,7 +234,7 @@ def test_a_csv_of_columns_is_that_of_records():
 
 
 def test_chunks_of_any_size_hold_the_same_figures():
-    sweep = sweep_of(load_study("gqa_on_asics"))
+    sweep = load_study("gqa_on_asics").grid()
     at_once = list(sweep.between(100, 220))
     in_small = list(sweep.between(100, 220, points=7))
     for name in ("step_time_s", "batch", "speedup_vs_mha"):

@@ -14,7 +14,6 @@ from simkit.foundation.errors import UserError
 from simkit.foundation.named_files import catalogue_files
 from simkit.study.study_file import load_study
 from simkit.sweep import part_plan
-from simkit.sweep.part_plan import sweep_of
 from simkit.sweep.sweep_run import run_sweep
 from tests.sweep.sweep_runs import (
     HANG_S,
@@ -158,7 +157,7 @@ def unfinished(tmp_path):
     study, output = write_study(tmp_path, contexts=10), tmp_path / "out.csv"
     stopped = Stopped()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep_of(load_study(study, most_points=None)), output, progress=stopped)
+        run_sweep(load_study(study, most_points=None).grid(), output, progress=stopped)
     return study, output
 
 
@@ -171,7 +170,7 @@ class Stopped:
 
 
 def resumed(study, output, **overrides):
-    return run_sweep(sweep_of(load_study(study, most_points=None, **overrides)), output, resume=True)
+    return run_sweep(load_study(study, most_points=None, **overrides).grid(), output, resume=True)
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
@@ -240,13 +239,13 @@ def test_damaged_parts_are_made_again(unfinished, whole):
     first.write_bytes(first.read_bytes()[:-7])
     second.write_bytes(second.read_bytes().replace(b"hbm", b"hbx"))
     damaged = resumed(study, output)
-    again = run_sweep(sweep_of(load_study(study, most_points=None)), study.with_name("again.csv"))
+    again = run_sweep(load_study(study, most_points=None).grid(), study.with_name("again.csv"))
     assert digest(damaged) == digest(again)
 
 
 def test_nothing_that_stands_there_is_replaced_unasked(unfinished):
     study, output = unfinished
-    sweep = sweep_of(load_study(study, most_points=None))
+    sweep = load_study(study, most_points=None).grid()
     with pytest.raises(UserError, match="an unfinished sweep stands there"):
         run_sweep(sweep, output)
     output.write_text("mine")

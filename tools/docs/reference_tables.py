@@ -22,7 +22,7 @@ from simkit.serving.record import APART_FIELDS, SERVING_FIELDS
 from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
 from simkit.study.single_kernel import KERNEL_FIELDS
-from simkit.study.study_file import StudySchema
+from simkit.study.study_values import StudySchema
 from simkit.study.workload_file import WorkloadSchema
 
 _DEFAULT: Final = re.compile(r" *\[default: ([^]]*)\]$")

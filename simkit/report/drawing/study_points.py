@@ -14,7 +14,9 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.report.drawing.style import chips_words, count, layout_name
 from simkit.study.engines import engine_named, runs_on_tiles
 from simkit.study.evaluate import FEWEST, FIT, FIT_EACH, Evaluated, evaluate_group
+from simkit.study.pools import evaluate_pools
 from simkit.study.record import to_records
+from simkit.study.scenario import parse_scenario
 from simkit.study.study_file import FigureRequest, Study
 from simkit.timing.step_timing import COMPUTE, LATENCY, LINK, LOAD_PATH, SPECIAL_FUNCTION
 
@@ -46,10 +48,12 @@ def evaluate(request: FigureRequest | Study, hardware: HardwareProfile, layout: 
     batch = request.focus_batch if batch is None else batch
     kv_len = request.focus_kv_len if kv_len is None else kv_len
     batch, kv_len = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(kv_len, dtype=float))
-    return replace(evaluate_group(
-        hardware, model, layout, rivals=list(request.layouts), kv_dtype=kv_dtype or request.kv_dtype,
-        weight_dtype=request.weight_dtype, batch=batch.ravel(), kv_len=kv_len.ravel(), q_len=np.ones(batch.size),
-        chips=request.chips if chips is None else chips, tp=tp, engine=request.engine), shape=batch.shape)
+    timed = evaluate_pools if request.pools else evaluate_group
+    return replace(timed(
+        hardware, model, layout, rivals=list(request.layouts), batch=batch.ravel(), kv_len=kv_len.ravel(),
+        q_len=np.ones(batch.size), chips=request.chips if chips is None else chips, tp=tp, engine=request.engine,
+        scenario=parse_scenario(kv_dtype=kv_dtype or request.kv_dtype, weight_dtype=request.weight_dtype,
+                                **request.pools)), shape=batch.shape)
 
 
 def every_layout(request: FigureRequest, chip: HardwareProfile) -> dict[str, Evaluated]:
@@ -156,14 +160,14 @@ def split_time_s(evaluated: Evaluated) -> dict[str, float]:
 
 def grid_records(study: Study) -> tuple[list[dict[str, Any]], list[Omission]]:
     """Every point of the study's axes, its own point among them, as flat records in the study's order."""
-    batch, kv_len = np.meshgrid(sorted({*study.batch, study.focus_batch}), sorted({*study.kv_len, study.focus_kv_len}),
-                                indexing="ij")
+    batch, kv_len = ([*sorted({*values, focus})] for values, focus in (
+        (study.batch, study.focus_batch), (study.kv_len, study.focus_kv_len)))
     records: list[dict[str, Any]] = []
     omissions: dict[str, Omission] = {}
     for model in study.models:
         def chip_records(chip: HardwareProfile, model: Any = model) -> list[dict[str, Any]]:
-            return [row for layout in study.layouts for row in to_records(evaluate(
-                study, chip, layout, model=model, batch=batch.ravel(), kv_len=kv_len.ravel()).columns)]
+            return to_records(replace(study.grid(), hardware=[chip], model=[model], batch=batch,
+                                      kv_len=kv_len).columns())
 
         done, missing = for_each_chip(study.hardware, chip_records)
         records += [row for rows in done.values() for row in rows]
@@ -176,11 +180,17 @@ def inputs_text(request: FigureRequest, *, point: bool = True) -> str:
     where = f"batch {request.focus_batch}, {request.focus_kv_len} cached tokens; " if point else ""
     machine = chips_text(request)
     return (f"{request.model.title}; {where}cache {request.kv_dtype}, weights {request.weight_dtype}; {machine}; "
-            f"engine: {request.engine}.{beyond_context(request, point=point)}{assumed_text(request.hardware)}")
+            f"engine: {request.engine}.{beyond_context(request, point=point)}"
+            f"{assumed_text([*request.hardware, *([request.pools['ffn'][0]] if request.pools else [])])}")
 
 
 def chips_text(request: FigureRequest) -> str:
     """The chips that the request's points run on, in words."""
+    if request.pools:
+        second, number = request.pools["ffn"]
+        return (f"attention's pool: {chips_text(replace(request, pools={}))}; the other: "
+                f"{'as few as fit' if number is None else count(number)} of {second.name}, {request.pools['between']} "
+                "between")
     if isinstance(request.chips, int):
         return chips_words(request.chips)
     if request.chips == FIT_EACH:

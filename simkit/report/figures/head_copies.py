@@ -87,7 +87,7 @@ def _figure(found: dict[str, Evaluated]) -> Any:
     axes.set_xlabel("sequences held at once")
     axes.set_ylabel("attention of a layer")
     # Numbers of copies stand over their marks: room for them, too.
-    above = axes.transData.transform(numbered) + (0, 7.0 * figure.dpi / 72.0) if numbered else []
+    above = np.add(axes.transData.transform(numbered), (0, 7.0 * figure.dpi / 72.0)) if numbered else []
     place_labels(axes, labels, avoid=curves, markers=[tuple(axes.transData.inverted().transform(at)) for at in above])
     return figure
 
