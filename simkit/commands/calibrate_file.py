@@ -34,13 +34,13 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     The table has the columns of `simkit evidence silicon --data`; tools/measure_gpu.py of the repository writes one.
     Figures that the rows cannot identify stay as the profile has them, and are named.
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.silicon.calibrate import calibrate as fit_rows
     from simkit.evidence.silicon.calibrated_profile import calibrated_text, rows_of_profile
     from simkit.evidence.silicon.tables import read_table
     from simkit.foundation.axis_syntax import split_names
     from simkit.foundation.output import check_target, write_text
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
     from simkit.hardware.catalog import load_hardware
     from simkit.report.drawing.export import write_figure

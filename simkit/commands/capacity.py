@@ -32,8 +32,9 @@ def capacity(*, hardware: list[str], model: list[str], chips: list[str | int], p
     \b
     simkit capacity -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --chips 8 --kv-len 4k,32k,128k --page 16
     """
-    from simkit.commands.console import Column, warn
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES, COUNT
     from simkit.study.capacity import capacities
 

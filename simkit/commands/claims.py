@@ -26,9 +26,9 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
     simkit claims --only speed-in-proportion -H h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
     from simkit.claims.tested_claims import DEFAULT_CLAIMS, judge_claims, read_claims
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
+    from simkit.foundation.tables import Column
 
     stated = read_claims(study or DEFAULT_CLAIMS)
     chosen = [claim for claim in stated if only is None or claim.id.startswith(only)]

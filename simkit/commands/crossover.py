@@ -73,7 +73,7 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
-    from simkit.commands.console import Column
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     dimension = records[0]["unit"]
@@ -92,7 +92,7 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _sentences(records: list[dict[str, Any]]) -> str:
     """What the table cannot say: why nothing crosses, and what else the varied figure does."""
-    from simkit.commands.console import cell
+    from simkit.foundation.tables import cell
     from simkit.study.causes import SHARES
 
     said: dict[str, None] = {}

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
-from simkit.commands.console import Column, cell, plain_table, print_table, warn
+from simkit.commands.console import print_table, warn
 from simkit.commands.options import Destination
 from simkit.foundation.errors import UserError
 from simkit.foundation.output import csv_text, json_text, write_text
-from simkit.foundation.units import COUNT
+from simkit.foundation.tables import Column, cell, plain_table
 from simkit.study.record import FIELDS, Field
 
 WIDE: Final = 1.1  # a range is shown from this ratio of its ends
 Records = Sequence[Mapping[str, Any]]
-
-
-def unit_of(dimension: str | None) -> str | None:
-    """The unit of an SI value for a record's ``unit``; None for text and plain numbers."""
-    return None if dimension == COUNT else dimension
+Read = TypeVar("Read")
 
 
 def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Records,
@@ -39,15 +35,15 @@ def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Re
     return columns
 
 
-def readable(files: Mapping[str, Path], read: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+def readable(files: Mapping[str, Path], read: Callable[[Path], Read]) -> list[Read]:
     """What is read of each file; one faulty file of a user must not hide the others: it is told."""
-    records = []
+    found = []
     for path in files.values():
         try:
-            records.append(read(path))
+            found.append(read(path))
         except UserError as error:
             warn(str(error).splitlines()[0])
-    return records
+    return found
 
 
 def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:

@@ -32,9 +32,9 @@ def evidence() -> None:
 @options.records
 def dram(*, data: str | None, to: Destination) -> None:
     """The DRAM event model beside cycle-accurate simulators: error of the achieved bandwidth, pattern by pattern."""
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.dram import compare
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     columns = {

@@ -36,12 +36,12 @@ def accelerators(*, data: str | None, engine: str, points: bool, coverage: bool,
     simkit evidence accelerators
     simkit evidence accelerators -H gaudi2 --points --format csv
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.accelerators.compare import compare_rows, records
     from simkit.evidence.accelerators.intervals import coverage as covered
     from simkit.evidence.accelerators.intervals import points as of_rows
     from simkit.evidence.silicon.compare import systems_of
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     load = profiles.loader()

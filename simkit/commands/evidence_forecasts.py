@@ -27,10 +27,10 @@ def forecasts(*, data: str | None, table: str | None, profiles: Profiles, to: De
     simkit evidence forecasts
     simkit evidence forecasts --data measured.csv --format csv
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.accelerators.forecasts import read_forecasts, score, summary
     from simkit.evidence.accelerators.table import read_rows
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     records = score(read_forecasts(Path(table) if table else None), read_rows(Path(data)) if data else [],

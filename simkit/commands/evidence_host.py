@@ -21,10 +21,11 @@ def host(*, profile: str | None, points: bool, quick: bool, to: Destination) -> 
     Nothing is fitted to attention. Errors are fractions; baseline is bytes over DRAM bandwidth. Intervals (5-95 %) draw
     the shapes anew.
     """
-    from simkit.commands.console import Column, print_table
+    from simkit.commands.console import print_table
     from simkit.commands.emit import emit
     from simkit.evidence.host.compare import compare, compare_here, summarise
     from simkit.evidence.host.measure import QUICK_BUDGET_S, WHOLE_BUDGET_S
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES, COUNT, SECONDS
     from simkit.hardware.catalog import load_hardware
 

@@ -25,11 +25,11 @@ def published(*, data: str | None, only: str | None, to: Destination) -> None:
     \b
     simkit evidence published --only scaling-book
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.published import compare, summary
     from simkit.evidence.published_table import read_published
     from simkit.foundation.errors import UserError
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES, COUNT, SECONDS, format_quantity
 
     path = Path(data) if data else None

@@ -32,9 +32,9 @@ def serving(*, data: str, runtime: str | None, engine: str, profiles: Profiles, 
     simkit evidence serving --data serving_tpot.csv.gz
     simkit evidence serving --data serving_tpot.csv.gz --runtime ideal
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.evidence.served_models import compare
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     columns = {

@@ -76,8 +76,8 @@ def _draw(found: list[SystemComparison], folder: Path, *, force: bool) -> None:
 
 def emit_errors(records: list[dict[str, Any]], to: Destination) -> None:
     """Errors by system and regime; in tables as percentages."""
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     columns = {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from simkit.commands import options
 from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import Destination, Profiles
-
-if TYPE_CHECKING:
-    from simkit.model.architecture import ModelArchitecture
 
 _MODELS: Final = click.option("--models", metavar="DIR", default=None,
                               help="A folder of models searched before the shipped ones.")
@@ -28,13 +25,14 @@ def model() -> None:
 @options.records
 def list_command(*, models: str | None, to: Destination) -> None:
     """Every architecture of the catalogue, with its heads and the cache of one token."""
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit, readable
     from simkit.foundation.named_files import catalogue_files, user_folders
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES, COUNT
     from simkit.model.catalog import KIND, VARIABLE, load_model
+    from simkit.study.model_summary import summaries
 
-    records = readable(catalogue_files(KIND, user_folders(models, VARIABLE)), lambda path: _summary(load_model(path)))
+    records = summaries(readable(catalogue_files(KIND, user_folders(models, VARIABLE)), load_model))
     columns = {
         "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", COUNT),
         "hidden_size": Column("hidden", COUNT, optional=1), "n_q_heads": Column("q heads", COUNT),
@@ -45,77 +43,23 @@ def list_command(*, models: str | None, to: Destination) -> None:
     emit(records, to, columns)
 
 
-def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
-    from simkit.model.architecture import count_parameters
-    from simkit.model.attention import parse_layout
-    from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.study.cache_size import kv_bytes_per_token
-
-    layout = parse_layout(AS_TRAINED, architecture)
-    counted = count_parameters(architecture, layout)
-    return {
-        "name": architecture.name, "title": architecture.title, "n_layers": architecture.n_layers,
-        "hidden_size": architecture.hidden_size, "n_q_heads": architecture.n_q_heads,
-        "n_kv_heads": architecture.n_kv_heads, "attention": layout.label,
-        "head_dim": architecture.head_dim, "parameters": counted.total, "active_parameters": counted.active,
-        "kv_bytes_per_token": kv_bytes_per_token(architecture, layout), "max_context": architecture.max_context,
-        "text": _billions(counted.total),
-    }
-
-
-def _billions(count: float) -> str:
-    return f"{count / 1e9:.4g} billion"
-
-
 @model.command()
 @click.argument("name")
 @_MODELS
 @options.records
 def show(*, name: str, models: str | None, to: Destination) -> None:
     """An architecture: shape, parameters, and its KV cache under each layout."""
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.model.catalog import load_model
+    from simkit.study.model_summary import parameter_records
 
     architecture = load_model(name, models=models)
-    records = _parameters(architecture)
     title = f"{architecture.name}: {architecture.title}"
     footer = "\n".join([f"source: {architecture.source}"] * bool(architecture.source)
                        + [f"note: {note}" for note in architecture.notes])
-    emit(records, to, {"key": Column("figure"), "text": Column("value")}, title=title, footer=footer)
-
-
-def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
-    from simkit.commands.console import cell
-    from simkit.commands.emit import unit_of
-    from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.architecture import count_parameters
-    from simkit.model.attention import parse_layout
-    from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.study.cache_size import kv_bytes_per_token
-
-    trained = parse_layout(AS_TRAINED, architecture)
-    counted = count_parameters(architecture, trained)
-    windows = sorted({group.window for group in architecture.layer_groups if group.window is not None})
-    entries: list[tuple[str, Any, str | None]] = [
-        ("layers", architecture.n_layers, COUNT), ("hidden_size", architecture.hidden_size, COUNT),
-        ("n_q_heads", architecture.n_q_heads, COUNT), ("n_kv_heads", architecture.n_kv_heads, COUNT),
-        ("head_dim", architecture.head_dim, COUNT), ("trained_with", trained.label, None),
-        ("vocab_size", architecture.vocab_size, COUNT), ("max_context", architecture.max_context, COUNT),
-        ("windows", ", ".join(map(str, windows)) or None, None),
-        ("experts", architecture.moe.experts if architecture.moe else None, COUNT),
-        ("experts_per_token", architecture.moe.top_k if architecture.moe else None, COUNT),
-        ("parameters", counted.total, COUNT), ("parameters_published", architecture.params_published, COUNT),
-        ("active_parameters", counted.active, COUNT),
-        ("active_parameters_published", architecture.params_active_published, COUNT),
-        ("pretraining_tokens", architecture.pretraining_tokens, COUNT),
-    ]
-    for layout in dict.fromkeys((trained.label, "mha", "mqa")):
-        per_token = kv_bytes_per_token(architecture, parse_layout(layout, architecture))
-        entries.append((f"kv_bytes_per_token.{layout}", per_token, BYTES))
-    return [{"model": architecture.name, "key": key, "value": value, "unit": unit_of(unit),
-             "text": cell(value, unit) if "parameters" not in key else _billions(value)}
-            for key, value, unit in entries if value is not None]
+    emit(parameter_records(architecture), to, {"key": Column("parameter"), "text": Column("value")}, title=title,
+         footer=footer)
 
 
 @model.command("import")
@@ -187,32 +131,18 @@ def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output:
 @options.counted("--tokens", help="Pre-training tokens, such as 15T.  [default: the model file's]")
 @options.profiles
 @options.records
-def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fraction: float, tokens: float | None,
-            profiles: Profiles, to: Destination) -> None:
+def uptrain(*, name: str, hardware: str, profiles: Profiles, to: Destination, **how: Any) -> None:
     """What it costs to turn a multi-head checkpoint into one with fewer KV heads, in flops, chip time and money.
 
     \b
     simkit model uptrain llama-2-7b -A gqa-8 -H h100-sxm --utilization 0.4
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT, USD
-    from simkit.model.catalog import load_model
-    from simkit.model.uptraining import uptraining_cost
-    from simkit.study.record import SECONDS_PER_HOUR
+    from simkit.study.model_summary import uptrain as priced
 
-    (chip,) = profiles.load((hardware,))
-    cost = uptraining_cost(
-        load_model(name), pretraining_tokens=tokens, uptraining_fraction=fraction, layout=attention,
-        chip_flop_per_s=chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype("bf16")],
-        utilization_fraction=utilization)
-    hours = (cost.chip_time_s or 0.0) / SECONDS_PER_HOUR
-    rent = chip.price.usd_per_hour
-    record = {
-        "model": name, "attention": attention, "hardware": chip.name, "uptraining_flops": cost.uptraining_flops,
-        "uptraining_tokens": cost.uptraining_tokens, "utilization_fraction": utilization,
-        "chip_time_s": cost.chip_time_s, "chip_hours": hours, "cost_usd": None if rent is None else hours * rent}
-    emit([record], to,
+    emit(priced(name, profiles.load([hardware]), **how), to,
          {"model": Column(), "attention": Column(),
           "hardware": Column(), "uptraining_flops": Column("flops", COUNT),
           "uptraining_tokens": Column("tokens", COUNT),

@@ -384,6 +384,13 @@ def _parse_chips(text: str) -> str | int:
     raise UserError(f"--chips '{text[:20]}': expected a whole number of at least 1, fit or fit-each")
 
 
+def taken(function: Command, words: dict[str, Any]) -> dict[str, Any]:
+    """Those of the command line's words that a function takes."""
+    from inspect import signature
+
+    return {name: words[name] for name in signature(function).parameters if name in words}
+
+
 def one_value(text: str, option: str) -> int:
     """A single whole number of at least 1 in the words of lists, such as ``4k``."""
     from simkit.foundation.axis_syntax import parse_axis

@@ -32,30 +32,22 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     """
     if to.figure is not None and len(model) > 1:
         raise UserError(f"a figure shows one model, and {len(model)} are named", hint="name one with -M")
-    from simkit.commands.console import Column, warn
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES_PER_S, COUNT, FLOP_PER_S
-    from simkit.model.catalog import load_model
-    from simkit.report.drawing.drawn_figure import FigureContext
     from simkit.report.drawing.export import write_figure
-    from simkit.report.drawing.style import chip_styles, house_style
-    from simkit.report.figures.roofline import draw
-    from simkit.study.engines import DEFAULT
-    from simkit.study.study_file import FigureRequest
+    from simkit.report.figures.registry import drawn_figure
+    from simkit.study.asked import models_of
 
-    chips = tuple(profiles.every(hardware))
-    tokens, sequences = options.one_value(kv_len, "--kv-len"), options.one_value(batch, "--batch")
+    chips = profiles.every(hardware)
     rows, assumed = [], {chip.name: chip.assumption or None for chip in chips}
-    for name in model:
-        request = FigureRequest(
-            kind="roofline", name="roofline", title=None, note=None, hardware=chips, model=load_model(name),
-            layouts=tuple(attention), batch=(sequences,), kv_len=(tokens,), focus_batch=sequences, focus_kv_len=tokens,
-            kv_dtype=kv_dtype, weight_dtype="bf16", chips="fit", engine=DEFAULT)
-        with house_style():
-            drawn = draw(FigureContext(request=request, styles=chip_styles(chips, {})))
+    for architecture in models_of(model):
+        drawn = drawn_figure("roofline", chips, architecture, attention=attention, kv_dtype=kv_dtype,
+                             batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"))
         for omission in drawn.omissions:
             warn(f"{omission.chip} is left out: {omission.reason}")
-        rows += [{"model": load_model(name).name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
+        rows += [{"model": architecture.name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
     if to.figure is not None:
         write_figure(to.figure, lambda: drawn.figure, force=to.force)
         click.echo(str(to.figure))

@@ -21,7 +21,7 @@ from simkit.commands.options import DEFAULT_HARDWARE, DEFAULT_MODEL, Destination
 @options.profiles
 @options.records
 def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, kv_len: str, chips: str | int,
-          tp: int | None, pp: int | None, engine: str, profiles: Profiles, to: Destination) -> None:
+          profiles: Profiles, to: Destination, **how: Any) -> None:
     """Turn cache reducers on one after another: what each saves in bytes and in time, and the headroom left.
 
     A REDUCER is a layout (mha, gqa-8, mla) or one of kv=FORMAT, weights=FORMAT, evict=RULE, speculate=..., kernel=...,
@@ -30,21 +30,17 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, k
     \b
     simkit stack -H h100-sxm mha gqa-8 kv=fp8 kv=int4 evict=streaming:4+4092 --batch 32 --kv-len 32k
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import BYTES, COUNT, SECONDS
-    from simkit.model.catalog import load_model
-    from simkit.study.record import to_records
     from simkit.study.stacking import DEFAULT_STACK
     from simkit.study.stacking import stack as stacked
 
     refuse_fit_each(chips, "reducers that are compared share their chips")
-    columns: dict[str, Any] = stacked(
-        profiles.load([hardware])[0], load_model(model), list(reducers or DEFAULT_STACK),
-        batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"), chips=chips, tp=tp,
-        pp=pp, engine=engine)
-    records = [{"rung": record["rung"], **record} for record in to_records(columns)]
+    records = stacked(
+        profiles.load([hardware]), model, reducers or DEFAULT_STACK, chips=chips,
+        batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"), **how).to_records()
     if not any(record["fits"] for record in records):
         raise UserError(f"{model} with {reducers[0] if reducers else DEFAULT_STACK[0]} does not fit on {hardware}, "
                         "nor with any further reducer", hint="give more --chips, fewer sequences or a shorter context")

@@ -25,9 +25,8 @@ from simkit.foundation.errors import UserError
 @options.profiles
 @click.option("-o", "--output", metavar="FILE", required=True, help="The trace, such as trace.json.")
 @options.force
-def trace(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str, kv_dtype: str,
-          weight_dtype: str, chips: str | int, tp: int | None, pp: int | None, profiles: Profiles, output: str,
-          force: bool, **scenario: Any) -> None:
+def trace(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str,
+          profiles: Profiles, output: str, force: bool, **how: Any) -> None:
     """Write one decode step as a trace: open it at ui.perfetto.dev or chrome://tracing.
 
     Operators stand in a row; inside attention, each compute unit is a track of the work items that the replay engine
@@ -45,20 +44,11 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
             raise UserError(f"{option}: a trace shows one point, and {len(names)} are named", hint="name one")
     import json
 
-    import numpy as np
-
     from simkit.foundation.output import write_text
-    from simkit.model.catalog import load_model
-    from simkit.study.evaluate import evaluate_group
-    from simkit.study.perfetto_trace import trace_step
-    from simkit.study.scenario import parse_scenario
+    from simkit.study.perfetto_trace import trace as traced
 
-    found = evaluate_group(
-        profiles.load(hardware)[0], load_model(model[0]), attention[0], rivals=attention,
-        batch=np.array([options.one_value(batch, "--batch")]), kv_len=np.array([options.one_value(kv_len, "--kv-len")]),
-        q_len=np.array([1.0]), chips=chips, tp=tp, pp=pp, baseline=False,
-        scenario=parse_scenario(kv_dtype=kv_dtype, weight_dtype=weight_dtype, **scenario))
-    made = trace_step(found)
+    made = traced(profiles.load(hardware), model, batch=options.one_value(batch, "--batch"),
+                  kv_len=options.one_value(kv_len, "--kv-len"), attention=attention, **how)
     write_text(output, json.dumps(made, allow_nan=False) + "\n", force=force)
     left_out = made["otherData"]["tracks_left_out"]
     click.echo(f"{Path(output)}: {len(made['traceEvents']):,} events"

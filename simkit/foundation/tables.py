@@ -1,4 +1,4 @@
-"""Records as people read them: values with units, aligned text, and dataframes for those who have a library for them."""
+"""Records as people read them: values with units, aligned text, and dataframes of whichever library there is."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def shown(records: Sequence[Mapping[str, Any]], rows: int | None = None) -> str:
     counted = f"{count:,} record{'s' * (count != 1)}" + f", the first {len(records)} shown" * (count > len(records))
     left_out = sum(map(len, bands[_MOST_BANDS:]))
     said = ", ".join(f"{key} {text}" for key, text in list(alike.items())[:_MOST_ALIKE])
-    return "\n".join([*([f"all: {said}"] if said else []), *tables, counted + f"; {left_out} more columns" * (left_out > 0)])
+    more = f"; {left_out} more columns" if left_out else ""
+    return "\n".join([*([f"all: {said}"] if said else []), *tables, counted + more])
 
 
 def _dimension(key: str, value: Any) -> str | None:

@@ -21,13 +21,13 @@ from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.machine import Machine
 from simkit.step.placement import kv_copies, place, usable_levels
+from simkit.study.asked import MOST_POINTS, chips_of, listed, models_of
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
 from simkit.study.machine_search import name_of
 from simkit.study.record import to_records
 from simkit.study.scenario import Scenario, parse_scenario
-from simkit.study.simulate import MOST_POINTS, listed, loaded
 
 LONGEST_CONTEXT: Final = 2**40
 
@@ -123,11 +123,11 @@ def capacities(hardware: Any, model: Any, *, attention: Any = "as-trained", batc
     ``unlimited_context`` marks caches that stop growing (eviction). Raises :class:`UserError` when no combination is
     left, and beyond 100 000 points.
     """
-    machines, named = listed(chips), loaded(hardware, model)
-    grid = Grid(**named, attention=listed(attention), kv_dtype=listed(kv_dtype), batch=listed(batch),
-                kv_len=listed(kv_len))
+    machines = listed(chips)
+    grid = Grid(hardware=chips_of(hardware), model=models_of(model), attention=listed(attention),
+                kv_dtype=listed(kv_dtype), batch=listed(batch), kv_len=listed(kv_len))
     grid.check_size(MOST_POINTS // len(machines), hint="shorten the lists, or split them over several runs")
-    sequences, tokens = np.meshgrid(np.array(grid.batch, dtype=float), np.array(grid.kv_len, dtype=float), indexing="ij")
+    sequences, tokens = np.meshgrid(*(np.array(axis, dtype=float) for axis in (grid.batch, grid.kv_len)), indexing="ij")
     parts: list[dict[str, Any]] = []
     faults: list[UserError] = []
     for count, chip, one, dtype in product(machines, grid.hardware, grid.model, grid.kv_dtype):

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from simkit.foundation.errors import UserError
 from simkit.foundation.tables import Records
-from simkit.hardware.catalog import load_hardware
-from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import ModelArchitecture
-from simkit.model.catalog import load_model
+from simkit.study.asked import MOST_POINTS, chips_of, listed, models_of
 from simkit.study.causes import CAUSE_FIELDS
 from simkit.study.engines import DEFAULT, ENGINES, engine_named
 from simkit.study.evaluate import FIT
@@ -24,21 +19,8 @@ from simkit.study.own_batch import OWN_BATCH_FIELDS
 from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, to_records
 
-MOST_POINTS: Final = 100_000
 Progress = Callable[[int, int], None]
 """Called with how many points are done, and of how many."""
-
-
-def listed(values: Any) -> list[Any]:
-    """One value, or several, as a list."""
-    alone = isinstance(values, str | HardwareProfile | ModelArchitecture) or np.ndim(values) == 0
-    return [values] if alone else list(values)
-
-
-def loaded(hardware: Any, model: Any) -> dict[str, Any]:
-    """Chips and models by name or loaded, one or several, as a grid takes them."""
-    return {"hardware": [one if isinstance(one, HardwareProfile) else load_hardware(one) for one in listed(hardware)],
-            "model": [one if isinstance(one, ModelArchitecture) else load_model(one) for one in listed(model)]}
 
 
 class Simulated(Records):
@@ -89,13 +71,17 @@ def simulate(hardware: Any, model: Any, *, attention: Any = "as-trained", batch:
     for word, wanted in asked.items():
         if wanted and split:
             raise UserError(f"--{word} beside --ffn: it is asked of one machine")
-    grid = Grid(**loaded(hardware, model), kv_dtype=listed(kv_dtype), attention=listed(attention), batch=listed(batch),
-                kv_len=listed(kv_len), q_len=listed(q_len), tp=tp, pp=pp, engine=engine, scenario=scenario,
+    grid = Grid(hardware=chips_of(hardware), model=models_of(model), kv_dtype=listed(kv_dtype),
+                attention=listed(attention), batch=listed(batch), kv_len=listed(kv_len), q_len=listed(q_len), tp=tp,
+                pp=pp, engine=engine, scenario=scenario,
                 fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()), *(OWN_BATCH_FIELDS if own_batch else ()),
                         *(POOL_FIELDS if split else LIKELY_FIELDS if bounds else ())])
     machines = listed(chips)
     grid.check_size(MOST_POINTS // len(machines), hint="shorten the lists, or split them over several runs")
-    grids, columns = [replace(grid, chips=one) for one in machines], []
-    for done, one in enumerate(grids):
-        columns.append(one.columns(lambda points, done=done: progress(done * len(grid) + points, len(grids) * len(grid))))
-    return Simulated(grids, columns)
+    grids = [replace(grid, chips=one) for one in machines]
+    size = len(grid)
+
+    def columns_of(place: int) -> dict[str, Any]:
+        return grids[place].columns(lambda done: progress(place * size + done, len(grids) * size))
+
+    return Simulated(grids, [columns_of(place) for place in range(len(grids))])

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 import simkit
-from simkit.commands.console import Column, arrange, plain_table
+from simkit.commands.console import arrange
 from simkit.commands.main import COMMANDS, main
+from simkit.foundation.tables import Column, plain_table
 
 
 def test_help_lists_every_command_with_its_line(cli):

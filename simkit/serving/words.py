@@ -1,0 +1,94 @@
+"""A load and how it is served, in the words of the command line: what Python and the commands ask with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from simkit.foundation.axis_syntax import parse_axis
+from simkit.foundation.errors import UserError
+from simkit.serving.ask import Load
+from simkit.serving.generate import generate, parse_arrivals, parse_lengths, parse_shared_prefix
+from simkit.serving.requests import Stream
+from simkit.serving.runtime import load_runtime
+from simkit.serving.serve import Policy, parse_tiers
+from simkit.serving.traces import read_trace
+
+DEFAULT_LENGTHS: Final = "azure-conv-2023"
+DEFAULT_REQUESTS: Final = 2000
+MOST_CHUNK: Final = 65_536
+
+
+def load_of(*, rate: str | float | None = None, lengths: str = DEFAULT_LENGTHS, arrivals: str = "poisson",
+            scale: float = 1.0, requests: int | None = None, seed: int = 0, trace_file: str | None = None,
+            shared_prefix: str | None = None) -> Load:
+    """The requests and their rates.
+
+    Parameters
+    ----------
+    rate: requests a second: a number, or a list or range such as ``1..16*2``.
+    lengths: a shipped law, or ``PROMPT/OUTPUT``, such as ``lognormal:1000:0.8/512``.
+    arrivals: ``poisson`` or ``gamma:CV``.
+    scale: speeds up arrivals.
+    requests: how many; None: 2000, or the whole trace.
+    seed: of the random stream.
+    trace_file: requests from a file instead.
+    shared_prefix: ``TOKENS[:N]``, one of N beginnings before each prompt.
+
+    Raises :class:`UserError` on bad input.
+    """
+    rates = () if rate is None else tuple(
+        scale * value for value in parse_axis(str(rate), what="--rate", minimum=1e-6, whole=False))
+    if trace_file is not None:
+        if shared_prefix:
+            raise UserError("--shared-prefix beside --trace: a trace says itself which prompts begin alike")
+        stream = read_trace(trace_file)
+        if requests is not None:
+            stream = stream.first(requests)
+        own = stream.mean_rate_per_s()
+        if own == float("inf") and (rates or scale != 1.0):
+            raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
+        # Requests that all come at once have no rate; as they are, they are served at factor 1.
+        own = 1.0 if own == float("inf") else own
+        return Load(stream=stream, own_requests_per_s=own, rates_requests_per_s=rates or (own * scale,))
+    law, gap_cv, own = parse_lengths(lengths), parse_arrivals(arrivals), rates[0] if rates else 1.0
+    prefix = None if shared_prefix is None else parse_shared_prefix(shared_prefix)
+
+    def more(count: int) -> Stream:
+        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=seed, shared_prefix=prefix)
+
+    return Load(stream=more(requests or DEFAULT_REQUESTS), own_requests_per_s=own, rates_requests_per_s=rates,
+                more=more)
+
+
+def policy_of(*, slo_ttft: float | None = None, slo_tpot: float | None = None, runtime: str = "ideal",
+              policy: str = "recompute", chunk: str | int = "2k", max_seqs: int = 1024, swap_space: float = 4 * 2.0**30,
+              swap_bandwidth: float = 50e9, concurrency: int | None = None, prefix_cache: bool = False,
+              kv_tiers: Sequence[str] = ()) -> Policy:
+    """How a replica is run, and the objective.
+
+    Parameters
+    ----------
+    slo_ttft, slo_tpot: the objective in seconds: time to the first token, and per token after it.
+    runtime: host work of a step: ``ideal``, ``vllm``, ``trtllm``, ``sglang``, or a YAML file.
+    policy: preempted caches: ``recompute`` or ``swap``.
+    chunk, max_seqs: most tokens and most sequences of an iteration.
+    swap_space, swap_bandwidth: bytes of host memory a chip, and bytes a second of the way there.
+    concurrency: clients of a closed loop instead of a rate.
+    prefix_cache, kv_tiers: whether cached prompts are kept, and where they go: ``NAME=SIZE,RATE,LATENCY``.
+
+    Raises :class:`UserError` on bad input.
+    """
+    tiers = parse_tiers(tuple(kv_tiers))
+    if tiers and not prefix_cache:
+        raise UserError("--kv-tier goes with --prefix-cache: cached prompts are what tiers hold")
+    tokens = parse_axis(str(chunk), what="--chunk")
+    if len(tokens) != 1:
+        raise UserError("--chunk: expected one value, not a list")
+    if tokens[0] > MOST_CHUNK:
+        raise UserError(f"--chunk {tokens[0]}: at most {MOST_CHUNK} tokens of an iteration")
+    return Policy(preemption=policy, chunk_tokens=int(tokens[0]), most_running=max_seqs,
+                  swap_bytes_per_s=swap_bandwidth, swap_bytes=swap_space, slo_ttft_s=slo_ttft or math.inf,
+                  slo_tpot_s=slo_tpot or math.inf, runtime=load_runtime(runtime), clients=concurrency or 0,
+                  prefix_cache=prefix_cache, tiers=tiers)
