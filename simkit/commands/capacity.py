@@ -35,7 +35,7 @@ def capacity(*, hardware: list[str], model: list[str], chips: list[str | int], p
     from simkit.commands.console import warn
     from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import BYTES, COUNT
+    from simkit.foundation.units import COUNT
     from simkit.study.capacity import capacities
 
     for one in chips:
@@ -45,13 +45,13 @@ def capacity(*, hardware: list[str], model: list[str], chips: list[str | int], p
         warn(str(told))
     table = {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
-        "chips": Column(dimension=COUNT, liftable=True), "kv_dtype": Column(optional=3, liftable=True),
-        "attention": Column(), "batch": Column(dimension=COUNT), "kv_len": Column(dimension=COUNT),
-        "max_batch": Column("max batch", COUNT), "usable_kv_len": Column("longest context", COUNT),
-        "max_kv_len": Column("memory holds", COUNT, optional=1), "kv_copies": Column("copies", COUNT, optional=2),
-        "kv_bytes_per_sequence_per_chip": Column("KV/sequence/chip", BYTES, optional=1),
-        "weight_bytes_per_chip": Column("weights/chip", BYTES, optional=4),
-        "allocation_waste_fraction": Column("waste", COUNT, optional=5),
+        "chips": Column(liftable=True), "kv_dtype": Column(optional=3, liftable=True),
+        "attention": Column(), "batch": Column(), "kv_len": Column(),
+        "max_batch": Column("max batch"), "usable_kv_len": Column("longest context", COUNT),
+        "max_kv_len": Column("memory holds", COUNT, optional=1), "kv_copies": Column("copies", optional=2),
+        "kv_bytes_per_sequence_per_chip": Column("KV/sequence/chip", optional=1),
+        "weight_bytes_per_chip": Column("weights/chip", optional=4),
+        "allocation_waste_fraction": Column("waste", optional=5),
     }
     records = [record | {key: "unlimited" for key in ("max_kv_len", "usable_kv_len") if record[key] is None}
                for record in found] if to.is_table else found

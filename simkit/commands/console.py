@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from simkit.foundation.errors import one_line
+from simkit.foundation.errors import UserError, one_line
 from simkit.foundation.tables import Column, cell, plain_table, text_width
 
 _GAP: Final = 2
@@ -24,6 +24,11 @@ _LOG_EVERY_S: Final = 5.0
 def warn(message: str) -> None:
     """Say something on stderr that did not stop the work."""
     click.echo(f"warning: {one_line(message)}", err=True)
+
+
+def warn_of(error: UserError) -> None:
+    """The first line of a mistake that hides nothing else."""
+    warn(str(error).splitlines()[0])
 
 
 class ProgressLine:

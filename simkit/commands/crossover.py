@@ -81,11 +81,11 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
         "kv_dtype": Column(optional=6, liftable=True), "attention": Column(liftable=True),
-        "against": Column(liftable=True), "batch": Column(dimension=COUNT, liftable=True),
-        "kv_len": Column(dimension=COUNT, liftable=True), "of": Column(optional=7, liftable=True),
-        "vary": Column(liftable=True), "finding": Column("advantage"), "below": Column("ratio", COUNT, liftable=True),
-        "value": Column("at", dimension if alike else COUNT), "times_own": Column("x own value", COUNT, optional=1),
-        "own_advantage": Column("at own value", COUNT, optional=2), "chips": Column(dimension=COUNT, optional=3),
+        "against": Column(liftable=True), "batch": Column(liftable=True),
+        "kv_len": Column(liftable=True), "of": Column(optional=7, liftable=True),
+        "vary": Column(liftable=True), "finding": Column("advantage"), "below": Column("ratio", liftable=True),
+        "value": Column("at", dimension if alike else COUNT), "times_own": Column("x own value", optional=1),
+        "own_advantage": Column("at own value", optional=2), "chips": Column(optional=3),
         "bound": Column(optional=4), "ended_by": Column("ended by", optional=3),
     }
 

@@ -25,22 +25,20 @@ def model() -> None:
 @options.records
 def list_command(*, models: str | None, to: Destination) -> None:
     """Every architecture of the catalogue, with its heads and the cache of one token."""
-    from simkit.commands.emit import emit, readable
-    from simkit.foundation.named_files import catalogue_files, user_folders
+    from simkit.commands.console import warn_of
+    from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.catalog import KIND, VARIABLE, load_model
+    from simkit.model.catalog import list_models
     from simkit.study.model_summary import summaries
 
-    records = summaries(readable(catalogue_files(KIND, user_folders(models, VARIABLE)), load_model))
     columns = {
-        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", COUNT),
-        "hidden_size": Column("hidden", COUNT, optional=1), "n_q_heads": Column("q heads", COUNT),
-        "n_kv_heads": Column("kv heads", COUNT), "attention": Column(),
-        "head_dim": Column("head dim", COUNT, optional=1), "text": Column("parameters", COUNT),
-        "kv_bytes_per_token": Column("KV/token, bf16", BYTES),
+        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers"),
+        "hidden_size": Column("hidden", optional=1), "n_q_heads": Column("q heads"),
+        "n_kv_heads": Column("kv heads"), "attention": Column(),
+        "head_dim": Column("head dim", optional=1), "text": Column("parameters"),
+        "kv_bytes_per_token": Column("KV/token, bf16"),
     }
-    emit(records, to, columns)
+    emit(summaries(list_models(models, warn_of)), to, columns)
 
 
 @model.command()
@@ -139,12 +137,9 @@ def uptrain(*, name: str, hardware: str, profiles: Profiles, to: Destination, **
     """
     from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import COUNT, USD
+    from simkit.foundation.units import USD
     from simkit.study.model_summary import uptrain as priced
 
     emit(priced(name, profiles.load([hardware]), **how), to,
-         {"model": Column(), "attention": Column(),
-          "hardware": Column(), "uptraining_flops": Column("flops", COUNT),
-          "uptraining_tokens": Column("tokens", COUNT),
-          "chip_hours": Column("chip hours", COUNT),
-          "cost_usd": Column("cost", USD)})
+         {**dict.fromkeys(("model", "attention", "hardware"), Column()), "uptraining_flops": Column("flops"),
+          "uptraining_tokens": Column("tokens"), "chip_hours": Column("chip hours"), "cost_usd": Column("cost", USD)})

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from simkit.commands import chosen_profiles
-from simkit.commands.chosen_profiles import CHIPS_WORD
+from simkit.commands.chosen_profiles import MOST_CHIPS
 from simkit.foundation.errors import UserError, did_you_mean
 from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
@@ -39,67 +39,86 @@ def _options(*options: Option[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _read(*flags: str, read: Callable[[str, Any], Any], **how: Any) -> Option[Any]:
+    """An option whose value is made of what was written; ``read`` also gets the option's name, for its messages."""
+    return click.option(*flags, callback=lambda _ctx, param, value: read(param.opts[-1], value), **how)
+
+
 def names(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A repeatable option that also takes comma lists; the command gets a list of names."""
 
-    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    def split(option: str, value: tuple[str, ...]) -> list[str]:
         from simkit.foundation.axis_syntax import split_names
 
-        del ctx
         names = split_names(value)
         if value and not names:
-            raise UserError(f"{param.opts[-1]}: a name is missing")
+            raise UserError(f"{option}: a name is missing")
         return names
 
-    return click.option(*flags, multiple=True, default=None if default is None else (default,), metavar="NAME[,...]",
-                        callback=split, show_default=False,
-                        help=help if default is None else f"{help}  [default: {default}]")
+    return _read(*flags, read=split, multiple=True, default=None if default is None else (default,),
+                 metavar="NAME[,...]", show_default=False,
+                 help=help if default is None else f"{help}  [default: {default}]")
 
 
 def axis(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``; not given: none."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float]:
+    def read(option: str, value: str | None) -> list[float]:
         from simkit.foundation.axis_syntax import parse_axis
 
-        del ctx
-        return [] if value is None else parse_axis(value, what=param.opts[-1])
+        return [] if value is None else parse_axis(value, what=option)
 
-    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help,
-                        show_default=default is not None)
+    return _read(*flags, read=read, default=default, metavar="LIST", help=help, show_default=default is not None)
+
+
+def number(*flags: str, default: str, help: str, metavar: str = "N") -> Option[Any]:  # noqa: A002 - click's word
+    """One whole number of at least 1 in the words of lists, such as ``4k``."""
+
+    def read(option: str, value: str) -> int:
+        from simkit.foundation.axis_syntax import parse_axis
+
+        values = parse_axis(value, what=option)
+        if len(values) != 1:
+            raise UserError(f"{option}: expected one value, not a list")
+        return int(values[0])
+
+    return _read(*flags, read=read, default=default, metavar=metavar, help=help, show_default=True)
+
+
+def point(batch: str = "32", kv_len: str = "4k") -> Callable[[Command], Command]:
+    """``--batch`` and ``--kv-len`` of commands about one point, with their defaults."""
+    return _options(number("--kv-len", default=kv_len, metavar="TOKENS", help="Cached tokens a sequence."),
+                    number("--batch", default=batch, help="Sequences decoded together."))
 
 
 def quantity(*flags: str, dimension: str, help: str, default: str | None = None) -> Option[Any]:  # noqa: A002
     """A number above 0 with its unit, such as ``30ms``; a bare one is in the SI unit."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    def read(option: str, value: str | None) -> float | None:
         from simkit.foundation.units import units_of
 
-        del ctx
         if value is None:
             return None
         base = next(unit for unit, factor in units_of(dimension).items() if factor == 1.0)
         try:
             number = parse_quantity(f"{value} {base}" if value[-1:].isdigit() else value, dimension)
         except UserError as error:
-            raise UserError(f"{param.opts[-1]}: {error.message}", hint=error.hint) from None
+            raise UserError(f"{option}: {error.message}", hint=error.hint) from None
         if number <= 0:
-            raise UserError(f"{param.opts[-1]} {value}: expected more than 0")
+            raise UserError(f"{option} {value}: expected more than 0")
         return number
 
-    return click.option(*flags, default=default, metavar="QUANTITY", callback=read, help=help,
-                        show_default=default is not None)
+    return _read(*flags, read=read, default=default, metavar="QUANTITY", help=help, show_default=default is not None)
 
 
 def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A number above 0 that may end in M, B or T: millions, billions, trillions."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-        del ctx
+    def read(option: str, value: str | None) -> float | None:
         if value is None:
             return None
         factor = {"M": 1e6, "B": 1e9, "T": 1e12}.get(value[-1:])
-        wrong = UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+        wrong = UserError(f"{option} {value[:40]}: expected a number above 0, such as 15T")
         try:
             number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
         except UserError:
@@ -108,7 +127,7 @@ def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
             raise wrong
         return number
 
-    return click.option(*flags, default=None, metavar="COUNT", callback=read, help=help)
+    return _read(*flags, read=read, default=None, metavar="COUNT", help=help)
 
 
 def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
@@ -160,6 +179,14 @@ def profiles(function: Command) -> Command:
         "--set", "settings", multiple=True, metavar="KEY=VALUE",
         help="Override a profile value, such as memory.hbm.bandwidth=8TB/s, or 1TB/s..8TB/s*2 where lists are read; "
              "repeatable."))(with_profiles)
+
+
+FILE: Final = click.Path(path_type=Path)
+
+
+def data(help: str, metavar: str = "FILE.csv[.gz]", *, required: bool = False) -> Option[Any]:  # noqa: A002 - as above
+    """``--data``: a file of measurements, as a path; None where none is given."""
+    return click.option("--data", type=FILE, metavar=metavar, default=None, required=required, help=help)
 
 
 force: Final = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
@@ -247,15 +274,18 @@ def chips(function: Command, *, several: bool = False) -> Command:
     """
 
     @wraps(function)
-    def with_chips(*args: Any, chips: str, **kwargs: Any) -> Any:
-        found = [_parse_chips(one.strip()) for one in (_ranged_chips(chips) if several else [chips])]
+    def with_chips(*args: Any, chips: str, fewest: bool, budget_chips: int | None, **kwargs: Any) -> Any:
+        words: list[str | int] = ["fewest"] * fewest + ([] if budget_chips is None else [f"up-to-{budget_chips}"])
+        if len(words) + (chips != "fit") > 1:
+            raise UserError("--chips, --fewest and --budget-chips: give one of them")
+        click.get_current_context().meta[MOST_CHIPS] = budget_chips
+        found = words or [_parse_chips(one.strip()) for one in (_ranged_chips(chips) if several else [chips])]
         return function(*args, chips=found if several else found[0], **kwargs)
 
     return _options(
-        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
-                     callback=_chips_word, help="At most N chips: those that are fastest."),
-        click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
-                     help="The fewest chips that hold every layout compared."),
+        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N",
+                     help="At most N chips: those that are fastest."),
+        click.option("--fewest", is_flag=True, help="The fewest chips that hold every layout compared."),
         click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages."),
         click.option("--tp", type=click.IntRange(min=1), default=None, help="Chips that share each layer."),
         click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
@@ -278,14 +308,6 @@ def refuse_fit_each(chips: str | int, why: str = "layouts that are compared shar
     """Refuse ``--chips fit-each`` where all that is compared runs on the same chips."""
     if chips == "fit-each":
         raise UserError(f"--chips fit-each: {why}", hint="use fit or a number")
-
-
-def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
-    """Another way to name the machine: read by :func:`_parse_chips`."""
-    if value:
-        if CHIPS_WORD in ctx.meta:
-            raise UserError("--fewest beside --budget-chips: give one of them")
-        ctx.meta[CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 
 kv_dtypes: Final = names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
@@ -333,6 +355,11 @@ class Destination:
         return self.form == "table"
 
     @property
+    def for_people(self) -> bool:
+        """True for a table on the standard output, where other words may stand around it."""
+        return self.is_table and self.output is None
+
+    @property
     def figure(self) -> Path | None:
         """The file of a figure that is asked for instead of records."""
         return self.output if figure_suffix(self.output) == self.form else None
@@ -370,13 +397,7 @@ def destination(form: str | None, output: str | None, *, force: bool, figures: b
 
 
 def _parse_chips(text: str) -> str | int:
-    """``--chips``: a whole number of at least 1, ``fit``, ``fit-each``, or what --fewest or --budget-chips ask for."""
-    context = click.get_current_context(silent=True)
-    word: str | None = None if context is None else context.meta.get(CHIPS_WORD)
-    if word is not None:
-        if text != "fit":
-            raise UserError(f"--chips {text[:20]} beside --fewest or --budget-chips: give one of them")
-        return word
+    """``--chips``: a whole number of at least 1, ``fit`` or ``fit-each``."""
     if text in ("fit", "fit-each"):
         return text
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:
@@ -389,13 +410,3 @@ def taken(function: Command, words: dict[str, Any]) -> dict[str, Any]:
     from inspect import signature
 
     return {name: words[name] for name in signature(function).parameters if name in words}
-
-
-def one_value(text: str, option: str) -> int:
-    """A single whole number of at least 1 in the words of lists, such as ``4k``."""
-    from simkit.foundation.axis_syntax import parse_axis
-
-    values = parse_axis(text, what=option)
-    if len(values) != 1:
-        raise UserError(f"{option}: expected one value, not a list")
-    return int(values[0])

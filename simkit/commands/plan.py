@@ -80,7 +80,7 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
     model, against, requests = words["model"], words["against"], words["requests"]
     if len(model) != 1:
         raise UserError(f"-M: a plan is for one model, and {len(model)} are named", hint="name one")
-    load = serving_options.load_of(words, without_rate=" or --users N")
+    load = serving_options.load_of(words, requests=requests, without_rate=" or --users N")
     if len(load.rates_requests_per_s) > 1:
         raise UserError("--rate: a plan is for one rate")
     question = Question(

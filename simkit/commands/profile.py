@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,21 +28,19 @@ def profile() -> None:
 @options.records
 def list_command(*, profiles: str | None, to: Destination) -> None:
     """Every profile of the catalogue, with the figures that decide where GQA pays."""
-    from simkit.commands.emit import emit, readable
-    from simkit.foundation.named_files import catalogue_files, user_folders
+    from simkit.commands.console import warn_of
+    from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import BYTES, BYTES_PER_S, COUNT
-    from simkit.hardware.catalog import KIND, VARIABLE, load_hardware
+    from simkit.hardware.catalog import list_hardware
     from simkit.hardware.summary import BALANCE, summaries
 
-    records = summaries(readable(catalogue_files(KIND, user_folders(profiles, VARIABLE)), load_hardware))
     columns = {
         "name": Column(), "title": Column(optional=2), "kind": Column(), "memory": Column(optional=1),
-        "capacity_bytes": Column("capacity", BYTES), "bandwidth_bytes_per_s": Column("bandwidth", BYTES_PER_S),
-        "ridge_flop_per_byte": Column(BALANCE, COUNT), "sharding": Column(optional=3),
-        "max_chips": Column("max chips", COUNT),
+        "capacity_bytes": Column("capacity"), "bandwidth_bytes_per_s": Column("bandwidth"),
+        "ridge_flop_per_byte": Column(BALANCE), "sharding": Column(optional=3),
+        "max_chips": Column("max chips"),
     }
-    emit(records, to, columns)
+    emit(summaries(list_hardware(profiles, warn_of)), to, columns)
 
 
 @profile.command()
@@ -155,11 +153,10 @@ def schema(*, output: str | None, force: bool) -> None:
 @click.argument("second")
 @click.option("-M", "--model", default=options.DEFAULT_MODEL, show_default=True, metavar="NAME",
               help="Model of the reference decode.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(min=1), help="Its sequences.")
-@click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS", help="Its context.")
+@options.point()
 @options.profiles
 @options.records
-def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, profiles: Profiles, to: Destination) -> None:
+def diff(*, first: str, second: str, profiles: Profiles, to: Destination, **point: Any) -> None:
     """Parameters in which two profiles differ, and what it does to a reference decode (MHA and GQA-8).
 
     --set applies to the second profile, so that a what-if can be compared with the chip itself:
@@ -172,11 +169,10 @@ def diff(*, first: str, second: str, model: str, batch: int, kv_len: str, profil
     from simkit.foundation.tables import Column
     from simkit.study.compare_profiles import compare_profiles
 
-    records = compare_profiles(replace(profiles, settings=()).load([first]), profiles.load([second]), model=model,
-                               batch=batch, kv_len=options.one_value(kv_len, "--kv-len"))
+    records = compare_profiles(replace(profiles, settings=()).load([first]), profiles.load([second]), **point)
     columns = {"key": Column("parameter"), "first_text": Column(first),
                "second_text": Column(second + " with --set" * bool(profiles.settings)),
-               "ratio": Column(dimension="a plain number")}
+               "ratio": Column()}
     if not records and to.is_table:
         click.echo("no parameter differs")
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from simkit.commands import options
@@ -13,15 +15,14 @@ from simkit.foundation.errors import UserError
 @options.hardware("h100-sxm,groq-lpu")
 @options.model()
 @options.attention()
-@click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences; decides where the cache lives.")
-@click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS",
-              help="Context; decides where the cache lives.")
+@options.point()
 @options.kv_dtype
 @options.profiles
 @options.records_or_figure
-def roofline(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str, kv_dtype: str,
-             profiles: Profiles, to: Destination) -> None:
+def roofline(*, hardware: list[str], model: list[str], profiles: Profiles, to: Destination, **point: Any) -> None:
     """Ceilings and ridge points of chips, and where attention layouts stand under them.
+
+    Batch and context decide which memory holds the cache.
 
     Without -o, or with -o FILE.csv or FILE.json, the numbers behind the figure; with -o FILE.svg, .png or .pdf the
     figure itself.
@@ -35,7 +36,6 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     from simkit.commands.console import warn
     from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import BYTES_PER_S, COUNT, FLOP_PER_S
     from simkit.report.drawing.export import write_figure
     from simkit.report.figures.registry import drawn_figure
     from simkit.study.asked import models_of
@@ -43,8 +43,7 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     chips = profiles.every(hardware)
     rows, assumed = [], {chip.name: chip.assumption or None for chip in chips}
     for architecture in models_of(model):
-        drawn = drawn_figure("roofline", chips, architecture, attention=attention, kv_dtype=kv_dtype,
-                             batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"))
+        drawn = drawn_figure("roofline", chips, architecture, **point)
         for omission in drawn.omissions:
             warn(f"{omission.chip} is left out: {omission.reason}")
         rows += [{"model": architecture.name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
@@ -54,8 +53,8 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
         return
     columns = {
         "hardware": Column(), "level": Column(), "holds_cache": Column("holds cache", optional=1),
-        "level_bytes_per_s": Column("bandwidth", BYTES_PER_S), "compute_flop_per_s": Column("compute", FLOP_PER_S),
-        "ridge_flop_per_byte": Column("ridge", COUNT), "model": Column(liftable=True), "attention": Column(),
-        "arithmetic_intensity": Column("flop/byte", COUNT), "attainable_flop_per_s": Column("attainable", FLOP_PER_S),
+        "level_bytes_per_s": Column("bandwidth"), "compute_flop_per_s": Column("compute"),
+        "ridge_flop_per_byte": Column("ridge"), "model": Column(liftable=True), "attention": Column(),
+        "arithmetic_intensity": Column("flop/byte"), "attainable_flop_per_s": Column("attainable"),
     }
     emit(rows, to, columns)

@@ -76,8 +76,7 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         check_target(trace_out, force=force)
     folder = _folder(output, force=force)
     load = serving_options.load_of(
-        {**words, "requests": requests},
-        without_rate=None if find_max_rate else ", --concurrency N or --find-max-rate")
+        words, requests=requests, without_rate=None if find_max_rate else ", --concurrency N or --find-max-rate")
     policy = serving_options.policy_of(words)
     from simkit.model.catalog import load_model
     from simkit.serving.ask import ask

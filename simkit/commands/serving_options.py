@@ -92,13 +92,13 @@ def load_options(function: Any) -> Any:
     return function
 
 
-def load_of(words: dict[str, Any], *, without_rate: str | None) -> Load:
+def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | None) -> Load:
     """The requests and their rates, from the words of the command line; ``without_rate``: what is said without any."""
     from simkit.serving import words as serving
 
     if without_rate and all(words[name] is None for name in ("rate", "concurrency", "trace_file")):
         raise UserError(f"no requests: give --trace FILE, --rate R{without_rate}")
-    return serving.load_of(**options.taken(serving.load_of, words))
+    return serving.load_of(**options.taken(serving.load_of, {**words, "requests": requests}))
 
 
 def policy_of(words: dict[str, Any]) -> Policy:

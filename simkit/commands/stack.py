@@ -14,14 +14,13 @@ from simkit.commands.options import DEFAULT_HARDWARE, DEFAULT_MODEL, Destination
 @click.argument("reducers", nargs=-1, metavar="[REDUCER]...")
 @click.option("-H", "--hardware", default=DEFAULT_HARDWARE, show_default=True, metavar="NAME", help="One profile.")
 @click.option("-M", "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="One model.")
-@click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences decoded together.")
-@click.option("--kv-len", default="32k", show_default=True, metavar="TOKENS", help="Cached tokens a sequence.")
+@options.point(kv_len="32k")
 @options.chips
 @options.engine
 @options.profiles
 @options.records
-def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, kv_len: str, chips: str | int,
-          profiles: Profiles, to: Destination, **how: Any) -> None:
+def stack(*, reducers: tuple[str, ...], hardware: str, model: str, chips: str | int, profiles: Profiles,
+          to: Destination, **how: Any) -> None:
     """Turn cache reducers on one after another: what each saves in bytes and in time, and the headroom left.
 
     A REDUCER is a layout (mha, gqa-8, mla) or one of kv=FORMAT, weights=FORMAT, evict=RULE, speculate=..., kernel=...,
@@ -33,23 +32,20 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, batch: str, k
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
     from simkit.foundation.tables import Column
-    from simkit.foundation.units import BYTES, COUNT, SECONDS
     from simkit.study.stacking import DEFAULT_STACK
     from simkit.study.stacking import stack as stacked
 
     refuse_fit_each(chips, "reducers that are compared share their chips")
-    records = stacked(
-        profiles.load([hardware]), model, reducers or DEFAULT_STACK, chips=chips,
-        batch=options.one_value(batch, "--batch"), kv_len=options.one_value(kv_len, "--kv-len"), **how).to_records()
+    records = stacked(profiles.load([hardware]), model, reducers or DEFAULT_STACK, chips=chips, **how).to_records()
     if not any(record["fits"] for record in records):
         raise UserError(f"{model} with {reducers[0] if reducers else DEFAULT_STACK[0]} does not fit on {hardware}, "
                         "nor with any further reducer", hint="give more --chips, fewer sequences or a shorter context")
     table = {
-        "hardware": Column(liftable=True), "chips": Column(dimension=COUNT, liftable=True), "rung": Column("with"),
-        "kv_read_bytes": Column("KV read", BYTES), "cache_saved": Column("bytes saved x", COUNT),
-        "attention_time_s": Column("attention", SECONDS, optional=2), "attention_speedup": Column("attention x", COUNT),
-        "step_time_s": Column("step", SECONDS), "step_speedup": Column("step x", COUNT),
-        "headroom": Column(dimension=COUNT), "attention_share": Column("share of step", COUNT, optional=1),
+        "hardware": Column(liftable=True), "chips": Column(liftable=True), "rung": Column("with"),
+        "kv_read_bytes": Column("KV read"), "cache_saved": Column("bytes saved x"),
+        "attention_time_s": Column("attention", optional=2), "attention_speedup": Column("attention x"),
+        "step_time_s": Column("step"), "step_speedup": Column("step x"),
+        "headroom": Column(), "attention_share": Column("share of step", optional=1),
         "bound": Column(),
     }
     emit(records, to, table)

@@ -16,8 +16,7 @@ from simkit.foundation.errors import UserError
 @options.hardware(options.DEFAULT_HARDWARE)
 @options.model(options.DEFAULT_MODEL)
 @options.names("-A", "--attention", default="gqa-8", help=f"Layout: {options.LAYOUTS}.")
-@click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences decoded together.")
-@click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS", help="Cached tokens a sequence.")
+@options.point()
 @options.kv_dtype
 @options.weight_dtype
 @options.chips
@@ -25,8 +24,8 @@ from simkit.foundation.errors import UserError
 @options.profiles
 @click.option("-o", "--output", metavar="FILE", required=True, help="The trace, such as trace.json.")
 @options.force
-def trace(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str,
-          profiles: Profiles, output: str, force: bool, **how: Any) -> None:
+def trace(*, hardware: list[str], model: list[str], attention: list[str], profiles: Profiles, output: str,
+          force: bool, **how: Any) -> None:
     """Write one decode step as a trace: open it at ui.perfetto.dev or chrome://tracing.
 
     Operators stand in a row; inside attention, each compute unit is a track of the work items that the replay engine
@@ -47,8 +46,7 @@ def trace(*, hardware: list[str], model: list[str], attention: list[str], batch:
     from simkit.foundation.output import write_text
     from simkit.study.perfetto_trace import trace as traced
 
-    made = traced(profiles.load(hardware), model, batch=options.one_value(batch, "--batch"),
-                  kv_len=options.one_value(kv_len, "--kv-len"), attention=attention, **how)
+    made = traced(profiles.load(hardware), model, attention=attention, **how)
     write_text(output, json.dumps(made, allow_nan=False) + "\n", force=force)
     left_out = made["otherData"]["tracks_left_out"]
     click.echo(f"{Path(output)}: {len(made['traceEvents']):,} events"

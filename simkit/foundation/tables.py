@@ -18,15 +18,15 @@ _GAP: Final = "  "
 MOST_ROWS: Final = 20  # of a table that Python shows by itself
 _MOST_CHARACTERS, _MOST_BANDS, _MOST_ALIKE = 110, 3, 12
 # What the end of a key says of its unit: the first that fits.
-_ENDINGS: Final = {"_bytes_per_s": BYTES_PER_S, "_flop_per_s": FLOP_PER_S, "_per_s": COUNT, "_s": SECONDS,
-                   "_bytes": BYTES, "_w": WATTS}
+_ENDINGS: Final = {"_bytes_per_s": BYTES_PER_S, "_flop_per_s": FLOP_PER_S, "_bytes(_per_.*)?": BYTES, "_per_.*": COUNT,
+                   "_s": SECONDS, "_w": WATTS}
 _DATAFRAMES: Final = ("pandas", "polars")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: heading (empty: the name of its key), dimension of its numbers (None: text), and how soon it may be
-    left out (0: never).
+    """One column: heading (empty: the name of its key), dimension of its numbers (None: text, or what the key says of
+    them), and how soon it may be left out (0: never).
 
     ``liftable`` columns move into the heading on a terminal when all rows agree.
     """
@@ -66,8 +66,8 @@ def shown(records: Sequence[Mapping[str, Any]], rows: int | None = None) -> str:
     """
     count = len(records) if rows is None else rows
     records = records[:MOST_ROWS]
-    texts = {key: [cell(record.get(key), _dimension(key, record.get(key))) for record in records]
-             for key in _keys(records)}
+    dimensions = {key: dimension_of(key, records) for key in _keys(records)}
+    texts = {key: [cell(record.get(key), dimension) for record in records] for key, dimension in dimensions.items()}
     texts = {key: column for key, column in texts.items() if set(column) - {UNKNOWN}}
     if len(records) == 1:
         return plain_table([Column("key"), Column("value")], [(key, column[0]) for key, column in texts.items()])
@@ -80,8 +80,7 @@ def shown(records: Sequence[Mapping[str, Any]], rows: int | None = None) -> str:
         if width > _MOST_CHARACTERS and bands[-1]:
             bands.append([])
             width = wide
-        known = next(record[key] for record in records if record.get(key) is not None)
-        bands[-1].append(Column(key, _dimension(key, known)))
+        bands[-1].append(Column(key, dimensions[key]))
     tables = [plain_table(band, list(zip(*(texts[column.heading] for column in band), strict=True)))
               for band in bands[:_MOST_BANDS] if band]
     counted = f"{count:,} record{'s' * (count != 1)}" + f", the first {len(records)} shown" * (count > len(records))
@@ -91,12 +90,13 @@ def shown(records: Sequence[Mapping[str, Any]], rows: int | None = None) -> str:
     return "\n".join([*([f"all: {said}"] if said else []), *tables, counted + more])
 
 
-def _dimension(key: str, value: Any) -> str | None:
+def dimension_of(key: str, records: Sequence[Mapping[str, Any]]) -> str | None:
     """The dimension that a key's ending says of its numbers; None for text."""
+    value = next((record[key] for record in records if record.get(key) is not None), None)
     if isinstance(value, str | bool):
         return None
     name = re.sub(r"_(low|high|likely)(_\d+)?$", "", key)
-    return next((dimension for ending, dimension in _ENDINGS.items() if name.endswith(ending)), COUNT)
+    return next((dimension for ending, dimension in _ENDINGS.items() if re.search(f"{ending}$", name)), COUNT)
 
 
 def cell(value: Any, dimension: str | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from simkit.foundation.errors import Location, UserError
-from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.named_files import Fault, find_file, read_all, user_folders
 from simkit.foundation.resources import shipped_folder
 from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
@@ -129,10 +129,12 @@ def _dram_bytes_per_cycle(profile: HardwareProfile) -> float:
     return float(profile.main_memory.chip_bandwidth_bytes_per_s or 0.0) / compute.units / compute.known_clock_hz
 
 
-def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:
-    """Every profile of the catalogue and of the user's folders, by name."""
-    files = catalogue_files(KIND, user_folders(profiles, VARIABLE))
-    return [load_hardware(path, profiles=profiles) for path in files.values()]
+def list_hardware(profiles: Path | str | None = None, fault: Fault = None) -> list[HardwareProfile]:
+    """Every profile of the catalogue and of the user's folders, by name.
+
+    ``fault`` is given the error of a file that cannot be read, which is left out; None: it is raised.
+    """
+    return read_all(KIND, user_folders(profiles, VARIABLE), lambda path: load_hardware(path, profiles=profiles), fault)
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, str]:
