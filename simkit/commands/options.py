@@ -275,7 +275,7 @@ def chips(function: Command, *, several: bool = False) -> Command:
 
     @wraps(function)
     def with_chips(*args: Any, chips: str, fewest: bool, budget_chips: int | None, **kwargs: Any) -> Any:
-        words: list[str | int] = ["fewest"] * fewest + ([] if budget_chips is None else [f"up-to-{budget_chips}"])
+        words: list[Any] = ["fewest"] * fewest + ([] if budget_chips is None else [f"up-to-{budget_chips}"])
         if len(words) + (chips != "fit") > 1:
             raise UserError("--chips, --fewest and --budget-chips: give one of them")
         click.get_current_context().meta[MOST_CHIPS] = budget_chips
