@@ -80,7 +80,7 @@ _HOMES = {
     "draw_designs": "simkit.report.figures.design_map",
     "draw_front": "simkit.report.figures.plan_front",
     "residual_figure": "simkit.report.figures.residuals",
-    "trace": "simkit.study.perfetto_trace",
+    "step_timeline": "simkit.study.step_timeline",
     # check
     "read_claims": "simkit.claims.tested_claims",
     "judge_claims": "simkit.claims.tested_claims",

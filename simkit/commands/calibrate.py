@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FileOrCommand(CommandGroup):
-    """A group whose arguments begin with a table of measurements unless they begin with a subcommand."""
+    """Commands whose arguments begin with a table of measurements unless they begin with a subcommand."""
 
     def resolve_command(self, ctx: click.Context,
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -29,7 +29,7 @@ class FileOrCommand(CommandGroup):
 
 @click.group(cls=FileOrCommand, subcommand_metavar="host | FILE.csv --profile NAME [-o PROFILE.yaml]")
 def calibrate() -> None:
-    """Profiles from measurements: of this machine, or a profile's kernel figures fitted to kernel times in a file.
+    """Profiles from measurements: of this machine, or a profile's kernel parameters fitted to kernel times in a file.
 
     \b
     simkit calibrate host -o my-machine.yaml
@@ -41,7 +41,7 @@ def calibrate() -> None:
 @calibrate.command(short_help="Measure this machine and write its profile.")
 @click.option("-o", "--output", metavar="PROFILE.yaml", required=True, help="The profile to write.")
 @click.option("--name", metavar="NAME", default=None, help="Name of the profile.  [default: the file's]")
-@click.option("--quick", is_flag=True, help="A quarter of the time, and figures that scatter more.")
+@click.option("--quick", is_flag=True, help="A quarter of the time, and numbers that scatter more.")
 @click.option("--force", is_flag=True, help="Replace the file when it exists.")
 def host(*, output: str, name: str | None, quick: bool, force: bool) -> None:
     """Measure this machine and write its profile: caches, DRAM, arithmetic, exponentials, bytes in flight.
@@ -66,30 +66,31 @@ def host(*, output: str, name: str | None, quick: bool, force: bool) -> None:
     from simkit.evidence.host.profile import profile_text
 
     click.echo("measuring this machine", err=True)
-    figures = measure_host(budget_s=QUICK_BUDGET_S if quick else WHOLE_BUDGET_S)
-    write_text(output, profile_text(figures, chosen), force=force)
-    click.echo(f"{output}: {figures.processor}, {figures.cores} cores, {len(figures.levels)} memory levels", err=True)
+    measured = measure_host(budget_s=QUICK_BUDGET_S if quick else WHOLE_BUDGET_S)
+    write_text(output, profile_text(measured, chosen), force=force)
+    click.echo(f"{output}: {measured.processor}, {measured.cores} cores, {len(measured.levels)} memory levels",
+               err=True)
 
 
 @click.command("calibrate")
 @click.argument("file", metavar="FILE.csv[.gz]")
 @click.option("--profile", "name", required=True, metavar="NAME", help="The profile that the fit starts from.")
-@click.option("-o", "--output", metavar="PROFILE.yaml", default=None, help="Write the profile with the fitted figures.")
+@click.option("-o", "--output", metavar="PROFILE.yaml", default=None, help="Write the profile as fitted.")
 @click.option("--plot", metavar="FILE.svg", default=None,
               help="Residuals before and after, .svg, .png or .pdf.  [default: beside PROFILE.yaml]")
-@click.option("--keep", default="", metavar="FIGURE[,...]", help="Figures left as the profile has them.")
+@click.option("--keep", default="", metavar="NAME[,...]", help="Parameters left as the profile has them.")
 @click.option("--target", default="best", show_default=True, metavar="NAME",
               help="best of the frameworks, sglang, trtllm or vllm.")
 @options.profiles_folder
 @click.option("--force", is_flag=True, help="Replace output files that exist.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
-              help="How the fitted figures are printed.  [default: table]")
+              help="How the fitted parameters are printed.  [default: table]")
 def from_file(*, file: str, name: str, output: str | None, plot: str | None, keep: str, target: str,
               profiles: str | None, force: bool, form: str | None) -> None:
-    """Fit a profile's kernel figures to measured kernel times, with intervals and a plot of the residuals.
+    """Fit a profile's kernel parameters to measured kernel times, with intervals and a plot of the residuals.
 
     The table has the columns of `simkit evidence silicon --data`; tools/measure_gpu.py of the repository writes one.
-    Figures that the rows cannot identify stay as the profile has them, and are named.
+    Parameters that the rows cannot identify stay as the profile has them, and are named.
     """
     from simkit.commands.emit import emit
     from simkit.evidence.silicon.calibrate import calibrate as fit_rows
@@ -113,13 +114,13 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
     rows = rows_of_profile(read_table(Path(file), target), hardware)
     found = fit_rows(rows, hardware, split_names([keep]) if keep else [])
     records: list[dict[str, Any]] = [
-        {"figure": figure.name, "start": figure.start, "value": figure.value, "low": low, "high": high}
-        for figure in found.parameters for low, high in [figure.interval or (None, None)]]
+        {"figure": one.name, "start": one.start, "value": one.value, "low": low, "high": high}
+        for one in found.parameters for low, high in [one.interval or (None, None)]]
     if output is not None:
         write_text(Path(output), calibrated_text(found, Path(output).stem, file), force=force)
     if plot is not None:
         write_figure(Path(plot), lambda: residual_figure(found), force=force)
-    columns = {"figure": Column(), "start": Column("before"), "value": Column("fitted"),
+    columns = {"figure": Column("parameter"), "start": Column("before"), "value": Column("fitted"),
                "low": Column("5 %"), "high": Column("95 %")}
     emit(records, options.destination(form, None, force=False), columns, footer=_errors(found))
 

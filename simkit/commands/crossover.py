@@ -1,4 +1,4 @@
-"""``simkit crossover``: the value of any figure at which a layout stops paying."""
+"""``simkit crossover``: the value of any parameter at which a layout stops paying."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_QUESTIONS: Final = 1_000
 @click.option("--below", type=float, default=1.10, show_default=True, metavar="RATIO",
               help="The advantage whose crossing is sought.")
 @click.option("--vary", default=None, metavar="KEY",
-              help="A figure as after --set, memory (all bandwidths together), batch, kv_len or q_len.  "
+              help="A parameter as after --set, memory (all bandwidths together), batch, kv_len or q_len.  "
               "[default: the main memory's bandwidth]")
 @click.option("--from", "start", default=None, metavar="VALUE",
               help="Where the range begins, with its unit.  [default: a hundredth of the profile's value]")
@@ -91,7 +91,7 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sentences(records: list[dict[str, Any]]) -> str:
-    """What the table cannot say: why nothing crosses, and what else the varied figure does."""
+    """What the table cannot say: why nothing crosses, and what else the varied parameter does."""
     from simkit.foundation.tables import cell
     from simkit.study.causes import SHARES
 

@@ -50,7 +50,7 @@ def _assumed(records: Records) -> str | None:
     ideal = [chip for chip, keys in found.items() if keys == "ideal"]
     counted = [f"{keys.count(';') + 1} of {chip}" for chip, keys in found.items() if chip not in ideal]
     if ideal:
-        return f"ideal values stand where these profiles are silent (--assume): {', '.join(ideal)}"
+        return f"ideal values for what these profiles do not state (--assume): {', '.join(ideal)}"
     return f"parameters assumed by class: {', '.join(counted)} (simkit profile show lists them)" if counted else None
 
 

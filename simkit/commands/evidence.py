@@ -144,13 +144,13 @@ def forecasts(*, data: Path | None, table: Path | None, profiles: Profiles, to: 
          footer=footer)
 
 
-@evidence.command(short_help="Figures that papers and vendors print, beside the engines' for the same setup.")
-@options.data("A table of published figures instead of the shipped one.", "FILE.yaml")
+@evidence.command(short_help="Numbers that papers and vendors print, beside the engines' for the same setup.")
+@options.data("A table of published numbers instead of the shipped one.", "FILE.yaml")
 @click.option("--only", metavar="ID", default=None, help="Rows whose id starts with this, such as groq or cs336.mha.")
 @options.assume
 @options.records
 def published(*, data: Path | None, only: str | None, to: Destination) -> None:
-    """Figures that papers and vendors print: theirs, ours, their ratio, what was assumed, and whether it holds.
+    """Numbers that papers and vendors print: theirs, ours, their ratio, what was assumed, and whether it holds.
 
     Exact rows are arithmetic, calib rows may have been fitted, predict rows never are; shape rows keep an order, and
     plain decode must not reach the negative ones. Ratios are ours over theirs.
@@ -166,7 +166,7 @@ def published(*, data: Path | None, only: str | None, to: Destination) -> None:
     records = compare(data, only=only)
     if not records:
         papers = dict.fromkeys(row.id.partition(".")[0] for row in read_published(data))
-        raise UserError(f"no row's id begins with '{only}'", hint="known: " + ", ".join(papers))
+        raise UserError(f"no row's id starts with '{only}'", hint="known: " + ", ".join(papers))
     columns = {
         "id": Column("row"), "quantity": Column(optional=3), "published_text": Column("published"),
         "ours_text": Column("ours"), "ratio": Column(), "tolerance": Column(), "split": Column(), "verdict": Column(),
@@ -358,7 +358,7 @@ def percent(fraction: float | None) -> str | None:
 def transfer(*, data: Path | None, sample: int, seed: int, profiles: str | None, to: Destination) -> None:
     """Leave one chip out: how well a chip that nobody measured is predicted from its datasheet and the others.
 
-    For each chip of the table all kernel figures are fitted anew on the other chips' rows (about a minute in all),
+    For each chip of the table all kernel parameters are fitted anew on the other chips' rows (about a minute in all),
     carried over by rule, and scored on the chip's own rows.
     """
     from simkit.evidence.silicon.transfer import transfer as leave_one_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import click
 from simkit.commands import options
 from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import Destination, Profiles
+from simkit.foundation.errors import UserError
 
 _MODELS: Final = click.option("--models", metavar="DIR", default=None,
                               help="A folder of models searched before the shipped ones.")
@@ -95,27 +97,39 @@ def import_command(*, config: str, name: str | None, output: str | None, force: 
 
 @model.command()
 @click.argument("checkpoint", metavar="FOLDER")
-@click.option("--n-kv-heads", type=click.IntRange(min=1), required=True, help="Key/value heads of the result.")
+@click.option("-A", "--attention", default=None, metavar="NAME", help="Layout of the result: gqa-K or mqa.")
+@click.option("--n-kv-heads", type=click.IntRange(min=1), default=None, hidden=True, help="-A gqa-K, as it was.")
 @click.option("--method", default="mean", show_default=True, metavar="mean|first|random",
-              help="What becomes of a group of heads; mean is the GQA paper's.")
+              help="What becomes of a group's heads; mean is the GQA paper's.")
 @click.option("--seed", default=0, show_default=True, help="Of the random method and of the check.")
 @click.option("-o", "--output", metavar="FOLDER", required=True, help="The folder to make.")
 @click.option("--force", is_flag=True, help="Replace an output folder that is a checkpoint.")
-def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output: str, force: bool) -> None:
+def convert(*, checkpoint: str, attention: str | None, n_kv_heads: int | None, method: str, seed: int, output: str,
+            force: bool) -> None:
     """Pool the key/value heads of a safetensors checkpoint into fewer, as before uptraining to GQA or MQA.
 
     \b
-    simkit model convert ./llama-2-7b --n-kv-heads 8 -o ./llama-2-7b-gqa-8
+    simkit model convert ./llama-2-7b -A gqa-8 -o ./llama-2-7b-gqa-8
     """
     from simkit.model.convert import convert_checkpoint
 
     chosen: Any = method  # convert_checkpoint says which methods there are
-    done = convert_checkpoint(Path(checkpoint), Path(output), n_kv_heads, method=chosen, seed=seed, force=force)
+    done = convert_checkpoint(Path(checkpoint), Path(output), n_kv_heads or _heads(attention), method=chosen, seed=seed,
+                              force=force)
     click.echo(f"{done.output}: {done.layers} layers, {done.n_kv_heads_before} KV heads pooled into {done.n_kv_heads} "
                f"({done.method}), {done.tensor_bytes_before:,} bytes of tensors became {done.tensor_bytes:,}")
     for check in done.checks:
         click.echo(f"layer {check.layer}: pooling into all heads is the identity within "
                    f"{check.identity_max_error:.1e}; attention output moved by {check.output_relative_error:.1%}")
+
+
+def _heads(attention: str | None) -> int:
+    """KV heads of ``gqa-K`` or ``mqa``: what a checkpoint can be pooled into."""
+    found = re.fullmatch(r"gqa-([1-9]\d{0,5})|mqa", attention or "")
+    if found is None:
+        raise UserError("-A is missing: give gqa-K or mqa" if attention is None else
+                        f"-A {attention[:40]}: expected gqa-K or mqa")
+    return int(found[1] or 1)
 
 
 @model.command()

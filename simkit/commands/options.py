@@ -39,6 +39,18 @@ def _options(*options: Option[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+class Renamed(click.Option):
+    """An option that also answers to the name that it had, which its help does not show: declared first."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Of the last name alone."""
+        every, self.opts = self.opts, self.opts[-1:]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
 def _read(*flags: str, read: Callable[[str, Any], Any], **how: Any) -> Option[Any]:
     """An option whose value is made of what was written; ``read`` also gets the option's name, for its messages."""
     return click.option(*flags, callback=lambda _ctx, param, value: read(param.opts[-1], value), **how)
@@ -162,8 +174,8 @@ def _assume(ctx: click.Context, _param: click.Parameter, value: str) -> str:
 assume: Final = click.option(
     "--assume", type=click.Choice(["priors", "ideal"]), default="priors", show_default=True, expose_value=False,
     is_eager=True, callback=_assume,
-    help="What stands for parameters that a profile does not state: the range of its class, or ideal values (fractions "
-         "of 1, no launches).")
+    help="Values of parameters that a profile does not state: the range of its class, or ideal ones (fractions of 1, "
+         "no launches).")
 profiles_folder: Final = click.option("--profiles", metavar="DIR", default=None,
                                       help="A folder of profiles searched before the shipped ones.")
 
@@ -255,7 +267,8 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
                  help="What runs on in memory: head-major or token-major."),
     click.option("--attention-kernel", default="grouped", metavar="NAME", show_default=True,
                  help="grouped, grouped-unsplit, per-query-head or unfused."),
-    click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
+    click.option("--lengths", "--kv-len-spread", "lengths", cls=Renamed, default="equal", metavar="TEXT",
+                 show_default=True,
                  help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
     click.option("--encoder-len", type=click.IntRange(min=1), default=None, metavar="TOKENS",
                  help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),

@@ -27,7 +27,7 @@ def profile() -> None:
 @options.profiles_folder
 @options.records
 def list_command(*, profiles: str | None, to: Destination) -> None:
-    """Every profile of the catalogue, with the figures that decide where GQA pays."""
+    """Every profile of the catalogue, with the parameters that decide where GQA pays."""
     from simkit.commands.console import warn_of
     from simkit.commands.emit import emit
     from simkit.foundation.tables import Column
@@ -48,7 +48,7 @@ def list_command(*, profiles: str | None, to: Destination) -> None:
 @options.profiles
 @options.records_or_figure
 def show(*, name: str, profiles: Profiles, to: Destination) -> None:
-    """The memory hierarchy of a profile as a diagram, and every figure with its source and the ridge points.
+    """The memory hierarchy of a profile as a diagram, and every parameter with its source and the ridge points.
 
     With -o FILE.svg, .png or .pdf the diagram alone.
 
@@ -209,7 +209,7 @@ def new(*, name: str, like: str | None, output: str | None, force: bool, profile
         raise UserError("questions need a terminal, and the standard input is none",
                         hint=f"name a profile to start from: simkit profile new {name[:40]} --like h100-sxm")
     write_text(target, text, force=force)
-    click.echo(f"{target}: written; edit its figures and sources, then: simkit profile check {target}", err=True)
+    click.echo(f"{target}: written; edit its parameters and sources, then: simkit profile check {target}", err=True)
 
 
 def _on_a_terminal() -> bool:

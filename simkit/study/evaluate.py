@@ -156,13 +156,13 @@ class Points:
                     fastest_wins=budget is not None)
             chips = (self.tp or 1) * (self.pp or 1)
         ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), self.tp, self.pp)
-        # Whoever names the machine has chosen its memory tiers too, the last resort included.
+        # Whoever names the machine has chosen its memory tiers too, those for overflow included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
 
     def _worth_more(self, fewest: Machine, layout: AttentionLayout, known: Sequence[tuple[int, float, float]], *,
                     fastest_wins: bool) -> Machine:
         """Up from the fewest chips, doubling: those of the least cost of a token; or those that are fastest, where
-        that is asked for and for points that only fit with a tier of last resort.
+        that is asked for and for points that only fit with an overflow tier.
 
         Where all memory is alike, more chips never make a token cheaper: each brings its fixed times.
         """

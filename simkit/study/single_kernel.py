@@ -103,7 +103,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
         step = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
         per_sequence = cached_bytes_per_sequence(workload)
         need = Demand(weight_bytes=0.0, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * batch)
-        # One chip was asked for, so its tiers of last resort are part of it.
+        # One chip was asked for, so its overflow tiers are part of it.
         placement = place(need, hardware, overflow=True)
         return step, need.kv_bytes, placement, run(step, placement, hardware)
 

@@ -43,8 +43,8 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "KV cache of one sequence against the memory of chips and systems",
         figure=_figure(context, kv_len, caches, rooms), rows=rows, finding=_finding(context, kv_len, caches, rooms),
         how_to_read="Level lines: memory for weights and cache, of one chip (solid) and of the largest system of it "
-                    "(dotted, with its number of chips). Tiers of last resort are not counted. Weights have to fit "
-                    "as well.",
+                    "(dotted, with its number of chips). Overflow tiers, such as DDR, are not counted. Weights have to "
+                    "fit as well.",
         inputs=f"{request.model.title}; one sequence; cache {request.kv_dtype}.{beyond_context(request, point=False)}",
         alt="Log-log plot of cache bytes against context. At "
             f"{tokens(kv_len[-1])} tokens: " + ", ".join(

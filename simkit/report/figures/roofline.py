@@ -71,8 +71,9 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "Roofline: where each layout's attention stands on each chip",
         figure=_figure(context, roofs, intensities), rows=rows, finding=_finding(context, roofs, intensities),
         how_to_read="Bold: the memory level in which the cache lives (named in the label); faint: the other levels. "
-                    "Dashed chips are ASICs. Left of a chip's knee fewer KV heads buy speed in full, right of it "
-                    "nothing." + caption(request.hardware, "bands and bars are the range of the roof in bold"),
+                    "Dashed chips are ASICs. Left of a chip's knee fewer KV heads buy speed, up to launch and set-up "
+                    "costs; right of it nothing." + caption(
+                        request.hardware, "bands and bars are the range of the roof in bold"),
         inputs=inputs_text(request), omissions=omissions,
         alt="Log-log plot of attainable flop/s against attention intensity in flop per byte, one bent line a chip; "
             + "; ".join(f"{context.label(n)} bends at {r.ridge_flop_per_byte:.3g}" for n, r in roofs.items()) + ".")

@@ -52,7 +52,7 @@ def draw(context: FigureContext) -> DrawnFigure:
         title=request.title or "What a decode step waits for",
         figure=_figure(context, done), rows=rows, finding=_finding(context, done),
         how_to_read="Each panel is scaled to its longest step. Fixed "
-                    "latency is kernel launches and set-up, fabric and layer latency, and waiting stages. "
+                    "latency is kernel launches and set-up, fabric and layer latency, and pipeline bubbles. "
                     f"{ask.same_chips_text(request)}"
                     + caption(shown, bounds="A line (an arrow: it goes on), behind which the bar's own time stands"),
         inputs=ask.inputs_text(request), omissions=omissions,

@@ -34,9 +34,9 @@ NANOSECONDS: Final = 1e9
 Event = dict[str, Any]
 
 
-def trace(hardware: Any, model: Any, *, attention: Any = "gqa-8", batch: float = 32, kv_len: float = 4096,
+def step_timeline(hardware: Any, model: Any, *, attention: Any = "gqa-8", batch: float = 32, kv_len: float = 4096,
           chips: Any = FIT, tp: int | None = None, pp: int | None = None, **scenario: Any) -> dict[str, Any]:
-    """One decode step as a trace, to be written as JSON: see :func:`trace_step`.
+    """One decode step as a timeline, to be written as JSON: see :func:`trace_step`.
 
     Parameters: hardware, model: a name, a path or what was loaded of it; the others as of :func:`simkit.decode_step`.
     """
@@ -53,7 +53,7 @@ def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]
     One layer of each kind is shown, then what runs once a step. Raises :class:`UserError` when the point does not fit.
     """
     if not bool(np.ravel(evaluated.columns["fits"])[0]):
-        raise UserError("nothing to trace: weights and cache do not fit on these chips")
+        raise UserError("nothing to show: weights and cache do not fit on these chips")
     step, placement, hardware = evaluated.step, evaluated.placement, evaluated.hardware
     on_tiles = runs_on_tiles(hardware)
     timing = engine_named("replay").evaluate(step, placement, hardware) if on_tiles else evaluate(
