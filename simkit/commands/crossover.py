@@ -48,7 +48,6 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
-    from simkit.model.catalog import load_model
     from simkit.study.crossover import crossover as solve
 
     variants = profiles.variants
@@ -60,12 +59,11 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
         raise UserError(f"{questions:,} questions are more than the {MOST_QUESTIONS:,} of one call",
                         hint="shorten the lists")
     main_of = dict(zip(product(hardware, variants), profiles.every(hardware), strict=True))
-    models = {name: load_model(name) for name in model}
     records: list[dict[str, Any]] = []
     for chip, suffix, named, dtype, layout, sequences, tokens, queries in product(*axes):
         own = main_of[chip, suffix]
         records += [{**record, "hardware": own.name} for record in solve(
-            chip, models[named], attention=layout, against=against, below=below, of=of, start=start, stop=stop,
+            chip, named, attention=layout, against=against, below=below, of=of, start=start, stop=stop,
             vary=vary or f"memory.{own.main_memory.name}.bandwidth", batch=sequences, kv_len=tokens,
             q_len=queries, chips=chips, tp=tp, pp=pp, engine=engine, overrides=variants[suffix],
             profiles=profiles.folder, kv_dtype=dtype, weight_dtype=weight_dtype, **scenario)]

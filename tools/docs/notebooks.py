@@ -27,10 +27,14 @@ def _read(path: Path) -> dict[str, Any]:
     return notebook
 
 
+def _code(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
 def outputs(path: Path) -> list[str]:
     """The text that each code cell of the file shows."""
     return ["".join("".join(one.get("text") or one["data"]["text/plain"]) for one in cell["outputs"])
-            for cell in _read(path)["cells"] if cell["cell_type"] == "code"]
+            for cell in _code(_read(path))]
 
 
 def fresh(path: Path, folder: Path) -> list[str]:
@@ -40,12 +44,8 @@ def fresh(path: Path, folder: Path) -> list[str]:
 
 def _run(path: Path, folder: Path) -> list[tuple[str, Figure | None]]:
     names: dict[str, Any] = {"__name__": "notebook"}
-    shown = []
     with contextlib.chdir(folder):
-        for cell in _read(path)["cells"]:
-            if cell["cell_type"] == "code":
-                shown.append(_run_cell("".join(cell["source"]), names, path.name))
-    return shown
+        return [_run_cell("".join(cell["source"]), names, path.name) for cell in _code(_read(path))]
 
 
 def _run_cell(code: str, names: dict[str, Any], name: str) -> tuple[str, Figure | None]:
@@ -65,7 +65,7 @@ def _run_cell(code: str, names: dict[str, Any], name: str) -> tuple[str, Figure 
 def renew(path: Path) -> None:
     """Write the notebook with the outputs of today."""
     notebook = _read(path)
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    cells = _code(notebook)
     with tempfile.TemporaryDirectory() as folder:
         for number, (cell, (text, figure)) in enumerate(zip(cells, _run(path, Path(folder)), strict=True), start=1):
             data: dict[str, Any] = {"text/plain": text.splitlines(keepends=True)}
@@ -73,8 +73,8 @@ def renew(path: Path) -> None:
                 figure.set_dpi(90)
                 data["image/png"] = base64.b64encode(figure_bytes(figure, "png")).decode()
             cell["execution_count"] = number
-            cell["outputs"] = [{"output_type": "execute_result", "execution_count": number, "metadata": {}, "data": data}
-                               ] if text else []
+            shown = {"output_type": "execute_result", "execution_count": number, "metadata": {}, "data": data}
+            cell["outputs"] = [shown] if text else []
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
