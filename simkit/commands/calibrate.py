@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simkit.commands import options
+from simkit.commands.destination import FIGURE_SUFFIXES, destination, figure_suffix
 from simkit.commands.lazy_group import CommandGroup
 from simkit.foundation.errors import UserError
 
@@ -105,8 +106,8 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
 
     if plot is None and output is not None:
         plot = str(Path(output).with_suffix(".residuals.svg"))
-    if plot is not None and options.figure_suffix(plot) is None:
-        raise UserError(f"--plot {plot}: expected a name that ends in {', '.join(options.FIGURE_SUFFIXES)}")
+    if plot is not None and figure_suffix(plot) is None:
+        raise UserError(f"--plot {plot}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}")
     for path in (output, plot):
         if path is not None:
             check_target(path, force=force)
@@ -122,7 +123,7 @@ def from_file(*, file: str, name: str, output: str | None, plot: str | None, kee
         write_figure(Path(plot), lambda: residual_figure(found), force=force)
     columns = {"figure": Column("parameter"), "start": Column("before"), "value": Column("fitted"),
                "low": Column("5 %"), "high": Column("95 %")}
-    emit(records, options.destination(form, None, force=False), columns, footer=_errors(found))
+    emit(records, destination(form, None, force=False), columns, footer=_errors(found))
 
 
 def _errors(found: Calibration) -> str:

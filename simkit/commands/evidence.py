@@ -78,8 +78,9 @@ def accelerators(*, data: Path | None, engine: str, points: bool, coverage: bool
         numbers = {"rows": "rows", "mape": "MAPE", "median_ape": "median", "bias": "bias", "ratio_rows": "pairs",
                    "ratio_median_ape": "ratio", "baseline_mape": "naive MAPE", "baseline_ratio_median_ape":
                    "naive ratio", "rows_unpredicted": "unpredicted"}
-        emit(records(found), to, columns | series | {name: Column(heading) for name, heading in numbers.items()} | {
-            "why": Column(optional=1)})
+        emit(records(found), to, columns | series | {
+            name: Column(heading, optional=0 if name == "mape" else 1) for name, heading in numbers.items()} | {
+            "why": Column(optional=2)})
 
 
 @evidence.command(short_help="The DRAM event model beside cycle-accurate simulators.")
@@ -136,9 +137,9 @@ def forecasts(*, data: Path | None, table: Path | None, profiles: Profiles, to: 
     if data:
         records = [one for one in records if one["measured"] is not None]
     columns = {name: Column(name.replace("_", " "), optional=optional, liftable=name != "attention")
-               for name, optional in {"made": 3, "chip": 0, "model": 0, "attention": 0, "chips": 1}.items()}
+               for name, optional in {"made": 3, "chip": 0, "model": 0, "attention": 0, "chips": 4}.items()}
     columns |= {"batch": Column(), "kv_len": Column(), "quantity": Column(liftable=True)}
-    columns |= {name: Column(name.replace("_", " ")) for name in (
+    columns |= {name: Column(name.replace("_", " "), optional={"90": 1, "50": 2}.get(name[-2:], 0)) for name in (
         "low_90", "low_50", "likely", "high_50", "high_90", *(("measured", "error") if data else ()))}
     emit(records, to, columns | ({"inside": Column("inside %")} if data else {}) | {"state": Column(optional=2)},
          footer=footer)
@@ -169,8 +170,8 @@ def published(*, data: Path | None, only: str | None, to: Destination) -> None:
         raise UserError(f"no row's id starts with '{only}'", hint="known: " + ", ".join(papers))
     columns = {
         "id": Column("row"), "quantity": Column(optional=3), "published_text": Column("published"),
-        "ours_text": Column("ours"), "ratio": Column(), "tolerance": Column(), "split": Column(), "verdict": Column(),
-        "note": Column(optional=2),
+        "ours_text": Column("ours"), "ratio": Column(), "tolerance": Column(optional=1), "split": Column(),
+        "verdict": Column(), "note": Column(optional=2),
     }
     assumed = {record["paper"]: record["assumptions"] for record in records}
 

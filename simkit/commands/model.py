@@ -34,8 +34,8 @@ def list_command(*, models: str | None, to: Destination) -> None:
     from simkit.study.model_summary import summaries
 
     columns = {
-        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers"),
-        "hidden_size": Column("hidden", optional=1), "n_q_heads": Column("q heads"),
+        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", optional=1),
+        "hidden_size": Column("hidden", optional=1), "n_q_heads": Column("q heads", optional=1),
         "n_kv_heads": Column("kv heads"), "attention": Column(),
         "head_dim": Column("head dim", optional=1), "text": Column("parameters"),
         "kv_bytes_per_token": Column("KV/token, bf16"),

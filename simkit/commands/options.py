@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from simkit.commands import chosen_profiles
+from simkit.commands import chosen_profiles, destination
 from simkit.commands.chosen_profiles import MOST_CHIPS
-from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError
 from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
 
@@ -20,12 +19,14 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Option = Callable[[Decorated], Decorated]
 Command = Callable[..., Any]
 Profiles = chosen_profiles.Profiles
+Destination = destination.Destination
+force, form, records = destination.force, destination.form, destination.records
+records_or_figure: Final = destination.records_or_figure
 
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"
 DEFAULT_ATTENTION: Final = "mha,gqa-8,mqa"
 LAYOUTS: Final = ", ".join(LAYOUT_FORMS)
-FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 
 def _options(*options: Option[Any]) -> Callable[[Command], Command]:
@@ -201,29 +202,6 @@ def data(help: str, metavar: str = "FILE.csv[.gz]", *, required: bool = False) -
     return click.option("--data", type=FILE, metavar=metavar, default=None, required=required, help=help)
 
 
-force: Final = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
-form: Final = click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
-                             help="How records are written.  [default: table]")
-
-
-def records(function: Command, *, figures: bool = False) -> Command:
-    """``--format``, ``-o`` and ``--force``, for every command that gives records: ``to``.
-
-    ``figures``: the file may be a figure.
-    """
-
-    @wraps(function)
-    def with_destination(*args: Any, form: str | None, output: str | None, force: bool, **kwargs: Any) -> Any:
-        return function(*args, to=destination(form, output, force=force, figures=figures), **kwargs)
-
-    return _options(force, click.option(
-        "-o", "--output", metavar="FILE", default=None,
-        help="Write to a file; .csv and .json say the format by themselves."), form)(with_destination)
-
-
-records_or_figure: Final = partial(records, figures=True)
-
-
 def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Let a workload file's words stand where the command line is silent."""
     if value is not None:
@@ -352,61 +330,6 @@ engine: Final = _options(
                  help="Replay every point, also those kept on disk (SIMKIT_CACHE)."),
     click.option("--engine", default="roofline", show_default=True, metavar="ENGINE",
                  help="Engine that gives the times: roofline or replay."))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
-    """Where records go and in which form: table, csv, json or a kind of figure."""
-
-    form: str
-    output: Path | None
-    force: bool
-
-    @property
-    def is_table(self) -> bool:
-        """True for a table that people read."""
-        return self.form == "table"
-
-    @property
-    def for_people(self) -> bool:
-        """True for a table on the standard output, where other words may stand around it."""
-        return self.is_table and self.output is None
-
-    @property
-    def figure(self) -> Path | None:
-        """The file of a figure that is asked for instead of records."""
-        return self.output if figure_suffix(self.output) == self.form else None
-
-
-def figure_suffix(path: str | Path | None) -> str | None:
-    """The kind of figure that a file's name asks for; None for another file."""
-    suffix = "" if path is None else Path(path).suffix.lower()
-    return suffix.lstrip(".") if suffix in FIGURE_SUFFIXES else None
-
-
-def destination(form: str | None, output: str | None, *, force: bool, figures: bool = False) -> Destination:
-    """Settle the format and refuse an unwritable file before any work is done; ``figures``: it may be a figure."""
-    from simkit.foundation.output import FORMATS, check_target
-
-    if output is None:
-        return Destination(form=form or "table", output=None, force=force)
-    drawn = figure_suffix(output) if figures else None
-    suffix = Path(output).suffix.lstrip(".").lower()
-    if drawn is not None:
-        if form is not None:
-            raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
-                            hint="leave one of them out")
-        form = drawn
-    elif form is not None and suffix in FORMATS and suffix != form:
-        raise UserError(f"--format {form} and -o {Path(output).name}: they name two formats", hint="leave out --format")
-    elif form is None:
-        if suffix and suffix not in (*FORMATS, "txt"):
-            hint = did_you_mean(suffix, FORMATS)
-            raise UserError(f"{output}: no format for '.{suffix}' files: expected .csv, .json or .txt, or --format",
-                            hint=hint if hint and hint.startswith("did") else None)
-        form = suffix if suffix in FORMATS else "table"
-    check_target(output, force=force)
-    return Destination(form=form, output=Path(output), force=force)
 
 
 def _parse_chips(text: str) -> str | int:

@@ -53,7 +53,7 @@ def roofline(*, hardware: list[str], model: list[str], profiles: Profiles, to: D
         return
     columns = {
         "hardware": Column(), "level": Column(), "holds_cache": Column("holds cache", optional=1),
-        "level_bytes_per_s": Column("bandwidth"), "compute_flop_per_s": Column("compute"),
+        "level_bytes_per_s": Column("bandwidth", optional=2), "compute_flop_per_s": Column("compute", optional=3),
         "ridge_flop_per_byte": Column("ridge"), "model": Column(liftable=True), "attention": Column(),
         "arithmetic_intensity": Column("flop/byte"), "attainable_flop_per_s": Column("attainable"),
     }

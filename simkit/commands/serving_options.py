@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from simkit.serving.ask import Load
     from simkit.serving.serve import Policy
 
+_UNITS: Final = {"rate": "requests_per_s", "scale": "speed_up_factor", "slo_ttft": "slo_ttft_s",
+                 "slo_tpot": "slo_tpot_s", "swap_space": "swap_space_bytes", "swap_bandwidth": "swap_bytes_per_s"}
 DEFAULT_LENGTHS: Final = "azure-conv-2023"  # of simkit.serving.words, which is not to be loaded for a help
 
 
@@ -98,11 +100,16 @@ def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | 
 
     if without_rate and all(words[name] is None for name in ("rate", "concurrency", "trace_file")):
         raise UserError(f"no requests: give --trace FILE, --rate R{without_rate}")
-    return serving.load_of(**options.taken(serving.load_of, {**words, "requests": requests}))
+    return serving.load_of(**options.taken(serving.load_of, _in_python({**words, "requests": requests})))
 
 
 def policy_of(words: dict[str, Any]) -> Policy:
     """How a replica is run, and the objective."""
     from simkit.serving import words as serving
 
-    return serving.policy_of(**options.taken(serving.policy_of, words))
+    return serving.policy_of(**options.taken(serving.policy_of, _in_python(words)))
+
+
+def _in_python(words: dict[str, Any]) -> dict[str, Any]:
+    """Words under the names that Python has for them, which say their units."""
+    return {_UNITS.get(name, name): value for name, value in words.items()}

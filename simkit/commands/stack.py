@@ -42,7 +42,7 @@ def stack(*, reducers: tuple[str, ...], hardware: str, model: str, chips: str | 
                         "nor with any further reducer", hint="give more --chips, fewer sequences or a shorter context")
     table = {
         "hardware": Column(liftable=True), "chips": Column(liftable=True), "rung": Column("with"),
-        "kv_read_bytes": Column("KV read"), "cache_saved": Column("bytes saved x"),
+        "kv_read_bytes": Column("KV read", optional=1), "cache_saved": Column("bytes saved x"),
         "attention_time_s": Column("attention", optional=2), "attention_speedup": Column("attention x"),
         "step_time_s": Column("step"), "step_speedup": Column("step x"),
         "headroom": Column(), "attention_share": Column("share of step", optional=1),

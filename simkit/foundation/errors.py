@@ -124,7 +124,9 @@ def _letters(name: str) -> str:
 
 
 def check_whole(name: str, value: object, most: int) -> None:
-    """Raise :class:`UserError` unless a value is a whole number from 1 to ``most``."""
+    """Raise :class:`UserError` unless a value is a whole number from 1 to ``most``, or None."""
+    if value is None:
+        return
     try:
         good = not isinstance(value, str | bool) and value == int(value) and 1 <= value <= most  # type: ignore[call-overload,operator]
     except (TypeError, ValueError, OverflowError):

@@ -20,17 +20,17 @@ DEFAULT_REQUESTS: Final = 2000
 MOST_CHUNK: Final = 65_536
 
 
-def load_of(*, rate: str | float | None = None, lengths: str = DEFAULT_LENGTHS, arrivals: str = "poisson",
-            scale: float = 1.0, requests: int | None = None, seed: int = 0, trace_file: str | None = None,
+def load_of(*, requests_per_s: str | float | None = None, lengths: str = DEFAULT_LENGTHS, arrivals: str = "poisson",
+            speed_up_factor: float = 1.0, requests: int | None = None, seed: int = 0, trace_file: str | None = None,
             shared_prefix: str | None = None) -> Load:
     """The requests and their rates.
 
     Parameters
     ----------
-    rate: requests a second: a number, or a list or range such as ``1..16*2``.
+    requests_per_s: a number, or a list or range such as ``1..16*2``.
     lengths: a shipped law, or ``PROMPT/OUTPUT``, such as ``lognormal:1000:0.8/512``.
     arrivals: ``poisson`` or ``gamma:CV``.
-    scale: speeds up arrivals.
+    speed_up_factor: of arrivals.
     requests: how many; None: 2000, or the whole trace.
     seed: of the random stream.
     trace_file: requests from a file instead.
@@ -38,8 +38,9 @@ def load_of(*, rate: str | float | None = None, lengths: str = DEFAULT_LENGTHS, 
 
     Raises :class:`UserError` on bad input.
     """
-    rates = () if rate is None else tuple(
-        scale * value for value in parse_axis(str(rate), what="--rate", minimum=1e-6, whole=False))
+    scale = speed_up_factor
+    rates = () if requests_per_s is None else tuple(
+        scale * value for value in parse_axis(str(requests_per_s), what="--rate", minimum=1e-6, whole=False))
     if trace_file is not None:
         if shared_prefix:
             raise UserError("--shared-prefix beside --trace: a trace says itself which prompts begin alike")
@@ -62,19 +63,19 @@ def load_of(*, rate: str | float | None = None, lengths: str = DEFAULT_LENGTHS, 
                 more=more)
 
 
-def policy_of(*, slo_ttft: float | None = None, slo_tpot: float | None = None, runtime: str = "ideal",
-              policy: str = "recompute", chunk: str | int = "2k", max_seqs: int = 1024, swap_space: float = 4 * 2.0**30,
-              swap_bandwidth: float = 50e9, concurrency: int | None = None, prefix_cache: bool = False,
-              kv_tiers: Sequence[str] = ()) -> Policy:
+def policy_of(*, slo_ttft_s: float | None = None, slo_tpot_s: float | None = None, runtime: str = "ideal",
+              policy: str = "recompute", chunk: str | int = "2k", max_seqs: int = 1024,
+              swap_space_bytes: float = 4 * 2.0**30, swap_bytes_per_s: float = 50e9, concurrency: int | None = None,
+              prefix_cache: bool = False, kv_tiers: Sequence[str] = ()) -> Policy:
     """How a replica is run, and the objective.
 
     Parameters
     ----------
-    slo_ttft, slo_tpot: the objective in seconds: time to the first token, and per token after it.
+    slo_ttft_s, slo_tpot_s: the objective in seconds: time to the first token, and per token after it.
     runtime: host work of a step: ``ideal``, ``vllm``, ``trtllm``, ``sglang``, or a YAML file.
     policy: preempted caches: ``recompute`` or ``swap``.
     chunk, max_seqs: most tokens and most sequences of an iteration.
-    swap_space, swap_bandwidth: bytes of host memory a chip, and bytes a second of the way there.
+    swap_space_bytes, swap_bytes_per_s: host memory a chip, and the way there.
     concurrency: clients of a closed loop instead of a rate.
     prefix_cache, kv_tiers: whether cached prompts are kept, and where they go: ``NAME=SIZE,RATE,LATENCY``.
 
@@ -89,6 +90,6 @@ def policy_of(*, slo_ttft: float | None = None, slo_tpot: float | None = None, r
     if tokens[0] > MOST_CHUNK:
         raise UserError(f"--chunk {tokens[0]}: at most {MOST_CHUNK} tokens of an iteration")
     return Policy(preemption=policy, chunk_tokens=int(tokens[0]), most_running=max_seqs,
-                  swap_bytes_per_s=swap_bandwidth, swap_bytes=swap_space, slo_ttft_s=slo_ttft or math.inf,
-                  slo_tpot_s=slo_tpot or math.inf, runtime=load_runtime(runtime), clients=concurrency or 0,
+                  swap_bytes_per_s=swap_bytes_per_s, swap_bytes=swap_space_bytes, slo_ttft_s=slo_ttft_s or math.inf,
+                  slo_tpot_s=slo_tpot_s or math.inf, runtime=load_runtime(runtime), clients=concurrency or 0,
                   prefix_cache=prefix_cache, tiers=tiers)

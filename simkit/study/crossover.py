@@ -148,7 +148,8 @@ def crossover(hardware: str | Path, model: Any, *, attention: str, below: float,
     profile = load({})
     workload = {"batch": float(batch), "kv_len": float(kv_len), "q_len": float(q_len)}
     comparison = Comparison(
-        load=load, profile=profile, model=only(models_of(model), "model"), attention=attention, against=against, of=_read_of(of),
+        load=load, profile=profile, model=only(models_of(model), "model"), attention=attention,
+        against=against, of=_read_of(of),
         workload=workload, scenario=parse_scenario(**scenario), chips=chips, tp=tp, pp=pp, engine=engine_named(engine),
         varied=variable(vary, profile, workload, start=start, stop=stop, load=load))
     return solve(comparison, below)

@@ -46,7 +46,6 @@ from simkit.timing.step_timing import PlacedStep, StepTiming
 # Operators, placement and time by machine.
 Known = dict[Machine, tuple[DecodeStep, Placement, StepTiming]]
 FIT, FIT_EACH, FEWEST = "fit", "fit-each", "fewest"
-MOST_CHIPS: Final = 10**9
 _BUDGET: Final = re.compile(r"up-to-([1-9]\d{0,8})", re.ASCII)
 
 
@@ -142,9 +141,8 @@ class Points:
         the fastest of at most N. Raises :class:`UserError` when chips, tp and pp contradict each other.
         """
         hardware, model, mapping = self.hardware, self.model, self.scenario.mapping(self.hardware)
-        for name, value in (("chips", chips), ("tp", self.tp), ("pp", self.pp)):
-            if value is not None and not (name == "chips" and isinstance(value, str)):
-                check_whole(name, value, MOST_CHIPS)
+        for name, value in {"chips": None if isinstance(chips, str) else chips, "tp": self.tp, "pp": self.pp}.items():
+            check_whole(name, value, 10**9)
         if isinstance(chips, str):
             budget = _BUDGET.fullmatch(chips)
             if chips not in (FIT, FIT_EACH, FEWEST) and budget is None:

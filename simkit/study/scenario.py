@@ -242,8 +242,7 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
     """Programs ask in the same words in a loop: they are read once."""
     for name, value, most in (("page", page, 10**6), ("reserve", reserve, 10**9), ("ep", ep, 10**5),
                               ("encoder_len", encoder_len, 10**9)):
-        if value is not None:
-            check_whole(name, value, most)
+        check_whole(name, value, most)
     for name, text in (("kv_dtype", kv_dtype), ("weight_dtype", weight_dtype), ("eviction", eviction),
                        ("lengths", lengths), ("attention_kernel", attention_kernel), ("cache_order", cache_order),
                        ("attention_sharding", attention_sharding), ("expert_load", expert_load),

@@ -125,6 +125,14 @@ def test_a_narrow_terminal_drops_the_optional_columns_and_lifts_what_is_the_same
     assert arrange(columns, texts, 20) == ([0], [1, 3], [2])
 
 
+def test_on_a_narrow_terminal_no_key_and_no_number_is_broken():
+    columns = [Column("parameter"), Column("value", "bytes/s"), Column("confidence"), Column("source", optional=1), Column("unit")]
+    texts = [[f"memory.level{i}.bandwidth", f"{i} TB/s", "measured" if i else "recalled", "a long source " * 9, "-"] for i in range(2)]
+    # What is the same in every row goes to the heading before anything that differs is left out.
+    assert arrange(columns, texts, 60) == ([3], [0, 1, 2, 4], [])
+    assert arrange(columns, texts, 30) == ([3, 4], [0], [1, 2])
+
+
 def test_piped_tables_keep_every_column_and_align_numbers_right():
     columns = [Column(heading="name"), Column(heading="time", dimension="seconds")]
     assert plain_table(columns, [["a", "10 ms"], ["long name", "1 µs"]]) == (
