@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError, check_whole
+from simkit.foundation.errors import UserError
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import TENSORS, HardwareProfile
 from simkit.model.architecture import ModelArchitecture, count_parameters
@@ -141,8 +141,6 @@ class Points:
         the fastest of at most N. Raises :class:`UserError` when chips, tp and pp contradict each other.
         """
         hardware, model, mapping = self.hardware, self.model, self.scenario.mapping(self.hardware)
-        for name, value in {"chips": None if isinstance(chips, str) else chips, "tp": self.tp, "pp": self.pp}.items():
-            check_whole(name, value, 10**9)
         if isinstance(chips, str):
             budget = _BUDGET.fullmatch(chips)
             if chips not in (FIT, FIT_EACH, FEWEST) and budget is None:
@@ -157,7 +155,7 @@ class Points:
                     fewest, largest_first[0], candidates(hardware, model.n_q_heads, model.n_layers),
                     fastest_wins=budget is not None)
             chips = (self.tp or 1) * (self.pp or 1)
-        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), self.tp, self.pp)
+        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, chips, self.tp, self.pp)
         # Whoever names the machine has chosen its memory tiers too, those for overflow included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, check_whole
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.machine import Machine
@@ -47,6 +47,9 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
 
     Raises :class:`UserError` when chips, tp and pp contradict each other, the query heads or the machine.
     """
+    for name, value in (("chips", chips), ("tp", tp), ("pp", pp)):
+        if not isinstance(value, int | None):
+            check_whole(name, value, 10**9)
     if not 1 <= chips <= hardware.max_chips:
         raise UserError(f"--chips {chips}: {hardware.name} systems have 1 to {hardware.max_chips} chips")
     if hardware.sharding == "layer-pipelined":
