@@ -63,6 +63,7 @@ docs: $(READY)
 	$(RUN) -m tools.docs.build_figures
 	$(RUN) -m tools.docs.build_architecture
 	$(RUN) -m tools.docs.build_pages
+	$(RUN) -m tools.docs.notebooks
 
 dist: $(READY)
 	$(RUN) -m build --no-isolation --outdir dist

@@ -280,7 +280,7 @@ def test_one_point_loads_what_it_needs_and_little_more(tmp_path: Path) -> None:
     loaded = modules_loaded_by("-m", "simkit", "simulate", "-A", "gqa-8", "--format", "json", folder=tmp_path)
     assert not packages(loaded) & (START_UP_HEAVY - {"numpy", "pydantic"})
     own = [module for module in loaded if module.startswith("simkit")]
-    assert len(own) < 100  # of more than 200: one road to a point
+    assert len(own) < 105  # of more than 200: one road to a point
     assert len(set(loaded) - set(libraries) - set(own)) < 200
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -33,9 +33,8 @@ _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 @click.option("--bounds", is_flag=True, help="Where half and nine of ten measurements would lie, as records do.")
 @options.profiles
 @options.records
-def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], head_dim: int, batch: list[int],
-              kv_len: list[int], q_len: list[int], kv_dtype: list[str], engine: str, cache: str, bounds: bool,
-              profiles: Profiles, to: Destination) -> None:
+def attention(*, hardware: list[str], n_q_heads: int, head_dim: int, bounds: bool, profiles: Profiles,
+              to: Destination, **asked: Any) -> None:
     """Time one attention kernel over a KV cache that a single chip holds.
 
     \b
@@ -44,13 +43,9 @@ def attention(*, hardware: list[str], n_q_heads: int, n_kv_heads: list[int], hea
     from simkit.commands.console import warn
     from simkit.commands.emit import emit, from_fields
     from simkit.foundation.errors import UserError
-    from simkit.study.record import to_records
-    from simkit.study.single_kernel import KERNEL_FIELDS, kernel_grid
+    from simkit.study.single_kernel import KERNEL_FIELDS, time_attention
 
-    columns = kernel_grid(
-        profiles.every(hardware), kv_dtype=kv_dtype, n_q_heads=n_q_heads, n_kv_heads=n_kv_heads,
-        head_dim=head_dim, batch=batch, kv_len=kv_len, q_len=q_len, engine=engine, cache=cache)
-    records = to_records(columns)
+    records = time_attention(profiles.every(hardware), n_q_heads=n_q_heads, head_dim=head_dim, **asked).to_records()
     unfit = [record for record in records if not record["fits"]]
     if unfit:
         least = min(unfit, key=lambda record: record["kv_cache_bytes"])

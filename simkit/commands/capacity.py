@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from simkit.commands import options
 from simkit.commands.options import Destination, Profiles, refuse_fit_each
-
-MOST_POINTS: Final = 100_000
 
 
 @click.command()
@@ -25,9 +22,8 @@ MOST_POINTS: Final = 100_000
 @options.scenario
 @options.profiles
 @options.records
-def capacity(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
-             kv_dtype: list[str], weight_dtype: str, chips: list[str | int], tp: int | None, pp: int | None,
-             profiles: Profiles, to: Destination, **scenario: Any) -> None:
+def capacity(*, hardware: list[str], model: list[str], chips: list[str | int], profiles: Profiles, to: Destination,
+             **asked: Any) -> None:
     """The largest batch at each context and the longest context at each batch, layout by layout.
 
     Page rounding, reservation, the runtime's reserve, scales and replicated KV heads are counted; layouts that are
@@ -36,46 +32,27 @@ def capacity(*, hardware: list[str], model: list[str], attention: list[str], bat
     \b
     simkit capacity -H h100-sxm -M llama-2-70b -A mha,gqa-8,mqa --chips 8 --kv-len 4k,32k,128k --page 16
     """
-    from simkit.commands.console import Column, warn
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit
-    from simkit.foundation.errors import UserError, raise_collected
-    from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.catalog import load_model
-    from simkit.study.capacity import capacity_grid
-    from simkit.study.grid import Grid
-    from simkit.study.record import to_records
+    from simkit.foundation.tables import Column
+    from simkit.foundation.units import COUNT
+    from simkit.study.capacity import capacities
 
     for one in chips:
         refuse_fit_each(one)
-    grid = Grid(hardware=profiles.every(hardware), model=[load_model(name) for name in model],
-                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, chips=chips[0], tp=tp, pp=pp,
-                scenario={"weight_dtype": weight_dtype, **scenario})
-    grid.check_size(MOST_POINTS // len(chips), hint="shorten the lists, or split them over several runs")
-    records: list[dict[str, Any]] = []
-    faults: list[UserError] = []
-    for one in chips:
-        try:
-            columns, some = capacity_grid(replace(grid, chips=one))
-        except UserError as fault:
-            faults.append(fault)
-            continue
-        faults += some
-        records += to_records(columns)
-    if not records:
-        raise_collected(faults)
-    for told in faults:
+    found = capacities(profiles.every(hardware), model, chips=chips, **asked)
+    for told in found.faults:
         warn(str(told))
     table = {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
-        "chips": Column(dimension=COUNT, liftable=True), "kv_dtype": Column(optional=3, liftable=True),
-        "attention": Column(), "batch": Column(dimension=COUNT), "kv_len": Column(dimension=COUNT),
-        "max_batch": Column("max batch", COUNT), "usable_kv_len": Column("longest context", COUNT),
-        "max_kv_len": Column("memory holds", COUNT, optional=1), "kv_copies": Column("copies", COUNT, optional=2),
-        "kv_bytes_per_sequence_per_chip": Column("KV/sequence/chip", BYTES, optional=1),
-        "weight_bytes_per_chip": Column("weights/chip", BYTES, optional=4),
-        "allocation_waste_fraction": Column("waste", COUNT, optional=5),
+        "chips": Column(liftable=True), "kv_dtype": Column(optional=3, liftable=True),
+        "attention": Column(), "batch": Column(), "kv_len": Column(),
+        "max_batch": Column("max batch"), "usable_kv_len": Column("longest context", COUNT),
+        "max_kv_len": Column("memory holds", COUNT, optional=1), "kv_copies": Column("copies", optional=2),
+        "kv_bytes_per_sequence_per_chip": Column("KV/sequence/chip", optional=1),
+        "weight_bytes_per_chip": Column("weights/chip", optional=4),
+        "allocation_waste_fraction": Column("waste", optional=5),
     }
-    if to.is_table:
-        records = [record | {key: "unlimited" for key in ("max_kv_len", "usable_kv_len") if record[key] is None}
-                   for record in records]
+    records = [record | {key: "unlimited" for key in ("max_kv_len", "usable_kv_len") if record[key] is None}
+               for record in found] if to.is_table else found
     emit(records, to, table)

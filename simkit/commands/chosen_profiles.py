@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simkit.hardware.profile import HardwareProfile
 
 MOST_VARIANTS: Final = 10_000  # of a chip, by lists of --set
-CHIPS_WORD: Final = "simkit.chips"
+MOST_CHIPS: Final = "simkit.budget_chips"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +92,8 @@ class Profiles:
 def _within_budget(hardware: HardwareProfile) -> HardwareProfile:
     """The chip; with a warning where ``--budget-chips`` asks for more of them than its systems have."""
     context = click.get_current_context(silent=True)
-    word = "" if context is None else str(context.meta.get(CHIPS_WORD, ""))
-    budget = word.removeprefix("up-to-")
-    if budget != word and int(budget) > hardware.max_chips:
+    budget = None if context is None else context.meta.get(MOST_CHIPS)
+    if budget is not None and budget > hardware.max_chips:
         from simkit.commands.console import warn
 
         warn(f"--budget-chips {budget}: {hardware.name} systems end at {hardware.max_chips} chips: so does the budget")

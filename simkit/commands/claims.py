@@ -1,4 +1,4 @@
-"""``simkit claims``: statements about MQA and GQA, each put to the engines."""
+"""``simkit claims``: statements about MQA and GQA, each tested by the engines."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from simkit.commands.options import Destination, Profiles
 @options.records
 def claims(*, study: str | None, only: str | None, hardware: list[str], engine: str, profiles: Profiles,
            to: Destination) -> None:
-    """What people say about MQA and GQA: holds, holds when, or does not hold, with figure and condition.
+    """Common claims about MQA and GQA: each holds, holds when, or does not hold, with number and condition.
 
-    STUDY is a file of claims (workloads/studies/claims.yaml when left out). The engines find figures and conditions.
+    STUDY is a file of claims (workloads/studies/claims.yaml when left out). The engines find numbers and conditions.
     Chips are those that the claims name, or after -H yours; claims about one machine take one.
 
     \b
     simkit claims --only speed-in-proportion -H h100-sxm --set memory.hbm.bandwidth=8TB/s
     """
     from simkit.claims.tested_claims import DEFAULT_CLAIMS, judge_claims, read_claims
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
+    from simkit.foundation.tables import Column
 
     stated = read_claims(study or DEFAULT_CLAIMS)
     chosen = [claim for claim in stated if only is None or claim.id.startswith(only)]
     if not chosen:
-        raise UserError(f"no claim's id begins with '{only}'", hint="known: " + ", ".join(claim.id for claim in stated))
+        raise UserError(f"no claim's id starts with '{only}'", hint="known: " + ", ".join(claim.id for claim in stated))
     if hardware:
         chosen = [claim.on(hardware) for claim in chosen]
     records = judge_claims(chosen, engine, chips=profiles.loader())
@@ -44,4 +44,5 @@ def claims(*, study: str | None, only: str | None, hardware: list[str], engine: 
             if record["condition"]:
                 click.echo(f"    {'when ' if record['verdict'] == 'holds when' else ''}{record['condition']}")
         return
-    emit(records, to, {name: Column(name) for name in ("id", "verdict", "statement", "figure", "condition")})
+    emit(records, to, {name: Column("number" if name == "figure" else name) for name in (
+        "id", "verdict", "statement", "figure", "condition")})

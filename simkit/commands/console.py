@@ -7,40 +7,31 @@ when the window is narrow (and named). Piped text keeps every column.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TextIO
 
 import click
 
-from simkit.foundation.errors import one_line
-from simkit.foundation.units import format_quantity
+from simkit.foundation.errors import UserError, one_line
+from simkit.foundation.tables import Column, cell, plain_table, text_width
 
 _GAP: Final = 2
 _LIVE_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 5.0
-UNKNOWN: Final = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: heading (empty: the name of its key), dimension of its numbers (None: text), and how soon it may be
-    left out (0: never).
-
-    ``liftable`` columns move into the heading on a terminal when all rows agree.
-    """
-
-    heading: str = ""
-    dimension: str | None = None
-    _: KW_ONLY
-    optional: int = 0
-    liftable: bool = False
+_LONGEST_WORD, _LEAST_PROSE = 40, 14  # characters: beyond the first a text is prose, which takes at least the second
+_RANGE: Final = re.compile(r" \([^()]* to [^()]*\)$")
 
 
 def warn(message: str) -> None:
     """Say something on stderr that did not stop the work."""
     click.echo(f"warning: {one_line(message)}", err=True)
+
+
+def warn_of(error: UserError) -> None:
+    """The first line of a mistake that hides nothing else."""
+    warn(str(error).splitlines()[0])
 
 
 class ProgressLine:
@@ -91,17 +82,6 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
-def cell(value: Any, dimension: str | None) -> str:
-    """One value as people read it; ``-`` when it is not known."""
-    if value is None:
-        return UNKNOWN
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if dimension is None or isinstance(value, str):
-        return one_line(" ".join(str(value).splitlines()))
-    return format_quantity(value, dimension)
-
-
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, title: str | None = None,
                 stream: TextIO | None = None) -> None:
     """Print rows of raw values under their columns to stdout, or to ``stream`` as plain text."""
@@ -110,22 +90,6 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, tit
         _print_rich(list(columns), texts, title)
         return
     click.echo(plain_table(columns, texts, title=title), file=stream, nl=False)
-
-
-def plain_table(columns: Sequence[Column], texts: Sequence[Sequence[str]], *, title: str | None = None) -> str:
-    """Aligned text, numbers to the right, one line a row, all columns kept."""
-    from rich.cells import cell_len  # a µ or a CJK name is not as wide as its bytes
-
-    headings = [column.heading for column in columns]
-    widths = [max(cell_len(line[i]) for line in (headings, *texts)) for i in range(len(columns))]
-    lines = [title] if title else []
-    for line in (headings, *texts):
-        cells = []
-        for text, width, column in zip(line, widths, columns, strict=True):
-            space = " " * (width - cell_len(text))
-            cells.append(text + space if column.dimension is None else space + text)
-        lines.append((" " * _GAP).join(cells).rstrip())
-    return "\n".join(lines) + "\n"
 
 
 def print_boxes(boxes: Sequence[Sequence[str]], paths: Sequence[str], *, foot: str | None = None) -> None:
@@ -150,14 +114,12 @@ def stacked_boxes(boxes: Sequence[Sequence[str]], paths: Sequence[str], *, foot:
     │ 80 GB │
     └───────┘
     """
-    from rich.cells import cell_len
-
-    inner = max(cell_len(line) for box in boxes for line in box)
+    inner = max(text_width(line) for box in boxes for line in box)
     lines: list[str] = []
     for index, box in enumerate(boxes):
         down = index < len(paths) or foot is not None
         lines.append("┌" + ("──┴" if index else "───") + "─" * (inner - 1) + "┐")
-        lines += ["│ " + line + " " * (inner - cell_len(line)) + " │" for line in box]
+        lines += ["│ " + line + " " * (inner - text_width(line)) + " │" for line in box]
         lines.append("└" + ("──┬" if down else "───") + "─" * (inner - 1) + "┘")
         if index < len(paths):
             lines.append("   │ " + paths[index])
@@ -185,36 +147,55 @@ def _print_rich(columns: list[Column], texts: list[list[str]], title: str | None
 
     console = Console()
     lifted, kept, dropped = arrange(columns, texts, console.width)
+    left_out = [columns[i].heading for i in dropped]
+    if sum(_widths(columns, texts, kept)) > console.width:  # what is not known goes last, and is said
+        bare = [[_RANGE.sub("", text) for text in row] for row in texts]
+        if bare != texts:
+            lifted, kept, dropped = arrange(columns, bare, console.width)
+            texts, left_out = bare, [columns[i].heading for i in dropped] + ["ranges"]
     head = "  ".join([*([title] if title else []),
                       *(f"{columns[i].heading} {texts[0][i]}" for i in lifted)])
     table = Table(box=None, padding=(0, _GAP, 0, 0), title=Text(head) if head else None, title_justify="left",
                   title_style="bold", header_style="dim")
     for i in kept:
         table.add_column(Text(columns[i].heading), justify="left" if columns[i].dimension is None else "right",
-                         overflow="fold")
+                         overflow="fold", no_wrap=not _is_prose(columns, texts, i))
     for row in texts:
         table.add_row(*(Text(row[i]) for i in kept))
     console.print(table)
-    if dropped:
-        names = ", ".join(columns[i].heading for i in dropped)
-        console.print(Text(f"not shown for width: {names} (--format csv has every column)", style="dim"))
+    if left_out:
+        console.print(Text(f"not shown for width: {', '.join(left_out)} (--format csv has every column)", style="dim"))
+
+
+def _is_prose(columns: Sequence[Column], texts: Sequence[Sequence[str]], i: int) -> bool:
+    """Whether a column is read as sentences, which may run over several lines: never the first, which names rows."""
+    return i > 0 and columns[i].dimension is None and max(text_width(row[i]) for row in texts) > _LONGEST_WORD
+
+
+def _widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
+    return [min(max(text_width(line[i]) for line in ([c.heading for c in columns], *texts)),
+                _LEAST_PROSE if _is_prose(columns, texts, i) else sys.maxsize) + _GAP for i in kept]
 
 
 def arrange(columns: Sequence[Column], texts: Sequence[Sequence[str]],
             width_columns: int) -> tuple[list[int], list[int], list[int]]:
-    """Which columns go to the heading, stay, or are left out so that a line fits ``width_columns`` characters."""
-    from rich.cells import cell_len
+    """Which columns go to the heading, stay, or are left out so that a line fits ``width_columns`` characters.
 
-    lifted = [i for i, column in enumerate(columns)
-              if column.liftable and len(texts) > 1 and len({row[i] for row in texts}) == 1]
+    Where a line is too long, any column that is the same in every row goes to the heading first.
+    """
+    alike = [i for i in range(len(columns)) if len(texts) > 1 and len({row[i] for row in texts}) == 1]
+    lifted = [i for i in alike if columns[i].liftable]
     kept = [i for i in range(len(columns)) if i not in lifted]
     dropped: list[int] = []
-
-    def width() -> int:
-        return sum(max(cell_len(line[i]) for line in ([c.heading for c in columns], *texts)) + _GAP for i in kept)
-
-    while width() > width_columns and any(columns[i].optional for i in kept):
-        first = max(kept, key=lambda i: (columns[i].optional, i))
-        kept.remove(first)
-        dropped.append(first)
+    while sum(_widths(columns, texts, kept)) > width_columns:
+        same = [i for i in kept if i in alike]
+        if same:
+            lifted = sorted([*lifted, same[0]])
+            kept.remove(same[0])
+        elif len(kept) > 1:  # at last any but the first, which names rows: a number is whole or not there
+            first = max(kept[1:], key=lambda i: (columns[i].optional, i))
+            kept.remove(first)
+            dropped.append(first)
+        else:
+            break
     return lifted, kept, sorted(dropped)

@@ -1,4 +1,4 @@
-"""``simkit crossover``: the value of any figure at which a layout stops paying."""
+"""``simkit crossover``: the value of any parameter at which a layout stops paying."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_QUESTIONS: Final = 1_000
 @click.option("--below", type=float, default=1.10, show_default=True, metavar="RATIO",
               help="The advantage whose crossing is sought.")
 @click.option("--vary", default=None, metavar="KEY",
-              help="A figure as after --set, memory (all bandwidths together), batch, kv_len or q_len.  "
+              help="A parameter as after --set, memory (all bandwidths together), batch, kv_len or q_len.  "
               "[default: the main memory's bandwidth]")
 @click.option("--from", "start", default=None, metavar="VALUE",
               help="Where the range begins, with its unit.  [default: a hundredth of the profile's value]")
@@ -48,7 +48,6 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
     from simkit.commands.emit import emit
     from simkit.foundation.errors import UserError
-    from simkit.model.catalog import load_model
     from simkit.study.crossover import crossover as solve
 
     variants = profiles.variants
@@ -60,12 +59,11 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
         raise UserError(f"{questions:,} questions are more than the {MOST_QUESTIONS:,} of one call",
                         hint="shorten the lists")
     main_of = dict(zip(product(hardware, variants), profiles.every(hardware), strict=True))
-    models = {name: load_model(name) for name in model}
     records: list[dict[str, Any]] = []
     for chip, suffix, named, dtype, layout, sequences, tokens, queries in product(*axes):
         own = main_of[chip, suffix]
         records += [{**record, "hardware": own.name} for record in solve(
-            chip, models[named], attention=layout, against=against, below=below, of=of, start=start, stop=stop,
+            chip, named, attention=layout, against=against, below=below, of=of, start=start, stop=stop,
             vary=vary or f"memory.{own.main_memory.name}.bandwidth", batch=sequences, kv_len=tokens,
             q_len=queries, chips=chips, tp=tp, pp=pp, engine=engine, overrides=variants[suffix],
             profiles=profiles.folder, kv_dtype=dtype, weight_dtype=weight_dtype, **scenario)]
@@ -73,7 +71,7 @@ def crossover(*, hardware: list[str], model: list[str], attention: list[str], ag
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
-    from simkit.commands.console import Column
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT
 
     dimension = records[0]["unit"]
@@ -81,18 +79,18 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "hardware": Column(liftable=True), "model": Column(liftable=True),
         "kv_dtype": Column(optional=6, liftable=True), "attention": Column(liftable=True),
-        "against": Column(liftable=True), "batch": Column(dimension=COUNT, liftable=True),
-        "kv_len": Column(dimension=COUNT, liftable=True), "of": Column(optional=7, liftable=True),
-        "vary": Column(liftable=True), "finding": Column("advantage"), "below": Column("ratio", COUNT, liftable=True),
-        "value": Column("at", dimension if alike else COUNT), "times_own": Column("x own value", COUNT, optional=1),
-        "own_advantage": Column("at own value", COUNT, optional=2), "chips": Column(dimension=COUNT, optional=3),
+        "against": Column(liftable=True), "batch": Column(liftable=True),
+        "kv_len": Column(liftable=True), "of": Column(optional=7, liftable=True),
+        "vary": Column(liftable=True), "finding": Column("advantage"), "below": Column("ratio", liftable=True),
+        "value": Column("at", dimension if alike else COUNT), "times_own": Column("x own value", optional=1),
+        "own_advantage": Column("at own value", optional=2), "chips": Column(optional=3),
         "bound": Column(optional=4), "ended_by": Column("ended by", optional=3),
     }
 
 
 def _sentences(records: list[dict[str, Any]]) -> str:
-    """What the table cannot say: why nothing crosses, and what else the varied figure does."""
-    from simkit.commands.console import cell
+    """What the table cannot say: why nothing crosses, and what else the varied parameter does."""
+    from simkit.foundation.tables import cell
     from simkit.study.causes import SHARES
 
     said: dict[str, None] = {}

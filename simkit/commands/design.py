@@ -125,7 +125,7 @@ def design(ctx: click.Context, /, *, profiles: Profiles, front: bool, elasticiti
 
 
 def _columns(**named: tuple[str, str | None]) -> dict[str, Any]:
-    from simkit.commands.console import Column
+    from simkit.foundation.tables import Column
 
     return {name: Column(heading, dimension) for name, (heading, dimension) in named.items()}
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from simkit.commands.console import Column, cell, plain_table, print_table, warn
+from simkit.commands.console import print_table
 from simkit.commands.options import Destination
-from simkit.foundation.errors import UserError
 from simkit.foundation.output import csv_text, json_text, write_text
-from simkit.foundation.units import COUNT
+from simkit.foundation.tables import Column, cell, dimension_of, plain_table
 from simkit.study.record import FIELDS, Field
 
 WIDE: Final = 1.1  # a range is shown from this ratio of its ends
 Records = Sequence[Mapping[str, Any]]
-
-
-def unit_of(dimension: str | None) -> str | None:
-    """The unit of an SI value for a record's ``unit``; None for text and plain numbers."""
-    return None if dimension == COUNT else dimension
 
 
 def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Records,
@@ -37,17 +30,6 @@ def from_fields(shown: Mapping[str, int], liftable: Collection[str], records: Re
             field = fields[name]
             columns[name] = Column(field.heading or "", field.dimension, optional=optional, liftable=name in liftable)
     return columns
-
-
-def readable(files: Mapping[str, Path], read: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is read of each file; one faulty file of a user must not hide the others: it is told."""
-    records = []
-    for path in files.values():
-        try:
-            records.append(read(path))
-        except UserError as error:
-            warn(str(error).splitlines()[0])
-    return records
 
 
 def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
@@ -68,7 +50,7 @@ def _assumed(records: Records) -> str | None:
     ideal = [chip for chip, keys in found.items() if keys == "ideal"]
     counted = [f"{keys.count(';') + 1} of {chip}" for chip, keys in found.items() if chip not in ideal]
     if ideal:
-        return f"ideal values stand where these profiles are silent (--assume): {', '.join(ideal)}"
+        return f"ideal values for what these profiles do not state (--assume): {', '.join(ideal)}"
     return f"parameters assumed by class: {', '.join(counted)} (simkit profile show lists them)" if counted else None
 
 
@@ -87,9 +69,12 @@ def emit(records: Records, to: Destination, columns: Mapping[str, Column], *, ti
         else:
             write_text(to.output, text, force=to.force)
         return
+    columns = {name: replace(column, heading=column.heading or name,
+                             dimension=column.dimension or dimension_of(name, records))
+               for name, column in columns.items()}
     rows = [[_with_range(record, name, column) for name, column in columns.items()] for record in records]
     footer = "\n".join(line for line in (footer, _assumed(records)) if line) or None
-    layout = [replace(column, heading=column.heading or name) for name, column in columns.items()]
+    layout = list(columns.values())
     if to.output is None:
         print_table(layout, rows, title=title)
         if footer:

@@ -29,16 +29,18 @@ class Terminated(BaseException):
 class CommandGroup(click.Group):
     """A group whose unknown commands name the nearest right one; without a command it prints its help.
 
-    ``lazy`` are commands with their lines in its list: each lies in the module of its name, after ``prefix``.
-    ``groups``: names of commands under the headings of the help; one list where none are given.
+    ``lazy`` are commands with their lines in its list: each lies in the module of its name.
+    ``groups``: names of commands under the headings of the help; one list where none are given. ``renamed``: names that
+    commands had, which still find them.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, prefix: str = "",
-                 groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None,
+                 groups: Mapping[str, Sequence[str]] | None = None, renamed: Mapping[str, str] | None = None,
+                 **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **kwargs)
         self.no_args_is_help = False  # click 8.2 made that an error; see parse_args
-        self.lazy, self._prefix, self._groups = dict(lazy or {}), prefix, groups
+        self.lazy, self._groups, self._renamed = dict(lazy or {}), groups, renamed or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order in which they were registered."""
@@ -47,9 +49,10 @@ class CommandGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now if need be."""
+        cmd_name = self._renamed.get(cmd_name, cmd_name)
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(f"simkit.commands.{self._prefix}{cmd_name}"), cmd_name)
+        command: click.Command = getattr(import_module(f"simkit.commands.{cmd_name}"), cmd_name)
         return command
 
     def resolve_command(self, ctx: click.Context,
@@ -57,7 +60,7 @@ class CommandGroup(click.Group):
         """As click does, with the nearest name in the message."""
         name = str(args[0])
         known = self.list_commands(ctx)
-        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+        if name not in (*known, *self._renamed) and not name.startswith("-") and not ctx.resilient_parsing:
             hint = did_you_mean(name, known) or "known: " + ", ".join(known)
             raise click.UsageError(f"no such command '{name[:60]}'; {hint}", ctx)
         return super().resolve_command(ctx, args)

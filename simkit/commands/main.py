@@ -25,7 +25,7 @@ GROUPS: Final = {
     "Draw": {
         "report": "Run a study and write its page, figures and data.",
         "roofline": "Ceilings, ridge points and where attention layouts stand under them.",
-        "trace": "Write one decode step as a timeline for Perfetto.",
+        "timeline": "Write one decode step as a timeline for Perfetto.",
     },
     "Check": {
         "claims": "Test common claims about MQA and GQA.",
@@ -41,7 +41,8 @@ GROUPS: Final = {
 COMMANDS: Final = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
-@click.group(cls=Program, lazy=COMMANDS, groups={title: tuple(group) for title, group in GROUPS.items()})
+@click.group(cls=Program, lazy=COMMANDS, groups={title: tuple(group) for title, group in GROUPS.items()},
+             renamed={"trace": "timeline"})
 @click.version_option(__version__, "--version", prog_name="simkit", message="%(prog)s %(version)s")
 def main() -> None:
     """Where does grouped-query attention stop paying?

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from simkit.commands import options
 from simkit.commands.lazy_group import CommandGroup
 from simkit.commands.options import Destination, Profiles
-
-if TYPE_CHECKING:
-    from simkit.model.architecture import ModelArchitecture
+from simkit.foundation.errors import UserError
 
 _MODELS: Final = click.option("--models", metavar="DIR", default=None,
                               help="A folder of models searched before the shipped ones.")
@@ -28,43 +27,20 @@ def model() -> None:
 @options.records
 def list_command(*, models: str | None, to: Destination) -> None:
     """Every architecture of the catalogue, with its heads and the cache of one token."""
-    from simkit.commands.console import Column
-    from simkit.commands.emit import emit, readable
-    from simkit.foundation.named_files import catalogue_files, user_folders
-    from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.catalog import KIND, VARIABLE, load_model
+    from simkit.commands.console import warn_of
+    from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
+    from simkit.model.catalog import list_models
+    from simkit.study.model_summary import summaries
 
-    records = readable(catalogue_files(KIND, user_folders(models, VARIABLE)), lambda path: _summary(load_model(path)))
     columns = {
-        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", COUNT),
-        "hidden_size": Column("hidden", COUNT, optional=1), "n_q_heads": Column("q heads", COUNT),
-        "n_kv_heads": Column("kv heads", COUNT), "attention": Column(),
-        "head_dim": Column("head dim", COUNT, optional=1), "text": Column("parameters", COUNT),
-        "kv_bytes_per_token": Column("KV/token, bf16", BYTES),
+        "name": Column(), "title": Column(optional=2), "n_layers": Column("layers", optional=1),
+        "hidden_size": Column("hidden", optional=1), "n_q_heads": Column("q heads", optional=1),
+        "n_kv_heads": Column("kv heads"), "attention": Column(),
+        "head_dim": Column("head dim", optional=1), "text": Column("parameters"),
+        "kv_bytes_per_token": Column("KV/token, bf16"),
     }
-    emit(records, to, columns)
-
-
-def _summary(architecture: ModelArchitecture) -> dict[str, Any]:
-    from simkit.model.architecture import count_parameters
-    from simkit.model.attention import parse_layout
-    from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.study.cache_size import kv_bytes_per_token
-
-    layout = parse_layout(AS_TRAINED, architecture)
-    counted = count_parameters(architecture, layout)
-    return {
-        "name": architecture.name, "title": architecture.title, "n_layers": architecture.n_layers,
-        "hidden_size": architecture.hidden_size, "n_q_heads": architecture.n_q_heads,
-        "n_kv_heads": architecture.n_kv_heads, "attention": layout.label,
-        "head_dim": architecture.head_dim, "parameters": counted.total, "active_parameters": counted.active,
-        "kv_bytes_per_token": kv_bytes_per_token(architecture, layout), "max_context": architecture.max_context,
-        "text": _billions(counted.total),
-    }
-
-
-def _billions(count: float) -> str:
-    return f"{count / 1e9:.4g} billion"
+    emit(summaries(list_models(models, warn_of)), to, columns)
 
 
 @model.command()
@@ -73,49 +49,17 @@ def _billions(count: float) -> str:
 @options.records
 def show(*, name: str, models: str | None, to: Destination) -> None:
     """An architecture: shape, parameters, and its KV cache under each layout."""
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.model.catalog import load_model
+    from simkit.study.model_summary import parameter_records
 
     architecture = load_model(name, models=models)
-    records = _parameters(architecture)
     title = f"{architecture.name}: {architecture.title}"
     footer = "\n".join([f"source: {architecture.source}"] * bool(architecture.source)
                        + [f"note: {note}" for note in architecture.notes])
-    emit(records, to, {"key": Column("figure"), "text": Column("value")}, title=title, footer=footer)
-
-
-def _parameters(architecture: ModelArchitecture) -> list[dict[str, Any]]:
-    from simkit.commands.console import cell
-    from simkit.commands.emit import unit_of
-    from simkit.foundation.units import BYTES, COUNT
-    from simkit.model.architecture import count_parameters
-    from simkit.model.attention import parse_layout
-    from simkit.model.kinds.catalogue import AS_TRAINED
-    from simkit.study.cache_size import kv_bytes_per_token
-
-    trained = parse_layout(AS_TRAINED, architecture)
-    counted = count_parameters(architecture, trained)
-    windows = sorted({group.window for group in architecture.layer_groups if group.window is not None})
-    entries: list[tuple[str, Any, str | None]] = [
-        ("layers", architecture.n_layers, COUNT), ("hidden_size", architecture.hidden_size, COUNT),
-        ("n_q_heads", architecture.n_q_heads, COUNT), ("n_kv_heads", architecture.n_kv_heads, COUNT),
-        ("head_dim", architecture.head_dim, COUNT), ("trained_with", trained.label, None),
-        ("vocab_size", architecture.vocab_size, COUNT), ("max_context", architecture.max_context, COUNT),
-        ("windows", ", ".join(map(str, windows)) or None, None),
-        ("experts", architecture.moe.experts if architecture.moe else None, COUNT),
-        ("experts_per_token", architecture.moe.top_k if architecture.moe else None, COUNT),
-        ("parameters", counted.total, COUNT), ("parameters_published", architecture.params_published, COUNT),
-        ("active_parameters", counted.active, COUNT),
-        ("active_parameters_published", architecture.params_active_published, COUNT),
-        ("pretraining_tokens", architecture.pretraining_tokens, COUNT),
-    ]
-    for layout in dict.fromkeys((trained.label, "mha", "mqa")):
-        per_token = kv_bytes_per_token(architecture, parse_layout(layout, architecture))
-        entries.append((f"kv_bytes_per_token.{layout}", per_token, BYTES))
-    return [{"model": architecture.name, "key": key, "value": value, "unit": unit_of(unit),
-             "text": cell(value, unit) if "parameters" not in key else _billions(value)}
-            for key, value, unit in entries if value is not None]
+    emit(parameter_records(architecture), to, {"key": Column("parameter"), "text": Column("value")}, title=title,
+         footer=footer)
 
 
 @model.command("import")
@@ -153,27 +97,39 @@ def import_command(*, config: str, name: str | None, output: str | None, force: 
 
 @model.command()
 @click.argument("checkpoint", metavar="FOLDER")
-@click.option("--n-kv-heads", type=click.IntRange(min=1), required=True, help="Key/value heads of the result.")
+@click.option("-A", "--attention", default=None, metavar="NAME", help="Layout of the result: gqa-K or mqa.")
+@click.option("--n-kv-heads", type=click.IntRange(min=1), default=None, hidden=True, help="-A gqa-K, as it was.")
 @click.option("--method", default="mean", show_default=True, metavar="mean|first|random",
-              help="What becomes of a group of heads; mean is the GQA paper's.")
+              help="What becomes of a group's heads; mean is the GQA paper's.")
 @click.option("--seed", default=0, show_default=True, help="Of the random method and of the check.")
 @click.option("-o", "--output", metavar="FOLDER", required=True, help="The folder to make.")
 @click.option("--force", is_flag=True, help="Replace an output folder that is a checkpoint.")
-def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output: str, force: bool) -> None:
+def convert(*, checkpoint: str, attention: str | None, n_kv_heads: int | None, method: str, seed: int, output: str,
+            force: bool) -> None:
     """Pool the key/value heads of a safetensors checkpoint into fewer, as before uptraining to GQA or MQA.
 
     \b
-    simkit model convert ./llama-2-7b --n-kv-heads 8 -o ./llama-2-7b-gqa-8
+    simkit model convert ./llama-2-7b -A gqa-8 -o ./llama-2-7b-gqa-8
     """
     from simkit.model.convert import convert_checkpoint
 
     chosen: Any = method  # convert_checkpoint says which methods there are
-    done = convert_checkpoint(Path(checkpoint), Path(output), n_kv_heads, method=chosen, seed=seed, force=force)
+    done = convert_checkpoint(Path(checkpoint), Path(output), n_kv_heads or _heads(attention), method=chosen, seed=seed,
+                              force=force)
     click.echo(f"{done.output}: {done.layers} layers, {done.n_kv_heads_before} KV heads pooled into {done.n_kv_heads} "
                f"({done.method}), {done.tensor_bytes_before:,} bytes of tensors became {done.tensor_bytes:,}")
     for check in done.checks:
         click.echo(f"layer {check.layer}: pooling into all heads is the identity within "
                    f"{check.identity_max_error:.1e}; attention output moved by {check.output_relative_error:.1%}")
+
+
+def _heads(attention: str | None) -> int:
+    """KV heads of ``gqa-K`` or ``mqa``: what a checkpoint can be pooled into."""
+    found = re.fullmatch(r"gqa-([1-9]\d{0,5})|mqa", attention or "")
+    if found is None:
+        raise UserError("-A is missing: give gqa-K or mqa" if attention is None else
+                        f"-A {attention[:40]}: expected gqa-K or mqa")
+    return int(found[1] or 1)
 
 
 @model.command()
@@ -187,34 +143,17 @@ def convert(*, checkpoint: str, n_kv_heads: int, method: str, seed: int, output:
 @options.counted("--tokens", help="Pre-training tokens, such as 15T.  [default: the model file's]")
 @options.profiles
 @options.records
-def uptrain(*, name: str, attention: str, hardware: str, utilization: float, fraction: float, tokens: float | None,
-            profiles: Profiles, to: Destination) -> None:
+def uptrain(*, name: str, hardware: str, profiles: Profiles, to: Destination, **how: Any) -> None:
     """What it costs to turn a multi-head checkpoint into one with fewer KV heads, in flops, chip time and money.
 
     \b
     simkit model uptrain llama-2-7b -A gqa-8 -H h100-sxm --utilization 0.4
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
-    from simkit.foundation.units import COUNT, USD
-    from simkit.model.catalog import load_model
-    from simkit.model.uptraining import uptraining_cost
-    from simkit.study.record import SECONDS_PER_HOUR
+    from simkit.foundation.tables import Column
+    from simkit.foundation.units import USD
+    from simkit.study.model_summary import uptrain as priced
 
-    (chip,) = profiles.load((hardware,))
-    cost = uptraining_cost(
-        load_model(name), pretraining_tokens=tokens, uptraining_fraction=fraction, layout=attention,
-        chip_flop_per_s=chip.compute.matrix_peak_flop_per_s[chip.compute.matrix_dtype("bf16")],
-        utilization_fraction=utilization)
-    hours = (cost.chip_time_s or 0.0) / SECONDS_PER_HOUR
-    rent = chip.price.usd_per_hour
-    record = {
-        "model": name, "attention": attention, "hardware": chip.name, "uptraining_flops": cost.uptraining_flops,
-        "uptraining_tokens": cost.uptraining_tokens, "utilization_fraction": utilization,
-        "chip_time_s": cost.chip_time_s, "chip_hours": hours, "cost_usd": None if rent is None else hours * rent}
-    emit([record], to,
-         {"model": Column(), "attention": Column(),
-          "hardware": Column(), "uptraining_flops": Column("flops", COUNT),
-          "uptraining_tokens": Column("tokens", COUNT),
-          "chip_hours": Column("chip hours", COUNT),
-          "cost_usd": Column("cost", USD)})
+    emit(priced(name, profiles.load([hardware]), **how), to,
+         {**dict.fromkeys(("model", "attention", "hardware"), Column()), "uptraining_flops": Column("flops"),
+          "uptraining_tokens": Column("tokens"), "chip_hours": Column("chip hours"), "cost_usd": Column("cost", USD)})

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from simkit.commands import chosen_profiles
-from simkit.commands.chosen_profiles import CHIPS_WORD
-from simkit.foundation.errors import UserError, did_you_mean
+from simkit.commands import chosen_profiles, destination
+from simkit.commands.chosen_profiles import MOST_CHIPS
+from simkit.foundation.errors import UserError
 from simkit.foundation.units import COUNT, parse_quantity
 from simkit.model.kinds.catalogue import LAYOUT_FORMS
 
@@ -20,12 +19,14 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Option = Callable[[Decorated], Decorated]
 Command = Callable[..., Any]
 Profiles = chosen_profiles.Profiles
+Destination = destination.Destination
+force, form, records = destination.force, destination.form, destination.records
+records_or_figure: Final = destination.records_or_figure
 
 DEFAULT_HARDWARE: Final = "h100-sxm"
 DEFAULT_MODEL: Final = "llama-2-70b"
 DEFAULT_ATTENTION: Final = "mha,gqa-8,mqa"
 LAYOUTS: Final = ", ".join(LAYOUT_FORMS)
-FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 
 def _options(*options: Option[Any]) -> Callable[[Command], Command]:
@@ -39,67 +40,98 @@ def _options(*options: Option[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+class Renamed(click.Option):
+    """An option that also answers to the name that it had, which its help does not show: declared first."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Of the last name alone."""
+        every, self.opts = self.opts, self.opts[-1:]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
+def _read(*flags: str, read: Callable[[str, Any], Any], **how: Any) -> Option[Any]:
+    """An option whose value is made of what was written; ``read`` also gets the option's name, for its messages."""
+    return click.option(*flags, callback=lambda _ctx, param, value: read(param.opts[-1], value), **how)
+
+
 def names(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A repeatable option that also takes comma lists; the command gets a list of names."""
 
-    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    def split(option: str, value: tuple[str, ...]) -> list[str]:
         from simkit.foundation.axis_syntax import split_names
 
-        del ctx
         names = split_names(value)
         if value and not names:
-            raise UserError(f"{param.opts[-1]}: a name is missing")
+            raise UserError(f"{option}: a name is missing")
         return names
 
-    return click.option(*flags, multiple=True, default=None if default is None else (default,), metavar="NAME[,...]",
-                        callback=split, show_default=False,
-                        help=help if default is None else f"{help}  [default: {default}]")
+    return _read(*flags, read=split, multiple=True, default=None if default is None else (default,),
+                 metavar="NAME[,...]", show_default=False,
+                 help=help if default is None else f"{help}  [default: {default}]")
 
 
 def axis(*flags: str, default: str | None, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A list or range of whole numbers of at least 1, such as ``1,8,32`` or ``1k..128k*2``; not given: none."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float]:
+    def read(option: str, value: str | None) -> list[float]:
         from simkit.foundation.axis_syntax import parse_axis
 
-        del ctx
-        return [] if value is None else parse_axis(value, what=param.opts[-1])
+        return [] if value is None else parse_axis(value, what=option)
 
-    return click.option(*flags, default=default, metavar="LIST", callback=read, help=help,
-                        show_default=default is not None)
+    return _read(*flags, read=read, default=default, metavar="LIST", help=help, show_default=default is not None)
+
+
+def number(*flags: str, default: str, help: str, metavar: str = "N") -> Option[Any]:  # noqa: A002 - click's word
+    """One whole number of at least 1 in the words of lists, such as ``4k``."""
+
+    def read(option: str, value: str) -> int:
+        from simkit.foundation.axis_syntax import parse_axis
+
+        values = parse_axis(value, what=option)
+        if len(values) != 1:
+            raise UserError(f"{option}: expected one value, not a list")
+        return int(values[0])
+
+    return _read(*flags, read=read, default=default, metavar=metavar, help=help, show_default=True)
+
+
+def point(batch: str = "32", kv_len: str = "4k") -> Callable[[Command], Command]:
+    """``--batch`` and ``--kv-len`` of commands about one point, with their defaults."""
+    return _options(number("--kv-len", default=kv_len, metavar="TOKENS", help="Cached tokens a sequence."),
+                    number("--batch", default=batch, help="Sequences decoded together."))
 
 
 def quantity(*flags: str, dimension: str, help: str, default: str | None = None) -> Option[Any]:  # noqa: A002
     """A number above 0 with its unit, such as ``30ms``; a bare one is in the SI unit."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    def read(option: str, value: str | None) -> float | None:
         from simkit.foundation.units import units_of
 
-        del ctx
         if value is None:
             return None
         base = next(unit for unit, factor in units_of(dimension).items() if factor == 1.0)
         try:
             number = parse_quantity(f"{value} {base}" if value[-1:].isdigit() else value, dimension)
         except UserError as error:
-            raise UserError(f"{param.opts[-1]}: {error.message}", hint=error.hint) from None
+            raise UserError(f"{option}: {error.message}", hint=error.hint) from None
         if number <= 0:
-            raise UserError(f"{param.opts[-1]} {value}: expected more than 0")
+            raise UserError(f"{option} {value}: expected more than 0")
         return number
 
-    return click.option(*flags, default=default, metavar="QUANTITY", callback=read, help=help,
-                        show_default=default is not None)
+    return _read(*flags, read=read, default=default, metavar="QUANTITY", help=help, show_default=default is not None)
 
 
 def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
     """A number above 0 that may end in M, B or T: millions, billions, trillions."""
 
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-        del ctx
+    def read(option: str, value: str | None) -> float | None:
         if value is None:
             return None
         factor = {"M": 1e6, "B": 1e9, "T": 1e12}.get(value[-1:])
-        wrong = UserError(f"{param.opts[-1]} {value[:40]}: expected a number above 0, such as 15T")
+        wrong = UserError(f"{option} {value[:40]}: expected a number above 0, such as 15T")
         try:
             number = parse_quantity(value if factor is None else value[:-1].rstrip(), COUNT) * (factor or 1.0)
         except UserError:
@@ -108,7 +140,7 @@ def counted(*flags: str, help: str) -> Option[Any]:  # noqa: A002 - click's word
             raise wrong
         return number
 
-    return click.option(*flags, default=None, metavar="COUNT", callback=read, help=help)
+    return _read(*flags, read=read, default=None, metavar="COUNT", help=help)
 
 
 def hardware(default: str | None = DEFAULT_HARDWARE) -> Option[Any]:
@@ -143,8 +175,8 @@ def _assume(ctx: click.Context, _param: click.Parameter, value: str) -> str:
 assume: Final = click.option(
     "--assume", type=click.Choice(["priors", "ideal"]), default="priors", show_default=True, expose_value=False,
     is_eager=True, callback=_assume,
-    help="What stands for parameters that a profile does not state: the range of its class, or ideal values (fractions "
-         "of 1, no launches).")
+    help="Values of parameters that a profile does not state: the range of its class, or ideal ones (fractions of 1, "
+         "no launches).")
 profiles_folder: Final = click.option("--profiles", metavar="DIR", default=None,
                                       help="A folder of profiles searched before the shipped ones.")
 
@@ -162,27 +194,12 @@ def profiles(function: Command) -> Command:
              "repeatable."))(with_profiles)
 
 
-force: Final = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
-form: Final = click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
-                             help="How records are written.  [default: table]")
+FILE: Final = click.Path(path_type=Path)
 
 
-def records(function: Command, *, figures: bool = False) -> Command:
-    """``--format``, ``-o`` and ``--force``, for every command that gives records: ``to``.
-
-    ``figures``: the file may be a figure.
-    """
-
-    @wraps(function)
-    def with_destination(*args: Any, form: str | None, output: str | None, force: bool, **kwargs: Any) -> Any:
-        return function(*args, to=destination(form, output, force=force, figures=figures), **kwargs)
-
-    return _options(force, click.option(
-        "-o", "--output", metavar="FILE", default=None,
-        help="Write to a file; .csv and .json say the format by themselves."), form)(with_destination)
-
-
-records_or_figure: Final = partial(records, figures=True)
+def data(help: str, metavar: str = "FILE.csv[.gz]", *, required: bool = False) -> Option[Any]:  # noqa: A002 - as above
+    """``--data``: a file of measurements, as a path; None where none is given."""
+    return click.option("--data", type=FILE, metavar=metavar, default=None, required=required, help=help)
 
 
 def _from_workload(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -207,7 +224,9 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
 
 
 def _whole(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    return None if value is None else one_value(value, param.opts[-1])
+    from simkit.foundation.axis_syntax import parse_one
+
+    return None if value is None else parse_one(value, what=param.opts[-1])
 
 
 scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
@@ -232,7 +251,8 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
                  help="What runs on in memory: head-major or token-major."),
     click.option("--attention-kernel", default="grouped", metavar="NAME", show_default=True,
                  help="grouped, grouped-unsplit, per-query-head or unfused."),
-    click.option("--lengths", default="equal", metavar="TEXT", show_default=True,
+    click.option("--lengths", "--kv-len-spread", "lengths", cls=Renamed, default="equal", metavar="TEXT",
+                 show_default=True,
                  help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
     click.option("--encoder-len", default=None, metavar="TOKENS", callback=_whole,
                  help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
@@ -251,15 +271,18 @@ def chips(function: Command, *, several: bool = False) -> Command:
     """
 
     @wraps(function)
-    def with_chips(*args: Any, chips: str, **kwargs: Any) -> Any:
-        found = [_parse_chips(one.strip()) for one in (_ranged_chips(chips) if several else [chips])]
+    def with_chips(*args: Any, chips: str, fewest: bool, budget_chips: int | None, **kwargs: Any) -> Any:
+        words: list[Any] = ["fewest"] * fewest + ([] if budget_chips is None else [f"up-to-{budget_chips}"])
+        if len(words) + (chips != "fit") > 1:
+            raise UserError("--chips, --fewest and --budget-chips: give one of them")
+        click.get_current_context().meta[MOST_CHIPS] = budget_chips
+        found = words or [_parse_chips(one.strip()) for one in (_ranged_chips(chips) if several else [chips])]
         return function(*args, chips=found if several else found[0], **kwargs)
 
     return _options(
-        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
-                     callback=_chips_word, help="At most N chips: those that are fastest."),
-        click.option("--fewest", is_flag=True, expose_value=False, callback=_chips_word,
-                     help="The fewest chips that hold every layout compared."),
+        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N",
+                     help="At most N chips: those that are fastest."),
+        click.option("--fewest", is_flag=True, help="The fewest chips that hold every layout compared."),
         click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages."),
         click.option("--tp", type=click.IntRange(min=1), default=None, help="Chips that share each layer."),
         click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
@@ -282,14 +305,6 @@ def refuse_fit_each(chips: str | int, why: str = "layouts that are compared shar
     """Refuse ``--chips fit-each`` where all that is compared runs on the same chips."""
     if chips == "fit-each":
         raise UserError(f"--chips fit-each: {why}", hint="use fit or a number")
-
-
-def _chips_word(ctx: click.Context, param: click.Parameter, value: int | bool | None) -> None:  # noqa: FBT001 - click's
-    """Another way to name the machine: read by :func:`_parse_chips`."""
-    if value:
-        if CHIPS_WORD in ctx.meta:
-            raise UserError("--fewest beside --budget-chips: give one of them")
-        ctx.meta[CHIPS_WORD] = "fewest" if param.name == "fewest" else f"up-to-{value}"
 
 
 kv_dtypes: Final = names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4, int4-g128 ...")
@@ -323,64 +338,8 @@ engine: Final = _options(
                  help="Engine that gives the times: roofline or replay."))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
-    """Where records go and in which form: table, csv, json or a kind of figure."""
-
-    form: str
-    output: Path | None
-    force: bool
-
-    @property
-    def is_table(self) -> bool:
-        """True for a table that people read."""
-        return self.form == "table"
-
-    @property
-    def figure(self) -> Path | None:
-        """The file of a figure that is asked for instead of records."""
-        return self.output if figure_suffix(self.output) == self.form else None
-
-
-def figure_suffix(path: str | Path | None) -> str | None:
-    """The kind of figure that a file's name asks for; None for another file."""
-    suffix = "" if path is None else Path(path).suffix.lower()
-    return suffix.lstrip(".") if suffix in FIGURE_SUFFIXES else None
-
-
-def destination(form: str | None, output: str | None, *, force: bool, figures: bool = False) -> Destination:
-    """Settle the format and refuse an unwritable file before any work is done; ``figures``: it may be a figure."""
-    from simkit.foundation.output import FORMATS, check_target
-
-    if output is None:
-        return Destination(form=form or "table", output=None, force=force)
-    drawn = figure_suffix(output) if figures else None
-    suffix = Path(output).suffix.lstrip(".").lower()
-    if drawn is not None:
-        if form is not None:
-            raise UserError(f"--format {form} and -o {Path(output).name}: a figure is not a list of records",
-                            hint="leave one of them out")
-        form = drawn
-    elif form is not None and suffix in FORMATS and suffix != form:
-        raise UserError(f"--format {form} and -o {Path(output).name}: they name two formats", hint="leave out --format")
-    elif form is None:
-        if suffix and suffix not in (*FORMATS, "txt"):
-            hint = did_you_mean(suffix, FORMATS)
-            raise UserError(f"{output}: no format for '.{suffix}' files: expected .csv, .json or .txt, or --format",
-                            hint=hint if hint and hint.startswith("did") else None)
-        form = suffix if suffix in FORMATS else "table"
-    check_target(output, force=force)
-    return Destination(form=form, output=Path(output), force=force)
-
-
 def _parse_chips(text: str) -> str | int:
-    """``--chips``: a whole number of at least 1, ``fit``, ``fit-each``, or what --fewest or --budget-chips ask for."""
-    context = click.get_current_context(silent=True)
-    word: str | None = None if context is None else context.meta.get(CHIPS_WORD)
-    if word is not None:
-        if text != "fit":
-            raise UserError(f"--chips {text[:20]} beside --fewest or --budget-chips: give one of them")
-        return word
+    """``--chips``: a whole number of at least 1, ``fit`` or ``fit-each``."""
     if text in ("fit", "fit-each"):
         return text
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:
@@ -388,11 +347,8 @@ def _parse_chips(text: str) -> str | int:
     raise UserError(f"--chips '{text[:20]}': expected a whole number of at least 1, fit or fit-each")
 
 
-def one_value(text: str, option: str) -> int:
-    """A single whole number of at least 1 in the words of lists, such as ``4k``."""
-    from simkit.foundation.axis_syntax import parse_axis
+def taken(function: Command, words: dict[str, Any]) -> dict[str, Any]:
+    """Those of the command line's words that a function takes."""
+    from inspect import signature
 
-    values = parse_axis(text, what=option)
-    if len(values) != 1:
-        raise UserError(f"{option}: expected one value, not a list")
-    return int(values[0])
+    return {name: words[name] for name in signature(function).parameters if name in words}

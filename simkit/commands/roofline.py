@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from simkit.commands import options
@@ -13,15 +15,14 @@ from simkit.foundation.errors import UserError
 @options.hardware("h100-sxm,groq-lpu")
 @options.model()
 @options.attention()
-@click.option("--batch", default="32", show_default=True, metavar="N", help="Sequences; decides where the cache lives.")
-@click.option("--kv-len", default="4k", show_default=True, metavar="TOKENS",
-              help="Context; decides where the cache lives.")
+@options.point()
 @options.kv_dtype
 @options.profiles
 @options.records_or_figure
-def roofline(*, hardware: list[str], model: list[str], attention: list[str], batch: str, kv_len: str, kv_dtype: str,
-             profiles: Profiles, to: Destination) -> None:
+def roofline(*, hardware: list[str], model: list[str], profiles: Profiles, to: Destination, **point: Any) -> None:
     """Ceilings and ridge points of chips, and where attention layouts stand under them.
+
+    Batch and context decide which memory holds the cache.
 
     Without -o, or with -o FILE.csv or FILE.json, the numbers behind the figure; with -o FILE.svg, .png or .pdf the
     figure itself.
@@ -32,38 +33,28 @@ def roofline(*, hardware: list[str], model: list[str], attention: list[str], bat
     """
     if to.figure is not None and len(model) > 1:
         raise UserError(f"a figure shows one model, and {len(model)} are named", hint="name one with -M")
-    from simkit.commands.console import Column, warn
+    from simkit.commands.console import warn
     from simkit.commands.emit import emit
-    from simkit.foundation.units import BYTES_PER_S, COUNT, FLOP_PER_S
-    from simkit.model.catalog import load_model
-    from simkit.report.drawing.drawn_figure import FigureContext
+    from simkit.foundation.tables import Column
     from simkit.report.drawing.export import write_figure
-    from simkit.report.drawing.style import chip_styles, house_style
-    from simkit.report.figures.roofline import draw
-    from simkit.study.engines import DEFAULT
-    from simkit.study.study_file import FigureRequest
+    from simkit.report.figures.registry import drawn_figure
+    from simkit.study.asked import models_of
 
-    chips = tuple(profiles.every(hardware))
-    tokens, sequences = options.one_value(kv_len, "--kv-len"), options.one_value(batch, "--batch")
+    chips = profiles.every(hardware)
     rows, assumed = [], {chip.name: chip.assumption or None for chip in chips}
-    for name in model:
-        request = FigureRequest(
-            kind="roofline", name="roofline", title=None, note=None, hardware=chips, model=load_model(name),
-            layouts=tuple(attention), batch=(sequences,), kv_len=(tokens,), focus_batch=sequences, focus_kv_len=tokens,
-            kv_dtype=kv_dtype, weight_dtype="bf16", chips="fit", engine=DEFAULT)
-        with house_style():
-            drawn = draw(FigureContext(request=request, styles=chip_styles(chips, {})))
+    for architecture in models_of(model):
+        drawn = drawn_figure("roofline", chips, architecture, **point)
         for omission in drawn.omissions:
             warn(f"{omission.chip} is left out: {omission.reason}")
-        rows += [{"model": load_model(name).name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
+        rows += [{"model": architecture.name, **row, "assumed": assumed[row["hardware"]]} for row in drawn.rows]
     if to.figure is not None:
         write_figure(to.figure, lambda: drawn.figure, force=to.force)
         click.echo(str(to.figure))
         return
     columns = {
         "hardware": Column(), "level": Column(), "holds_cache": Column("holds cache", optional=1),
-        "level_bytes_per_s": Column("bandwidth", BYTES_PER_S), "compute_flop_per_s": Column("compute", FLOP_PER_S),
-        "ridge_flop_per_byte": Column("ridge", COUNT), "model": Column(liftable=True), "attention": Column(),
-        "arithmetic_intensity": Column("flop/byte", COUNT), "attainable_flop_per_s": Column("attainable", FLOP_PER_S),
+        "level_bytes_per_s": Column("bandwidth", optional=2), "compute_flop_per_s": Column("compute", optional=3),
+        "ridge_flop_per_byte": Column("ridge"), "model": Column(liftable=True), "attention": Column(),
+        "arithmetic_intensity": Column("flop/byte"), "attainable_flop_per_s": Column("attainable"),
     }
     emit(rows, to, columns)

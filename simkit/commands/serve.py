@@ -50,7 +50,8 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 @options.profiles
 @options.form
 @click.option("-o", "--output", metavar="DIR", default=None, help="Also write records and figures to a new folder.")
-@click.option("--trace-out", default=None, metavar="FILE", help="A timeline for Perfetto, of the first result.")
+@click.option("--trace-out", "--timeline-out", "trace_out", cls=options.Renamed, default=None, metavar="FILE",
+              help="A timeline for Perfetto, of the first result.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dtype: list[str], weight_dtype: str,
           chips: list[str | int], tp: int | None, pp: int | None, replicas: str, engine: str, profiles: Profiles,

@@ -12,8 +12,11 @@ from simkit.foundation.units import BYTES, BYTES_PER_S, SECONDS
 
 if TYPE_CHECKING:
     from simkit.serving.ask import Load
+    from simkit.serving.serve import Policy
 
-DEFAULT_LENGTHS: Final = "azure-conv-2023"
+_UNITS: Final = {"rate": "requests_per_s", "scale": "speed_up_factor", "slo_ttft": "slo_ttft_s",
+                 "slo_tpot": "slo_tpot_s", "swap_space": "swap_space_bytes", "swap_bandwidth": "swap_bytes_per_s"}
+DEFAULT_LENGTHS: Final = "azure-conv-2023"  # of simkit.serving.words, which is not to be loaded for a help
 
 
 class Whole(click.IntRange):
@@ -128,59 +131,20 @@ def load_options(function: Any) -> Any:
 
 def load_of(words: dict[str, Any], *, requests: int | None, without_rate: str | None) -> Load:
     """The requests and their rates, from the words of the command line; ``without_rate``: what is said without any."""
-    from simkit.foundation.axis_syntax import parse_axis
-    from simkit.serving.ask import Load
-    from simkit.serving.generate import generate, parse_arrivals, parse_lengths, parse_shared_prefix
-    from simkit.serving.traces import read_trace
+    from simkit.serving import words as serving
 
-    rate, scale, trace_file = (words[name] for name in ("rate", "scale", "trace_file"))
-    rates = () if rate is None else tuple(
-        scale * value for value in parse_axis(rate, what="--rate", minimum=1e-6, whole=False))
-    if trace_file is not None:
-        if words.get("shared_prefix"):
-            raise UserError("--shared-prefix beside --trace: a trace says itself which prompts begin alike")
-        stream = read_trace(trace_file)
-        if requests is not None:
-            stream = stream.first(requests)
-        own = stream.mean_rate_per_s()
-        if own == float("inf") and (rates or scale != 1.0):
-            raise UserError(f"{trace_file}: all requests arrive at once: there is no rate to change")
-        # Requests that all come at once have no rate; as they are, they are served at factor 1.
-        own = 1.0 if own == float("inf") else own
-        return Load(stream=stream, own_requests_per_s=own, rates_requests_per_s=rates or (own * scale,))
-    if rate is None and words["concurrency"] is None and without_rate:
+    if without_rate and all(words[name] is None for name in ("rate", "concurrency", "trace_file")):
         raise UserError(f"no requests: give --trace FILE, --rate R{without_rate}")
-    law, gap_cv, own = parse_lengths(words["lengths"]), parse_arrivals(words["arrivals"]), rates[0] if rates else 1.0
-
-    shared = words.get("shared_prefix")
-    prefix = None if shared is None else parse_shared_prefix(shared)
-
-    def more(count: int) -> Any:
-        return generate(law, requests_per_s=own, gap_cv=gap_cv, requests=count, seed=words["seed"],
-                        shared_prefix=prefix)
-
-    return Load(stream=more(requests or 2000), own_requests_per_s=own, rates_requests_per_s=rates, more=more)
+    return serving.load_of(**options.taken(serving.load_of, _in_python({**words, "requests": requests})))
 
 
-def policy_of(words: dict[str, Any]) -> Any:
+def policy_of(words: dict[str, Any]) -> Policy:
     """How a replica is run, and the objective."""
-    import math
+    from simkit.serving import words as serving
 
-    from simkit.serving.ask import parse_losses
-    from simkit.serving.runtime import load_runtime
-    from simkit.serving.serve import Policy, parse_tiers
+    return serving.policy_of(**options.taken(serving.policy_of, _in_python(words)))
 
-    tiers, caching = parse_tiers(words.get("kv_tiers", ())), words.get("prefix_cache", False)
-    if tiers and not caching:
-        raise UserError("--kv-tier goes with --prefix-cache: cached prompts are what tiers hold")
-    chunk = options.one_value(words["chunk"], "--chunk")
-    if chunk > 65_536:
-        raise UserError(f"--chunk {chunk}: at most 65536 tokens of an iteration")
-    ttft, tpot = words["slo_ttft"], words["slo_tpot"]
-    lost, lost_s = parse_losses(words.get("losses", ())).get("replicas", (0, math.inf))
-    return Policy(preemption=words["policy"], chunk_tokens=chunk, most_running=words["max_seqs"],
-                  swap_bytes_per_s=words["swap_bandwidth"], swap_bytes=words["swap_space"],
-                  slo_ttft_s=ttft or math.inf, slo_tpot_s=tpot or math.inf,
-                  runtime=load_runtime(words["runtime"]), clients=words["concurrency"] or 0,
-                  prefix_cache=caching, tiers=tiers, deal=words.get("deal", "turn"), lost=lost,
-                  lost_s=lost_s)
+
+def _in_python(words: dict[str, Any]) -> dict[str, Any]:
+    """Words under the names that Python has for them, which say their units."""
+    return {_UNITS.get(name, name): value for name, value in words.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,7 +13,9 @@ from simkit.commands.options import Destination, Profiles
 from simkit.commands.pools import loaded_pools, pools
 from simkit.foundation.errors import UserError
 
-MOST_POINTS: Final = 100_000
+if TYPE_CHECKING:
+    from simkit.study.simulate import Simulated
+
 # Columns of the table, with how soon a narrow terminal may drop them (0: never).
 _TABLE: Final = {
     "hardware": 0, "model": 0, "chips": 0, "tp": 5, "pp": 6, "kv_dtype": 3, "attention": 0, "n_kv_heads": 8, "batch": 0,
@@ -64,10 +66,8 @@ _LIFTABLE: Final = ("hardware", "model", "chips", "tp", "pp", "kv_dtype", "n_kv_
 @click.option("--bounds", is_flag=True, help="Also where half and nine of ten measurements would lie, as records do.")
 @options.profiles
 @options.records
-def simulate(*, hardware: list[str], model: list[str], attention: list[str], batch: list[int], kv_len: list[int],
-             q_len: list[int], kv_dtype: list[str], weight_dtype: str, chips: list[str | int], tp: int | None,
-             pp: int | None, ffn: str | None, engine: str, explain: bool, causes: bool, own_batch: bool, bounds: bool,
-             profiles: Profiles, to: Destination, **scenario: Any) -> None:
+def simulate(*, hardware: list[str], model: list[str], chips: list[str | int], ffn: str | None, explain: bool,
+             causes: bool, own_batch: bool, bounds: bool, profiles: Profiles, to: Destination, **asked: Any) -> None:
     """Time one decode step at every point of the lists given.
 
     Lists are comma lists or ranges (1k..128k*2, 0..10+1), of --chips and --set too; rows come in the order chips,
@@ -83,39 +83,13 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
     simkit simulate -H h100-sxm -A mha,gqa-8 --batch 32 --chips 8,16 --set memory.hbm.bandwidth=1TB/s..40TB/s*2
     """
     from simkit.commands.emit import emit, from_fields
-    from simkit.model.catalog import load_model
-    from simkit.study.causes import CAUSE_FIELDS
     from simkit.study.columns import ASKED_FOR
-    from simkit.study.engines import ENGINES, engine_named
-    from simkit.study.grid import Grid, misfits
-    from simkit.study.likely import LIKELY_FIELDS
-    from simkit.study.own_batch import OWN_BATCH_FIELDS
-    from simkit.study.pool_fields import POOL_FIELDS
-    from simkit.study.record import FIELDS, to_records
+    from simkit.study.simulate import simulate as timed
 
-    if explain and not engine_named(engine).explains:
-        raise UserError(f"--explain: the {engine[:40]} engine keeps no account of waiting",
-                        hint=f"--engine {next(name for name, other in ENGINES.items() if other.explains)} does")
-
-    for word, asked in (("explain", explain), ("causes", causes), ("own-batch", own_batch), ("bounds", bounds)):
-        if asked and ffn is not None:
-            raise UserError(f"--{word} beside --ffn: it is asked of one machine")
     hardware, second, chips = loaded_pools(profiles, hardware, ffn, chips)
-    grid = Grid(hardware=profiles.every(hardware), model=[load_model(name) for name in model],
-                kv_dtype=kv_dtype, attention=attention, batch=batch, kv_len=kv_len, q_len=q_len,
-                chips=chips[0], tp=tp, pp=pp, engine=engine,
-                scenario={"weight_dtype": weight_dtype, "ffn": second, **scenario},
-                fields=[*FIELDS, *(CAUSE_FIELDS if causes else ()),
-                        *(OWN_BATCH_FIELDS if own_batch else ()),
-                        *(POOL_FIELDS if ffn is not None else LIKELY_FIELDS if bounds or not to.is_table else ())])
-    grid.check_size(MOST_POINTS // len(chips), hint="shorten the lists, or split them over several runs")
-    grids = [replace(grid, chips=one) for one in chips]
-    found = [one.columns() for one in grids]
-    fitting = [columns["fits"] for columns in found]
-    if not all(fits.all() for fits in fitting):
-        _tell_misfits([misfit for one, columns in zip(grids, found, strict=True) for misfit in misfits(one, columns)],
-                      nothing_fits=not any(fits.any() for fits in fitting))
-    records = [record for columns in found for record in to_records(columns)]
+    records = timed(profiles.every(hardware), model, chips=chips, ffn=second, explain=explain, causes=causes,
+                    own_batch=own_batch, bounds=bounds or (ffn is None and not to.is_table), **asked)
+    _tell_misfits(records)
     table = {**(_CAUSES_TABLE if causes else {}), **(_OWN_BATCH_TABLE if own_batch else {}),
              **(_BOUNDS_TABLE if bounds else {})} or (_TABLE if ffn is None else _POOLS_TABLE)
     shown = from_fields(table, _LIFTABLE, records, ASKED_FOR)
@@ -123,18 +97,15 @@ def simulate(*, hardware: list[str], model: list[str], attention: list[str], bat
         shown["attention_time_s"] = replace(shown["attention_time_s"], heading="attention time")
     emit(records, to, shown, footer=_what_binds(records))
     if explain:
-        from simkit.study.explain import explain_grid
-
-        lines = [line for one in grids for line in explain_grid(one)]
-        click.echo("\n".join(["", *lines]), err=not to.is_table)
+        click.echo("\n".join(["", *records.explain()]), err=not to.is_table)
 
 
-def _tell_misfits(found: list[Any], *, nothing_fits: bool) -> None:
+def _tell_misfits(records: Simulated) -> None:
     """Warn of what does not fit; when nothing does, that is the error."""
     from simkit.commands.console import warn
-    from simkit.foundation.errors import UserError
 
-    if nothing_fits:
+    found = records.misfits()
+    if not any(record["fits"] for record in records):
         more = f"; {len(found) - 1} more combinations do not fit either" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{more}")
     for misfit in found[:20]:
@@ -143,7 +114,7 @@ def _tell_misfits(found: list[Any], *, nothing_fits: bool) -> None:
         warn(f"{len(found) - 20} more combinations have points that do not fit")
 
 
-def _what_binds(records: list[dict[str, Any]]) -> str:
+def _what_binds(records: Simulated) -> str:
     """A line that says what takes most of the step, over all points."""
     counts = Counter(record["bound"] or "nothing: does not fit" for record in records)
     share = ", ".join(f"{cause} ({count})" for cause, count in counts.most_common())

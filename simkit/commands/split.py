@@ -43,8 +43,8 @@ def split(*, hardware: list[str], ffn: list[str], between: tuple[str, ...], mode
     simkit split -H h100-sxm:8 --ffn groq-3-lpu:256 -A mha,gqa-8,mqa --weight-dtype fp8 --kv-len 4k..64k*4
     simkit split -H h100-sxm:8 --ffn cerebras-wse3:4 --between 100GB/s,2us --between 1TB/s,2us -A gqa-8 --batch 1,64
     """
-    from simkit.commands.console import Column
     from simkit.commands.emit import emit
+    from simkit.foundation.tables import Column
     from simkit.foundation.units import COUNT, SECONDS
     from simkit.model.catalog import load_model
     from simkit.study.pool_words import split_count

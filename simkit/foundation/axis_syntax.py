@@ -60,6 +60,14 @@ def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, who
     return list(values)
 
 
+def parse_one(text: str, *, what: str) -> int:
+    """A single whole number of at least 1 in the words of lists, such as ``4k``. Raises :class:`UserError`."""
+    values = parse_axis(text, what=what)
+    if len(values) != 1:
+        raise UserError(f"{what}: expected one value, not a list")
+    return int(values[0])
+
+
 def quantity_texts(text: str, *, what: str) -> list[str]:
     """Each value of a list or range of quantities, as it would stand alone; other text is one value.
 
@@ -74,12 +82,15 @@ def quantity_texts(text: str, *, what: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(_QUANTITY.match(part) for part in parts):
         return [text]
+    if len(parts) > 1 and parts[0].isdigit() and parts[1][:1].isdigit() and parts[1][-1:].isalpha():
+        raise UserError(f"{what}: '{text[:40]}' has a decimal comma",
+                        hint=f"write {text[:40].replace(',', '.', 1)}; in a list each value has its unit")
     found: list[str] = []
     for part in parts:
         match = _RANGE.fullmatch(part)
         ends = [_QUANTITY.fullmatch(match[group].strip()) for group in (1, 2, 4)] if match else [None]
         if ".." in part and None in ends:
-            raise UserError(f"{what}: '{part[:40]}' is not a range", hint="such as 1TB/s..40TB/s*2")
+            raise _no_range(part, what, "such as 1TB/s..40TB/s*2")
         if match is None:
             found.append(part)
             continue
@@ -119,7 +130,7 @@ def _piece(part: str, what: str) -> _Piece:
         return _Piece(start=value, stop=value, step=1.0, geometric=False, most_values=1)
     match = _RANGE.fullmatch(part)
     if match is None:
-        raise UserError(f"{what}: '{part[:40]}' is not a range", hint=_FORMS)
+        raise _no_range(part, what, _FORMS)
     start, stop, step = (_number(match[i], what) for i in (1, 2, 4))
     geometric = match[3] == "*"
     if stop < start or (geometric and (step <= 1 or start <= 0)) or (not geometric and step <= 0):
@@ -129,6 +140,17 @@ def _piece(part: str, what: str) -> _Piece:
     if intervals >= MAX_AXIS_VALUES:
         raise UserError(f"{what}: range '{part[:40]}' has more than {MAX_AXIS_VALUES:,} values")
     return _Piece(start=start, stop=stop, step=step, geometric=geometric, most_values=int(intervals) + 1)
+
+
+def _no_range(part: str, what: str, forms: str) -> UserError:
+    """Most often the step is missing."""
+    part = part[:40]
+    start, _, stop = part.partition("..")
+    if not (start and stop) or set(stop.removesuffix("/s")) & set("*+/"):
+        return UserError(f"{what}: '{part}' is not a range", hint=forms)
+    step = "1" if stop[-1].isdigit() else start
+    return UserError(f"{what}: the range '{part}' has no step",
+                     hint=f"such as {part}*2, which doubles, or {part}+{step}, which adds")
 
 
 def _expand(piece: _Piece) -> list[float]:

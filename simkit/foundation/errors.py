@@ -123,6 +123,18 @@ def _letters(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
 
 
+def check_whole(name: str, value: object, most: int) -> None:
+    """Raise :class:`UserError` unless a value is a whole number from 1 to ``most``, or None."""
+    if value is None:
+        return
+    try:
+        good = not isinstance(value, str | bool) and value == int(value) and 1 <= value <= most  # type: ignore[call-overload,operator]
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise UserError(f"{name} {shown(value)}: expected a whole number from 1 to {most:,}")
+
+
 def shown(value: object, most: int = 40) -> str:
     """A value from a file as its author would recognise it in a message, on one line and never long.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from simkit.foundation.errors import Location, UserError, did_you_mean, shorten, shown
 from simkit.foundation.resources import shipped_folder
 
 _SUFFIXES: Final = (".yaml", ".yml")
+Read = TypeVar("Read")
+Fault = Callable[[UserError], Any] | None
 
 
 def user_folders(option: Path | str | None, variable: str) -> list[Path]:
@@ -39,6 +41,19 @@ def _places(kind: str, folders: Iterable[Path]) -> dict[str, tuple[Path, str]]:
             name, dot, suffix = file.rpartition(".")
             if name and dot + suffix in _SUFFIXES and not name.startswith("."):
                 found.setdefault(name, (folder, file))
+    return found
+
+
+def read_all(kind: str, folders: Iterable[Path], read: Callable[[Path], Read], fault: Fault = None) -> list[Read]:
+    """What is read of every catalogue entry; the error of a faulty file goes to ``fault``, or, with None, is raised."""
+    found = []
+    for path in catalogue_files(kind, folders).values():
+        try:
+            found.append(read(path))
+        except UserError as error:
+            if fault is None:
+                raise
+            fault(error)
     return found
 
 

@@ -202,6 +202,8 @@ def _fault(error: Any, schema: type[BaseModel], source: YamlSource, places: Mapp
     if kind == "extra_forbidden":
         if given is None and ":" in field:
             return UserError("unknown key", where=where, hint="write a space after ':'")
+        if given is None and field[:1].isdigit():
+            return UserError("unknown key", where=where, hint="a decimal comma? write a point, as in 1.98 GHz")
         known = list(owner.model_fields) if owner else []
         return UserError("unknown key", where=where, hint=did_you_mean(field, known))
     if kind == "missing":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from simkit.foundation.errors import Location, UserError
-from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.named_files import Fault, catalogue_files, find_file, read_all, user_folders
 from simkit.foundation.resources import shipped_folder
 from simkit.foundation.yaml_source import YamlSource, load_yaml
 from simkit.hardware.document import kernel_file_from_yaml, profile_from_yaml
@@ -148,9 +148,12 @@ def list_chips(profiles: Path | str | None = None) -> list[str]:
     return list(catalogue_files(KIND, user_folders(profiles, VARIABLE)))
 
 
-def list_hardware(profiles: Path | str | None = None) -> list[HardwareProfile]:
-    """Every profile of the catalogue and of the user's folders, by name."""
-    return [load_hardware(name, profiles=profiles) for name in list_chips(profiles)]
+def list_hardware(profiles: Path | str | None = None, fault: Fault = None) -> list[HardwareProfile]:
+    """Every profile of the catalogue and of the user's folders, by name.
+
+    ``fault`` is given the error of a file that cannot be read, which is left out; None: it is raised.
+    """
+    return read_all(KIND, user_folders(profiles, VARIABLE), lambda path: load_hardware(path, profiles=profiles), fault)
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, str]:

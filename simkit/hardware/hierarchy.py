@@ -59,7 +59,7 @@ def level_words(chip: HardwareProfile, level: MemoryLevel) -> LevelWords:
     return LevelWords(
         heading=", ".join(dict.fromkeys([level.name, level.dram.type if level.dram else level.kind]))
                 + (f", one for each {unit}" if each else ""),
-        size=size, holds=f"{holds}, as a last resort" if level.overflow else holds,
+        size=size, holds=f"{holds}, as overflow" if level.overflow else holds,
         path=rate + ("" if level.latency_s is None else f", {format_quantity(level.latency_s, SECONDS)}") + beside,
         ridge="ridge not known" if ridge is None else f"ridge {format_quantity(ridge, COUNT)} flop/byte")
 

@@ -42,6 +42,8 @@ def parse_layout(text: str, model: Shaped) -> AttentionLayout:
     those with heads (:func:`layer_layout`).
     Raises :class:`UserError` naming what would do. Programs ask for the same few in a loop: each is made once.
     """
+    if not isinstance(text, str):
+        raise _unknown_layout(str(text))
     return layer_layout(text.strip().lower(), model.shape, text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from simkit.foundation.named_files import catalogue_files, find_file, user_folders
+from simkit.foundation.named_files import Fault, find_file, read_all, user_folders
 from simkit.foundation.yaml_source import load_yaml
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.schema import model_from_yaml
@@ -23,6 +23,9 @@ def load_model(name_or_path: str | Path, *, models: Path | str | None = None) ->
     return model_from_yaml(load_yaml(find_file(str(name_or_path), kind=KIND, what="model", folders=folders)))
 
 
-def list_models(models: Path | str | None = None) -> list[ModelArchitecture]:
-    """Every architecture of the catalogue and of the user's folders, by name."""
-    return [model_from_yaml(load_yaml(path)) for path in catalogue_files(KIND, user_folders(models, VARIABLE)).values()]
+def list_models(models: Path | str | None = None, fault: Fault = None) -> list[ModelArchitecture]:
+    """Every architecture of the catalogue and of the user's folders, by name.
+
+    ``fault`` is given the error of a file that cannot be read, which is left out; None: it is raised.
+    """
+    return read_all(KIND, user_folders(models, VARIABLE), lambda path: model_from_yaml(load_yaml(path)), fault)

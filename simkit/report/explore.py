@@ -36,7 +36,7 @@ _MOST_CHIPS, _MOST_LAYOUTS, _MOST_BATCHES, _MOST_CONTEXTS = 12, 4, 12, 48
 LEAST, MOST = 1e-8, 1e8
 """The span of numbers that are packed, in 65,534 steps of their logarithm: 0.06 % each."""
 CLOSED_BYTES: Final = 1e6
-"""What own batches find of a tier of last resort: next to nothing."""
+"""What own batches find of an overflow tier: next to nothing."""
 _ROOF_DTYPE: Final = "bf16"
 
 
@@ -99,7 +99,7 @@ def _chip(study: Study, chip: HardwareProfile, layouts: list[str], axes: _Axes) 
     """One chip, as many of them as the study's point takes: facts for the script, and its grids by layout."""
     model, machine = study.models[0], FIT if study.chips == FIT_EACH else study.chips
 
-    # A tier of last resort would hold many more sequences, and serve fewer tokens: no batch that anybody runs.
+    # An overflow tier would hold many more sequences, and serve fewer tokens: no batch that anybody runs.
     closed = replace(chip, memory=tuple(replace(level, capacity_bytes=CLOSED_BYTES) if level.overflow else level
                                         for level in chip.memory))
 

@@ -60,10 +60,10 @@ class Question:
     model: ModelArchitecture
     load: Load
     policy: Policy
-    page_tokens: int
+    page_tokens: int = 16
     requests_per_s: float
-    attainment_fraction: float
-    requests: int
+    attainment_fraction: float = 0.9
+    requests: int = 2000
     scenario: dict[str, Any] = field(default_factory=dict)
     chips: Sequence[int] = ()
     tp: Sequence[int] = ()

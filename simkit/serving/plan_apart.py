@@ -28,7 +28,6 @@ from simkit.serving.replica import build_replicas
 from simkit.serving.requests import Requests, Stream
 from simkit.serving.serve import Served
 from simkit.study.machine_search import candidates
-from simkit.study.pool_words import parse_between
 
 _BEYOND: Final = 4.0  # times the bounds of both pools: where so many miss the objective, all are taken to
 
@@ -113,12 +112,11 @@ def _fewest(question: Question, pool: PrefillPool, pair: tuple[Way, Way], least:
     none meets the objective.
     """
     first, second = pair
-    apart = Apart(server=second.server, replicas=1, link=parse_between(pool.link), link_words=pool.link.strip(),
-                  moved=pool.moved)
+    apart = Apart(server=second.server, replicas=1, link=pool.link, moved=pool.moved)
 
     @cache
     def played(numbers: tuple[int, int]) -> Served:
-        return serve_apart(first.server, replace(apart, replicas=numbers[1]), question.stream, replicas=numbers[0])
+        return serve_apart(replace(apart, replicas=numbers[1]), first.server, question.stream, replicas=numbers[0])
 
     def good(numbers: tuple[int, int]) -> bool:
         return bool(played(numbers).record["slo_attainment"] >= question.attainment_fraction)

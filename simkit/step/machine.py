@@ -13,7 +13,7 @@ class Machine:
     """``chips`` of one hardware profile: ``tp`` share each layer, ``pp`` stages hold successive layers.
 
     ``mapping`` says what of attention is dealt out where chips outnumber KV heads; ``overflow``: points that may use
-    the memory tiers of last resort. ``in_flight``: groups of sequences that one stage works on at once, on regions of
+    the overflow tiers of memory. ``in_flight``: groups of sequences that one stage works on at once, on regions of
     its tiles. Numbers, or arrays with one entry a point.
     """
 

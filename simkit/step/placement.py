@@ -144,7 +144,7 @@ def _on_one_chip(workload: DecodeWorkload) -> DecodeWorkload:
 
 
 def usable_levels(hardware: HardwareProfile, tensor: Tensor, *, overflow: Any) -> tuple[MemoryLevel, ...]:
-    """Homes of a tensor, nearest first; tiers of last resort among them when ``overflow`` opens them to any point."""
+    """Homes of a tensor, nearest first; overflow tiers among them when ``overflow`` opens them to any point."""
     tiers = bool(np.any(overflow))
     return tuple(level for level in hardware.homes(tensor) if tiers or not level.overflow)
 
@@ -152,7 +152,7 @@ def usable_levels(hardware: HardwareProfile, tensor: Tensor, *, overflow: Any) -
 def place(need: Demand, hardware: HardwareProfile, *, overflow: Any) -> Placement:
     """Fill the levels with weights, then with the cache, and say how large a batch would still fit.
 
-    ``overflow`` opens the tiers of last resort, point by point: a tier that is closed to a point has no room for it.
+    ``overflow`` opens the overflow tiers, point by point: a tier that is closed to a point has no room for it.
     """
     left = {level.name: np.where(overflow, level.usable_bytes, 0.0) if level.overflow else
             np.asarray(level.usable_bytes, dtype=float) for level in hardware.memory}

@@ -6,23 +6,27 @@ answers are whole sequences and whole tokens, so one more never fits.
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, product
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.foundation.errors import UserError, raise_collected
+from simkit.foundation.tables import Records
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.step.machine import Machine
 from simkit.step.placement import kv_copies, place, usable_levels
+from simkit.study.asked import MOST_POINTS, chips_of, listed, models_of
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points
 from simkit.study.grid import Grid
 from simkit.study.machine_search import name_of
+from simkit.study.record import to_records
 from simkit.study.scenario import Scenario, parse_scenario
 
 LONGEST_CONTEXT: Final = 2**40
@@ -103,23 +107,38 @@ def _longest_context(points: Points, layout: AttentionLayout, machine: Machine) 
     return np.where(endless, np.inf, low)
 
 
-def capacity_grid(grid: Grid) -> tuple[dict[str, Any], list[UserError]]:
-    """:func:`capacity` at every point of the grid, and the combinations that cannot be asked.
+class Capacities(Records):
+    """Records of :func:`capacities`; ``faults`` are the combinations that could not be asked."""
 
-    ``unlimited_context`` marks caches that stop growing (eviction). Raises the first fault when no combination is left.
+    def __init__(self, columns: Sequence[dict[str, Any]], faults: Sequence[UserError]) -> None:
+        super().__init__(chain.from_iterable(map(to_records, columns)))
+        self.faults = tuple(faults)
+
+
+def capacities(hardware: Any, model: Any, *, attention: Any = "as-trained", batch: Any = 1, kv_len: Any = 4096,
+               kv_dtype: Any = "bf16", chips: Any = FIT, tp: int | None = None, pp: int | None = None,
+               **scenario: Any) -> Capacities:
+    """:func:`capacity` at every combination of the lists given, as of :func:`simkit.study.simulate.simulate`.
+
+    ``unlimited_context`` marks caches that stop growing (eviction). Raises :class:`UserError` when no combination is
+    left, and beyond 100 000 points.
     """
-    batch, kv_len = np.meshgrid(np.array(grid.batch, dtype=float), np.array(grid.kv_len, dtype=float), indexing="ij")
+    machines = listed(chips)
+    grid = Grid(hardware=chips_of(hardware), model=models_of(model), attention=listed(attention),
+                kv_dtype=listed(kv_dtype), batch=listed(batch), kv_len=listed(kv_len))
+    grid.check_size(MOST_POINTS // len(machines), hint="shorten the lists, or split them over several runs")
+    sequences, tokens = np.meshgrid(*(np.array(axis, dtype=float) for axis in (grid.batch, grid.kv_len)), indexing="ij")
     parts: list[dict[str, Any]] = []
     faults: list[UserError] = []
-    for chip, model, kv_dtype in itertools.product(grid.hardware, grid.model, grid.kv_dtype):
-        chosen = parse_scenario(kv_dtype=kv_dtype, **grid.scenario)
+    for count, chip, one, dtype in product(machines, grid.hardware, grid.model, grid.kv_dtype):
+        chosen = parse_scenario(kv_dtype=dtype, **scenario)
         try:
-            parts.append(capacity(chip, model, list(grid.attention), scenario=chosen, batch=batch.ravel(),
-                                  kv_len=kv_len.ravel(), chips=grid.chips, tp=grid.tp, pp=grid.pp))
+            columns = capacity(chip, one, list(grid.attention), scenario=chosen, batch=sequences.ravel(),
+                               kv_len=tokens.ravel(), chips=count, tp=tp, pp=pp)
         except UserError as error:
             faults.append(error)
+        else:
+            parts.append(columns | {"unlimited_context": np.isposinf(columns["max_kv_len"])})
     if not parts:
         raise_collected(faults)
-    columns = {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
-    columns["unlimited_context"] = np.isposinf(columns["max_kv_len"])
-    return columns, faults
+    return Capacities(parts, faults)

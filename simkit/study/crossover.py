@@ -21,6 +21,7 @@ from simkit.foundation.errors import UserError, did_you_mean
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
+from simkit.study.asked import models_of, only
 from simkit.study.causes import attention_shares_s, step_shares_s
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
@@ -108,7 +109,7 @@ class Comparison:
                               baseline=False)
 
 
-def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str, below: float, vary: str,
+def crossover(hardware: str | Path, model: Any, *, attention: str, below: float, vary: str,
               against: str = "mha", of: str = "step", start: str | float | None = None,
               stop: str | float | None = None, batch: float = 1, kv_len: float = 4096, q_len: float = 1,
               chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = DEFAULT,
@@ -119,7 +120,7 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
     Parameters
     ----------
     hardware: a profile's name or path.
-    model: the architecture.
+    model: a name, a path or an architecture.
     attention: the layout asked about.
     below: the threshold: a ratio of times, or of costs.
     vary: a profile's dotted key, as after ``--set``, ``memory`` for the bandwidths of all its levels together, or
@@ -147,7 +148,8 @@ def crossover(hardware: str | Path, model: ModelArchitecture, *, attention: str,
     profile = load({})
     workload = {"batch": float(batch), "kv_len": float(kv_len), "q_len": float(q_len)}
     comparison = Comparison(
-        load=load, profile=profile, model=model, attention=attention, against=against, of=_read_of(of),
+        load=load, profile=profile, model=only(models_of(model), "model"), attention=attention,
+        against=against, of=_read_of(of),
         workload=workload, scenario=parse_scenario(**scenario), chips=chips, tp=tp, pp=pp, engine=engine_named(engine),
         varied=variable(vary, profile, workload, start=start, stop=stop, load=load))
     return solve(comparison, below)

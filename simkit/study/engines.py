@@ -23,8 +23,8 @@ from simkit.timing.step_timing import StepTiming
 def engine_named(name: str) -> Engine:
     """The engine of that name. Raises :class:`UserError` with the nearest one."""
     if name not in ENGINES:
-        raise UserError(f"unknown engine '{name[:40]}': expected one of {', '.join(ENGINES)}",
-                        hint=did_you_mean(name, ENGINES))
+        raise UserError(f"unknown engine '{str(name)[:40]}': expected one of {', '.join(ENGINES)}",
+                        hint=did_you_mean(str(name), ENGINES))
     return ENGINES[name]
 
 

@@ -162,8 +162,8 @@ class Points:
                     fewest, self.shape, candidates(hardware, model.n_q_heads, model.n_layers),
                     lambda tried: time_on(self.mapped(largest_first[0], tried), None), by_time=by_time)
             chips = (self.tp or 1) * (self.pp or 1)
-        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, int(chips), self.tp, self.pp)
-        # Whoever names the machine has chosen its memory tiers too, the last resort included.
+        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, chips, self.tp, self.pp)
+        # Whoever names the machine has chosen its memory tiers too, those for overflow included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
 
     def mapped(self, layout: AttentionLayout, machine: Machine, known: Known | None = None) -> Machine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -105,10 +105,17 @@ class Grid:
             yield self._evaluated(group, start, stop)
             first += stop - start
 
-    def columns(self) -> dict[str, Any]:
-        """All points as flat columns in the grid's order. Raises :class:`UserError` with every wrong layout."""
+    def columns(self, progress: Callable[[int], object] = lambda _: None) -> dict[str, Any]:
+        """All points as flat columns in the grid's order; ``progress`` is told how many are done.
+
+        Raises :class:`UserError` with every wrong layout.
+        """
         self.check_layouts()
-        parts = list(self.chunks())
+        parts, done = [], 0
+        for part in self.chunks():
+            parts.append(part)
+            done += len(next(iter(part.values())))
+            progress(done)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def _evaluated(self, group: int, start: int, stop: int) -> dict[str, Any]:

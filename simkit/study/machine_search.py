@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError
+from simkit.foundation.errors import UserError, check_whole
 from simkit.hardware.parameters import at_points
 from simkit.hardware.profile import HardwareProfile
 from simkit.step.machine import Machine
@@ -49,6 +49,7 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
 
     Raises :class:`UserError` when chips, tp and pp contradict each other, the query heads or the machine.
     """
+    _check_wholes(chips=chips, tp=tp, pp=pp)
     if not 1 <= chips <= hardware.max_chips:
         raise UserError(f"--chips {chips}: {hardware.name} systems have 1 to {hardware.max_chips} chips")
     if hardware.sharding == "layer-pipelined":
@@ -77,6 +78,12 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
     if stages > 1 and hardware.scale_up is None and hardware.scale_out is None:
         raise UserError(f"{hardware.name}: the profile gives no link between chips", hint="use --chips 1")
     return tp, stages
+
+
+def _check_wholes(**counts: Any) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int | None):
+            check_whole(name, value, 10**9)
 
 
 def tensor_widths(n_q_heads: int, limit: int) -> list[int]:

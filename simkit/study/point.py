@@ -24,7 +24,7 @@ from simkit.study.columns import ASKED_FOR
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.study.evaluate import FIT, Points, compared, on_machine
 from simkit.study.pools import PooledPoints
-from simkit.study.record import FIELDS
+from simkit.study.record import FIELDS, Columns
 from simkit.study.scenario import parse_scenario
 
 # Points a chunk: the arrays of one operator stay in the nearer caches of a core; both half and double are slower.
@@ -102,7 +102,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
                 tp: int | None = None, pp: int | None = None, engine: str = DEFAULT,
                 overrides: Mapping[str, str] | None = None, profiles: Path | str | None = None,
                 assume: str | None = None, baseline: bool = True, fields: Sequence[str] | None = None,
-                **scenario: Any) -> dict[str, Any]:
+                **scenario: Any) -> Columns:
     """Predict decode steps; arguments broadcast like NumPy arrays.
 
     Parameters
@@ -130,7 +130,7 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
         pool of chips ``ffn, between, with_attention, micro_batches``, in the words of
         :func:`simkit.study.scenario.parse_scenario`.
 
-    Returns a dict of arrays of the broadcast shape, keyed by the names in :data:`simkit.study.record.FIELDS`; those
+    Returns arrays of the broadcast shape, a dict keyed by the names in :data:`simkit.study.record.FIELDS`; those
     that only repeat the arguments cannot be written to.
     Times of points that do not fit are NaN; their bytes are not. Raises :class:`UserError` on bad input.
     """
@@ -160,10 +160,10 @@ def decode_step(hardware: Any, model: Any, *, attention: Any = "as-trained", bat
             found = group_columns(points, str(kinds[2][key[2]]), rivals=rivals, chips=chips,
                                   baseline=baseline, names=wanted)
             if len(points.batch) == count:
-                return {name: column.reshape(shape) for name, column in found.items()}
+                return Columns({name: column.reshape(shape) for name, column in found.items()})
             for name, column in found.items():
                 columns[name].put(number, part, column)
-    return {name: column.whole(key_of, shape) for name, column in columns.items() if count}
+    return Columns({name: column.whole(key_of, shape) for name, column in columns.items() if count})
 
 
 def checked_numbers(name: str, values: Any) -> Any:

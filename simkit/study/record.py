@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from simkit.foundation.tables import MOST_ROWS, Records, shown
 from simkit.foundation.units import BYTES, COUNT, SECONDS
 from simkit.hardware.profile import HardwareProfile, Price
 from simkit.step.build import StepTotals, step_totals
@@ -147,9 +148,6 @@ def unknown_costs(*chips: HardwareProfile) -> str:
             _UNKNOWN_COSTS[id(chip)] = chip, _unknown_costs(chip)
         said.append(_UNKNOWN_COSTS[id(chip)][1])
     return "; ".join(dict.fromkeys(filter(None, said)))
-
-
-Columns = Mapping[str, Any]
 
 
 def _no_value(_: Any) -> Any:
@@ -303,14 +301,30 @@ WHOLE: Final = (
 )
 
 
-def to_records(columns: Columns) -> list[dict[str, Any]]:
+class Columns(dict[str, Any]):
+    """Arrays of one shape by the names of :data:`FIELDS`; shows itself as a table and becomes a dataframe."""
+
+    def to_records(self) -> Records:
+        """One record a point, in the order of the flattened arrays."""
+        return to_records(self)
+
+    def to_dataframe(self) -> Any:
+        """One row a point, with pandas or polars. Raises :class:`UserError` where neither is installed."""
+        return self.to_records().to_dataframe()
+
+    def __repr__(self) -> str:
+        first = {name: np.ravel(column)[:MOST_ROWS] for name, column in self.items()}
+        return shown(to_records(first), np.size(next(iter(self.values()), ())))
+
+
+def to_records(columns: Mapping[str, Any]) -> Records:
     """Rows of plain Python values for printing and JSON; a value that cannot be known is None.
 
     Only for what people read: hot paths keep columns.
     """
     names = [name for name in columns if not name.startswith("_")]
     flat = [[_plain(value, whole=name in WHOLE) for value in np.ravel(columns[name]).tolist()] for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*flat, strict=True)]
+    return Records(dict(zip(names, row, strict=True)) for row in zip(*flat, strict=True))
 
 
 def _plain(value: Any, *, whole: bool) -> Any:

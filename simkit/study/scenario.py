@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simkit.foundation.errors import UserError, did_you_mean
+from simkit.foundation.errors import UserError, check_whole, did_you_mean, shown
 from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture, group_layout
 from simkit.model.equal_parameters import with_parameters_of_mha
@@ -192,7 +192,7 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
                    attention_sharding: str = "auto", ep: int = 1, expert_load: str = "uniform",
                    speculation: str = "none", encoder_len: int | None = None, comparison: str = "mha",
                    owned: str = DEFAULT_OWNERSHIP, ffn: Any = None, between: str | None = None,
-                   with_attention: str | None = None, micro_batches: int | None = None) -> Scenario:
+                   with_attention: str | None = None, micro_batches: int | None = None, **unknown: Any) -> Scenario:
     """Read a scenario from words, as on the command line. Raises :class:`UserError` naming the word that is wrong.
 
     Parameters
@@ -216,8 +216,12 @@ def parse_scenario(*, kv_dtype: str = "bf16", weight_dtype: str = "bf16", evicti
     ffn: a second pool of chips for what is not attention's: ``groq-3-lpu:64``, or a profile and a number of chips.
     between: what joins the pools: ``400GB/s,2us`` in each direction, or ``free``.
     with_attention: what stays with attention: some of ``projections,ffn,ends``, or ``none``.
-    micro_batches: groups of sequences that keep both pools busy; None: those of the shortest step.
+    micro_batches: parts of the batch that keep both pools busy; None: those of the shortest step.
+    unknown: any other word is refused.
     """
+    for word in unknown:
+        raise UserError(f"nothing is called '{word[:40]}' here", hint=did_you_mean(
+            word, (*_scenario.__wrapped__.__annotations__, "ffn", "between", "with_attention", "micro_batches")))
     words = (kv_dtype, weight_dtype, eviction, layer_budgets, page, reserve, lengths, attention_kernel, cache_order,
              attention_sharding, ep, expert_load, speculation, encoder_len, comparison, owned)
     try:
@@ -236,10 +240,15 @@ def _scenario(kv_dtype: str, weight_dtype: str, eviction: str, layer_budgets: tu
               attention_sharding: str, ep: int, expert_load: str, speculation: str, encoder_len: int | None,
               comparison: str, owned: str) -> Scenario:
     """Programs ask in the same words in a loop: they are read once."""
-    for name, value, most in (("page", page, 1e6), ("reserve", reserve, 1e9), ("ep", ep, 1e5),
-                              ("encoder_len", encoder_len, 1e9)):
-        if value is not None and not 1 <= value <= most:
-            raise UserError(f"{name} {value}: expected a whole number from 1 to {most:,.0f}")
+    for name, value, most in (("page", page, 10**6), ("reserve", reserve, 10**9), ("ep", ep, 10**5),
+                              ("encoder_len", encoder_len, 10**9)):
+        check_whole(name, value, most)
+    for name, text in (("kv_dtype", kv_dtype), ("weight_dtype", weight_dtype), ("eviction", eviction),
+                       ("lengths", lengths), ("attention_kernel", attention_kernel), ("cache_order", cache_order),
+                       ("attention_sharding", attention_sharding), ("expert_load", expert_load),
+                       ("speculation", speculation), ("comparison", comparison), ("owned", owned)):
+        if not isinstance(text, str):
+            raise UserError(f"{name}: {shown(text)} is not a word: expected text")
     if comparison not in COMPARISONS:
         raise UserError(f"baseline '{comparison[:40]}': expected one of {', '.join(COMPARISONS)}",
                         hint=did_you_mean(comparison, COMPARISONS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -21,15 +21,15 @@ from simkit.step.build import build_step
 from simkit.step.operators import DecodeStep
 from simkit.step.placement import Demand, Placement, cached_bytes_per_sequence, place
 from simkit.step.workload import AttentionKernel, DecodeWorkload
+from simkit.study.asked import MOST_POINTS, chips_of, listed
 from simkit.study.engines import CLOSED_FORM, DEFAULT, ENGINES, engine_named
 from simkit.study.likely import LIKELY_FIELDS, kernel_ends, likely_fields
 from simkit.study.ranges import Timer, timed_together
-from simkit.study.record import FIELDS, Field
+from simkit.study.record import FIELDS, Columns, Field
 from simkit.timing.engine import Evaluate
 from simkit.timing.step_timing import StepTiming
 
 CACHE_STARTS: Final = ("cold", "warm")
-MOST_POINTS: Final = 100_000
 MOST_HEADS: Final = 65_536
 MOST_HEAD_DIM: Final = 65_536
 
@@ -47,21 +47,22 @@ KERNEL_FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
     {**FIELDS, **LIKELY_FIELDS, **{field.name: field for field in (*_OWN_FIELDS, *likely_fields("time_s", SECONDS))}})
 
 
-def kernel_grid(hardware: Sequence[HardwareProfile], *, kv_dtype: Sequence[str], n_q_heads: int,
-                n_kv_heads: Sequence[float], head_dim: int, batch: Sequence[float], kv_len: Sequence[float],
-                q_len: Sequence[float], engine: str = DEFAULT, cache: str = "cold") -> dict[str, Any]:
-    """:func:`attention_kernel` at every point of the product: hardware varies slowest, then KV format, KV heads,
-    batch, context and queries. Raises :class:`UserError` beyond 100 000 points.
+def time_attention(hardware: Any, *, n_q_heads: int, n_kv_heads: Any, head_dim: int = 128, batch: Any = 1,
+                   kv_len: Any = 4096, q_len: Any = 1, kv_dtype: Any = "bf16", engine: str = DEFAULT,
+                   cache: str = "cold") -> Columns:
+    """:func:`attention_kernel` at every combination of the lists given: hardware varies slowest, then KV format, KV
+    heads, batch, context and queries. Raises :class:`UserError` beyond 100 000 points.
     """
-    axes = (hardware, kv_dtype, n_kv_heads, batch, kv_len, q_len)
+    chips = chips_of(hardware)
+    axes = [listed(one) for one in (chips, kv_dtype, n_kv_heads, batch, kv_len, q_len)]
     points = math.prod(len(axis) for axis in axes)
     if points > MOST_POINTS:
         raise UserError(f"{points:,} points are more than the {MOST_POINTS:,} of one call", hint="shorten the lists")
-    heads, sequences, tokens, queries = np.meshgrid(n_kv_heads, batch, kv_len, q_len, indexing="ij")
+    heads, sequences, tokens, queries = np.meshgrid(*axes[2:], indexing="ij")
     parts = [attention_kernel(chip, n_q_heads=n_q_heads, n_kv_heads=heads, head_dim=head_dim, batch=sequences,
                               kv_len=tokens, q_len=queries, kv_dtype=dtype, engine=engine, cache=cache)
-             for chip in hardware for dtype in kv_dtype]
-    return {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
+             for chip in chips for dtype in axes[1]]
+    return Columns({name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]})
 
 
 def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: Any, head_dim: int = 128, batch: Any = 1,
@@ -102,7 +103,7 @@ def attention_kernel(hardware: HardwareProfile, *, n_q_heads: int, n_kv_heads: A
         step = replace(whole, layer_operators=whole.attention_operators, end_operators=(), collectives=())
         per_sequence = cached_bytes_per_sequence(workload)
         need = Demand(weight_bytes=0.0, kv_bytes_per_sequence=per_sequence, kv_bytes=per_sequence * batch)
-        # One chip was asked for, so its tiers of last resort are part of it.
+        # One chip was asked for, so its overflow tiers are part of it.
         placement = place(need, hardware, overflow=True)
         return step, need.kv_bytes, placement, run(step, placement, hardware)
 

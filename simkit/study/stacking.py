@@ -7,18 +7,18 @@ next reducer saves bytes and no time: the point where "the benefits stack" stops
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from simkit.foundation.errors import UserError, did_you_mean
-from simkit.hardware.profile import HardwareProfile
-from simkit.model.architecture import ModelArchitecture
+from simkit.study.asked import chips_of, models_of, only
 from simkit.study.engines import DEFAULT
 from simkit.study.evaluate import FIT, Evaluated, evaluate_group
 from simkit.study.ranges import ratio_at_corners
+from simkit.study.record import Columns
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.timing.roofs import compute_time_s, special_function_time_s
 
@@ -71,15 +71,17 @@ def parse_stack(reducers: list[str]) -> list[Stage]:
     return stages
 
 
-def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[str], *, batch: float, kv_len: float,
-          chips: Any = FIT, tp: int | None = None, pp: int | None = None, engine: str = DEFAULT) -> dict[str, Any]:
+def stack(hardware: Any, model: Any, reducers: Sequence[str] = DEFAULT_STACK, *, batch: float = 32,
+          kv_len: float = 32768, chips: Any = FIT, tp: int | None = None, pp: int | None = None,
+          engine: str = DEFAULT) -> Columns:
     """Columns with one row a rung: what each reducer saves in a token's bytes and time, and the headroom that is left.
 
     All rungs run on the same chips: a word such as ``fit`` takes the most that any rung asks for.
 
     Raises :class:`UserError` as ``decode_step`` does.
     """
-    stages = parse_stack(reducers)
+    stages = parse_stack(list(reducers))
+    hardware, model = only(chips_of(hardware), "hardware"), only(models_of(model), "model")
 
     def run(stage: Stage, count: Any) -> Evaluated:
         return evaluate_group(
@@ -90,7 +92,7 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
     if isinstance(chips, str) and tp is None and pp is None:
         chips = int(max(float(run(stage, chips).columns["chips"][0]) for stage in stages))
     points = [run(stage, chips) for stage in stages]
-    rows = [{**_scalars(point), "rung": stage.name} for point, stage in zip(points, stages, strict=True)]
+    rows = [_scalars(point) for point in points]
     first, columns = rows[0], {name: np.array([row[name] for row in rows]) for name in rows[0]}
     # A rung that verifies a draft makes more tokens in a step: what counts is a token's bytes and time.
     gained = np.array([stage.tokens_per_step for stage in stages])
@@ -102,8 +104,7 @@ def stack(hardware: HardwareProfile, model: ModelArchitecture, reducers: list[st
                 columns[f"{saved}_{end}"] = columns[saved] * np.array([
                     float(pick(pick.reduce(np.ravel(ratio_at_corners(points[0], point, total))), 1.0))
                     if hardware.has_range else np.nan for point in points])
-    columns["rung"] = np.array([stage.name for stage in stages], dtype=object)
-    return columns
+    return Columns({"rung": np.array([stage.name for stage in stages], dtype=object), **columns})
 
 
 def _scalars(result: Evaluated) -> dict[str, Any]:

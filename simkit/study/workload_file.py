@@ -95,7 +95,7 @@ class WorkloadSchema(StrictRecord):
     reserve: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = None
     """Tokens reserved contiguously for each sequence."""
     lengths: Words | None = None
-    """Contexts across the batch, as after --lengths."""
+    """Contexts across the batch, as after --kv-len-spread."""
     attention_kernel: Words | None = None
     """As after --attention-kernel."""
     cache_order: Words | None = None

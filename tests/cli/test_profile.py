@@ -157,7 +157,7 @@ def test_diff_names_the_figures_that_differ_and_their_ratio(cli):
 
 
 def test_diff_of_a_profile_with_itself_is_empty(cli):
-    assert cli("profile", "diff", "h100-sxm", "h100-sxm").stdout == "no figure differs\n"
+    assert cli("profile", "diff", "h100-sxm", "h100-sxm").stdout == "no parameter differs\n"
 
 
 def test_a_new_profile_tells_editors_where_its_schema_lies(cli, tmp_path):

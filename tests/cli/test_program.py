@@ -8,8 +8,9 @@ import sys
 import pytest
 
 import simkit
-from simkit.commands.console import Column, arrange, plain_table
+from simkit.commands.console import arrange
 from simkit.commands.main import COMMANDS, main
+from simkit.foundation.tables import Column, plain_table
 
 
 def test_help_lists_every_command_with_its_line(cli):
@@ -122,6 +123,14 @@ def test_a_narrow_terminal_drops_the_optional_columns_and_lifts_what_is_the_same
     texts = [["h100", "1", "x", "1 ms"], ["h100", "2", "y", "2 ms"]]
     assert arrange(columns, texts, 80) == ([0], [1, 2, 3], [])
     assert arrange(columns, texts, 20) == ([0], [1, 3], [2])
+
+
+def test_on_a_narrow_terminal_no_key_and_no_number_is_broken():
+    columns = [Column("parameter"), Column("value", "bytes/s"), Column("confidence"), Column("source", optional=1), Column("unit")]
+    texts = [[f"memory.level{i}.bandwidth", f"{i} TB/s", "measured" if i else "recalled", "a long source " * 9, "-"] for i in range(2)]
+    # What is the same in every row goes to the heading before anything that differs is left out.
+    assert arrange(columns, texts, 60) == ([3], [0, 1, 2, 4], [])
+    assert arrange(columns, texts, 30) == ([3, 4], [0], [1, 2])
 
 
 def test_piped_tables_keep_every_column_and_align_numbers_right():

@@ -202,7 +202,7 @@ def test_assume_ideal_is_named_and_has_no_range(cli):
     assert record["assumed"] == "ideal"
     assert record["step_time_s_low"] is record["step_time_s_high"] is None
     told = cli("simulate", "-H", "gaudi3", *POINT, "--assume", "ideal").stdout
-    assert "ideal values stand where these profiles are silent (--assume): gaudi3" in told
+    assert "ideal values for what these profiles do not state (--assume): gaudi3" in told
     after, = records_of(cli("simulate", "-H", "gaudi3", *POINT, "--format", "json"))  # the word ends with its command
     assert after["assumed"] != "ideal"
 

@@ -44,7 +44,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "serve": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", *JSON),
     "plan": ("-H", "CHIP", "-M", "llama-3-8b", "--rate", "1", "--requests", "5", "--slo-tpot", "1", "--tp", "1", *JSON),
     "design": ("-H", "CHIP", *ONE_STEP, "--elasticities", "--node", "n5", *JSON),
-    "trace": ("-H", "CHIP", "-M", "llama-3-8b", "-A", "gqa-8", "--batch", "1", "--kv-len", "256", "-o", "t.json"),
+    "timeline": ("-H", "CHIP", "-M", "llama-3-8b", "-A", "gqa-8", "--batch", "1", "--kv-len", "256", "-o", "t.json"),
     "claims": ("--only", "speed-in-proportion", "-H", "CHIP", *JSON),
     "profile show": ("CHIP", *JSON),
     "profile check": ("CHIP",),
@@ -103,7 +103,7 @@ def test_a_command_takes_a_profile_by_path(command, asked):
 def test_a_command_takes_a_figure_by_set(command, asked):
     assert asked(command, "h100-sxm", *TWICE).exit_code == 0
     wrong = asked(command, "h100-sxm", "--set", "memory.hbm.bandwith=1TB/s", *(
-        ("--force",) if command in ("report", "sweep", "trace") else ()))
+        ("--force",) if command in ("report", "sweep", "timeline") else ()))
     assert wrong.exit_code == 2
     assert "did you mean 'bandwidth'?" in wrong.output
 

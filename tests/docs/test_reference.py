@@ -17,7 +17,7 @@ from tools.docs.reference_tables import commands_of, help_words
 COMMANDS = {" ".join(path): command for path, command in commands_of(simkit, ("simkit",))}
 EXAMPLES = [line for command in COMMANDS.values() for line in help_words(command.help or "")[1]]
 # Takes long, or files that only a user has: read by their command, and run by the tests of that command.
-ONLY_READ = ("report", "sweep", "serve", "plan", "trace", "calibrate", "evidence silicon", "evidence host", "evidence serving",
+ONLY_READ = ("report", "sweep", "serve", "plan", "timeline", "calibrate", "evidence silicon", "evidence host", "evidence serving",
              "model import", "model convert", "evidence forecasts --data", "evidence accelerators", "simulate -M my-model.yaml")
 ASKS = "simkit profile new my-chip"  # on a terminal: tests/cli/test_profile.py answers
 READ = [line for line in EXAMPLES if line == ASKS or line.removeprefix("simkit ").startswith(ONLY_READ)]

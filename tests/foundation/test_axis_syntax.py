@@ -41,7 +41,7 @@ def test_fractions_reach_the_end_that_is_written(text, values):
     ("eight", "batch: 'eight' is not a number"), ("1;2", "batch: '1;2' is not a number"), ("1e3", "batch: '1e3' is not a number"),
     ("0", "batch 0 is below 1"), ("-4", "batch -4 is below 1"), ("0..4+1", "batch 0 is below 1"),
     ("1.5", "batch 1.5 is not a whole number"), ("1..4+0.5", "batch 1.5 is not a whole number"),
-    ("1..4", "batch: '1..4' is not a range"), ("1..4/2", "batch: '1..4/2' is not a range"), ("..", "batch: '..' is not a range"),
+    ("1..4", "batch: the range '1..4' has no step; such as 1..4*2, which doubles, or 1..4+1, which adds"), ("1..4/2", "batch: '1..4/2' is not a range"), ("..", "batch: '..' is not a range"),
     ("4..1+1", "batch: range '4..1+1' needs stop >= start and a step above 0"),
     ("1..4+0", "batch: range '1..4+0' needs stop >= start and a step above 0"),
     ("1..4+-1", "batch: range '1..4+-1' needs stop >= start and a step above 0"),

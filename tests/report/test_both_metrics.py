@@ -46,7 +46,7 @@ def test_neither_layout_holds_another_sequence(request_, item) -> None:
         for layout, batch in (("mha", row["mha_own_batch"]), ("gqa-8", row["own_batch"])):
             fitting = [bool(evaluate(request_, chip, layout, batch=batch + more, chips=int(row["chips"])).fits)
                        for more in (0, 1)]
-            # Chips of a given number may spill into a tier of last resort, which fit does not use.
+            # Chips of a given number may spill into an overflow tier, which fit does not use.
             assert fitting[0]
             assert not fitting[1] or any(level.overflow for level in chip.memory)
 

@@ -145,7 +145,7 @@ def test_the_command_gives_the_numbers_of_the_table(opened, bandwidth, metric) -
             for row in csv.DictReader(io.StringIO(page.evaluate("explore.csvText(explore.read(location.hash))")))}
     commands = page.locator("#explore-commands").inner_text().splitlines()
     assert len(commands) == 3
-    assert ("memory.ddr.capacity" in commands[2]) == (metric == "own")  # a tier of last resort is no room for a batch
+    assert ("memory.ddr.capacity" in commands[2]) == (metric == "own")  # an overflow tier is no room for a batch
     for command in commands:
         words = shlex.split(command)
         assert words[0] == "simkit"

@@ -38,7 +38,7 @@ def test_what_no_source_gives_is_not_known_and_has_no_ridge():
 
 def test_a_last_resort_is_called_one():
     chip = load_hardware("sambanova-sn40l")
-    assert level_words(chip, chip.level("ddr")).holds.endswith("as a last resort")
+    assert level_words(chip, chip.level("ddr")).holds.endswith("as overflow")
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -72,7 +72,7 @@ def test_a_pair_of_pools_is_the_cheapest_of_all_pairs_that_could_be_played():
     (way,), _ = ways_of(asked, chip, "mha", "bf16", at.DECODE_ONLY)
     apart = pool.beside(way.replica, asked.policy)
     met = [decode * chip.power.tdp_w + prompts * other.power.tdp_w for decode, prompts in itertools.product((3, 4, 5, 6), (1, 2))
-           if serve_apart(way.server, replace(apart, replicas=prompts), asked.stream,
+           if serve_apart(replace(apart, replicas=prompts), way.server, asked.stream,
                           replicas=decode).record["slo_attainment"] >= asked.attainment_fraction]
     record = plan_records(asked, [found])[0]
     assert record["power_limit_w"] == min(met)

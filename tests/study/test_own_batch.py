@@ -21,7 +21,7 @@ def step(chip, **words):
     return simkit.decode_step(chip, "llama-2-70b", **{"batch": 32, "kv_len": 4096, "fields": NAMES, **words})
 
 
-# Whoever names SN40L's chips opens its tier of last resort, which a fit leaves shut.
+# Whoever names SN40L's chips opens its overflow tier, which a fit leaves shut.
 @pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip != "sambanova-sn40l"])
 @pytest.mark.parametrize("layout", ["mha", "gqa-8", "mqa"])
 def test_the_own_batch_fits_and_no_mapping_holds_one_more(chip, layout):

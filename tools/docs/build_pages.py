@@ -29,12 +29,12 @@ from typing import Any, Final
 import click
 from click.testing import CliRunner
 
-from simkit.commands.console import cell
 from simkit.commands.main import main as simkit
 from simkit.evidence.accelerators.compare import Compared, compare_rows
 from simkit.evidence.accelerators.compare import records as by_series
 from simkit.evidence.accelerators.forecasts import read_forecasts
 from simkit.evidence.accelerators.intervals import coverage
+from simkit.foundation.tables import cell
 from simkit.study.record import FIELDS
 from tools.docs.atlas_tables import chips_table, kinds_table
 from tools.docs.build_architecture import modules_table, rooms_table

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from simkit.commands.main import main as simkit
+from simkit.commands.options import Renamed
 from simkit.foundation.units import COUNT, dimensions, units_of
 from simkit.foundation.validation import Quantity
 from simkit.hardware.json_schema import complete_profile_schema
@@ -201,7 +202,8 @@ def _options(command: click.Command) -> list[click.Option]:
 
 def _option_row(option: click.Option) -> tuple[str, str, str, str]:
     """Flags, what they take, what they mean, and the default where it is said."""
-    names = ", ".join(sorted((*option.opts, *option.secondary_opts), key=len))
+    opts = option.opts[-1:] if isinstance(option, Renamed) else option.opts
+    names = ", ".join(sorted((*opts, *option.secondary_opts), key=len))
     default = option.show_default if isinstance(option.show_default, str) else ""
     if option.show_default is True and option.default is not None:
         values = option.default if isinstance(option.default, tuple | list) else [option.default]

@@ -9,6 +9,6 @@ each other or physics; ``warning``: unusual, or nothing says where it comes from
 they measure against, ``likeness`` the comparison with other chips, ``sources`` where parameters come from.
 """
 
-from simkit.hardware.lint.check import Finding, lint
+from simkit.hardware.lint.check import Finding, check_profile, lint
 
-__all__ = ["Finding", "lint"]
+__all__ = ["Finding", "check_profile", "lint"]

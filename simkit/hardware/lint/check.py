@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from simkit.foundation.errors import Location
+from simkit.foundation.errors import Location, UserError, UserErrorGroup, one_line
 from simkit.foundation.yaml_source import YamlSource
 from simkit.hardware.catalog import list_hardware
+from simkit.hardware.document import profile_from_yaml
+from simkit.hardware.inherit import load_profile_source
 from simkit.hardware.lint import compute, costs, dram, links, memory, tiles
 from simkit.hardware.lint.likeness import parameters_resemble_like_chips
 from simkit.hardware.lint.remarks import Remark, Rule, Severity
@@ -29,7 +32,7 @@ class Finding:
     where: Location
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.severity}: {self.message}"
+        return one_line(f"{self.where}: {self.severity}: {self.message}")
 
 
 def lint(profile: HardwareProfile, source: YamlSource,
@@ -46,6 +49,21 @@ def lint(profile: HardwareProfile, source: YamlSource,
                 for severity, path, message in remarks]
     return sorted(findings, key=lambda finding: (finding.where.file != source.file, finding.where.line or 0,
                                                  finding.severity, finding.message))
+
+
+def check_profile(path: Path, folders: Sequence[Path] = ()) -> list[Finding]:
+    """Every remark on a file: what cannot be read of it, or else what cannot be true.
+
+    Parameters: folders: profiles that it may extend, searched before the shipped ones.
+    """
+    try:
+        source = load_profile_source(path, folders).whole
+        profile = profile_from_yaml(source)
+    except UserError as error:
+        faults = error.errors if isinstance(error, UserErrorGroup) else (error,)
+        return [Finding(severity="error", message=f"{fault.message}; {fault.hint}" if fault.hint else fault.message,
+                        where=fault.where or Location(file=str(path))) for fault in faults]
+    return lint(profile, source)
 
 
 @functools.cache

@@ -30,7 +30,7 @@ _LABEL_PAPER: Final = "#fdfdfdcc"  # stays light on a dark page, as the cells do
 class Advantage:
     """One chip's grid [batch, context]: speedup (NaN where MHA fits nowhere) and the chips that each layout needs.
 
-    ``unsure``: where what is assumed decides whether the layout gains 10 %. ``spilled`` names the tier of last resort
+    ``unsure``: where what is assumed decides whether the layout gains 10 %. ``spilled`` names the overflow tier
     that holds MHA's cache where the speedup is largest, if one does.
     """
 

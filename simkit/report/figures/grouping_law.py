@@ -359,6 +359,6 @@ def _finding(context: FigureContext, points: list[_Point], layouts: list[str]) -
     steps = sorted((p for p in ours if p.step_speedup is not None), key=lambda p: p.step_speedup or 0.0)
     if steps:
         low, high = steps[0], steps[-1]
-        text += (f" The whole step gains from {times(low.step_speedup or 0.0)} ({context.label(low.chip)}, "
-                 f"{low.level}) to {times(high.step_speedup or 0.0)} ({context.label(high.chip)}, {high.level}).")
+        text += (f" The whole step gains between {times(low.step_speedup or 0.0)} ({context.label(low.chip)}, "
+                 f"{low.level}) and {times(high.step_speedup or 0.0)} ({context.label(high.chip)}, {high.level}).")
     return text

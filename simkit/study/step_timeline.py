@@ -15,8 +15,10 @@ from simkit.foundation.errors import UserError
 from simkit.replay.attention import AttentionReplay, Start, replay_attention
 from simkit.replay.engine import evaluate, task_of
 from simkit.step.operators import Operator
+from simkit.study.asked import chips_of, listed, models_of, only
 from simkit.study.engines import engine_named, runs_on_tiles
-from simkit.study.evaluate import Evaluated
+from simkit.study.evaluate import FIT, Evaluated, evaluate_group
+from simkit.study.scenario import parse_scenario
 from simkit.timing.single_points import scalar_operator, scalar_placement
 from simkit.timing.step_timing import StepTiming, words_of
 
@@ -32,13 +34,26 @@ NANOSECONDS: Final = 1e9
 Event = dict[str, Any]
 
 
+def step_timeline(hardware: Any, model: Any, *, attention: Any = "gqa-8", batch: float = 32, kv_len: float = 4096,
+          chips: Any = FIT, tp: int | None = None, pp: int | None = None, **scenario: Any) -> dict[str, Any]:
+    """One decode step as a timeline, to be written as JSON: see :func:`trace_step`.
+
+    Parameters: hardware, model: a name, a path or what was loaded of it; the others as of :func:`simkit.decode_step`.
+    """
+    layout = only(listed(attention), "attention")
+    return trace_step(evaluate_group(
+        only(chips_of(hardware), "hardware"), only(models_of(model), "model"), layout, rivals=[layout],
+        batch=np.array([batch]), kv_len=np.array([kv_len]), q_len=np.array([1.0]), chips=chips, tp=tp, pp=pp,
+        baseline=False, scenario=parse_scenario(**scenario)))
+
+
 def trace_step(evaluated: Evaluated, *, start: Start = "cold") -> dict[str, Any]:
     """The trace of a single point: ``{"traceEvents": [...], "displayTimeUnit": "ns", "otherData": {...}}``.
 
     One layer of each kind is shown, then what runs once a step. Raises :class:`UserError` when the point does not fit.
     """
     if not bool(np.ravel(evaluated.columns["fits"])[0]):
-        raise UserError("nothing to trace: weights and cache do not fit on these chips")
+        raise UserError("nothing to show: weights and cache do not fit on these chips")
     step, placement, hardware = evaluated.step, evaluated.placement, evaluated.hardware
     on_tiles = runs_on_tiles(hardware)
     timing = engine_named("replay").evaluate(step, placement, hardware) if on_tiles else evaluate(

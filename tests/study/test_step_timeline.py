@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from simkit.study.perfetto_trace import KERNEL_PROCESS, MOST_TRACKS, STEP_PROCESS
+from simkit.study.step_timeline import KERNEL_PROCESS, MOST_TRACKS, STEP_PROCESS
 
 # Required members by phase, from the "Trace Event Format" document: complete events, counters, metadata.
 MEMBERS = {"X": {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"}, "C": {"name", "ph", "ts", "pid", "tid", "args"},
@@ -104,7 +104,7 @@ def test_on_tiles_the_phases_of_attention_fill_its_time_and_the_step_is_the_repl
     from simkit.hardware.catalog import load_hardware
     from simkit.model.catalog import load_model
     from simkit.study.evaluate import evaluate_group
-    from simkit.study.perfetto_trace import trace_step
+    from simkit.study.step_timeline import trace_step
 
     found = evaluate_group(load_hardware("graphcore-mk2"), load_model("llama-3-8b"), "gqa-8", rivals=["gqa-8"], batch=[1],
                            kv_len=[4096], q_len=[1], baseline=False, engine="replay")
