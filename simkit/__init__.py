@@ -70,7 +70,6 @@ _HOMES = {
     "nearest_chips": "simkit.study.design_answers",
     "checked_dies": "simkit.hardware.silicon",
     "load_study": "simkit.study.study_file",
-    "sweep_of": "simkit.sweep.part_plan",
     "run_sweep": "simkit.sweep.sweep_run",
     # draw
     "build_report": "simkit.report.build",

@@ -34,6 +34,7 @@ from simkit.serving.requests import Stream
 from simkit.serving.runtime import IDEAL
 from simkit.serving.serve import Policy, Server, build_server
 from simkit.serving.steady import Lengths, Steady, steady
+from simkit.serving.words import DEFAULT_REQUESTS
 from simkit.step.machine import Machine
 from simkit.step.sharding import ATTENTION_SHARDINGS
 from simkit.study.engines import engine_named
@@ -60,10 +61,10 @@ class Question:
     model: ModelArchitecture
     load: Load
     policy: Policy
-    page_tokens: int = 16
+    page_tokens: int = 16  # of the engines that `serve` knows
     requests_per_s: float
-    attainment_fraction: float = 0.9
-    requests: int = 2000
+    attainment_fraction: float = 0.9  # assumed, as in `serve`
+    requests: int = DEFAULT_REQUESTS
     scenario: dict[str, Any] = field(default_factory=dict)
     chips: Sequence[int] = ()
     tp: Sequence[int] = ()

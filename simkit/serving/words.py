@@ -16,7 +16,7 @@ from simkit.serving.serve import Policy, parse_tiers
 from simkit.serving.traces import read_trace
 
 DEFAULT_LENGTHS: Final = "azure-conv-2023"
-DEFAULT_REQUESTS: Final = 2000
+DEFAULT_REQUESTS: Final = 2000  # assumed: enough for a steady 99th percentile, seconds to play
 MOST_CHUNK: Final = 65_536
 
 

@@ -49,7 +49,7 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
 
     Raises :class:`UserError` when chips, tp and pp contradict each other, the query heads or the machine.
     """
-    _check_wholes(chips=chips, tp=tp, pp=pp)
+    _check_wholes(chips=chips, pp=pp)
     if not 1 <= chips <= hardware.max_chips:
         raise UserError(f"--chips {chips}: {hardware.name} systems have 1 to {hardware.max_chips} chips")
     if hardware.sharding == "layer-pipelined":
@@ -60,6 +60,7 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
         if abs(ways * stages - chips) > 1e-9 * chips:
             raise UserError(f"--chips {chips} is not tp x pp = {ways:g} x {stages}")
         return ways, stages
+    _check_wholes(tp=tp)
     widest = hardware.scale_up.max_chips if hardware.scale_up else 1
     if tp is None:
         limit = min(widest, chips if pp is None else chips // pp)
@@ -81,6 +82,7 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
 
 
 def _check_wholes(**counts: Any) -> None:
+    """Whole numbers of any size are told apart from other things: what they may be, the machine says."""
     for name, value in counts.items():
         if not isinstance(value, int | None):
             check_whole(name, value, 10**9)

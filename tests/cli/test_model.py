@@ -58,11 +58,11 @@ def test_an_unknown_field_of_a_config_is_named_and_not_guessed(cli, tmp_path):
     result = cli("model", "import", "config.json", "--name", "mine")
     assert result.exit_code == 2  # heads of any kind are felt by a step
     assert "quantum_heads" in result.stderr
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"quantum_colour": 3}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | {"favourite_colour": 3}), encoding="utf-8")
     result = cli("model", "import", "config.json", "--name", "mine")
     assert result.exit_code == 0
-    assert "quantum_colour" in result.stderr
-    assert "quantum_colour" not in result.stdout
+    assert "favourite_colour" in result.stderr
+    assert "favourite_colour" not in result.stdout
 
 
 def test_a_config_of_an_unknown_family_is_refused(cli, tmp_path):

@@ -1,6 +1,7 @@
 """Commands of the pages and of the records' schema that put all published figures beside the engines do so once."""
 
 from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.evidence import compared
 def published_once() -> Iterator[None]:
     whole = published.compare
 
+    @wraps(whole)
     def compare(data: Path | None = None, *, only: str | None = None) -> list[dict[str, Any]]:
         if data is not None:
             return whole(data, only=only)

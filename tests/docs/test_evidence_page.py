@@ -74,7 +74,7 @@ def test_published_figures():
     records = list(compared.published().values())
     of = Counter(record["split"] for record in records)
     held = Counter(record["split"] for record in records if record["verdict"] != "out of reach")
-    for what, count, _ in rows("Published figures"):
+    for what, count, _ in rows("Published numbers"):
         split = what.partition(":")[0]
         assert count == f"{held.pop(split)} of {of[split]}"
     assert not held

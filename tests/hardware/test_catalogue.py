@@ -7,7 +7,6 @@ import statistics
 
 import pytest
 
-from simkit.commands.profile import _ridge_records
 from simkit.foundation.named_files import catalogue_files
 from simkit.foundation.yaml_source import load_yaml
 from simkit.hardware.catalog import KIND, list_hardware, load_hardware
@@ -16,6 +15,7 @@ from simkit.hardware.lint import lint
 from simkit.hardware.priors import assuming
 from simkit.hardware.profile import HardwareProfile
 from simkit.hardware.schema import CONFIDENCES
+from simkit.hardware.summary import parameter_records
 from simkit.timing.exchanges import all_reduce_time_s
 from tests.reference_data import reference_path
 
@@ -130,7 +130,7 @@ def test_there_is_one_ridge_and_it_is_achieved_over_achieved(shipped):
     assert chip.ridge_point_flop_per_byte() == pytest.approx(
         chip.compute.matrix_achievable_flop_per_s("bf16") / chip.main_memory.achievable_bytes_per_s, rel=1e-12)
     assert chip.ridge_point_flop_per_byte() == pytest.approx(532, rel=0.01)
-    (said,) = [record["value"] for record in _ridge_records(chip) if record["key"] == "memory.hbm.ridge"]
+    (said,) = [record["value"] for record in parameter_records(chip) if record["key"] == "memory.hbm.ridge"]
     assert said == chip.ridge_point_flop_per_byte()
     assert level_words(chip, chip.main_memory).ridge == "ridge 532 flop/byte"
 

@@ -18,7 +18,7 @@ def drawn():
 
     answers = ask([load_hardware("h100-sxm")], load_model("llama-3.1-8b"), ["mha", "gqa-8"], ["bf16"],
                   load=Load(stream=more(60), own_requests_per_s=2.0, rates_requests_per_s=(2.0, 8.0)),
-                  policy=Policy(slo_tpot_s=0.05, most_running=32), page_tokens=16, scenario={}, chips=1)
+                  policy=Policy(slo_tpot_s=0.05, most_running=32), page_tokens=16, scenario={}, chips=[1])
     with house_style():
         figures = draw_serving(answers)
         for _, figure, _ in figures:

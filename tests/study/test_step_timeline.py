@@ -97,7 +97,7 @@ def test_work_items_lie_inside_the_attention_operator_and_hold_all_tokens(trace)
 def test_a_trace_shows_one_point(cli):
     found = cli("trace", "-A", "mha,mqa", "-o", "trace.json")
     assert found.exit_code == 2
-    assert "a trace shows one point" in found.output
+    assert "a timeline shows one point" in found.output
 
 
 def test_on_tiles_the_phases_of_attention_fill_its_time_and_the_step_is_the_replay_s():

@@ -54,13 +54,14 @@ def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
-    svg = figure_bytes(figure, "svg")
+    svg, own_dots = figure_bytes(figure, "svg"), figure.dpi
     figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
     # Straight to the form's canvas: savefig draws everything twice, the first time to lay it out.
     (folder / f"{name}.svg").write_bytes(svg)
     for form, write in (("pdf", FigureCanvasPdf(figure).print_pdf), ("png", FigureCanvasAgg(figure).print_png)):
         figure.set_dpi(PNG_DOTS_PER_INCH)
         write(folder / f"{name}.{form}", metadata=_METADATA[form])
+    figure.set_dpi(own_dots)
     return svg
 
 

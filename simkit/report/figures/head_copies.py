@@ -79,8 +79,9 @@ def _figure(found: dict[str, Evaluated]) -> Any:
                 numbered.append((x, y))
         curves.append((batch, time_s))
         labels.append(Label(x=batch[-1], y=time_s[-1], text=layout_name(layout), colour=colour))
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    most = max(batch.max() for batch, _ in curves)
+    powers = [power for power in 4.0 ** np.arange(10) if power <= most]
+    style.log_ticks(axes, "x", powers, [count(value) for value in powers])
     low, high = axes.get_ylim()
     ticks = style.round_ticks(max(low, 1e-9), high)  # the linear axis before may begin below 0
     style.log_ticks(axes, "y", ticks, [format_quantity(value, SECONDS) for value in ticks])
