@@ -22,9 +22,9 @@ _LIFTABLE: Final = ("hardware", "kv_dtype", "batch", "kv_len", "q_len")
 
 @click.command()
 @options.hardware()
-@click.option("--n-q-heads", type=click.IntRange(min=1), default=64, show_default=True, help="Query heads.")
+@click.option("--n-q-heads", type=options.Whole(min=1), default=64, show_default=True, help="Query heads.")
 @options.axis("--n-kv-heads", default="64,8,1", help="Key/value heads; each divides the query heads.")
-@click.option("--head-dim", type=click.IntRange(min=1), default=128, show_default=True, help="Elements a head.")
+@click.option("--head-dim", type=options.Whole(min=1), default=128, show_default=True, help="Elements a head.")
 @options.points(batch="32")
 @options.kv_dtypes
 @options.engine

@@ -36,7 +36,8 @@ _BUDGET: Final = {"budget_mm2": "mm2", "budget_watts": "power_w", "budget_usd": 
 @options.served
 @click.option("--node", default=None, metavar="NAME",
               help="Process: n16, n7, n5, n3 or n2.  [default: that of the chip's published die]")
-@options.counted("--sample", help="Quasi-random designs instead of every combination, such as 1M.")
+@click.option("--sample", type=options.Whole(min=1), default=None, metavar="N",
+              help="Quasi-random designs instead of every combination, such as 1M.")
 @click.option("--budget-mm2", type=click.FloatRange(min=0, min_open=True), default=None, metavar="MM2",
               help="At most so much silicon a chip.")
 @options.quantity("--budget-watts", dimension=WATTS, help="At most so many watts a chip.")

@@ -266,9 +266,9 @@ def serving(*, data: Path, runtime: str | None, engine: str, profiles: Profiles,
 @options.engine
 @click.option("--target", default="best", show_default=True, metavar="NAME",
               help="best of the frameworks, sglang, trtllm or vllm.")
-@click.option("--sample", type=click.IntRange(min=1), default=None, metavar="N",
+@click.option("--sample", type=options.Whole(min=1), default=None, metavar="N",
               help="At most N rows a system, drawn at random; the replay engine takes 200 by itself.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
+@click.option("--seed", type=options.Whole(min=0), default=0, show_default=True, metavar="S",
               help="Random seed for sampling and intervals.")
 @click.option("--figures", type=options.FILE, metavar="DIR", default=None,
               help="Also draw predicted_against_measured.svg and error_by_regime.svg there.")
@@ -351,9 +351,9 @@ def percent(fraction: float | None) -> str | None:
 
 @evidence.command(short_help="Leave one chip out: a chip that nobody measured, predicted from the others.")
 @options.data("Measured attention kernels or products of three systems or more instead of the shipped table.")
-@click.option("--sample", type=click.IntRange(min=60), default=250, show_default=True, metavar="N",
+@click.option("--sample", type=options.Whole(min=60), default=250, show_default=True, metavar="N",
               help="Rows a chip that the fits see; all rows are scored.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
+@click.option("--seed", type=options.Whole(min=0), default=0, show_default=True, metavar="S",
               help="Random seed for sampling.")
 @options.profiles_folder
 @options.records

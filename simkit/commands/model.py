@@ -98,7 +98,7 @@ def import_command(*, config: str, name: str | None, output: str | None, force: 
 @model.command()
 @click.argument("checkpoint", metavar="FOLDER")
 @click.option("-A", "--attention", default=None, metavar="NAME", help="Layout of the result: gqa-K or mqa.")
-@click.option("--n-kv-heads", type=click.IntRange(min=1), default=None, hidden=True, help="-A gqa-K, as it was.")
+@click.option("--n-kv-heads", type=options.Whole(min=1), default=None, hidden=True, help="-A gqa-K, as it was.")
 @click.option("--method", default="mean", show_default=True, metavar="mean|first|random",
               help="What becomes of a group's heads; mean is the GQA paper's.")
 @click.option("--seed", default=0, show_default=True, help="Of the random method and of the check.")
@@ -140,7 +140,7 @@ def _heads(attention: str | None) -> int:
               help="Share of the chip's bf16 peak that training achieves (MFU).")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True,
               help="Share of pre-training that is repeated (Ainslie et al. 2023).")
-@options.counted("--tokens", help="Pre-training tokens, such as 15T.  [default: the model file's]")
+@options.counted("--tokens", help="Pre-training tokens, in powers of ten: 15T.  [default: the model file's]")
 @options.profiles
 @options.records
 def uptrain(*, name: str, hardware: str, profiles: Profiles, to: Destination, **how: Any) -> None:

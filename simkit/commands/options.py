@@ -29,6 +29,18 @@ DEFAULT_ATTENTION: Final = "mha,gqa-8,mqa"
 LAYOUTS: Final = ", ".join(LAYOUT_FORMS)
 
 
+class Whole(click.IntRange):
+    """One whole number in the words of lists, such as ``4k``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within the range."""
+        from simkit.foundation.axis_syntax import parse_one
+
+        if isinstance(value, str):
+            value = parse_one(value, what="" if param is None else param.opts[-1])
+        return super().convert(value, param, ctx)
+
+
 def _options(*options: Option[Any]) -> Callable[[Command], Command]:
     """Several options as one decorator; the last stands first in the help."""
 
@@ -223,12 +235,6 @@ def _budgets(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[
     return tuple(parse_axis(value, what="layer budget", minimum=None, whole=False))
 
 
-def _whole(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    from simkit.foundation.axis_syntax import parse_one
-
-    return None if value is None else parse_one(value, what=param.opts[-1])
-
-
 scenario: Final = _options(  # how the model is served: cache, kernel, sharding, experts and speculation
     click.option("-W", "--workload", default=None, metavar="FILE", is_eager=True, expose_value=False,
                  callback=_from_workload, help="A workload file: supplies defaults for options not given."),
@@ -241,7 +247,7 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--speculation", default="none", metavar="TEXT", show_default=True,
                  help="draft=MODEL,gamma=4,acceptance=0.8, mtp=1,acceptance=0.85 (the model's own layers) or "
                       "medusa=4,acceptance=0.6; acceptance may be a file."),
-    click.option("--ep", type=click.IntRange(min=1), default=1, show_default=True,
+    click.option("--ep", type=Whole(min=1), default=1, show_default=True,
                  help="Chips that hold different experts, limited by --tp."),
     click.option("--expert-load", default="uniform", metavar="TEXT", show_default=True,
                  help="How often rows choose each expert: uniform (equally often), zipf:S, or a file of counts."),
@@ -254,11 +260,11 @@ scenario: Final = _options(  # how the model is served: cache, kernel, sharding,
     click.option("--lengths", "--kv-len-spread", "lengths", cls=Renamed, default="equal", metavar="TEXT",
                  show_default=True,
                  help="Contexts across the batch: equal, lognormal:CV or uniform:SPREAD."),
-    click.option("--encoder-len", default=None, metavar="TOKENS", callback=_whole,
+    click.option("--encoder-len", default=None, type=Whole(min=1), metavar="TOKENS",
                  help="Tokens that an encoder-decoder's encoder read, for its cross-attention."),
-    click.option("--reserve", default=None, metavar="TOKENS", callback=_whole,
+    click.option("--reserve", default=None, type=Whole(min=1), metavar="TOKENS",
                  help="Tokens reserved contiguously for each sequence."),
-    click.option("--page", default=None, metavar="TOKENS", callback=_whole, help="Tokens a page of a paged cache."),
+    click.option("--page", default=None, type=Whole(min=1), metavar="TOKENS", help="Tokens a page of a paged cache."),
     click.option("--eviction", default="none", metavar="TEXT", show_default=True,
                  help="streaming:4+1020, h2o:512+512 or snapkv:1024+256."),
 )
@@ -280,11 +286,11 @@ def chips(function: Command, *, several: bool = False) -> Command:
         return function(*args, chips=found if several else found[0], **kwargs)
 
     return _options(
-        click.option("--budget-chips", type=click.IntRange(min=1), default=None, metavar="N",
+        click.option("--budget-chips", type=Whole(min=1), default=None, metavar="N",
                      help="At most N chips: those that are fastest."),
         click.option("--fewest", is_flag=True, help="The fewest chips that hold every layout compared."),
-        click.option("--pp", type=click.IntRange(min=1), default=None, help="Pipeline stages."),
-        click.option("--tp", type=click.IntRange(min=1), default=None, help="Chips that share each layer."),
+        click.option("--pp", type=Whole(min=1), default=None, help="Pipeline stages."),
+        click.option("--tp", type=Whole(min=1), default=None, help="Chips that share each layer."),
         click.option("--chips", default="fit", show_default=True, metavar="N|fit|fit-each",
                      help="Chips; fit: those of the least cost of a token that hold every layout compared, without an "
                           "overflow tier if possible; fit-each: for each point alone."))(with_chips)

@@ -13,7 +13,6 @@ from click.core import ParameterSource
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
-from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import UserError, UserErrorGroup
 from simkit.foundation.units import USD_PER_HOUR, WATTS
 
@@ -45,7 +44,7 @@ _LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
               help="Also plan this layout, and count each one's chips beside it.")
 @options.names("--kv-dtype", default="bf16", help="KV cache formats: bf16, fp8, int8, int4 ...")
 @options.weight_dtype
-@click.option("--users", "concurrency", type=Whole(min=1, max=65536), default=None,
+@click.option("--users", "concurrency", type=options.Whole(min=1, max=65536), default=None,
               help="Users who each send a request when their last one ends, instead of --rate.")
 @serving_options.load_options
 @options.axis("--ep", default=None,
@@ -57,7 +56,7 @@ _LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
 @serving_options.link_options
 @options.quantity("--budget-rent", dimension=USD_PER_HOUR, help="At most so much an hour, such as '40 USD/h'.")
 @options.quantity("--budget-power", dimension=WATTS, help="At most so many watts, by the chips' power limits.")
-@click.option("--budget-chips", type=Whole(min=1), default=None, metavar="N", help="At most N chips in all.")
+@click.option("--budget-chips", type=options.Whole(min=1), default=None, metavar="N", help="At most N chips in all.")
 @serving_options.scheduler_options
 @options.engine
 @options.profiles

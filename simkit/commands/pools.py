@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import click
 
-from simkit.commands.options import Profiles
+from simkit.commands.options import Profiles, Whole
 from simkit.foundation.errors import UserError
 
 FFN_HELP: Final = "A second pool of N chips for feed-forward layers; -H NAME:N for attention's."
 BETWEEN_HELP: Final = "What joins the pools: 400GB/s,2us (all chips, each direction; a message), or free."
 micro_batches: Final = click.option(
-    "--micro-batches", type=click.IntRange(min=1), default=None, metavar="N",
+    "--micro-batches", type=Whole(min=1), default=None, metavar="N",
     help="Groups of sequences that keep both pools busy.  [default: those of the shortest step]")
 
 

@@ -9,7 +9,6 @@ import click
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
-from simkit.commands.serving_options import Whole
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 @click.option("--replicas", default="1", show_default=True, metavar="N|fit",
               help="Copies that share the requests; fit: the fewest that meet the objective.")
 @click.option("--find-max-rate", is_flag=True, help="Search the largest rate that meets the objective.")
-@click.option("--concurrency", type=Whole(min=1, max=65536), default=None,
+@click.option("--concurrency", type=options.Whole(min=1, max=65536), default=None,
               help="Closed loop with N clients of each copy (of all, with --replicas fit), instead of --rate.")
-@click.option("--ep", type=Whole(min=1), default=1, show_default=True,
+@click.option("--ep", type=options.Whole(min=1), default=1, show_default=True,
               help="Chips that hold different experts.")
 @click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
               help="How often rows choose each expert: uniform, zipf:S, or a file of counts.")

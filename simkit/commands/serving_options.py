@@ -19,18 +19,6 @@ _UNITS: Final = {"rate": "requests_per_s", "scale": "speed_up_factor", "slo_ttft
 DEFAULT_LENGTHS: Final = "azure-conv-2023"  # of simkit.serving.words, which is not to be loaded for a help
 
 
-class Whole(click.IntRange):
-    """One whole number in the words of lists, such as ``4k``."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, within the range."""
-        from simkit.foundation.axis_syntax import parse_axis
-
-        if isinstance(value, str) and "," not in value:
-            (value,) = parse_axis(value, what="" if param is None else param.opts[-1], minimum=None)
-        return super().convert(value, param, ctx)
-
-
 def scheduler_options(function: Any) -> Any:
     """How a replica admits, cuts and preempts."""
     for option in (
@@ -42,9 +30,9 @@ def scheduler_options(function: Any) -> Any:
                      help="Preempted caches: recompute or swap."),
         click.option("--runtime", default="ideal", show_default=True, metavar="NAME",
                      help="Host work added to each step: ideal, vllm, trtllm, sglang, or a YAML file."),
-        click.option("--page", type=Whole(min=1, max=65536), default=16, show_default=True,
+        click.option("--page", type=options.Whole(min=1, max=65536), default=16, show_default=True,
                      help="Tokens of a KV block."),
-        click.option("--max-seqs", type=Whole(min=1, max=65536), default=1024, show_default=True,
+        click.option("--max-seqs", type=options.Whole(min=1, max=65536), default=1024, show_default=True,
                      help="Most sequences of an iteration."),
         click.option("--chunk", default="2k", show_default=True, metavar="TOKENS",
                      help="Most tokens of an iteration; longer prompts are cut."),
@@ -113,8 +101,8 @@ def load_options(function: Any) -> Any:
         options.quantity("--slo-tpot", dimension=SECONDS,
                          help="Objective: time per token after the first, in seconds or as 30ms."),
         options.quantity("--slo-ttft", dimension=SECONDS, help="Objective: time to the first token."),
-        click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Which random stream."),
-        click.option("--requests", type=Whole(min=1), default=None,
+        click.option("--seed", type=options.Whole(min=0), default=0, show_default=True, help="Which random stream."),
+        click.option("--requests", type=options.Whole(min=1), default=None,
                      help="How many requests.  [default: 2000, or the whole trace]"),
         click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
                      help="Speed up arrivals by this factor."),

@@ -20,7 +20,7 @@ def destination(function: options.Command) -> options.Command:
     for option in (
             click.option("--cluster", metavar="ADDRESS", default=None,
                          help="A Dask scheduler, such as tcp://host:8786, instead of processes here."),
-            click.option("--workers", type=click.IntRange(1, 1024), default=None, metavar="N",
+            click.option("--workers", type=options.Whole(1, 1024), default=None, metavar="N",
                          help="Processes on this machine.  [default: one, this one]"),
             click.option("--resume", is_flag=True, help="Go on with the finished parts of an earlier run.")):
         function = option(function)

@@ -61,8 +61,8 @@ def parse_axis(text: str, *, what: str = "value", minimum: float | None = 1, who
 
 
 def parse_one(text: str, *, what: str) -> int:
-    """A single whole number of at least 1 in the words of lists, such as ``4k``. Raises :class:`UserError`."""
-    values = parse_axis(text, what=what)
+    """A single whole number in the words of lists, such as ``4k``. Raises :class:`UserError`."""
+    values = parse_axis(text, what=what, minimum=0)
     if len(values) != 1:
         raise UserError(f"{what}: expected one value, not a list")
     return int(values[0])

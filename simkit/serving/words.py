@@ -88,8 +88,8 @@ def policy_of(*, slo_ttft_s: float | None = None, slo_tpot_s: float | None = Non
     if tiers and not prefix_cache:
         raise UserError("--kv-tier goes with --prefix-cache: cached prompts are what tiers hold")
     tokens = parse_one(str(chunk), what="--chunk")
-    if tokens > MOST_CHUNK:
-        raise UserError(f"--chunk {tokens}: at most {MOST_CHUNK} tokens of an iteration")
+    if not 1 <= tokens <= MOST_CHUNK:
+        raise UserError(f"--chunk {tokens}: at least 1 and at most {MOST_CHUNK} tokens of an iteration")
     lost, lost_s = parse_losses(losses).get("replicas", (0, math.inf))
     return Policy(preemption=policy, chunk_tokens=tokens, most_running=max_seqs,
                   swap_bytes_per_s=swap_bytes_per_s, swap_bytes=swap_space_bytes, slo_ttft_s=slo_ttft_s or math.inf,

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from simkit.commands.main import main
-from simkit.commands.serving_options import Whole
+from simkit.commands.options import Whole
 
 SMALL = ("serve", "-H", "h100-sxm", "-M", "llama-3.1-8b", "--chips", "1", "--requests", "60", "--max-seqs", "64")
 TRACE = "arrival_s,prompt_tokens,output_tokens\n0,100,20\n0.1,200,30\n0.2,90000000,5\n0.3,50,10\n"
@@ -107,12 +107,12 @@ def test_a_mistake_gets_one_line_and_exit_code_2(words, message, cli):
     assert len(result.stderr.strip().splitlines()) <= 2
 
 
-@pytest.mark.parametrize(("name", "of_chips"), [("serve", {"tp", "pp", "budget_chips"}), ("plan", set())])
-def test_every_whole_number_is_read_as_in_lists(name, of_chips):
+@pytest.mark.parametrize("name", ["serve", "plan", "simulate", "attention", "sweep", "design", "split"])
+def test_every_whole_number_is_read_as_in_lists(name):
     for option in main.get_command(click.Context(main), name).params:
-        if isinstance(option.type, click.IntRange) and option.name not in of_chips:
+        if isinstance(option.type, click.IntRange):
             assert isinstance(option.type, Whole), option.name
-            assert option.type.convert("2k", option, None) == 2048
+            assert option.type.convert("1k", option, None) == 1024
 
 
 def test_lists_of_chips_and_of_figures_are_served_each(cli):
