@@ -47,6 +47,7 @@ def one_layer(layout: str, batch: int, kv_len: int, *, exact: bool = False) -> C
     from simkit.replay.attention import replay_attention
     from simkit.replay.engine import task_of
     from simkit.step.build import build_step
+    from simkit.step.machine import Machine
     from simkit.step.placement import Placement
     from simkit.study.scenario import parse_scenario
     from simkit.timing.single_points import scalar_operator
@@ -54,7 +55,7 @@ def one_layer(layout: str, batch: int, kv_len: int, *, exact: bool = False) -> C
     chip, model = load_hardware("h100-sxm"), load_model("llama-2-70b")
     workload = parse_scenario().workload(
         chip, model, parse_layout(layout, model), batch=np.array([float(batch)]), kv_len=np.array([float(kv_len)]),
-        q_len=np.array([1.0]), tp=1.0, pp=1.0)
+        q_len=np.array([1.0]), machine=Machine(chips=1.0, tp=1.0, pp=1.0))
     operator = scalar_operator(build_step(workload).attention_operators[0], 0, (1,))
     where = Placement(weights={"hbm": 1.0}, kv={"hbm": 1.0}, fits=True, max_batch=0)
     return lambda: replay_attention(operator, task_of(operator), where, chip, exact=exact)
