@@ -107,7 +107,7 @@ def _measured(row: dict[str, str], where: Location) -> ServedModel:
 
     def split(name: str) -> int:
         """Chips that share something; 0 where that is no whole number of them, as where only some layers are split."""
-        value = float(row[name]) if row[name].replace(".", "", 1).isdigit() else number(name) if row[name] else 1.0
+        value = float(row[name]) if row[name].replace(".", "", 1).isdecimal() else number(name) if row[name] else 1.0
         return int(value) if value == int(value) else 0
 
     return ServedModel(

@@ -66,6 +66,7 @@ _EXAMPLES: Final = {
 _QUANTITY: Final = re.compile(
     r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?) ?([A-Za-z\u00b5\u03bc/]*)\s*", re.ASCII)
 _MAX_TEXT: Final = 64
+_MAX_HINT: Final = 32  # what is longer is no slip of a comma
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+ ?[A-Za-z\u00b5\u03bc/]*")
 _BITS: Final = re.compile(r"([kMGTPE]i?|)(?:b|[Bb]its?)(/s|ps)?")
 _FLOPS: Final = re.compile(r"([kKMmGgTtPpEe]?)(?:flops?|ops?)(?:/s|/sec|ps)?", re.IGNORECASE)
@@ -125,7 +126,7 @@ def parse_quantity(text: object, dimension: str) -> float:
         match = _QUANTITY.fullmatch(text) if len(text) <= _MAX_TEXT else None
         if match is None:
             form = "a number" if dimension == COUNT else "a number with a unit"
-            comma = _DECIMAL_COMMA.fullmatch(text[:_MAX_TEXT])
+            comma = _DECIMAL_COMMA.fullmatch(text) if len(text) <= _MAX_HINT else None
             raise UserError(f"{shown(text)} is not {form}: {expected}",
                             hint=f"a decimal comma? write {text.replace(',', '.')}" if comma else None)
         number, unit = match.groups()

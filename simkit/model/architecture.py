@@ -192,7 +192,7 @@ def group_layout(model: ModelArchitecture, layout: AttentionLayout, group: Layer
     if group.shape is None or group.shape is model.shape:
         return layout
     kind, dash, number = layout.name.rpartition("-")
-    if dash and number.isdigit() and group.shape.n_q_heads % int(number):
+    if dash and number.isdecimal() and group.shape.n_q_heads % int(number):
         return layer_layout(f"{kind}-{int(number) * group.shape.n_q_heads // model.shape.n_q_heads}", group.shape)
     return layer_layout(layout.name, group.shape)
 

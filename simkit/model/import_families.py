@@ -167,7 +167,7 @@ def mixed_layers(config: ConfigFields) -> list[bool]:
              and layer % period == 0 for layer in range(layers)]
     said = [bool(flag) for flag in config.wholes("moe_layer_freq", default=[])[:layers]] if listed else []
     numbers = config.wholes("moe_layers", default=[]) or [
-        int(word) for word in config.text("moe_layers_enum", default="").split(",") if word.strip().isdigit()]
+        int(word) for word in config.text("moe_layers_enum", default="").split(",") if word.strip().isdecimal()]
     said = said or ([layer in numbers for layer in range(layers)] if numbers else [])
     said = said or [word == "sparse" for word in config.texts_or_none("mlp_layer_types") or []]
     if said and len(said) != layers:

@@ -136,5 +136,6 @@ def _cuts(lengths: NDArray[np.int64], kernel: MappedKernel, pieces: Sequence[int
     ragged = lengths.max() > RAGGED * mean
     if len(pieces) == 1 or (kernel.per_unit >= UNSPLIT_ITEMS and not ragged):
         return [whole]
-    found = [np.minimum(np.ceil(lengths * count / mean), pieces[-1]).astype(np.int64) for count in pieces]
+    # A piece may be a token longer than the mean one: sequences that differ by rounding have as many pieces.
+    found = [np.clip(np.ceil((lengths - 1) * count / mean), 1, pieces[-1]).astype(np.int64) for count in pieces]
     return [whole, *(found if ragged else found[1:])]

@@ -173,10 +173,10 @@ def _cuts(lengths: NDArray[np.int64], heads: int, slots: int) -> NDArray[np.int6
     even = float(lengths.sum()) * heads / slots
     if count == 1 and longest <= 2 * max(mean, even):
         return np.ones(len(lengths), dtype=np.int64)
-    pieces = lengths * count / mean  # in this order: equal sequences have exactly ``count`` pieces
+    pieces = (lengths - 1) * count / mean  # a token over: sequences that differ by rounding have ``count`` pieces
     if longest > 2 * mean:
         pieces = lengths / max(min(mean / count, even), MIN_SPLIT_TOKENS)
-    return np.minimum(np.ceil(pieces), MOST_SPLITS).astype(np.int64)
+    return np.clip(np.ceil(pieces), 1, MOST_SPLITS).astype(np.int64)
 
 
 def _bank_cuts(lengths: NDArray[np.int64], heads: int, banks: int, bytes_per_token: float,

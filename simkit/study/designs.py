@@ -116,7 +116,7 @@ def read_axis(key: str, text: str, profile: HardwareProfile) -> Axis:
     ends, dimension = text.split(".."), str(known[key].dimension)
     is_open = len(ends) == 2 and not {"*", "+", ","}.intersection(text)
     texts = [end.strip() for end in ends] if is_open else quantity_texts(text, what=f"--set {key}")
-    if is_open and texts[0][-1:].isdigit():
+    if is_open and texts[0][-1:].isdecimal():
         texts[0] += texts[1].lstrip("0123456789.")
     values = [_read(one, dimension, key) for one in texts]
     if is_open and not 0 < values[0] < values[1]:

@@ -332,11 +332,14 @@ def _taken(machine: Machine, where: Any, chips: Any) -> Machine:
 
 def worth_more(fewest: Machine, shape: tuple[int, ...], options: Sequence[tuple[int, float, float]],
                time_s: Callable[[Machine], Any], *, by_time: Any) -> Machine:
-    """Up from the fewest chips, doubling: those of the least cost of a token; or, where ``by_time``, the fastest."""
+    """Up from the fewest chips, doubling, to the most: those of the least cost of a token; or, where ``by_time``, the
+    fastest. A point's machines do not depend on its neighbours.
+    """
     table = np.array(options, dtype=float)
-    best, least, factor = fewest, np.full(shape, np.inf), 1.0
-    while factor == 1.0 or np.any(factor * np.asarray(fewest.chips) <= table[-1, 0]):
-        index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), len(table) - 1)
+    last = len(table) - 1
+    best, least, factor, index = fewest, np.full(shape, np.inf), 1.0, np.zeros(1, dtype=int)
+    while factor == 1.0 or np.any(index < last):
+        index = np.minimum(np.searchsorted(table[:, 0], factor * np.asarray(fewest.chips)), last)
         chips, tp, pp = np.moveaxis(table[index], -1, 0)
         cost = time_s(replace(fewest, chips=chips, tp=tp, pp=pp)) * np.where(by_time, 1.0, chips)
         better = cost < least

@@ -120,6 +120,11 @@ def test_equal_sequences_are_not_cut_once_there_are_two_items_a_unit():
     assert cuts([4096] * 4, 2) == [[1] * 4]
 
 
+def test_sequences_that_differ_by_a_token_have_as_many_pieces():
+    """A mean of 4096.5 tokens is dealt out as 4097 and 4096; a piece more of the longer were another wave of items."""
+    assert cuts([4097, 4096]) == [[count] * 2 for count in SPLITS]
+
+
 def test_a_ragged_batch_is_cut_however_many_items_it_has():
     """599 tokens are above 1.5 means of 300, 450 are not; pieces are of the mean, and of parts of it."""
     assert cuts([450, 150] * 8) == [[1] * 16]

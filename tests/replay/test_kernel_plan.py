@@ -64,6 +64,7 @@ def test_three_sequences_take_the_factors_of_three_even_places_of_the_spread():
 @pytest.mark.parametrize(("lengths", "heads", "slots", "cut"), [
     ([4096, 4096], 4, 128, [14, 14]),  # 16 pieces of 8 items fill 128 slots; 14 are 87.5 % of that
     ([7486] * 34, 1, 132, [7] * 34),  # 7486 / (7486 / 7) is above 7 in binary floating point
+    ([4097, 4096], 4, 128, [14, 14]),  # a mean of 4096.5 tokens: the longer one has no piece more, which were another wave
     ([300] * 100, 1, 100, [1] * 100),
     # A giant: the ten sequences mean 1090 tokens and are worth four pieces; 272 tokens are cut down to the even share's least.
     ([10000] + [100] * 9, 1, 100, [40] + [1] * 9),

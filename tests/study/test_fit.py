@@ -8,8 +8,9 @@ import pytest
 import simkit
 from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
+from simkit.step.machine import Machine
 from simkit.step.placement import Demand
-from simkit.study.machine_search import EveryCount, Need, candidates, fit_chips, split_chips, tensor_widths
+from simkit.study.machine_search import EveryCount, Need, candidates, fit_chips, split_chips, tensor_widths, worth_more
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))
 
@@ -148,3 +149,18 @@ def test_a_chip_without_links_stays_alone():
         split_chips(lonely, 64, 80, 2, None, None)
     assert split_chips(replace(H100, scale_out=None), 64, 80, 2, 1, 2) == (1, 2)
     assert split_chips(replace(H100, scale_up=None), 64, 80, 2, None, None) == (1, 2)
+
+
+@pytest.mark.parametrize("by_time", [False, True])
+def test_a_point_s_chips_do_not_depend_on_its_neighbours_and_the_most_are_tried(by_time):
+    """Machines of 1, 2, 4 ... 64 and 72 chips; the best of some points is the largest, which no doubling reaches."""
+    table = [(chips, float(chips), 1.0) for chips in (1, 2, 4, 8, 16, 32, 64, 72)]
+    fewest = np.array([1.0, 4.0, 8.0, 72.0])
+
+    def alone(chips):
+        start = Machine(chips=chips, tp=chips, pp=np.ones_like(chips))
+        return worth_more(start, np.shape(chips), table, lambda at: 1.0 / np.asarray(at.chips) ** 2, by_time=by_time).chips
+
+    together = alone(fewest)
+    assert together.tolist() == [72.0] * 4
+    assert [alone(np.array([chips]))[0] for chips in fewest] == together.tolist()
