@@ -13,13 +13,14 @@ from click.core import ParameterSource
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.pools import pools_beside
 from simkit.foundation.errors import UserError, UserErrorGroup
 from simkit.foundation.units import USD_PER_HOUR, WATTS
 
 _TABLE: Final = {
-    "hardware": 0, "prefill_hardware": 0, "kv_dtype": 3, "attention": 0, "chips": 0, "replicas": 0, "prefill_chips": 0,
-    "prefill_replicas": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 2, "offered_requests_per_s": 5,
-    "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
+    "hardware": 0, "prefill_hardware": 0, "ffn_hardware": 0, "kv_dtype": 3, "attention": 0, "chips": 0, "replicas": 0,
+    "prefill_chips": 0, "prefill_replicas": 0, "ffn_chips": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4,
+    "mean_batch": 2, "offered_requests_per_s": 5, "users": 5, "cost_usd_per_mtok": 0, "owned_usd_per_mtok": 3,
     "mean_power_w": 1, "power_limit_w": 1, "energy_j_per_token": 2, "energy_j_per_request": 2, "binds": 0, "bound": 2,
     "slo_attainment": 3, "ttft_margin": 1, "tpot_margin": 1, "chips_saved_ratio": 0,
 }
@@ -31,9 +32,11 @@ _FRONT: Final = {
 _LIFTABLE: Final = ("kv_dtype", "offered_requests_per_s", "ep")
 # What the plan chooses or says itself in the command that plays a deployment.
 _CHOSEN: Final = ("hardware", "model", "attention", "kv_dtype", "chips", "tp", "pp", "ep", "attention_sharding",
-                  "concurrency", "rate", "scale", "requests", "settings", "prefill", "form", "output", "force")
+                  "concurrency", "rate", "scale", "requests", "settings", "prefill", "ffn", "form", "output", "force")
 
-_LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
+# What goes with a second pool, and the column that is empty where a deployment has none.
+_WITH: Final = {"kv_link": "prefill_hardware", "kv_move": "prefill_hardware", "between": "ffn_hardware",
+                "with_attention": "ffn_hardware", "micro_batches": "ffn_hardware"}
 
 
 @click.command()
@@ -54,6 +57,8 @@ _LINK: Final = ("kv_link", "kv_move")  # where prompts are computed apart
 @options.axis("--chips", default=None, help="Chips of one replica that may be chosen.  [default: any]")
 @options.names("--prefill", default=None, help="Also with prompts on chips of their own: NAME, or NAME:N a replica.")
 @serving_options.link_options
+@pools_beside(options.names("--ffn", default=None,
+                             help="Also with feed-forward layers on chips of their own: NAME, or NAME:N a replica."))
 @options.quantity("--budget-rent", dimension=USD_PER_HOUR, help="At most so much an hour, such as '40 USD/h'.")
 @options.quantity("--budget-power", dimension=WATTS, help="At most so many watts, by the chips' power limits.")
 @click.option("--budget-chips", type=options.Whole(min=1), default=None, metavar="N", help="At most N chips in all.")
@@ -69,8 +74,8 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
 
     Replicas, tp, pp, ep and mapping are chosen: closed forms leave out what cannot meet the objective, and the request
     loop of simkit serve plays what is left; the last lines say the command that shows it. Cheapest first, chips
-    without a price after them by power. -o FILE.svg draws the front. With --prefill, also the cheapest pair of pools;
-    pools for feed-forward layers (--ffn of simulate) are not planned: no request loop plays them.
+    without a price after them by power. -o FILE.svg draws the front. With --prefill or --ffn, also the cheapest pair
+    of pools.
 
     \b
     simkit plan -H h100-sxm,gaudi3 -M llama-3.1-8b --rate 20 --lengths 1k/200 --slo-ttft 1s --slo-tpot 30ms
@@ -98,7 +103,7 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
         scenario={name: words[name] for name in ("weight_dtype", "speculation", "attention_sharding")},
         **{name: words[name] for name in ("attainment_fraction", "chips", "tp", "pp", "ep", "engine")})
     layouts = list(dict.fromkeys([*words["attention"], *([against] if against else [])]))
-    chips, (apart, prompts_on) = profiles.every(words["hardware"]), _pools(profiles, words, front=is_front)
+    chips, (apart, called) = profiles.every(words["hardware"]), _pools(profiles, words, front=is_front)
     named = {chip.name: which for chip, which in zip(chips, product(
         words["hardware"], profiles.variants.values()), strict=True)}
     line, began = ProgressLine("plans"), monotonic()
@@ -125,29 +130,43 @@ def plan(ctx: click.Context, /, *, profiles: Profiles, to: Destination, **words:
     for text in failing:
         warn(text)
     for record in met:
-        record["command"] = _shown_by(ctx, record, *named[record["hardware"]],
-                                      prompts_on.get(record["prefill_hardware"]))
+        record["command"] = _shown_by(ctx, record, *named[record["hardware"]], called)
     emit(met if to.is_table else records, to, from_fields(shown, _LIFTABLE, met, PLAN_FIELDS),
          footer="\n".join([*_unpriced(met), *(record["command"] for record in met)]))
 
 
 def _pools(profiles: Profiles, words: dict[str, Any], *, front: bool) -> tuple[list[Any], dict[str, str]]:
-    """How to plan with prompts on each chip of ``--prefill``, and what these were called, by their profiles' names."""
+    """How to plan with each chip of ``--prefill`` and ``--ffn``, and what these were called, by profiles' names."""
     from simkit.serving.ask import PrefillPool
     from simkit.serving.plan_apart import plan_apart
-    from simkit.study.pool_words import split_count
+    from simkit.serving.plan_pooled import FeedForwardPool, plan_pooled
+    from simkit.study.pool_words import parse_pools, split_count
 
     serving_options.check_link(words["prefill"], words["kv_link"])
     if words["prefill"] and front:
         raise UserError("--front beside --prefill: a front has replicas that do everything")
-    pools = [(name, PrefillPool(hardware=profiles.load([name])[0], chips=count, replicas=None, link=words["kv_link"],
-                                moved=words["kv_move"])) for name, count in map(split_count, words["prefill"])]
-    return [partial(plan_apart, pool=pool) for _, pool in pools], {pool.hardware.name: name for name, pool in pools}
+    joined = {name: words[name] for name in ("between", "with_attention", "micro_batches")}
+    ways: list[Any] = []
+    called: dict[str, str] = {}
+    for name, count in map(split_count, words["prefill"]):
+        chip = profiles.load([name])[0]
+        called[chip.name] = name
+        ways.append(partial(plan_apart, pool=PrefillPool(
+            hardware=chip, chips=count, replicas=None, moved=words["kv_move"], link=words["kv_link"])))
+    for name, count in map(split_count, words["ffn"]):
+        chip = profiles.load([name])[0]
+        called[chip.name] = name
+        parse_pools((chip, count), **joined)  # says what is wrong with the words
+        ways.append(partial(plan_pooled, pool=FeedForwardPool(hardware=chip, chips=count, **joined)))
+    if not words["ffn"]:
+        parse_pools(None, **joined)
+    return ways, called
 
 
 def _chips(record: dict[str, Any]) -> str:
-    prompts = record["prefill_hardware"]
-    return f"{record['hardware']} with prompts on {prompts}" if prompts else str(record["hardware"])
+    beside = [f"{what} on {record[name]}" for name, what in (
+        ("prefill_hardware", "prompts"), ("ffn_hardware", "feed-forward layers")) if record[name]]
+    return f"{record['hardware']} with {', '.join(beside)}" if beside else str(record["hardware"])
 
 
 def _unpriced(records: list[dict[str, Any]]) -> list[str]:
@@ -156,14 +175,14 @@ def _unpriced(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: dict[str, str],
-              prompts_on: str | None) -> str:
+              called: dict[str, str]) -> str:
     """The command that plays a deployment: what was given to the plan, and what the plan chose."""
     from simkit.commands.serve import serve
 
     given: list[Any] = []
     for option in serve.params:
         name = str(option.name)
-        if name in _LINK and prompts_on is None:
+        if name in _WITH and record[_WITH[name]] is None:
             continue
         if name in ctx.params and name not in _CHOSEN and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             value = ctx.params[name]
@@ -171,11 +190,16 @@ def _shown_by(ctx: click.Context, record: dict[str, Any], chip: str, settings: d
                 given += [max(option.opts, key=len), one]
     chosen = {"-H": chip, "-M": record["model"], "-A": record["attention"], "--kv-dtype": record["kv_dtype"],
               "--chips": record["chips_per_replica"], "--ep": record["ep"], "--replicas": record["replicas"]}
-    if record["tp"] == int(record["tp"]) and record["mapping"] is not None:
+    if record["ffn_hardware"] is not None:
+        # Each pool's mapping is what serve gives these numbers of chips.
+        chosen["--ffn"] = f"{called[record['ffn_hardware']]}:{record['ffn_chips'] // record['replicas']}"
+        chosen |= {f"--{name}": record[name] for name in ("tp", "pp") if ctx.params[name]}
+    elif record["tp"] == int(record["tp"]) and record["mapping"] is not None:
         chosen |= {"--tp": record["tp"], "--pp": record["pp"], "--attention-sharding": record["mapping"]}
-    if prompts_on is not None:
+    if record["prefill_hardware"] is not None:
         number = record["prefill_replicas"]
-        chosen |= {"--prefill": f"{prompts_on}:{record['prefill_chips'] // number}", "--prefill-replicas": number}
+        chosen |= {"--prefill": f"{called[record['prefill_hardware']]}:{record['prefill_chips'] // number}",
+                   "--prefill-replicas": number}
     if record["users"]:
         chosen["--concurrency"] = -(-record["users"] // record["replicas"])
     elif ctx.params["rate"] or ctx.params["front"] or ctx.params["scale"] != 1.0:

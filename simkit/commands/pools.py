@@ -17,17 +17,23 @@ micro_batches: Final = click.option(
     help="Groups of sequences that keep both pools busy.  [default: those of the shortest step]")
 
 
-def pools(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--ffn`` and what goes with it."""
-    for option in (
-            micro_batches,
-            click.option("--with-attention", default=None, metavar="LIST",
-                         help="What stays with attention: some of projections, ffn, ends (embedding, LM head), draft, "
-                              "or none.  [default: projections,ends]"),
-            click.option("--between", default=None, metavar="TEXT", help=BETWEEN_HELP),
-            click.option("--ffn", default=None, metavar="NAME[:N]", help=FFN_HELP)):
-        function = option(function)
-    return function
+def pools_beside(ffn: Callable[..., Any]) -> Callable[..., Any]:
+    """``--ffn``, as it is given, and what goes with it."""
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+                micro_batches,
+                click.option("--with-attention", default=None, metavar="LIST",
+                             help="What stays with attention: some of projections, ffn, ends (embedding, LM head), "
+                                  "draft, or none.  [default: projections,ends]"),
+                click.option("--between", default=None, metavar="TEXT", help=BETWEEN_HELP),
+                ffn):
+            function = option(function)
+        return function
+
+    return decorated
+
+
+pools: Final = pools_beside(click.option("--ffn", default=None, metavar="NAME[:N]", help=FFN_HELP))
 
 
 def loaded_pools(profiles: Profiles, hardware: Sequence[str], ffn: str | None,

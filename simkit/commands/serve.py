@@ -9,6 +9,7 @@ import click
 
 from simkit.commands import options, serving_options
 from simkit.commands.options import Destination, Profiles
+from simkit.commands.pools import loaded_pools, pools
 from simkit.foundation.errors import Location, UserError, shorten
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 KEPT_FOR_TIMELINE: Final = 20_000
 _TABLE: Final = {
-    "hardware": 0, "chips": 3, "replicas": 6, "kv_dtype": 2, "attention": 0, "offered_requests_per_s": 0,
+    "hardware": 0, "ffn_hardware": 0, "chips": 3, "ffn_chips": 3, "replicas": 6, "kv_dtype": 2, "attention": 0,
+    "offered_requests_per_s": 0,
     "tokens_per_s": 0, "goodput_requests_per_s": 1, "slo_attainment": 1, "ttft_p50_s": 2, "ttft_p99_s": 0,
     "tpot_p50_s": 2, "tpot_p99_s": 0, "latency_p50_s": 5, "mean_batch": 1, "max_batch": 6, "mean_kv_occupancy": 1,
     "preemptions": 2, "prefix_hit_rate": 1, "prefill_replicas": 1, "refused": 6, "tokens_per_j": 7,
@@ -43,6 +45,7 @@ _LIFTABLE: Final = ("hardware", "chips", "replicas", "kv_dtype", "attention", "o
 @click.option("--expert-load", default="uniform", show_default=True, metavar="TEXT",
               help="How often rows choose each expert: uniform, zipf:S, or a file of counts.")
 @serving_options.apart_options
+@pools
 @serving_options.load_options
 @serving_options.scheduler_options
 @options.engine
@@ -68,6 +71,7 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
     simkit serve -H h100-sxm,groq-lpu -M llama-2-70b -A mha,gqa-8,mqa --slo-tpot 50ms --slo-ttft 2s --find-max-rate
     simkit serve -H h100-sxm -M llama-3.1-70b -A gqa-8 --chips 8 --rate 50 --replicas fit --slo-ttft 1s --slo-tpot 30ms
     simkit serve -H h100-sxm:8 --prefill b200-sxm:8 --kv-link 400GB/s,5us -M llama-3.1-70b -A mha,gqa-8 --rate 4
+    simkit serve -H h100-sxm:8 --ffn groq-3-lpu:160 --between 400GB/s,2us -M llama-2-70b -A mha,mqa --rate 1
     """
     from simkit.commands.emit import emit, from_fields
     from simkit.foundation.output import check_target
@@ -86,12 +90,14 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
 
     for one in chips:
         options.refuse_fit_each(one)
-    hardware, pool, chips = _pools(profiles, hardware, prefill, chips, words)
+    hardware, second, chips = loaded_pools(profiles, hardware, words["ffn"], chips)
+    hardware, pool, chips = _prompts(profiles, hardware, prefill, chips, words)
     chips_of = profiles.every(hardware)
     answers = ask(
         chips_of, load_model(model[0]), attention, kv_dtype, load=load,
-        policy=policy, page_tokens=page, scenario={"weight_dtype": weight_dtype, **{name: words[name] for name in (
-            "speculation", "ep", "expert_load", "attention_sharding")}}, chips=chips, tp=tp, pp=pp,
+        policy=policy, page_tokens=page, chips=chips, tp=tp, pp=pp,
+        scenario={"weight_dtype": weight_dtype, "ffn": second, **{name: words[name] for name in (
+            "speculation", "ep", "expert_load", "attention_sharding", "between", "with_attention", "micro_batches")}},
         replicas=_replicas(replicas, "--replicas"), engine=engine, attainment_fraction=attainment_fraction,
         max_rate=find_max_rate, keep_events=KEPT_FOR_TIMELINE if trace_out else 0, requests=requests or 2000,
         prefill=pool)
@@ -106,10 +112,9 @@ def serve(*, hardware: list[str], model: list[str], attention: list[str], kv_dty
         _write_timeline(trace_out, answers[0], force=force)
 
 
-def _pools(profiles: Profiles, hardware: list[str], prefill: str | None, chips: list[str | int],
-           words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, list[str | int]]:
+def _prompts(profiles: Profiles, hardware: list[str], prefill: str | None, chips: list[str | int],
+             words: dict[str, Any]) -> tuple[list[str], PrefillPool | None, list[str | int]]:
     """Names of ``-H``, the pool of ``--prefill``, and the chips of a replica of ``-H``."""
-    from simkit.commands.pools import loaded_pools
     from simkit.serving.ask import PrefillPool, parse_losses
 
     serving_options.check_link(prefill, words["kv_link"])
@@ -184,6 +189,10 @@ def _footer(records: list[dict[str, Any]]) -> str:
         parts = ", ".join(f"{name.removesuffix('_share').replace('_', ' ')} {record[name]:.0%}"
                           for name in SHARES if (record[name] or 0) >= 0.005)
         lines.append(f"{record['hardware']} {record['attention']} {record['kv_dtype']}: {parts}")
+        if "between" in record:
+            lines.append(f"  {record['attention_pool_does']} on {record['chips'] // record['replicas']} "
+                         f"{record['hardware']}, the rest on {record['ffn_chips'] // record['replicas']} "
+                         f"{record['ffn_hardware']} a replica, joined by {record['between']}")
         if "kv_link" in record:
             lines.append(
                 f"  prefill on {record['prefill_replicas']} x {record['prefill_chips'] // record['prefill_replicas']} "

@@ -18,6 +18,7 @@ from simkit.model.architecture import ModelArchitecture
 from simkit.serving.apart import LAYERS, Apart, serve_apart
 from simkit.serving.fewest import check_objective, fewest_replicas, first_good, requests_for, shortfall
 from simkit.serving.max_rate import find_max_rate
+from simkit.serving.pooled import build_pooled
 from simkit.serving.replica import Replica, build_replicas, paged
 from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Served, Server, build_server, serve
@@ -90,8 +91,8 @@ class PrefillPool:
     def beside(self, own: Replica, policy: Policy) -> Apart:
         """One replica of it beside one that decodes. Raises :class:`UserError`."""
         try:
-            (found,) = build_replicas(self.hardware, own.model, [own.attention], scenario=own.scenario,
-                                      chips=self.chips, engine=own.engine)
+            (found,) = build_replicas(self.hardware, own.model, [own.attention], chips=self.chips, engine=own.engine,
+                                      scenario=replace(own.scenario, pools=None))
             policy = replace(policy, lost=self.lost[0], lost_s=self.lost[1])
             return Apart(server=build_server(found, policy), replicas=self.replicas or 1, link=self.link,
                          moved=self.moved)
@@ -137,7 +138,8 @@ def ask(hardware: Sequence[HardwareProfile], model: ModelArchitecture, layouts: 
         words = paged(parse_scenario(kv_dtype=kv_dtype, **scenario), page_tokens)
         # Where prompts are computed apart, that is where their blocks are kept.
         own = policy if prefill is None else replace(policy, prefix_cache=False, tiers=())
-        servers = [build_server(found, own) for found in build_replicas(
+        build = build_replicas if words.pools is None else build_pooled
+        servers = [build_server(found, own) for found in build(
             chip, model, layouts, scenario=words, chips=number, tp=tp, pp=pp, engine=engine)]
         # Layouts are offered the same requests, enough to fill the roomiest several times.
         held = max(server.most_running_of(load.stream) for server in servers)

@@ -113,8 +113,8 @@ class Way:
 
     @property
     def chips(self) -> int:
-        """Chips of one replica."""
-        return int(self.replica.machine.chips)
+        """Chips of one replica, of all kinds."""
+        return int(sum(count for _, count in self.replica.chip_groups))
 
     @property
     def least(self) -> int:
@@ -141,7 +141,7 @@ class Planned:
     Parameters
     ----------
     hardware, attention, kv_dtype: which.
-    prompts_on: the chip that computes prompts, where another pool does.
+    prompts_on, feeds_on: the chips that compute prompts and feed-forward layers, where another pool does.
     ways: everything that was weighed and holds the model.
     way, found: the cheapest and what serving on it gives; None where nothing meets the objective.
     fails: what then fails and by how much.
@@ -151,6 +151,7 @@ class Planned:
     attention: str
     kv_dtype: str
     prompts_on: HardwareProfile | None = None
+    feeds_on: HardwareProfile | None = None
     ways: tuple[Way, ...] = ()
     way: Way | None = None
     found: Fewest | None = None
@@ -165,10 +166,11 @@ class Planned:
 
     @property
     def chips(self) -> int | None:
-        """Chips of all replicas, those for prompts included."""
+        """Chips of all replicas and pools."""
         if self.found is None:
             return None
-        return int(self.found.served.record["chips"] + self.found.served.record.get("prefill_chips", 0.0))
+        record = self.found.served.record
+        return int(record["chips"] + record.get("prefill_chips", 0.0) + record.get("ffn_chips", 0.0))
 
 
 def plan(question: Question, hardware: Sequence[HardwareProfile], layouts: Sequence[str], kv_dtypes: Sequence[str],
@@ -195,14 +197,7 @@ def planned(question: Question, chip: HardwareProfile, attention: str, kv_dtype:
     ways, lacks = ways_of(question, chip, attention, kv_dtype)
     if not ways:
         return replace(own, fails=lacks)
-    if not any(math.isfinite(way.load_ratio) for way in ways):
-        best = min(ways, key=lambda way: way.worst)
-        ratio, name = best.worst
-        machine = best.replica.machine
-        return replace(own, ways=tuple(ways), fails=(
-            f"{name} of one request alone is {ratio:.3g} times its bound at best "
-            f"(tp {float(machine.tp):g}, pp {float(machine.pp):g})"))
-    return cheapest(question, replace(own, ways=tuple(ways)))
+    return cheapest(question, replace(own, ways=tuple(ways)), lambda way: way.chips)
 
 
 def ways_of(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str,
@@ -235,8 +230,8 @@ def weighed(question: Question, replicas: Sequence[Replica], role: int = at.BOTH
 def _states(question: Question, replicas: Sequence[Replica], role: int) -> Iterator[tuple[Replica, Steady, float]]:
     """Each replica with its steady states and blocks: all as one array, where times need only closed forms."""
     policy, lengths = question.policy, question.lengths
-    if policy.runtime is not IDEAL or not engine_named(question.engine).closed_form:
-        yield from ((one, steady(one, policy, lengths, role), float(one.blocks)) for one in replicas)
+    if len(replicas) == 1 or policy.runtime is not IDEAL or not engine_named(question.engine).closed_form:
+        yield from ((one, steady(one, policy, lengths, role), float(np.ravel(one.blocks)[0])) for one in replicas)
         return
     machines = [replica.machine for replica in replicas]
     together = replace(replicas[0], machine=Machine(
@@ -246,20 +241,36 @@ def _states(question: Question, replicas: Sequence[Replica], role: int) -> Itera
     yield from ((one, states.of(number), float(blocks[number, 0])) for number, one in enumerate(replicas))
 
 
-def cheapest(question: Question, asked: Planned) -> Planned:
-    """The way of fewest chips on which the request loop meets the objective; of equal ones the first by its bound."""
+def price_of_each(*chips: HardwareProfile) -> Sequence[float]:
+    """What chips of each kind cost beside one another: rents, else power limits, else all alike."""
+    for figures in ([chip.price.usd_per_hour for chip in chips], [chip.power.tdp_w for chip in chips]):
+        if all(figure is not None for figure in figures):
+            return [float(figure) for figure in figures if figure is not None]
+    return [1.0] * len(chips)
+
+
+def cheapest(question: Question, asked: Planned, cost: Callable[[Way], float]) -> Planned:
+    """The way of least cost on which the request loop meets the objective; of equal ones the first by its bound.
+
+    ``cost``: of one replica.
+    """
     hopeful = [way for way in asked.ways if math.isfinite(way.load_ratio)]
-    first = min(hopeful, key=lambda way: (math.ceil(way.load_ratio) * way.chips, way.load_ratio * way.chips))
-    by_bound = sorted(hopeful, key=lambda way: (way.least * way.chips, way.load_ratio * way.chips))
-    best, missed = asked, asked
+    if not hopeful:
+        nearest = min(asked.ways, key=lambda way: way.worst)
+        (ratio, name), machine = nearest.worst, nearest.replica.machine
+        return replace(asked, fails=f"{name} of one request alone is {ratio:.3g} times its bound at best "
+                                    f"(tp {float(machine.tp):g}, pp {float(machine.pp):g})")
+    first = min(hopeful, key=lambda way: (math.ceil(way.load_ratio) * cost(way), way.load_ratio * cost(way)))
+    by_bound = sorted(hopeful, key=lambda way: (way.least * cost(way), way.load_ratio * cost(way)))
+    best, missed, least_cost = asked, asked, math.inf
     for way in [first, *(way for way in by_bound if way is not first)]:
-        if best.chips is not None and way.least * way.chips >= best.chips:
+        if way.least * cost(way) >= least_cost:
             break
         found = fewest_replicas(
             way.server, question.stream, attainment_fraction=question.attainment_fraction, least=way.least,
-            most=MOST_REPLICAS if best.chips is None else (best.chips - 1) // way.chips)
+            most=MOST_REPLICAS if math.isinf(least_cost) else math.ceil(least_cost / cost(way) - 1e-9) - 1)
         if found.replicas is not None:
-            best = replace(asked, way=way, found=found)
+            best, least_cost = replace(asked, way=way, found=found), found.replicas * cost(way)
         elif missed.fails is None:
             missed = replace(asked, fails=shortfall(found.served, question.attainment_fraction))
     return missed if best.way is None else best

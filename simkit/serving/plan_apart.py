@@ -23,7 +23,7 @@ from simkit.serving import state as at
 from simkit.serving.apart import Apart, serve_apart
 from simkit.serving.ask import PrefillPool
 from simkit.serving.fewest import MOST_REPLICAS, Fewest, fewest_replicas, first_good, ratios
-from simkit.serving.plan import Planned, Question, Way, ways_of, weighed
+from simkit.serving.plan import Planned, Question, Way, price_of_each, ways_of, weighed
 from simkit.serving.replica import build_replicas
 from simkit.serving.requests import Requests, Stream
 from simkit.serving.serve import Served
@@ -51,7 +51,7 @@ def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dty
         if not some:
             ratio, name = min(way.worst for way in ways)
             return replace(own, fails=f"{name} of one request alone is {ratio:.3g} times its bound at best")
-    price = _prices(chip, pool.hardware)
+    price = price_of_each(chip, pool.hardware)
 
     def costs(pair: tuple[Way, Way]) -> tuple[float, float]:
         return price[0] * pair[0].chips, price[1] * pair[1].chips
@@ -79,13 +79,6 @@ def plan_apart(question: Question, chip: HardwareProfile, attention: str, kv_dty
         found, best_cost = _fewest(question, pool, (first, second), least, costs((first, second)), best_cost)
         best = best if found is None else replace(own, way=first, found=found)
     return best if best.way else replace(own, fails="no pair of pools meets the objective")
-
-
-def _prices(first: HardwareProfile, second: HardwareProfile) -> tuple[float, float]:
-    for one, other in ((first.price.usd_per_hour, second.price.usd_per_hour), (first.power.tdp_w, second.power.tdp_w)):
-        if one is not None and other is not None:
-            return one, other
-    return 1.0, 1.0
 
 
 def _prompt_ways(question: Question, pool: PrefillPool, decode: Sequence[Way]) -> Iterator[Way]:

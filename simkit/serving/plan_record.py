@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-import numpy as np
-
 from simkit.foundation.units import WATTS
 from simkit.serving.fewest import Fewest, ratios
 from simkit.serving.plan import Planned, Question
@@ -57,7 +55,8 @@ def plan_records(question: Question, answers: Sequence[Planned], *, against: str
     budget: most of ``chips``, ``power_limit_w`` or ``usd_per_hour``, of all pools together.
     """
     def kind(one: Planned) -> tuple[Any, ...]:
-        return one.hardware.name, one.kv_dtype, one.prompts_on and one.prompts_on.name
+        return (one.hardware.name, one.kv_dtype, one.prompts_on and one.prompts_on.name,
+                one.feeds_on and one.feeds_on.name)
 
     chips_of = {kind(one): one.chips for one in answers if one.attention == against}
     found = [_within(budget, _record(question, one), one.chips) | {
@@ -91,7 +90,8 @@ def _record(question: Question, one: Planned) -> dict[str, Any]:
         return dict.fromkeys(PLAN_FIELDS) | asked | {
             "hardware": one.hardware.name, "model": question.model.name, "attention": one.attention,
             "kv_dtype": one.kv_dtype, "engine": question.engine, "fails": one.fails,
-            "prefill_hardware": one.prompts_on and one.prompts_on.name}
+            "prefill_hardware": one.prompts_on and one.prompts_on.name,
+            "ffn_hardware": one.feeds_on and one.feeds_on.name}
     at = ratios(one.found.served, question.attainment_fraction)
     return served_record(one, one.found.served) | asked | serving_record({
         **{f"{name.lower()}_margin": 1.0 - at[name][1] if name in at else None for name in ("TTFT", "TPOT")},
@@ -99,11 +99,11 @@ def _record(question: Question, one: Planned) -> dict[str, Any]:
 
 
 def served_record(one: Planned, served: Served) -> dict[str, Any]:
-    """A served record with what its chips are, cost and draw, those for prompts included."""
+    """A served record with what its chips are, cost and draw, those of all pools."""
     record, replica = served.record, one.deployed.replica
     pools = [(one.hardware, record["chips"])]
-    if one.prompts_on is not None:
-        pools.append((one.prompts_on, record["prefill_chips"]))
+    pools += [(chip, record[name]) for chip, name in (
+        (one.prompts_on, "prefill_chips"), (one.feeds_on, "ffn_chips")) if chip is not None]
     chips, limit, price = (sum(math.nan if each is None else each * number for each, number in column) for column in (
         [(1.0, number) for _, number in pools], [(chip.power.tdp_w, number) for chip, number in pools],
         [(chip.price.usd_per_hour, number) for chip, number in pools]))
@@ -133,5 +133,4 @@ def _binds(question: Question, found: Fewest) -> str:
 
 def _bound(question: Question, replica: Replica, found: Fewest) -> str:
     """What takes most of a decode step of the mean batch."""
-    points = replica.points(max(found.served.record["mean_batch"], 1.0), question.lengths.context_tokens)
-    return str(np.ravel(points.timed(replica.layout, replica.machine)[2].bound)[0])
+    return replica.bound_at(max(found.served.record["mean_batch"], 1.0), question.lengths.context_tokens)

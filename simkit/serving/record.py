@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from simkit.foundation.units import BYTES, SECONDS
+from simkit.study.pool_fields import POOL_FIELDS
 from simkit.study.record import FIELDS, Field
 
 
@@ -64,8 +65,10 @@ _FIELDS: Final = (
     Field(name="grid_max_error", meaning="largest of those"),
 )
 SERVING_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _FIELDS})
-# Where prompts are cached, and where they are computed on chips of their own.
+# A second pool for feed-forward layers, where prompts are cached, and where they are computed on chips of their own.
 _APART: Final = (
+    *(POOL_FIELDS[name] for name in ("ffn_hardware", "ffn_chips", "ffn_tp", "ffn_pp", "between",
+                                     "attention_pool_does")),
     Field(name="prefix_hit_rate", meaning="share of prompt tokens met in the cache of prompts", heading="hits"),
     Field(name="prefix_loaded_share", meaning="share of prompt tokens loaded from a tier below memory"),
     Field(name="prefix_room_tokens", meaning="tokens of prompts that a replica's memory has room for"),
@@ -87,7 +90,7 @@ _APART: Final = (
 APART_FIELDS: Final[Mapping[str, Field]] = MappingProxyType({field.name: field for field in _APART})
 # Where the time went, in the order of a line that says it.
 SHARES: Final = ("attention_share", "rest_of_decode_share", "prefill_share", "host_share", "swap_share", "idle_share")
-_WHOLE: Final = ("chips", "tp", "pp", "prefill_chips", "prefill_tp", "prefill_pp")
+_WHOLE: Final = ("chips", "tp", "pp", "prefill_chips", "prefill_tp", "prefill_pp", "ffn_chips", "ffn_tp", "ffn_pp")
 
 
 def serving_record(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,16 @@ class Replica:
         return parse_layout(self.attention, self.model)
 
     @property
+    def chip_groups(self) -> tuple[tuple[HardwareProfile, float], ...]:
+        """Chips of the replica, and how many of each kind."""
+        return ((self.hardware, float(self.machine.chips)),)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a record says of the replica's chips beside those of ``machine``."""
+        return {}
+
+    @property
     def page_tokens(self) -> int:
         """Tokens of a block."""
         return self.scenario.policy.paging.page
@@ -158,6 +168,10 @@ class Replica:
         """Time of decode steps alone."""
         return self.points(batch, kv_len).timed(self.layout, self.machine)[2].step_time_s
 
+    def bound_at(self, batch: Any, kv_len: Any) -> str:
+        """What takes most of a decode step."""
+        return str(np.ravel(self.points(batch, kv_len).timed(self.layout, self.machine)[2].bound)[0])
+
     def rows_s(self, rows: Any) -> tuple[Any, Any, Any]:
         """Time of ``rows`` outside attention and sampling, time of sampling them, and joules of the former."""
         plain = replace(self.scenario, speculation=None)
@@ -170,7 +184,7 @@ class Replica:
         energy = self.hardware.power.energy_j_per_flop
         totals = step_totals(step)
         joules = (np.full(shape, np.nan) if energy is None else
-                  totals.matrix_flops * energy + self._read_j(totals.weight_bytes, placement))
+                  totals.matrix_flops * energy + self._read_j(self.hardware, totals.weight_bytes, placement))
         return np.maximum(timing.step_time_s - ends - apart, 0.0) + np.zeros(shape), ends + np.zeros(shape), joules
 
     def prefill_attention_s(self, chunk_tokens: Any, end_tokens: Any) -> tuple[Any, Any]:
@@ -190,10 +204,12 @@ class Replica:
     @cached_property
     def kernels(self) -> float:
         """Kernels that a step launches on one chip, those of a draft model's steps included."""
-        points = self.points(1.0, float(self.page_tokens))
-        speculation = self.scenario.speculation
-        steps = [(1, build_step(points.workload(self.layout, self.machine)))]
-        draft = points.draft_step(speculation, self.machine)
+        return self._launched(self.points(1.0, float(self.page_tokens)), self.machine)
+
+    def _launched(self, points: Points, machine: Machine) -> float:
+        speculation = points.speculation
+        steps = [(1, build_step(points.workload(self.layout, machine)))]
+        draft = points.draft_step(speculation, machine)
         steps += [] if draft is None or speculation is None else [(speculation.draft_tokens, draft)]
         return float(sum(times * operator.count * operator.launches
                          for times, step in steps for operator in step.operators))
@@ -201,7 +217,10 @@ class Replica:
     @cached_property
     def exchanges(self) -> float:
         """Exchanges between chips in a step, those of a draft model's steps left out."""
-        workload = self.points(1.0, float(self.page_tokens)).workload(self.layout, self.machine)
+        return self._exchanged(self.points(1.0, float(self.page_tokens)), self.machine)
+
+    def _exchanged(self, points: Points, machine: Machine) -> float:
+        workload = points.workload(self.layout, machine)
         return float(sum(np.max(one.count * (np.asarray(one.chips) > 1)) for one in build_step(workload).collectives))
 
     @property
@@ -213,10 +232,11 @@ class Replica:
         page = float(self.page_tokens)
         return self.points(1.0, page).workload(self.layout, self.machine)
 
-    def _read_j(self, amount: Any, placement: Placement) -> Any:
+    @staticmethod
+    def _read_j(hardware: HardwareProfile, amount: Any, placement: Placement) -> Any:
         joules: Any = 0.0
         for name, share in placement.weights.items():
-            energy = self.hardware.level(name).energy_j_per_byte
+            energy = hardware.level(name).energy_j_per_byte
             joules = joules + (np.where(amount * share > 0, np.nan, 0.0) if energy is None else amount * share * energy)
         return joules
 

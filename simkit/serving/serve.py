@@ -328,16 +328,15 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
     lasted_s = float(max(state.clock_s[state_of.NOW] for state in every) - min(starts_s, default=0.0))
     whole_s = lasted_s * len(every)
     chips = float(replica.machine.chips) * replicas
-    pools = [(replica, chips)] + ([(prefill[0].replica, float(prefill[0].replica.machine.chips) * len(prefill[1]))]
-                                  if prefill else [])
+    pools = [(chip, number * count) for one, count in [(replica, replicas)] + (
+        [(prefill[0].replica, len(prefill[1]))] if prefill else []) for chip, number in one.chip_groups]
     tokens = int(count[state_of.TOKENS_OUT])
     histograms = sum((state.histograms for state in every[1:]), states[0].histograms)
     batch_s = sum((state.batch_s for state in states[1:]), states[0].batch_s)
     blocks = replica.total_blocks
     held_s = float(sum(state.clock_s[state_of.BLOCK_SECONDS] for state in states))
     joules = float(clock[state_of.JOULES]) + sum(
-        math.nan if one.hardware.power.idle_w is None else one.hardware.power.idle_w * number * lasted_s
-        for one, number in pools)
+        math.nan if chip.power.idle_w is None else chip.power.idle_w * number * lasted_s for chip, number in pools)
     requests = int(count[state_of.FINISHED] + count[state_of.REFUSED] + count[state_of.LOST])
     # Idle is the rest: a replica also idles before its first request and after its last.
     busy_s = float(sum(clock[part] for part in WORK))
@@ -381,11 +380,12 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
         "prefill_share": share(float(clock[state_of.PREFILL])), "host_share": share(float(clock[state_of.HOST])),
         "swap_share": share(float(clock[state_of.SWAP])),
         "tokens_per_j": tokens / joules if joules > 0 else math.nan,
-        "cost_usd_per_mtok": (sum(float(cost_usd_per_mtok(one.hardware.price, number, per_s(tokens)))
-                                  for one, number in pools) if tokens else math.nan),
+        "cost_usd_per_mtok": (sum(float(cost_usd_per_mtok(chip.price, number, per_s(tokens)))
+                                  for chip, number in pools) if tokens else math.nan),
         "grid_mean_error": server.grid_error.mean_relative_error,
         "grid_max_error": server.grid_error.max_relative_error,
-    } | _cached(prefill[0] if prefill else server, count)
+    } | _cached(prefill[0] if prefill else server, count) | {
+        name: value * replicas if name == "ffn_chips" else value for name, value in replica.columns.items()}
 
 
 def _cached(server: Server, count: NDArray[np.int64]) -> dict[str, Any]:

@@ -366,6 +366,13 @@ def compared(layout: AttentionLayout, rivals: Sequence[str], model: ModelArchite
     return [layout] if chips == FIT_EACH else [parse_layout(rival, model) for rival in rivals]
 
 
+def mapped_already(points: Points, layout: AttentionLayout, machine: Machine) -> Evaluated:
+    """Points timed under a layout on a machine as it is."""
+    step, placement, timing = points.timed(layout, machine)
+    return Evaluated(points=points, layout=layout, machine=machine, step=step, placement=placement, timing=timing,
+                     mha=None, shape=points.shape)
+
+
 def on_machine(points: Points, layout: AttentionLayout, machine: Machine, *, baseline: bool,
                shape: tuple[int, ...] | None = None) -> Evaluated:
     """Points timed under a layout on the chips of a machine, in its fastest mapping, and MHA in its own beside it."""

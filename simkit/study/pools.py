@@ -7,9 +7,9 @@ and four an octave from there, and the step of least time taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +24,7 @@ from simkit.step.crossings import crossings
 from simkit.step.machine import Machine
 from simkit.step.workload import PARTS
 from simkit.study.engines import CLOSED_FORM, DEFAULT, engine_named
-from simkit.study.evaluate import FIT, Evaluated, Points, compared, on_machine
+from simkit.study.evaluate import FIT, Evaluated, Points, compared, mapped_already, on_machine
 from simkit.study.pool_fields import FAR, LINKED, NEAR, POOL_FIELDS
 from simkit.study.pool_words import DRAFT, Pools
 from simkit.study.record import FIELDS
@@ -82,8 +82,13 @@ class Split(Evaluated):
     def resources(self) -> tuple[Side, ...]:
         """Both pools, the link there and the link back."""
         passed, rate = self.passed, self.pools.between.bandwidth_bytes_per_s
-        return (_side(self.own), _side(self.other), Side(layers_s=passed.bytes_there / rate),
+        return (side_of(self.own), side_of(self.other), Side(layers_s=passed.bytes_there / rate),
                 Side(layers_s=passed.bytes_back / rate))
+
+    @property
+    def waited_s(self) -> Any:
+        """What a micro-batch waits in a step for messages beside their bytes."""
+        return self.passed.times * self.pools.between.latency_s
 
     @cached_property
     def passed(self) -> Any:
@@ -114,13 +119,19 @@ def sides_of(points: Points) -> tuple[Points, Points]:
         points, parts=pools.given, proposes=proposing not in pools.kept, hardware=pools.hardware, tp=None, pp=None)
 
 
-def _side(pool: Evaluated) -> Side:
-    """What one micro-batch takes of a pool; stages that are not full and the host are told apart."""
+def side_of(pool: Evaluated, *, without: Collection[str] = ()) -> Side:
+    """What one micro-batch takes of a pool; stages that are not full and the host are told apart.
+
+    ``without``: operators that are left out.
+    """
     times, workload = pool.timing.operator_time_s, pool.step.workload
     ends = sum(times.get(name, 0.0) for name in ENDS)
     stages, layers = np.asarray(workload.machine.pp), workload.model.n_layers
     apart = times["host"] + times["pipeline_wait"] + times.get(DRAFT, 0.0) + ends
-    return Side(layers_s=pool.timing.step_time_s - apart, ends_s=ends,
+    less = sum(times.get(name, 0.0) for name in without if name not in (*ENDS, DRAFT))
+    return Side(layers_s=np.maximum(pool.timing.step_time_s - apart - less, 0.0) if without else
+                pool.timing.step_time_s - apart,
+                ends_s=sum(times.get(name, 0.0) for name in ENDS if name not in without) if without else ends,
                 busiest_share=1.0 / stages if workload.static else np.ceil(layers / stages) / layers)
 
 
@@ -131,9 +142,8 @@ def joined(points: Points, own: Evaluated, other: Evaluated, mha: Evaluated | No
                         max_batch=np.minimum(own.placement.max_batch, other.placement.max_batch))
     found = Split(points=points, layout=own.layout, machine=own.machine, step=own.step, placement=placement,
                   timing=own.timing, mha=mha, shape=own.shape, own=own, other=other)
-    passed, latency_s = found.passed, found.pools.between.latency_s
+    passed, waited_s = found.passed, found.waited_s
     micro_batches, resources = found.micro_batches, found.resources
-    waited_s = passed.times * latency_s
     # Both hosts prepare the step at the same time.
     host_s = np.maximum(*(one.timing.operator_time_s["host"] for one in (own, other)))
     draft_s = sum(one.timing.operator_time_s.get(DRAFT, 0.0) for one in (own, other))
@@ -164,10 +174,11 @@ def joined(points: Points, own: Evaluated, other: Evaluated, mha: Evaluated | No
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PooledPoints:
-    """Points of one dimension with the chips of both pools."""
+    """Points of one dimension with the chips of both pools; ``mapped``: these have their mappings, else the fastest."""
 
     points: Points
     machines: tuple[Machine, Machine]
+    mapped: bool = False
 
     @classmethod
     def of(cls, points: Points, layouts: Sequence[AttentionLayout], chips: Any) -> PooledPoints:
@@ -181,8 +192,8 @@ class PooledPoints:
     def timed(self, layout: AttentionLayout, micro_batches: Any, *, search: bool = False) -> Split:
         """The points in so many micro-batches, one number or one a point; ``search``: by the closed form."""
         engine = CLOSED_FORM if search else self.points.engine
-        own, other = (on_machine(replace(side, micro_batches=micro_batches, engine=engine), layout, machine,
-                                 baseline=False)
+        time = mapped_already if self.mapped else partial(on_machine, baseline=False)
+        own, other = (time(replace(side, micro_batches=micro_batches, engine=engine), layout, machine)
                       for side, machine in zip(sides_of(self.points), self.machines, strict=True))
         return joined(self.points, own, other, None)
 
@@ -192,16 +203,17 @@ class PooledPoints:
         mha = parse_layout("mha", self.points.model)
         return replace(own, mha=own if layout == mha else self.timed(mha, self.best(mha)[1])) if baseline else own
 
-    def best(self, layout: AttentionLayout) -> tuple[Any, Any]:
-        """Seconds of the shortest step by the closed form, infinite without room, and its micro-batches at each point:
-        the fewest where several are alike.
+    def best(self, layout: AttentionLayout, *, fitting: bool = True) -> tuple[Any, Any]:
+        """Seconds of the shortest step by the closed form, infinite without room where ``fitting``, and its
+        micro-batches at each point: the fewest where several are alike.
         """
         pinned = pools_of(self.points).micro_batches
         best, least = np.full(self.points.shape, pinned or 1), np.full(self.points.shape, np.inf)
         idle = 0
         for count in TRIED if pinned is None else (pinned,):
             found = self.timed(layout, count, search=True)
-            seconds = np.broadcast_to(np.where(found.fits, found.timing.step_time_s, np.inf), best.shape)
+            tried_s = np.where(found.fits, found.timing.step_time_s, np.inf) if fitting else found.timing.step_time_s
+            seconds = np.broadcast_to(tried_s, best.shape)
             better = seconds < least * (1.0 - 1e-9)
             best, least = np.where(better, count, best), np.where(better, seconds, least)
             # More micro-batches read more weights and launch more, and the gain of overlap fades: a step that is no

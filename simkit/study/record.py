@@ -103,13 +103,14 @@ def cost_usd_per_mtok(price: Price, chips: Any, tokens_per_s: Any) -> Any:
     return chips * price.usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MTOK
 
 
-def _energy_of(at: Any) -> Any:
-    """Joules a token of evaluated points, over all pools of chips."""
+def joules_per_token(at: Any, step_time_s: Any) -> Any:
+    """Joules a token of evaluated points whose step takes so long, over all pools of chips."""
     def of(pool: Any) -> Any:
         speculation = pool.points.speculation
         return energy_j_per_token(
-            pool.step, pool.placement, pool.hardware, at.step_time_s, pool.machine.chips, at.tokens_per_s,
-            timing=pool.timing, totals=pool.totals, draft=pool.points.draft_step(speculation, pool.machine),
+            pool.step, pool.placement, pool.hardware, step_time_s, pool.machine.chips,
+            at.points.batch * at.tokens_per_step / step_time_s, timing=pool.timing, totals=pool.totals,
+            draft=pool.points.draft_step(speculation, pool.machine),
             draft_steps=0 if speculation is None else speculation.draft_tokens)
 
     return sum(map(of, at.sides))
@@ -262,7 +263,7 @@ _FIELDS: Final = (
     Field(name="max_batch", meaning="largest batch of this context that fits on these chips", heading="max batch",
           value_of=lambda at: at.placement.max_batch),
     Field(name="energy_j_per_token", meaning="joules a token", heading="J/token",
-          value_of=_energy_of),
+          value_of=lambda at: joules_per_token(at, at.step_time_s)),
     Field(name="cost_usd_per_mtok", meaning="US dollars a million tokens", heading="$/Mtok",
           value_of=lambda at: sum(cost_usd_per_mtok(pool.hardware.price, pool.machine.chips, at.tokens_per_s)
                                   for pool in at.sides)),

@@ -44,6 +44,8 @@ class Case:
     replaces: bool = True  # may be run with --force over EARLIER
 
 
+_LOAD = ("-H", "h100-sxm", "-M", "llama-3.1-8b", "--rate", "4", "--lengths", "1k/200", "--requests", "100", "--slo-ttft", "1s",
+         "--slo-tpot", "30ms")
 CASES = (
     Case(name="sweep csv", first=("sweep", "sweep.yaml", "-o", "sweep.csv"), output="sweep.csv", resumed=("--resume",)),
     Case(name="sweep parquet", first=("sweep", "sweep.yaml", "-o", "sweep.parquet"), output="sweep.parquet",
@@ -63,6 +65,15 @@ CASES = (
     Case(name="replay, cached", first=("simulate", "--engine", "replay", "-H", "h100-sxm", "-M", "llama-3-8b", "-A",
                                        "mha,gqa-8", "--batch", "1,2", "--kv-len", "1k,2k", "--format", "csv", "-o",
                                        "replayed.csv"), output="replayed.csv"),
+    Case(name="plan", first=("plan", *_LOAD, "--format", "csv", "-o", "plan.csv"), output="plan.csv"),
+    Case(name="plan front", first=("plan", *_LOAD, "--front", "-o", "front.svg"), output="front.svg"),
+    Case(name="design", first=("design", "-H", "h100-sxm", "-M", "llama-3.1-8b", "-A", "mha,gqa-8", "--batch", "8", "--set",
+                               "memory.hbm.bandwidth=1TB/s..16TB/s", "--sample", "2000", "--format", "csv", "-o",
+                               "designs.csv"), output="designs.csv"),
+    Case(name="sweep of chips", first=("sweep", "sweep.yaml", "--set", "memory.hbm.bandwidth=2TB/s..8TB/s*2", "-o",
+                                       "chips.csv"), output="chips.csv", resumed=("--resume",)),
+    Case(name="timeline", first=("serve", "-M", "llama-3-8b", "-H", "h100-sxm", "--rate", "2", "--requests", "100",
+                                 "--timeline-out", "requests.json"), output="requests.json"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import multiprocessing.synchronize  # noqa: F401 - a user without rights may not read this machine's library: loaded before
 import os
 import signal
 import sys

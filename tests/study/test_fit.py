@@ -10,7 +10,15 @@ from simkit.foundation.errors import UserError
 from simkit.hardware.catalog import load_hardware
 from simkit.step.machine import Machine
 from simkit.step.placement import Demand
-from simkit.study.machine_search import EveryCount, Need, candidates, fit_chips, split_chips, tensor_widths, worth_more
+from simkit.study.machine_search import (
+    EveryCount,
+    Need,
+    candidates,
+    fit_chips,
+    split_chips,
+    tensor_widths,
+    worth_more,
+)
 
 H100, GROQ, SN40L = (load_hardware(name) for name in ("h100-sxm", "groq-lpu", "sambanova-sn40l"))
 
