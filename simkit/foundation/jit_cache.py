@@ -47,6 +47,13 @@ def inner(function: Function) -> Function:
     return compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
+def leaf(function: Function) -> Function:
+    """``compiled`` for a small function in a hot loop, taken into its callers: Numba counts references for each array
+    of a tuple that is passed on, which costs more than a few sums.
+    """
+    return compiled(inline="always")(function)
+
+
 def stamp_module(names: Mapping[str, Any]) -> None:
     """Stamp every compiled function among a module's ``globals()`` with the text of all files of its folder."""
     for value in names.values():

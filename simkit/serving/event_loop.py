@@ -287,7 +287,7 @@ def _pauses(state: State, rules: Rules, horizon_s: float) -> int:
     return at.FINISHED_ALL
 
 
-@compiled()
+@compiled(nogil=True)
 def advance(state: State, rules: Rules, tables: Tables, buffer: Buffer, more: bool,  # noqa: FBT001 - compiled
             horizon_s: float) -> int:
     """Run until the stream is served or lost (FINISHED_ALL), the buffer must be filled again (WANTS_REQUESTS) or the

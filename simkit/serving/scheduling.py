@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.foundation.jit_cache import compiled, inner, stamp_module
+from simkit.foundation.jit_cache import compiled, inner, leaf, stamp_module
 from simkit.serving import state as at
 from simkit.serving.histogram import BINS, LOG_LEAST, LOG_WIDTH
 from simkit.serving.iteration import Tables
@@ -13,7 +13,7 @@ from simkit.serving.prefixes import look_up, share
 from simkit.serving.state import Buffer, Rules, State
 
 
-@inner
+@leaf
 def blocks_of(tokens: float, rules: Rules) -> int:
     """Blocks of a sequence of ``tokens`` cached tokens."""
     blocks = 0
@@ -23,14 +23,14 @@ def blocks_of(tokens: float, rules: Rules) -> int:
     return blocks
 
 
-@inner
+@leaf
 def put(sequences: NDArray[np.float64], place: int, running_sequence: NDArray[np.float64]) -> None:
     """Copy a row; NumPy's own assignment takes ten seconds to compile."""
     for column in range(sequences.shape[1]):
         sequences[place, column] = running_sequence[column]
 
 
-@inner
+@leaf
 def cached_tokens(running_sequence: NDArray[np.float64]) -> float:
     """Cached tokens of a decoding sequence: prompt and output so far, less the last token, not read yet."""
     return float(running_sequence[at.PROMPT] + running_sequence[at.OUTPUT] - running_sequence[at.LEFT] - 1.0)
@@ -343,7 +343,7 @@ def preempt_youngest(state: State, rules: Rules) -> None:
     count[at.PARKED] += 1
 
 
-@inner
+@leaf
 def _blocks_more(row: NDArray[np.float64], rules: Rules, iterations: int) -> int:
     """Blocks beyond those held that ``iterations`` decoding steps of a sequence write to."""
     if row[at.FILLED] < row[at.TARGET]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from simkit.serving.requests import Stream
 from simkit.serving.serve import Policy, Server, build_server, serve
 from simkit.study.evaluate import FIT_EACH
 from simkit.study.scenario import parse_scenario
+from simkit.sweep.executors import cores
 
 TRACE: Final = "azure-conv-2023"
 SLO_TTFT_S, SLO_TPOT_S = 2.0, 0.05
@@ -60,9 +62,10 @@ def draw(context: FigureContext) -> DrawnFigure:
         # All lines are offered the same requests, enough to fill the roomiest machine several times: a short burst
         # would drain before its queue shows.
         requests = max(REQUESTS, *(FILLS * server.most_running_of(_stream(1.0, REQUESTS)) for server in servers))
-        rates = [_max_rate(server, requests) for server in servers]
-        best = max((rate for rate in rates if rate), default=1.0)
-        return [_line(server, rate, best * _SHARES, requests) for server, rate in zip(servers, rates, strict=True)]
+        with ThreadPoolExecutor(cores()) as pool:  # the event loop leaves the interpreter to others while it runs
+            rates = list(pool.map(lambda server: _max_rate(server, requests), servers))
+            best = max((rate for rate in rates if rate), default=1.0)
+            return list(pool.map(lambda server, rate: _line(server, rate, best * _SHARES, requests), servers, rates))
 
     done, omissions = for_each_chip(request.hardware, lines)
     rows = [{"hardware": chip, "chips": line.chips, "model": request.model.name, "attention": line.attention,
