@@ -2,7 +2,7 @@
 
 The table of measured kernels **is** that database's (an earlier commit of it), so its error on the kernels is one of
 look-up, interpolation and re-measurement, not of a model. Steps are of one framework; of kernels the fastest of three
-counts, as in the table. ``tool_aiconfigurator_sol`` asks the same of its formulas (``SOL``), which need no measurements.
+counts, as in the table. ``tool_aiconfigurator_sol`` asks the same of its formulas, which need no measurements.
 """
 
 from __future__ import annotations

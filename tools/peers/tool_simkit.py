@@ -51,6 +51,9 @@ def kernel_times_s(kernels: list[dict[str, Any]]) -> list[float | None]:
 
 def parameters_of(folder: str) -> float:
     """Parameters as ``simkit model import`` counts them."""
+    from simkit.model.architecture import count_parameters
+    from simkit.model.attention import parse_layout
     from simkit.model.import_config import import_config
 
-    return float(import_config(Path(folder) / "config.json").model.parameters)
+    model = import_config(Path(folder) / "config.json").model
+    return float(count_parameters(model, parse_layout("as-trained", model)).total)
