@@ -42,6 +42,7 @@ KV_HEADS: Final = (64, 8, 1)  # MHA, GQA-8, MQA; all 48 points fit on eight chip
 SWEEP_BATCHES, SWEEP_CONTEXTS = range(1, 33), range(512, 4096, 16)
 SHOWN: Final = (32, 4096)  # batch and context of the step that the table shows
 STARTS: Final = 3
+SHOWN_REFUSALS: Final = 8
 NEAR: Final = 0.05  # how far a tool's parameters may be from simkit's, which tests hold against published numbers
 
 
@@ -193,14 +194,14 @@ def _print_speed(answers: dict[str, dict[str, Any]]) -> None:
     for label, found in answers.items():
         steps = " / ".join(f"{1e3 * time_s:.3g}" for point, time_s in zip(points, found["step_times_s"], strict=True)
                            if (point["batch"], point["kv_len"]) == SHOWN)
-        rates = " | ".join(f"{_rounded(found['points_per_s'][name]):,}" for name in ("one", "call", "sweep"))
-        print(f"| {label} | {found['version']} | {rates} | {_rounded(found['kernels_per_s']):,} | "
+        rates = " | ".join(_rounded(found["points_per_s"][name]) for name in ("one", "call", "sweep"))
+        print(f"| {label} | {found['version']} | {rates} | {_rounded(found['kernels_per_s'])} | "
               f"{found['startup_cpu_s']:.1f} s | {found['peak_mib']:.0f} MiB | {steps} ms |")
 
 
-def _rounded(value: float) -> int:
+def _rounded(value: float) -> str:
     """Three digits: more would be of this one run."""
-    return int(float(f"{value:.3g}"))
+    return f"{float(f'{value:.3g}'):,.0f}".replace(",", " ")
 
 
 def _print_models(answers: dict[str, dict[str, Any]], models: list[str]) -> None:
@@ -217,7 +218,8 @@ def _print_models(answers: dict[str, dict[str, Any]], models: list[str]) -> None
         right = sum(abs(taken[name] / ours[name] - 1) <= NEAR for name in counted)
         print(f"| {label} | {len(taken)} | {right if counted else 'not counted'} |")
         if refused := sorted({Path(folder).name for folder in models} - {*taken}):
-            print(f"{label} refuses {', '.join(refused)}", file=sys.stderr)
+            print(f"{label} refuses {', '.join(refused[:SHOWN_REFUSALS])}"
+                  f"{', ...' if len(refused) > SHOWN_REFUSALS else ''}", file=sys.stderr)
 
 
 def _print_errors(answers: dict[str, dict[str, Any]], rows: MeasuredTimes, ladders: MeasuredTimes) -> None:
