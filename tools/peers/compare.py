@@ -216,7 +216,7 @@ def _print_models(answers: dict[str, dict[str, Any]], models: list[str]) -> None
             continue
         counted = [name for name, parameters in taken.items() if parameters is not None and name in ours]
         right = sum(abs(taken[name] / ours[name] - 1) <= NEAR for name in counted)
-        print(f"| {label} | {len(taken)} | {right if counted else 'not counted'} |")
+        print(f"| {label} | {len(taken)} | {right if counted or not taken else 'not counted'} |")
         if refused := sorted({Path(folder).name for folder in models} - {*taken}):
             print(f"{label} refuses {', '.join(refused[:SHOWN_REFUSALS])}"
                   f"{', ...' if len(refused) > SHOWN_REFUSALS else ''}", file=sys.stderr)

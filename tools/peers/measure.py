@@ -75,8 +75,7 @@ def taken(tool: Any, folders: list[str]) -> dict[str, float | None] | None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         for folder in folders:
-            # Whatever it raises, and some leave by way of a panic or an exit.
-            with contextlib.suppress(BaseException):
+            with contextlib.suppress(Exception, SystemExit):  # whatever it raises
                 found[Path(folder).name] = tool.parameters_of(folder)
     return found
 
