@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
+from simkit.foundation.errors import UserError
 from simkit.foundation.validation import Flag, Number, StrictRecord, Text
 from simkit.hardware.catalog import load_hardware
 from simkit.hardware.profile import HardwareProfile, Link, MemoryLevel, Overheads
@@ -26,20 +27,39 @@ from simkit.model.attention import parse_layout
 from simkit.model.catalog import load_model
 from simkit.model.kv_cache import ElementFormat
 from simkit.roofline import engine as roofline
+from simkit.serving.ask import PrefillPool, ask
+from simkit.serving.replica import Replica, build_replicas, paged
+from simkit.serving.words import load_of, policy_of
 from simkit.step.build import build_step, step_totals
 from simkit.step.operators import DecodeStep, Operator, ProductTask
 from simkit.study.cache_size import kv_bytes_per_token
 from simkit.study.capacity import capacity
 from simkit.study.engines import engine_named
-from simkit.study.evaluate import Evaluated, evaluate_group
+from simkit.study.evaluate import Evaluated, Points, evaluate_group, on_machine
+from simkit.study.pool_words import split_count
 from simkit.study.pools import evaluate_pools
 from simkit.study.scenario import Scenario, parse_scenario
 from simkit.study.single_kernel import attention_kernel
+from simkit.timing.step_timing import LINK
 
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(gt=0, lt=1)]
 Convention = Literal["projections-not-shrunk", "embedding-read-whole"]
 ENDLESS_BYTES_PER_S: Final = 1e30  # a link that takes no time
+PAGE_TOKENS: Final = 16  # of every serving engine that is quoted
+SERVED: Final = 300  # assumed: requests that are played at each rate
+
+
+class ServeSchema(StrictRecord):
+    """A load that is played, with ``prompt`` and ``new_tokens`` of every request; the objective in seconds."""
+
+    slo_ttft_s: Positive
+    slo_tpot_s: Positive
+    runtime: Text = "ideal"
+    prefill_chips: int | None = None
+    """Of a replica for prompts, where they are computed on chips of their own."""
+    prefill_replicas: int = 1
+    kv_link: Text = "free"
 
 
 class SetupSchema(StrictRecord):
@@ -48,6 +68,8 @@ class SetupSchema(StrictRecord):
     hardware: Text | None = None
     set: dict[str, Text] = Field(default_factory=dict)
     """The paper's own figures of that machine, by dotted key of the profile."""
+    ffn_set: dict[str, Text] = Field(default_factory=dict)
+    """Likewise of the chips of ``words.ffn``, ``NAME:N``."""
     ideal: Flag = False
     cache_share: Share | None = None
     """The share of the main memory that is set aside for the cache; weights lie in the rest."""
@@ -76,17 +98,21 @@ class SetupSchema(StrictRecord):
     """For a kernel alone: query heads, KV heads, head dimension."""
     product: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     """For a weight product alone: rows, outputs, inputs; 16 bits."""
+    serve: ServeSchema | None = None
     measured_step_s: Positive | None = None
     draft_cost_ratio: Positive | None = None
     engine: Literal["roofline", "replay", "spatial"] = "roofline"
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A setup with a row's own changes; the dicts ``set`` and ``words`` merge key by key."""
+    """A setup with a row's own changes; ``set``, ``ffn_set``, ``words`` and ``serve`` merge key by key, an empty value
+    takes a key away.
+    """
     result = {**base, **changes}
-    for key in ("set", "words"):
-        if key in base and key in changes:
-            result[key] = {**base[key], **changes[key]}
+    for key in ("set", "ffn_set", "words", "serve"):
+        if isinstance(changes.get(key), Mapping) and isinstance(base.get(key, {}), Mapping):
+            both = {**base.get(key, {}), **changes[key]}
+            result[key] = {name: value for name, value in both.items() if value is not None}
     return result
 
 
@@ -145,7 +171,11 @@ def architecture(setup: SetupSchema) -> ModelArchitecture:
 
 def scenario_of(setup: SetupSchema) -> Scenario:
     """How the model is served."""
-    scenario = parse_scenario(**dict[str, Any](setup.words))
+    words = dict[str, Any](setup.words)
+    if setup.ffn_set:
+        name, chips = split_count(str(words.get("ffn")))
+        words["ffn"] = load_hardware(name, overrides=setup.ffn_set), chips
+    scenario = parse_scenario(**words)
     if setup.kv_bits is None:
         return scenario
     packed = ElementFormat(name=f"{setup.kv_bits:g}-bit", bits=setup.kv_bits)
@@ -226,6 +256,50 @@ def _layer_time_s(setup: SetupSchema, causes: Collection[str] | None = None) -> 
     return float(np.ravel(np.asarray(sum(times.values())))[0]) / found.model.n_layers
 
 
+def _attention_layer_time_s(setup: SetupSchema) -> float:
+    """Seconds of the attention block of a layer on average: its products and its kernel, without exchanges."""
+    lengths = np.array([float(setup.kv_len)])
+    points = Points(hardware=machine(setup), model=architecture(setup), scenario=scenario_of(setup), batch=lengths * 0
+                    + setup.batch, kv_len=lengths, q_len=np.ones(1), engine=engine_named(setup.engine), tp=setup.tp,
+                    pp=setup.pp, parts=("attention", "projections"))
+    layout = parse_layout(setup.attention, points.model)
+    chips = setup.chips if setup.chips == "fit" else int(setup.chips)
+    found = on_machine(points, layout, points.chips_for([layout], chips), baseline=False)
+    spent = [time_s for name, causes in found.timing.operator_cause_s.items() if name != "host"
+             for cause, time_s in causes.items() if cause != LINK]
+    return float(np.ravel(np.asarray(sum(spent)))[0]) / points.model.n_layers
+
+
+def _replica(setup: SetupSchema) -> Replica:
+    chips = setup.chips if setup.chips == "fit" else int(setup.chips)
+    (found,) = build_replicas(machine(setup), architecture(setup), [setup.attention], chips=chips, tp=setup.tp,
+                              pp=setup.pp, engine=setup.engine, scenario=paged(scenario_of(setup), PAGE_TOKENS))
+    return found
+
+
+def _prompt_time_s(setup: SetupSchema) -> float:
+    """Seconds of one prompt alone, in one piece, up to its first token."""
+    replica, tokens = _replica(setup), np.array([float(setup.prompt or 1)])
+    rows_s, sampled_s = replica.rows_s(tokens)[0], replica.rows_s(np.ones(1))[1]
+    return float((rows_s + sampled_s + replica.prefill_attention_s(tokens, tokens)[0])[0]) + replica.fixed_step_s
+
+
+def _goodput_per_chip(setup: SetupSchema) -> float:
+    """The most requests a second within the objective, over the chips of all pools."""
+    asked = setup.serve
+    if asked is None:
+        raise UserError("goodput is of a load: the setup has no 'serve'")
+    prefill = None if asked.prefill_chips is None else PrefillPool(
+        hardware=machine(setup), chips=asked.prefill_chips, replicas=asked.prefill_replicas, link=asked.kv_link)
+    policy = policy_of(runtime=asked.runtime, slo_ttft_s=asked.slo_ttft_s, slo_tpot_s=asked.slo_tpot_s)
+    load = load_of(requests_per_s=1.0, lengths=f"{setup.prompt:g}/{setup.new_tokens:g}", requests=SERVED)
+    (answer,) = ask([machine(setup)], architecture(setup), [setup.attention], ["bf16"], load=load, policy=policy,
+                    page_tokens=PAGE_TOKENS, scenario=dict(setup.words), chips=[setup.chips], tp=setup.tp, pp=setup.pp,
+                    max_rate=True, requests=SERVED, prefill=prefill)
+    chips = answer.record["chips"] + answer.record.get("prefill_chips", 0.0)
+    return (answer.offered_requests_per_s or 0.0) / float(chips)
+
+
 def _capacity(setup: SetupSchema, name: str) -> float:
     chips = setup.chips if setup.chips == "fit" else int(setup.chips)
     columns = capacity(machine(setup), architecture(setup), [setup.attention], scenario=scenario_of(setup),
@@ -282,7 +356,10 @@ MEASURES: Final[Mapping[str, Callable[[SetupSchema], float]]] = {
     "kernel_bandwidth_share": _bandwidth_share,
     "product_time_s": _product_time_s,
     "layer_time_s": _layer_time_s,
-    "layer_message_time_s": lambda setup: _layer_time_s(setup, ("link",)),
+    "layer_message_time_s": lambda setup: _layer_time_s(setup, (LINK,)),
+    "attention_layer_time_s": _attention_layer_time_s,
+    "prompt_time_s": _prompt_time_s,
+    "goodput_requests_per_s_per_chip": _goodput_per_chip,
     "generation_time_s": _generation_time_s,
     "generation_tokens_per_s": lambda setup: setup.batch * (setup.new_tokens or 0) / _generation_time_s(setup),
     "max_kv_len": lambda setup: _capacity(setup, "max_kv_len"),

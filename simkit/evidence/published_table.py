@@ -31,6 +31,7 @@ Measure = Annotated[str, AfterValidator(_measure)]
 
 _UNITS: Final = {"step_time_s": "s", "kernel_time_s": "s", "generation_time_s": "s", "attention_time_s": "s",
                  "product_time_s": "s", "layer_time_s": "s", "layer_message_time_s": "s",
+                 "attention_layer_time_s": "s", "prompt_time_s": "s",
                  "kv_cache_bytes": "B", "memory_bytes": "B", "kv_bytes_per_token": "B", "weight_read_bytes": "B"}
 
 

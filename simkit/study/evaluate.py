@@ -35,7 +35,7 @@ from simkit.study.machine_search import (
     most_in_flight,
     options,
     split_chips,
-    tensor_widths,
+    widths_of,
     worth_more,
 )
 from simkit.study.record import FIELDS
@@ -162,7 +162,7 @@ class Points:
                     fewest, self.shape, candidates(hardware, model.n_q_heads, model.n_layers),
                     lambda tried: time_on(self.mapped(largest_first[0], tried), None), by_time=by_time)
             chips = (self.tp or 1) * (self.pp or 1)
-        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, chips, self.tp, self.pp)
+        ways, stages = split_chips(hardware, model.n_q_heads, model.n_layers, chips, self.tp, self.pp, mapping)
         # Whoever names the machine has chosen its memory tiers too, those for overflow included.
         return Machine(chips=float(chips), tp=float(ways), pp=float(stages), mapping=mapping or "heads", overflow=True)
 
@@ -217,9 +217,9 @@ class Points:
         hardware, model = self.hardware, self.model
         widest = hardware.scale_up.max_chips if hardware.scale_up else 1
         linked = hardware.scale_up is not None or hardware.scale_out is not None
-        widths = tuple(tensor_widths(model.n_q_heads, min(widest, int(chips))))
-        return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp,
-                       self.scenario.mapping(hardware))
+        mapping = self.scenario.mapping(hardware)
+        widths = tuple(widths_of(model.n_q_heads, min(widest, int(chips)), int(chips), mapping))
+        return options(chips, float(layout.n_kv_heads), widths, model.n_layers, linked, self.tp, self.pp, mapping)
 
     def _closed_form_s(self, layout: AttentionLayout, known: Known | None = None) -> TimeOn:
         """Seconds of a step by the closed form, whatever the engine of the points: a search asks many times."""

@@ -44,9 +44,10 @@ class Need:
 
 
 def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips: int, tp: int | None,
-                pp: int | None) -> tuple[float, float]:
+                pp: int | None, mapping: AttentionSharding | None = None) -> tuple[float, float]:
     """``(tp, pp)`` for a given number of chips, filling in what the user left open.
 
+    Chips that each have all heads of some sequences (``mapping`` ``data``) need not divide the heads.
     Raises :class:`UserError` when chips, tp and pp contradict each other, the query heads or the machine.
     """
     _check_wholes(chips=chips, pp=pp)
@@ -64,8 +65,8 @@ def split_chips(hardware: HardwareProfile, n_q_heads: int, n_layers: int, chips:
     widest = hardware.scale_up.max_chips if hardware.scale_up else 1
     if tp is None:
         limit = min(widest, chips if pp is None else chips // pp)
-        tp = max(t for t in tensor_widths(n_q_heads, limit) if chips % t == 0)
-    if n_q_heads % tp and hardware.devices is None:
+        tp = max(t for t in widths_of(n_q_heads, limit, chips, mapping) if chips % t == 0)
+    if n_q_heads % tp and hardware.devices is None and mapping != "data":
         divisors = ", ".join(str(t) for t in range(1, min(n_q_heads, 64) + 1) if n_q_heads % t == 0)
         raise UserError(f"--tp {tp} does not divide the {n_q_heads} query heads", hint=f"tp may be {divisors}")
     if tp > widest:
@@ -91,6 +92,13 @@ def _check_wholes(**counts: Any) -> None:
 def tensor_widths(n_q_heads: int, limit: int) -> list[int]:
     """Powers of two that divide the query heads, up to the fast domain: the widths systems are sold and tuned for."""
     return [2**k for k in range(13) if n_q_heads % 2**k == 0 and 2**k <= max(limit, 1)]
+
+
+def widths_of(n_q_heads: int, limit: int, chips: int, mapping: AttentionSharding | None) -> list[int]:
+    """Numbers of chips that may share a layer; of data-parallel attention all that divide the chips."""
+    if mapping != "data":
+        return tensor_widths(n_q_heads, limit)
+    return [width for width in range(1, max(limit, 1) + 1) if chips % width == 0]
 
 
 def candidates(hardware: HardwareProfile, n_q_heads: int, n_layers: int) -> tuple[tuple[int, float, float], ...]:
