@@ -311,12 +311,13 @@ def _of_one_width(found: Sequence[Option]) -> list[Sequence[Option]]:
 
 
 def _seconds(machine: Machine, asked: Sequence[_Asked], points: int, time_on: TimeOn) -> list[Any]:
-    """Times [options, points] of each number of chips: few as one array, many option by option with plain numbers for
-    the machine. Of the first, rows beyond a number's own options repeat its last.
+    """Times [options, points] of each number of chips: few as one array; one and many option by option with plain
+    numbers for the machine, whose operators are remembered. Of the first, rows beyond a number's own options repeat its
+    last.
     """
     counts = [points if where is EVERY_POINT else len(where) for _, _, where in asked]
     rows = max((len(group) for _, group, _ in asked), default=0)
-    if rows * sum(counts) <= AT_ONCE and rows * len(asked) > 1:
+    if 1 < sum(counts) <= AT_ONCE / rows and rows * len(asked) > 1:
         chips: Any = asked[0][0]
         where = asked[0][2]
         table = np.array([[*group, *[group[-1]] * (rows - len(group))] for _, group, _ in asked], dtype=float).T

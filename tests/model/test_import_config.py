@@ -120,6 +120,7 @@ FELT = {
     "early_exit": 8, "image_token_window": 64, "vision_layers_in_decoder": [3], "head_gate": True, "nsa": True, "visual_cache_tokens": 256}
 AROUND = {
     "image_grid_pinpoints": [[336, 672]], "mm_vision_select_layer": -2, "vision_tower": "a tower", "spatial_merge_size": 2,
+    "img_token_compression_config": {"image_token_compression_method": "patch_merge", "spatial_merge_size": 2},
     "img_context_token_id": 7, "audio_processor": {"config": {"num_blocks": 24, "attention_dim": 1024}}, "qkv_bias": True,
     "moe_layer_dropout": 0.1, "kv_norm_eps": 1e-6, "attention_multiplier": 0.0078, "use_flash_attn": True, "tags": {"owner": "x"}}
 

@@ -5,7 +5,8 @@ own under ``out/peers`` and answers the same questions there (``measure.py``, ``
 Llama-2-70B with 64, 8 and 1 KV heads at four batches and four contexts on eight H100, and measured attention kernels
 of one H100. Kernels are ROWS (2000) drawn with a seed from the big table where SIMKIT_REFERENCE names its folder, else
 those that simkit ships; advantages come from the shipped ladders of head counts. A tool that cannot be installed is
-skipped with the reason.
+skipped with the reason. Which published configurations a tool takes is asked of those that aiconfigurator ships and of
+the reference's, each content once.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import datetime as dt
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +39,11 @@ SEED: Final = 0
 BATCHES: Final = (1, 4, 16, 32)
 CONTEXTS: Final = (512, 1024, 2048, 4096)
 KV_HEADS: Final = (64, 8, 1)  # MHA, GQA-8, MQA; all 48 points fit on eight chips
+SWEEP_BATCHES, SWEEP_CONTEXTS = range(1, 33), range(512, 4096, 16)
+SHOWN: Final = (32, 4096)  # batch and context of the step that the table shows
 STARTS: Final = 3
+SHOWN_REFUSALS: Final = 8
+NEAR: Final = 0.05  # how far a tool's parameters may be from simkit's, which tests hold against published numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +56,21 @@ class Tool:
 
 
 TOOLS: Final = (Tool("simkit", None, "simkit, roofline"), Tool("aiconfigurator", "aiconfigurator", "aiconfigurator"),
+                Tool("aiconfigurator_sol", "aiconfigurator", "aiconfigurator, SOL"),
                 Tool("genz", "genz-llm", "genz-llm"), Tool("genz_si", "genz-llm", "genz-llm, bandwidth in SI"),
-                Tool("llm_analysis", "llm-analysis", "llm-analysis"))
+                Tool("llm_analysis", "llm-analysis", "llm-analysis"), Tool("llm_flops", "llm-flops", "llm-flops"),
+                Tool("mlsysim", "mlsysim", "mlsysim"), Tool("servcalc", "servcalc", "servcalc"))
 
 
 def main() -> None:
     """Ask every tool and print both tables in Markdown."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     rows, ladders = _measured(count)
-    points = [{"n_kv_heads": heads, "batch": batch, "kv_len": kv_len}
-              for heads in KV_HEADS for batch in BATCHES for kv_len in CONTEXTS]
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    questions = ENVIRONMENTS / "questions.json"
-    questions.write_text(json.dumps({"points": points, "kernels": _kernels(rows) + _kernels(ladders)}),
-                         encoding="utf-8")
+    questions, models = ENVIRONMENTS / "questions.json", _models()
+    questions.write_text(json.dumps({
+        "points": _points(BATCHES, CONTEXTS), "sweep": _points(SWEEP_BATCHES, SWEEP_CONTEXTS),
+        "kernels": _kernels(rows) + _kernels(ladders), "models": models}), encoding="utf-8")
     answers: dict[str, dict[str, Any]] = {}
     for tool in TOOLS:
         python = Path(sys.executable) if tool.package is None else _installed(tool.package)
@@ -72,6 +80,8 @@ def main() -> None:
     print(f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, Python {sys.version.split()[0]}, "
           f"{len(rows)} kernels of {rows.name}, seed {SEED}\n")
     _print_speed(answers)
+    print()
+    _print_models(answers, models)
     print()
     _print_errors(answers, rows, ladders)
 
@@ -85,6 +95,41 @@ def _measured(count: int) -> tuple[MeasuredTimes, MeasuredTimes]:
     if len(rows) > count:
         rows = rows.take(np.sort(np.random.default_rng(SEED).permutation(len(rows))[:count]))
     return rows, shipped_table(SHIPPED_LADDERS).of_system(SYSTEM)
+
+
+def _points(batches: Iterable[int], contexts: Iterable[int]) -> list[dict[str, int]]:
+    """Every batch with every context in every layout."""
+    return [{"n_kv_heads": heads, "batch": batch, "kv_len": kv_len}
+            for heads in KV_HEADS for batch in batches for kv_len in contexts]
+
+
+def _models() -> list[str]:
+    """A folder for each distinct configuration: aiconfigurator's, with the quantisation file beside it, and ours."""
+    python = _installed("aiconfigurator")
+    shipped = python.parents[1].glob("lib/*/site-packages/aiconfigurator_core/model_configs") if python else ()
+    reference = os.environ.get("SIMKIT_REFERENCE")
+    sources = [*shipped, *([Path(reference) / "hf_configs"] if reference else [])]
+    into = ENVIRONMENTS / "models"
+    shutil.rmtree(into, ignore_errors=True)
+    folders: dict[str, str] = {}
+    known: set[str] = set()
+    for file in (file for source in sources for file in sorted(source.glob("*.json"))):
+        if file.name.endswith("hf_quant_config.json"):
+            continue
+        beside = file.with_name(file.name.replace("_config.json", "_hf_quant_config.json"))
+        beside = beside if beside != file and beside.exists() else None
+        content, plain = (json.dumps([json.loads(part.read_text(encoding="utf-8")) for part in parts], sort_keys=True)
+                          for parts in ([file, *([beside] if beside else [])], [file]))
+        if content in known or (beside is None and plain in known):
+            continue
+        known |= {content, plain}
+        folder = into / file.name.removesuffix(".json").removesuffix("_config")
+        folder.mkdir(parents=True)
+        shutil.copyfile(file, folder / "config.json")
+        if beside is not None:
+            shutil.copyfile(beside, folder / "hf_quant_config.json")
+        folders[folder.name] = str(folder)
+    return list(folders.values())
 
 
 def _kernels(rows: MeasuredTimes) -> list[dict[str, Any]]:
@@ -143,11 +188,38 @@ def _run(command: list[str]) -> None:
 
 
 def _print_speed(answers: dict[str, dict[str, Any]]) -> None:
-    print("| tool | version | points/s, first 48 | points/s, warm | kernels/s | start-up, one point | peak memory |\n"
-          "|---|---|---|---|---|---|---|")
+    points = _points(BATCHES, CONTEXTS)
+    print(f"| tool | version | points/s, 1 a call | {len(points)} a call | a sweep | kernels/s | start-up, one point | "
+          f"peak memory | step of MHA / GQA-8 / MQA, {SHOWN[0]} x {SHOWN[1]} |\n|---|---|---|---|---|---|---|---|---|")
     for label, found in answers.items():
-        print(f"| {label} | {found['version']} | {found['first_points_per_s']:,.0f} | {found['points_per_s']:,.0f} | "
-              f"{found['kernels_per_s']:,.0f} | {found['startup_cpu_s']:.1f} s | {found['peak_mib']:.0f} MiB |")
+        steps = " / ".join(f"{1e3 * time_s:.3g}" for point, time_s in zip(points, found["step_times_s"], strict=True)
+                           if (point["batch"], point["kv_len"]) == SHOWN)
+        rates = " | ".join(_rounded(found["points_per_s"][name]) for name in ("one", "call", "sweep"))
+        print(f"| {label} | {found['version']} | {rates} | {_rounded(found['kernels_per_s'])} | "
+              f"{found['startup_cpu_s']:.1f} s | {found['peak_mib']:.0f} MiB | {steps} ms |")
+
+
+def _rounded(value: float) -> str:
+    """Three digits: more would be of this one run."""
+    return f"{float(f'{value:.3g}'):,.0f}".replace(",", " ")
+
+
+def _print_models(answers: dict[str, dict[str, Any]], models: list[str]) -> None:
+    """Configurations that each tool takes, and of those that it counts the parameters of, how many it gets right."""
+    ours = next((found["parameters"] for found in answers.values()), {})
+    print(f"| tool | takes, of {len(models)} configurations | parameters within {100 * NEAR:.0f} % of simkit's |\n"
+          "|---|---|---|")
+    for label, found in answers.items():
+        taken = found["parameters"]
+        if taken is None:
+            print(f"| {label} | reads none | |")
+            continue
+        counted = [name for name, parameters in taken.items() if parameters is not None and name in ours]
+        right = sum(abs(taken[name] / ours[name] - 1) <= NEAR for name in counted)
+        print(f"| {label} | {len(taken)} | {right if counted or not taken else 'not counted'} |")
+        if refused := sorted({Path(folder).name for folder in models} - {*taken}):
+            print(f"{label} refuses {', '.join(refused[:SHOWN_REFUSALS])}"
+                  f"{', ...' if len(refused) > SHOWN_REFUSALS else ''}", file=sys.stderr)
 
 
 def _print_errors(answers: dict[str, dict[str, Any]], rows: MeasuredTimes, ladders: MeasuredTimes) -> None:

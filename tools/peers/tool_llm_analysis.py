@@ -55,3 +55,13 @@ def kernel_times_s(kernels: list[dict[str, Any]]) -> list[float | None]:
                                                   kv_cache_dtype_bytes=1 if kernel["kv_dtype"] == "fp8" else 2)
         answers.append(2 * held / (tool.get_gpu_hbm_bandwidth() * 1e9))
     return answers
+
+
+def parameters_of(folder: str) -> float:
+    """Parameters of a folder with a ``config.json``, by way of the configuration classes of ``transformers``."""
+    from llm_analysis.analysis import LLMAnalysis
+    from llm_analysis.config import get_gpu_config_by_name, get_model_config_from_hf
+
+    logging.getLogger("llm_analysis").setLevel(logging.ERROR)
+    tool = LLMAnalysis(get_model_config_from_hf(folder), get_gpu_config_by_name("h100-sxm-80gb"))
+    return float(tool.total_num_params)

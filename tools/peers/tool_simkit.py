@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 
@@ -21,20 +22,15 @@ def _described() -> tuple[Any, Any]:
 
 
 def step_times_s(points: list[dict[str, int]]) -> list[float | None]:
-    """Steps of Llama-2-70B on eight H100, bf16."""
-    import numpy as np
-
+    """Steps of Llama-2-70B on eight H100, bf16: their times alone, which is what the others are asked for."""
     import simkit
 
     hardware, model = _described()
-    answers: list[float | None] = [None] * len(points)
-    for heads in sorted({point["n_kv_heads"] for point in points}):
-        where = [i for i, point in enumerate(points) if point["n_kv_heads"] == heads]
-        found = simkit.decode_step(hardware, model, attention=f"gqa-{heads}", chips=8,
-                                   batch=np.array([points[i]["batch"] for i in where]),
-                                   kv_len=np.array([points[i]["kv_len"] for i in where]))["step_time_s"]
-        for i, time_s in zip(where, found.tolist(), strict=True):
-            answers[i] = time_s
+    kv_heads, batches, kv_lens = zip(*((point["n_kv_heads"], point["batch"], point["kv_len"]) for point in points),
+                                     strict=True)
+    found = simkit.decode_step(hardware, model, attention=[f"gqa-{heads}" for heads in kv_heads], chips=8,
+                               batch=batches, kv_len=kv_lens, baseline=False, fields=("step_time_s",))
+    answers: list[float | None] = found["step_time_s"].tolist()
     return answers
 
 
@@ -51,3 +47,13 @@ def kernel_times_s(kernels: list[dict[str, Any]]) -> list[float | None]:
     rows = MeasuredTimes(kind="decode_attention", name="peers", columns=columns, time_s=np.ones(len(kernels)))
     answers: list[float | None] = predicted_times_s(rows, load_hardware("h100-sxm")).tolist()
     return answers
+
+
+def parameters_of(folder: str) -> float:
+    """Parameters as ``simkit model import`` counts them."""
+    from simkit.model.architecture import count_parameters
+    from simkit.model.attention import parse_layout
+    from simkit.model.import_config import import_config
+
+    model = import_config(Path(folder) / "config.json").model
+    return float(count_parameters(model, parse_layout("as-trained", model)).total)
