@@ -80,6 +80,30 @@ def test_published_figures():
     assert not held
 
 
+def test_split_machines():
+    """Each figure of the table is the least or the most of the rows that its line means."""
+    ratios = {record["id"]: record["ratio"] for record in compared.published().values()}
+    h20 = {name: ratio for name, ratio in ratios.items() if name.startswith("step3-attention.") and "-h20-" in name}
+    means = [
+        [{name: ratio for name, ratio in ratios.items() if name.startswith("step3-attention.") and name not in h20}],
+        [{name: ratio for name, ratio in h20.items() if "qwen3" not in name}, {name: h20[name] for name in h20 if "qwen3" in name}],
+        [{name: ratio for name, ratio in ratios.items() if name.startswith("fastafd.") and "ep16-over-ep4" in name}],
+        [{"": ratios["fastafd.qwen3-8k-step-unfused"]}],
+        [{name: ratio for name, ratio in ratios.items() if (name.startswith("fastafd.") and name.endswith("8k-over-ep4")) or
+          name == "fastafd.qwen3-16k-over-ep4"}],
+        [{name: ratio for name, ratio in ratios.items() if name.startswith("aiconfigurator-afd.")}],
+        [{name: ratio for name, ratio in ratios.items() if name.startswith("lpx.")}],
+        [{name: ratios[f"step3-afd.{name}"] for name in ("2a2f-4k", "3a2f-4k-bf16", "4a2f-8k")},
+         {"": ratios["step3-afd.4a2f-8k-over-2a2f-4k"]}],
+        [{"": ratios["splitwise-sim.prompt-a100"]}, {"": ratios["splitwise-sim.prompt-h100"]},
+         {"": ratios["distserve-blog.colocated"]}, {"": ratios["distserve-blog.apart-over-colocated"]}],
+    ]
+    for (*_, told), groups in zip(rows("Split machines"), means, strict=True):
+        expected = [end for group in groups for end in sorted({min(group.values()), max(group.values())})]
+        found = [float(number) for number in re.findall(r"[\d.]+", told)]
+        assert found == pytest.approx(expected, abs=0.006 if max(expected) < 3 else 0.06), told
+
+
 @pytest.mark.slow
 def test_dram():
     records = [one for one in compare_dram(reference_path("dram_bandwidth.csv")) if one["mean_relative_error"] is not None]

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import click
 from click.testing import CliRunner
+from scipy.stats import binom
 
 from simkit.commands.main import main as simkit
 from simkit.evidence.accelerators.compare import Compared, compare_rows
@@ -170,15 +171,28 @@ def accelerator_evidence() -> str:
 
 
 def accelerator_coverage() -> str:
-    """How often measured rows lie within bounds that other chips' rows give."""
-    return markdown_table(
+    """How often measured rows lie within bounds that other chips' rows give: kind by kind, and chip by chip."""
+    covered, whole = accelerators_covered(), ""
+    by_chip: dict[str, list[int]] = {"all chips": [0, 0]}
+    for one in covered:
+        for name in (one["chip"], "all chips"):
+            inside = by_chip.setdefault(name, [0, 0])
+            inside[0] += one["rows"]
+            inside[1] += round((one["inside_90"] or 0.0) * one["rows"])
+    for name, (rows, within) in by_chip.items():
+        if rows:
+            said = "all" if within == rows else f"{within} of {rows}"
+            rare = 100 * binom.cdf(within, rows, 0.9)
+            said += "" if within >= 0.9 * rows else f" (were nine of ten right: so few in {rare:.2g} % of such samples)"
+            whole += f"; {name} {said}" if whole else f"Chip by chip, rows to which nothing was fitted: {name} {said}"
+    return whole + ".\n\n" + markdown_table(
         ["chip", "known by", "of", "rows", "inside 50 %", "inside 90 %", "90 % bound, times the prediction",
          "fitted rows", "inside 90 %"],
         ([f"`{one['chip']}`", one["known_by"], one["kind"], str(one["rows"]), _percent(one["inside_50"]),
           _percent(one["inside_90"]),
           "-" if one["low_90"] is None else f"{one['low_90']:.2f} to {one['high_90']:.2f}",
           str(one["rows_fitted"] or "-"), _percent(one["fitted_inside_90"])]
-         for one in accelerators_covered()))
+         for one in covered))
 
 
 def forecasts() -> str:
