@@ -50,7 +50,8 @@ def copy_profile(name: str, like: str, *, profiles: Path | str | None = None) ->
                "# change it; give each new one its own source. `simkit profile check` reads this file back.\n#\n")
     first, _, rest = text.partition("\n")
     # A shipped file names the schema beside it, and beside the copy there is none.
-    text = f"{editor_line()}\n{heading}{rest if first.startswith(_EDITOR) else text}"
+    body = (rest if first.startswith(_EDITOR) else text).removeprefix("#\n")
+    text = f"{editor_line()}\n{heading}{body}"
     copied = parse_yaml(text, file=str(path.parent / f"{name}.yaml"))
     extended = copied.data.get("extends")
     if isinstance(extended, str) and ("/" in extended or Path(extended).suffix):
