@@ -347,8 +347,9 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
         return seconds / whole_s if whole_s > 0 else math.nan
 
     record: dict[str, Any] = {
-        "hardware": replica.hardware.name, "chips": chips,
+        "hardware": replica.hardware.name,
         "assumed": ";".join(dict.fromkeys(chip.assumption for chip, _ in pools if chip.assumption)) or None,
+        "chips": chips,
         "tp": float(replica.machine.tp),
         "pp": float(replica.machine.pp),
         "replicas": replicas, "model": replica.model.name, "attention": replica.attention,
