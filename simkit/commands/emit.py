@@ -45,7 +45,8 @@ def _with_range(record: Mapping[str, Any], name: str, column: Column) -> Any:
 
 def _assumed(records: Records) -> str | None:
     """How many parameters of which chips are assumed, where records name them."""
-    found = {" + ".join(filter(None, (record["hardware"], record.get("ffn_hardware")))): record["assumed"]
+    pools = ("hardware", "ffn_hardware", "prefill_hardware")
+    found = {" + ".join(filter(None, map(record.get, pools))): record["assumed"]
              for record in records if record.get("assumed")}
     ideal = [chip for chip, keys in found.items() if keys == "ideal"]
     counted = [f"{keys.count(';') + 1} of {chip}" for chip, keys in found.items() if chip not in ideal]

@@ -25,9 +25,9 @@ _TABLE: Final = {
     "slo_attainment": 3, "ttft_margin": 1, "tpot_margin": 1, "chips_saved_ratio": 0,
 }
 _FRONT: Final = {
-    "hardware": 0, "kv_dtype": 3, "attention": 0, "tokens_per_s_per_user": 0, "tokens_per_s_per_chip": 0,
-    "cost_usd_per_mtok": 0, "energy_j_per_token": 2, "chips": 0, "tp": 0, "pp": 0, "ep": 5, "mapping": 4,
-    "mean_batch": 0, "offered_requests_per_s": 2, "ttft_p90_s": 1, "tpot_p90_s": 1,
+    "hardware": 0, "ffn_hardware": 0, "kv_dtype": 3, "attention": 0, "tokens_per_s_per_user": 0,
+    "tokens_per_s_per_chip": 0, "cost_usd_per_mtok": 0, "energy_j_per_token": 2, "chips": 0, "ffn_chips": 0, "tp": 0,
+    "pp": 0, "ep": 5, "mapping": 4, "mean_batch": 0, "offered_requests_per_s": 2, "ttft_p90_s": 1, "tpot_p90_s": 1,
 }
 _LIFTABLE: Final = ("kv_dtype", "offered_requests_per_s", "ep")
 # What the plan chooses or says itself in the command that plays a deployment.

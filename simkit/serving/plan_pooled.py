@@ -8,7 +8,6 @@ else by chips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -44,9 +43,9 @@ def plan_pooled(question: Question, chip: HardwareProfile, attention: str, kv_dt
                 pool: FeedForwardPool) -> Planned:
     """The cheapest pair of pools, attention and its cache on ``chip``. Raises :class:`UserError`."""
     own = Planned(hardware=chip, attention=attention, kv_dtype=kv_dtype, feeds_on=pool.hardware)
-    ways = list(pooled_ways(question, chip, attention, kv_dtype, pool))
+    ways, lacks = pooled_ways(question, chip, attention, kv_dtype, pool)
     if not ways:
-        return replace(own, fails=f"no pair of pools tried holds {question.model.name} under {attention}")
+        return replace(own, fails=f"no pair of pools tried holds {question.model.name} under {attention}{lacks}")
     price = price_of_each(chip, pool.hardware)
 
     def cost(way: Way) -> float:
@@ -56,8 +55,12 @@ def plan_pooled(question: Question, chip: HardwareProfile, attention: str, kv_dt
 
 
 def pooled_ways(question: Question, chip: HardwareProfile, attention: str, kv_dtype: str,
-                pool: FeedForwardPool) -> Iterator[Way]:
-    """Replicas of every pair of numbers of chips, as ``serve --ffn NAME:N`` builds them, with their steady states."""
+                pool: FeedForwardPool) -> tuple[list[Way], str]:
+    """Replicas of every pair of numbers of chips, as ``serve --ffn NAME:N`` builds them, with their steady states, and
+    what the one with the most chips lacks where none has room.
+    """
+    ways: list[Way] = []
+    most, lacks = None, ""
     counts = [one.chips for one in (pool,) if one.chips] or doubling(question, pool.hardware)
     for near, far, ep, tp, pp in product(question.chips or doubling(question, chip), counts, question.expert_ways,
                                          question.tp or (None,), question.pp or (None,)):
@@ -66,12 +69,20 @@ def pooled_ways(question: Question, chip: HardwareProfile, attention: str, kv_dt
         try:
             found = build_pooled(chip, question.model, [attention], scenario=words, chips=near, tp=tp, pp=pp,
                                  engine=question.engine)
-        except UserError:
+        except UserError as error:
             # So many chips cannot share this model, or cannot hold different experts: serve says so of a number given.
             if question.chips and pool.chips and not question.tp and not question.pp and ep == question.expert_ways[0]:
                 raise
+            lacks = f": {error}"
             continue
-        yield from weighed(question, found)
+        ways += weighed(question, found)
+        most = found[-1]
+    if ways or most is None:
+        return ways, lacks
+    try:
+        return [], f": {most.total_blocks} blocks"
+    except UserError as error:
+        return [], f": {error}"
 
 
 def doubling(question: Question, chip: HardwareProfile) -> list[int]:

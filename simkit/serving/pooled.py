@@ -20,6 +20,7 @@ from simkit.hardware.profile import HardwareProfile
 from simkit.model.architecture import ModelArchitecture
 from simkit.model.attention import parse_layout
 from simkit.serving.replica import FIT_BATCH, FIT_KV_LEN, Replica
+from simkit.serving.runtime import Runtime
 from simkit.step.machine import Machine
 from simkit.step.placement import place
 from simkit.step.prefill import CACHE_ONLY, SAMPLED_ONLY
@@ -153,13 +154,38 @@ class PooledReplica(Replica):
 
     @cached_property
     def kernels(self) -> float:
-        """Kernels that a step launches on one chip of the busier pool: both hosts launch at the same time."""
-        return max(self._launched(points, machine) for points, machine in self._sides())
+        """Kernels that one micro-batch launches on a chip of each pool, those of a draft model's steps included."""
+        return sum(self._launched(points, machine) for points, machine in self._sides())
 
     @cached_property
     def exchanges(self) -> float:
-        """Exchanges between chips of the busier pool in a step."""
-        return max(self._exchanged(points, machine) for points, machine in self._sides())
+        """Exchanges between chips of one micro-batch."""
+        return sum(self._exchanged(points, machine) for points, machine in self._sides())
+
+    def run_s(self, step_s: Any, batch: Any, kv_len: Any, runtime: Runtime) -> Any:
+        """Every micro-batch has the gaps of its kernels: they lengthen its rounds, and while one pool pauses the other
+        works. Each host issues what its own pool runs. Micro-batches are those that suit the chips' own time.
+        """
+        if not (runtime.kernel_gap_s or runtime.exchange_gap_s or runtime.issue_s):
+            return step_s
+        found = self.split_at(np.maximum(batch, 1.0), kv_len, engine=DEFAULT)
+        launched = [(self._launched(replace(points, proposes=False), machine), self._exchanged(points, machine))
+                    for points, machine in self._sides()]
+
+        def step_of(gaps_s: Sequence[float]) -> Any:
+            pools = (replace(side, layers_s=side.layers_s + gap_s)
+                     for side, gap_s in zip(found.resources, gaps_s, strict=False))
+            return pipelined_step_s((*pools, *found.resources[2:]), found.waited_s, found.micro_batches,
+                                    found.passed.rounds)
+
+        # Kernels of a draft are launched once a step, and stand in what every iteration has.
+        gaps_s = [runtime.kernel_gap_s * kernels + runtime.exchange_gap_s * exchanges
+                  for kernels, exchanges in launched]
+        run_s = step_s + step_of(gaps_s) - step_of((0.0, 0.0)) - sum(gaps_s)
+        drafted = self.kernels - sum(kernels for kernels, _ in launched)
+        issued = found.micro_batches * max(map(sum, launched)) + drafted
+        least_s = runtime.issue_s * issued - runtime.host_step_s(self.kernels, self.exchanges)
+        return np.maximum(run_s, least_s - runtime.host_sequence_s * batch)
 
     @property
     def fixed_step_s(self) -> float:

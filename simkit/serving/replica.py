@@ -25,6 +25,7 @@ from simkit.model.attention import parse_layout
 from simkit.model.kinds.base import AttentionLayout
 from simkit.model.kv_cache import KvPolicy, Paging
 from simkit.roofline.engine import operator_times
+from simkit.serving.runtime import Runtime
 from simkit.step.build import build_step, step_totals
 from simkit.step.machine import Machine
 from simkit.step.placement import Placement, cached_bytes_per_sequence, place
@@ -227,6 +228,13 @@ class Replica:
     def fixed_step_s(self) -> float:
         """Host time that the profile itself states for a step."""
         return float(self.hardware.overheads.step_s)
+
+    def run_s(self, step_s: Any, batch: Any, kv_len: Any, runtime: Runtime) -> Any:  # noqa: ARG002 - of pools it matters
+        """What decode steps of ``step_s`` take beside the host work that a runtime adds to every iteration of so many
+        sequences: no less than is left of issuing them.
+        """
+        least_s = runtime.issued_s(self.kernels, self.exchanges) - runtime.host_step_s(self.kernels, self.exchanges)
+        return np.maximum(step_s, least_s - runtime.host_sequence_s * batch)
 
     def _workload_of_a_page(self) -> Any:
         page = float(self.page_tokens)

@@ -27,6 +27,7 @@ from simkit.serving.step_grid import (
     GridError,
     build_tables,
     measure_error,
+    run_on,
 )
 from simkit.study.record import cost_usd_per_mtok
 
@@ -220,10 +221,8 @@ def build_server(replica: Replica, policy: Policy) -> Server:
         error = measure_error(replica, tables)
         # Kernels that split contexts have steps in them; a finer grid follows these where the promise asks for it.
         if error.max_relative_error < PROMISED_ERROR or knots >= MOST_CONTEXT_KNOTS:
-            least_s = policy.runtime.issued_s(replica.kernels, replica.exchanges) - policy.runtime.host_step_s(
-                replica.kernels, replica.exchanges) - policy.runtime.host_sequence_s * tables.batch[:, None]
             return Server(replica=replica, policy=policy, grid_error=error,
-                          tables=tables._replace(step_s=np.maximum(tables.step_s, least_s)))
+                          tables=run_on(tables, replica, policy.runtime))
         knots *= 4 if error.max_relative_error > 2 * PROMISED_ERROR else 2
 
 
@@ -348,7 +347,9 @@ def _record(server: Server, stream: Stream, states: list[state_of.State],
         return seconds / whole_s if whole_s > 0 else math.nan
 
     record: dict[str, Any] = {
-        "hardware": replica.hardware.name, "assumed": replica.hardware.assumption or None, "chips": chips,
+        "hardware": replica.hardware.name,
+        "assumed": ";".join(dict.fromkeys(chip.assumption for chip, _ in pools if chip.assumption)) or None,
+        "chips": chips,
         "tp": float(replica.machine.tp),
         "pp": float(replica.machine.pp),
         "replicas": replicas, "model": replica.model.name, "attention": replica.attention,

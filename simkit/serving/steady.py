@@ -135,8 +135,11 @@ def steady(replica: Replica, policy: Policy, lengths: Lengths, role: int = at.BO
         most = np.minimum(most, max(policy.chunk_tokens / (verified + of_prompts), page / of_prompts))
     most = np.maximum(most, 1.0).reshape(*pp.shape[:-1], 1)
     batch = np.concatenate([0.0 * most, np.floor(most ** np.linspace(0.0, 1.0, BATCHES)), most], axis=-1)
-    step_s = runtime.whole_step_s(replica.time_s(np.maximum(batch, 1.0), np.where(
-        batch == 0.0, lengths.least_context_tokens, lengths.context_tokens)), batch, *host)
+    contexts = np.where(batch == 0.0, lengths.least_context_tokens, lengths.context_tokens) + 0.0 * batch
+    step_s = replica.time_s(np.maximum(batch, 1.0), contexts)
+    if runtime is not IDEAL:
+        step_s = replica.run_s(step_s, batch, contexts, runtime) + runtime.host_step_s(*host) + (
+            runtime.host_sequence_s * batch)
     first_s, iteration_s = 0.0 * step_s, step_s
     if role == at.BOTH:
         first_s = ttft_s(batch, np.where(batch == 0.0, alone_s, step_s))

@@ -15,6 +15,7 @@ import numpy as np
 
 from simkit.serving.iteration import Floats, Tables, mixed_step_s
 from simkit.serving.replica import Replica
+from simkit.serving.runtime import Runtime
 from simkit.study.engines import DEFAULT, engine_named
 from simkit.timing.prompt_attention import TILE_ROWS
 
@@ -77,6 +78,13 @@ def build_tables(replica: Replica, *, most_running: int, chunk_tokens: int,
                   fixed_s=replica.fixed_step_s)
 
 
+def run_on(tables: Tables, replica: Replica, runtime: Runtime) -> Tables:
+    """The tables with steps as a runtime runs them, beside what it adds to every iteration."""
+    points = np.broadcast_arrays(tables.step_s, tables.batch[:, None], tables.kv_len)
+    (run_s,) = _in_slices(lambda step_s, batch, kv_len: (replica.run_s(step_s, batch, kv_len, runtime),), *points)
+    return tables._replace(step_s=run_s)
+
+
 def measure_error(replica: Replica, tables: Tables, *, seed: int = 0) -> GridError:
     """Compare the tables with the engine at random iterations: decoding sequences that fit, and a prompt's chunk."""
     random = np.random.default_rng(seed)
@@ -112,15 +120,13 @@ def _batch_axis(most_running: int) -> Floats:
     return np.unique(np.concatenate([dense, np.rint(np.geomspace(DENSE_BATCH, most_running, 256))]))
 
 
-def _in_slices(function: Any, first: Any, second: Any) -> list[Floats]:
-    """The three columns of a vectorised function over many points, a bounded number at a time."""
-    shape, points = np.shape(first), np.size(first)
-    columns = [np.empty(points) for _ in range(3)]
-    for start in range(0, points, SLICE_POINTS):
-        part = slice(start, min(start + SLICE_POINTS, points))
-        for column, values in zip(columns, function(np.ravel(first)[part], np.ravel(second)[part]), strict=True):
-            column[part] = values
-    return [column.reshape(shape) for column in columns]
+def _in_slices(function: Any, *axes: Any) -> list[Floats]:
+    """The columns of a vectorised function over many points, a bounded number at a time."""
+    parts = []
+    for start in range(0, np.size(axes[0]), SLICE_POINTS):
+        asked = [np.ravel(axis)[start:start + SLICE_POINTS] for axis in axes]
+        parts.append([values + np.zeros(asked[0].size) for values in function(*asked)])
+    return [np.concatenate(column).reshape(np.shape(axes[0])) for column in zip(*parts, strict=True)]
 
 
 def _replay_ratio(replica: Replica, batch: Floats, kv_len: Floats, knots: int) -> tuple[Floats, Floats]:

@@ -51,24 +51,25 @@ def stream_of(requests):
     return Stream(name="made", chunks=lambda: iter([made]))
 
 
-def play(requests, given_rules, keep=4096):
+def play(requests, given_rules, keep=4096, tables=TABLES):
     state = fresh_state(given_rules, keep)
     (part,) = stream_of(requests).chunks()
-    advance(state, given_rules, TABLES, buffer_of(part), False, np.inf)
+    advance(state, given_rules, tables, buffer_of(part), False, np.inf)
     return state
 
 
-def play_apart(requests, of_prompts, of_decode, *, prefill=1, decode=1, lost=(0, 0), lost_s=np.inf):
+def play_apart(requests, of_prompts, of_decode, *, prefill=1, decode=1, lost=(0, 0), lost_s=np.inf,
+               tables=(TABLES, TABLES)):
     stream, ports_s = stream_of(requests), np.zeros(prefill)
     dealing, own = (Dealing(replicas=count, lost=gone, lost_s=lost_s)
                     for count, gone in zip((prefill, decode), lost, strict=True))
     first = of_prompts._replace(role=at.PREFILL_ONLY, most_blocks=of_decode.blocks)
     second = of_decode._replace(role=at.DECODE_ONLY)
     handed = prefill * (of_prompts.most_running + 1)
-    server = SimpleNamespace(tables=TABLES)
-    made = (_Pool(server, first, [fresh_state(first, 4096, ports_s, handed) for _ in range(prefill)],
+    prompts, own_server = (SimpleNamespace(tables=one) for one in tables)
+    made = (_Pool(prompts, first, [fresh_state(first, 4096, ports_s, handed) for _ in range(prefill)],
                   [stream.share_of(which, dealing).chunks() for which in range(prefill)], dealing),
-            _Pool(server, second, [fresh_state(second, 4096, ports_s, handed) for _ in range(decode)],
+            _Pool(own_server, second, [fresh_state(second, 4096, ports_s, handed) for _ in range(decode)],
                   [iter(()) for _ in range(decode)], own))
     _Handover(*made).play()
     return [state for pool in made for state in pool.states], made

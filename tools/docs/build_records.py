@@ -59,14 +59,18 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "stack": ("stack mha gqa-8 kv=fp8 -H h100-sxm -M llama-3-8b --batch 8 --kv-len 4k",
               "stack mha gqa-8 -H groq-lpu -M llama-3-8b --batch 8 --kv-len 4k"),
     "serve": ("serve -H h100-sxm -M llama-3-8b -A mha,gqa-8 --rate 1,1000 --requests 50 --slo-tpot 0.05 --slo-ttft 1",
-              "serve -H h100-sxm -M llama-3-8b --concurrency 4 --requests 20"),
+              "serve -H h100-sxm -M llama-3-8b --concurrency 4 --requests 20",
+              "serve -H l40s -M llama-3-8b --rate 1 --requests 20 --chips 1 --ffn l40s:1 --between free --prefill "
+              "h100-sxm:1 --kv-link free --prefix-cache",
+              "serve -H l40s -M llama-3-8b --rate 1 --requests 1 --lengths 9/1 --chips 1 --ffn gaudi3:1 --between free "
+              "--prefill l40s:1 --kv-link free --prefix-cache --kv-tier host=64GB,25GB/s,10us"),
     "plan": ("plan -H h100-sxm,gaudi2 -M llama-3-8b -A gqa-8 --against mha --rate 20 --lengths 512/50 --chips 1 "
              "--requests 100 --slo-tpot 0.02",
              "plan -H h100-sxm,sambanova-sn40l -M llama-3-8b --users 4 --lengths 512/50 --requests 100 --chips 1 "
              "--slo-tpot 0.011",
              "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 1 --front",
              "plan -H h100-sxm -M llama-3-8b --rate 4 --lengths 512/50 --chips 1 --requests 99 --slo-tpot 50ms "
-             "--prefill l40s:1 --kv-link free"),
+             "--prefill l40s:1 --kv-link free --ffn l40s:1,groq-3-lpu:1 --between free"),
     "claims": ("claims --only mqa", "claims --only speed"),
     "profile list": ("profile list",),
     "profile show": ("profile show h100-sxm", "profile show huawei-ascend-910b"),

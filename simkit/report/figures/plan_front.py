@@ -20,7 +20,7 @@ from simkit.serving.plan import Question
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 _PANELS: Final = (("tokens_per_s_per_chip", "tokens per second and chip"),
                   ("cost_usd_per_mtok", "US dollars a million tokens, rented"))
-_LINE: Final = ("hardware", "attention", "kv_dtype")
+_LINE: Final = ("hardware", "ffn_hardware", "attention", "kv_dtype")
 
 
 def draw_front(question: Question, points: Sequence[dict[str, Any]]) -> Figure:
@@ -36,15 +36,20 @@ def draw_front(question: Question, points: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def _chips(own: str, other: str | None) -> str:
+    return f"{own} + {other}" if other else own
+
+
 def _panel(axes: Axes, points: Sequence[dict[str, Any]], name: str, slo_tpot_s: float) -> None:
     lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for point in points:
         if point[name] is not None:
-            lines.setdefault(tuple(str(point[key]) for key in _LINE), []).append(point)
-    chips = list(dict.fromkeys(str(point["hardware"]) for point in points))
+            lines.setdefault(tuple(str(point[key] or "") for key in _LINE), []).append(point)
+    chips = list(dict.fromkeys(_chips(point["hardware"], point["ffn_hardware"]) for point in points))
     kinds = list(dict.fromkeys((str(point["attention"]), str(point["kv_dtype"])) for point in points))
     labels, curves = [], []
-    for (chip, *kind), line in lines.items():
+    for (own, other, *kind), line in lines.items():
+        chip = _chips(own, other)
         x, y = (np.array([point[key] for point in line]) for key in ("tokens_per_s_per_user", name))
         place, colour = chips.index(chip), hues()[chips.index(chip) % len(hues())]
         axes.plot(x, y, style.DASHES[kinds.index((kind[0], kind[1])) % len(style.DASHES)], color=colour, linewidth=0.9,
