@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from simkit.foundation import output
-from simkit.report.drawing.style import DARK, house_style
+from simkit.report.drawing.style import DARK, house_style, lay_out
 
 PNG_DOTS_PER_INCH: Final = 300
 # No dates and no program versions in the files: a rerun gives the same bytes.
@@ -72,14 +72,13 @@ def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
-    own_dots, engine = figure.dpi, figure.get_layout_engine()
+    own_dots = figure.dpi
     # Straight to the form's canvas: savefig draws everything twice, the first time to lay it out.
     canvases = {form: canvas(figure) for form, canvas in _CANVASES.items()}
     figure.set_canvas(canvases["svg"])
     figure.set_dpi(PNG_DOTS_PER_INCH)
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")  # laid out once: all forms have the same places
+    lay_out(figure)
+    figure.set_layout_engine("none")  # laid out once: all forms have the same places
     for form, canvas in canvases.items():
         figure.set_canvas(canvas)
         figure.set_dpi(PNG_DOTS_PER_INCH)
