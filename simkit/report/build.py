@@ -21,7 +21,7 @@ from simkit.foundation.output_folder import move_files, settled, staged_folder
 from simkit.foundation.scratch import held
 from simkit.report.drawing.drawn_figure import FigureContext
 from simkit.report.drawing.export import csv_text, json_text, save_figure
-from simkit.report.drawing.study_points import grid_records
+from simkit.report.drawing.study_points import Omission, grid_records
 from simkit.report.drawing.style import ChipStyle, chip_styles, house_style
 from simkit.report.explore import explorer
 from simkit.report.figures.registry import FIGURES
@@ -69,21 +69,23 @@ def _write(study: Study, folder: Path, command: str, progress: Callable[[str], N
     for name in _FOLDERS:
         (folder / name).mkdir()
     with ExitStack() as stack:
-        pool = stack.enter_context(processes(workers)).executor if workers > 1 else None
+        pool = stack.enter_context(processes(workers - 1)).executor if workers > 1 else None
 
         def later(work: Callable[..., Any], *more: Any) -> Callable[[], Any]:
-            return partial(work, study, *more) if pool is None else pool.submit(_there, work, study, *more).result
+            """Its result, when it is asked for; by this process where no other has begun with it."""
+            here = partial(work, study, *more)
+            there = pool.submit(_there, work, study, *more) if pool else None
+            return lambda: here() if there is None or there.cancel() else there.result()
 
-        points, explored = later(grid_records), later(_explored, command)  # the longest first
-        drawings = [later(_figure, number, folder) for number in range(len(study.figures))]
+        # Others begin with what takes longest and with the last figures, this process with the first.
+        points, explored = later(_records, folder), later(_explored, command)
+        drawings = [later(_figure, number, folder) for number in reversed(range(len(study.figures)))][::-1]
         figures: list[PageFigure] = []
         for number, request in enumerate(study.figures):
             progress(f"figure {number + 1} of {len(study.figures)}: {request.name}")
             figures.append(drawings[number]())
         progress("the study's points and the page")
         records, omissions = points()
-        (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
-        (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
         pages = render_page(study, figures, records, omissions, command=command, explored=explored())
     for name, text in zip((PAGE, SLIDES), pages, strict=True):
         (folder / name).write_text(text, encoding="utf-8", newline="")
@@ -113,6 +115,14 @@ def _figure(study: Study, number: int, folder: Path) -> PageFigure:
     size = Figure(figsize=tuple(drawn.figure.get_size_inches()))
     (folder / "figures" / f"{request.name}.csv").write_text(csv_text(drawn.rows), encoding="utf-8", newline="")
     return page_figure(request.name, request.note, replace(drawn, figure=size, rows=[]), svg)
+
+
+def _records(study: Study, folder: Path) -> tuple[list[dict[str, Any]], list[Omission]]:
+    """Every point of the study, written into its files."""
+    records, omissions = grid_records(study)
+    (folder / "data" / "records.csv").write_text(csv_text(records), encoding="utf-8", newline="")
+    (folder / "data" / "records.json").write_text(json_text(records), encoding="utf-8", newline="")
+    return records, omissions
 
 
 def _explored(study: Study, command: str) -> str | None:

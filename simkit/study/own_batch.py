@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,12 +24,21 @@ from simkit.foundation.units import SECONDS
 from simkit.study.record import FIELDS, Field
 
 
-@lru_cache(maxsize=4)  # several columns of the same points
+_FOUND: Final[WeakKeyDictionary[Any, Any]] = WeakKeyDictionary()  # several columns and figures ask for the same points
+
+
 def at_own_batch(at: Any) -> Any:
     """The layout of :class:`simkit.study.evaluate.Evaluated` points at the largest batch of its chips.
 
     Points whose weights alone do not fit keep a batch of 1, and do not fit.
     """
+    if at not in _FOUND:
+        itself = at.mha is not None and at.mha.layout == at.layout
+        _FOUND[at] = replace(at_own_batch(at.mha), shape=at.shape) if itself else _at_own_batch(at)
+    return _FOUND[at]
+
+
+def _at_own_batch(at: Any) -> Any:
     points, layout = at.points, at.layout
     roomy = points.roomiest(layout, at.machine)
     most = np.maximum(points.placed(layout, roomy).placement.max_batch, 1.0)

@@ -175,9 +175,11 @@ def memory_times(operator: Operator, placement: Placement, hardware: HardwarePro
     seconds: dict[str, Any] = {}
     moved: dict[str, Any] = {}
     beyond: Any = 0.0
-    served = np.ndim(hit_share) == 0 and hit_share == 0.0
+    cold = served = np.ndim(hit_share) == 0 and hit_share == 0.0
     for level in reversed(hardware.memory):
-        own = resident.get(level.name, 0.0) * (1.0 - hit_share)
+        own = resident.get(level.name, 0.0)
+        if not cold:
+            own = own * (1.0 - hit_share)
         if level.kind == "cache" and level.scope == "chip" and not served:
             beyond = beyond + sum(resident.values()) * hit_share
             served = True
@@ -186,7 +188,8 @@ def memory_times(operator: Operator, placement: Placement, hardware: HardwarePro
         beyond = through
         rate = level.achievable_bytes_per_s
         if rate is not None:
-            read_s[level.name] = own / rate
+            if len(resident) > 1:
+                read_s[level.name] = own / rate
             seconds[level.name] = through / rate
         elif level.name in resident and np.any(np.asarray(own) > 0):
             raise UserError(f"{hardware.name}: no source gives memory.{level.name}.bandwidth, and the step reads "
@@ -237,10 +240,12 @@ def _activation_bytes(operator: Operator, hardware: HardwareProfile) -> dict[str
     stations = [level for level in hardware.memory
                 if "activations" in level.holds or (level.kind == "cache" and level.scope == "chip")]
     passing: dict[str, Any] = {}
-    for level in stations:
-        fits = (waiting <= level.usable_bytes) | (level is stations[-1])
+    for level in stations[:-1]:
+        fits = waiting <= level.usable_bytes
         passing[level.name] = np.where(fits, waiting, 0.0)
         waiting = np.where(fits, 0.0, waiting)
+    if stations:
+        passing[stations[-1].name] = waiting
     return passing
 
 

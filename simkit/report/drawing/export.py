@@ -16,10 +16,11 @@ import numpy as np
 from matplotlib.backends import _backend_pdf_ps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from simkit.foundation import output
-from simkit.report.drawing.style import DARK, house_style
+from simkit.report.drawing.style import DARK, house_style, lay_out
 
 PNG_DOTS_PER_INCH: Final = 300
 # No dates and no program versions in the files: a rerun gives the same bytes.
@@ -28,6 +29,7 @@ _METADATA: Final[dict[str, dict[str, str | None]]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
+_CANVASES: Final = {"svg": FigureCanvasSVG, "pdf": FigureCanvasPdf, "png": FigureCanvasAgg}
 FORMATS: Final = tuple(_METADATA)
 _CLIP: Final = re.compile(rb'<clipPath id="(p[0-9a-f]+)"')
 _CLIP_USE: Final = re.compile(rb'(clipPath id="|url\(#)(p[0-9a-f]+)\b')
@@ -71,14 +73,20 @@ def write_figure(file: Path, draw: Callable[[], Figure], *, force: bool) -> None
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.svg``, ``.pdf`` and ``.png`` into a folder; returns the SVG."""
-    svg, own_dots = figure_bytes(figure, "svg"), figure.dpi
-    figure.set_layout_engine("none")  # laid out once, for the page: all forms have the same places
+    own_dots = figure.dpi
     # Straight to the form's canvas: savefig draws everything twice, the first time to lay it out.
-    (folder / f"{name}.svg").write_bytes(svg)
-    for form, write in (("pdf", FigureCanvasPdf(figure).print_pdf), ("png", FigureCanvasAgg(figure).print_png)):
+    canvases = {form: canvas(figure) for form, canvas in _CANVASES.items()}
+    figure.set_canvas(canvases["svg"])
+    figure.set_dpi(PNG_DOTS_PER_INCH)
+    lay_out(figure)
+    figure.set_layout_engine("none")  # laid out once: all forms have the same places
+    for form, canvas in canvases.items():
+        figure.set_canvas(canvas)
         figure.set_dpi(PNG_DOTS_PER_INCH)
         with _fonts_without_layout():
-            write(folder / f"{name}.{form}", metadata=_METADATA[form])
+            getattr(canvas, f"print_{form}")(folder / f"{name}.{form}", metadata=_METADATA[form])
+    svg = _with_stable_clips((folder / f"{name}.svg").read_bytes())
+    (folder / f"{name}.svg").write_bytes(svg)
     figure.set_dpi(own_dots)
     return svg
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox, blended_transform_factory
 
-from simkit.report.drawing.style import INK, PAPER, SMALL_POINTS, SOFT_INK
+from simkit.report.drawing.style import INK, PAPER, SMALL_POINTS, SOFT_INK, lay_out
 
 _ANGLES: Final = tuple(range(0, 360, 20))
 _DISTANCES_POINTS: Final = (5.6, 9.0, 15.0, 22.0, 30.0, 40.0, 52.0, 66.0)
@@ -62,7 +62,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], *, avoid: Sequence[tuple[A
     Axis limits must be set before.
     """
     figure: Any = axes.figure
-    figure.draw_without_rendering()
+    lay_out(figure)
     renderer = figure.canvas.get_renderer()
     scale = figure.dpi / 72.0
     own = axes.transData.transform([(label.x, label.y) for label in labels]) if labels else np.empty((0, 2))
@@ -217,7 +217,7 @@ def name_parts(axes: Axes, parts: Sequence[tuple[str, Coordinate]], *, edge: Coo
 def margin_labels(axes: Axes, labels: Sequence[Label]) -> None:
     """Write labels right of the axes at their points' heights, moved apart where they would touch."""
     figure: Any = axes.figure.canvas.figure  # of a part of a figure the whole
-    figure.draw_without_rendering()
+    lay_out(figure)
     frame = axes.get_window_extent(figure.canvas.get_renderer())
     heights = [float(axes.transData.transform((label.x, label.y))[1]) for label in labels]
     placed = spread(heights, _LINE_POINTS * figure.dpi / 72.0, frame.y0, frame.y1)

@@ -164,6 +164,13 @@ def new_figure(height_inches: float, *, width_inches: float = COLUMN_WIDTH_INCHE
     return figure
 
 
+def lay_out(figure: Figure) -> None:
+    """Give axes and texts their places, without drawing anything."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
 def panel_grid(count: int, inches: tuple[float, float], xlabel: str, ylabel: str) -> tuple[Figure, Any]:
     """A figure of ``count`` panels, two to a line, on shared axes; ``inches``: its height without panels, and a line's.
 
