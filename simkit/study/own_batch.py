@@ -23,7 +23,6 @@ import numpy as np
 from simkit.foundation.units import SECONDS
 from simkit.study.record import FIELDS, Field
 
-
 _FOUND: Final[WeakKeyDictionary[Any, Any]] = WeakKeyDictionary()  # several columns and figures ask for the same points
 
 
